@@ -1,0 +1,1 @@
+"""The Despina operator: turns DSPyProgram objects into running services."""

@@ -1,0 +1,49 @@
+"""What every type of the API shares: camelCase names, no unknown fields, and marks for the CRD generator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+
+
+class ApiModel(BaseModel):
+    """A frozen part of a manifest. The docstring under a field becomes its description in the CRD."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    def dump(self) -> dict[str, Any]:
+        """The manifest's own form: camelCase, without the fields that were left out."""
+        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def rule(cel: str, message: str, field_path: str | None = None) -> JsonDict:
+    """Mark a type with a CEL validation rule; `message` must name the field, for it is all that a user sees."""
+    where: JsonDict = {"fieldPath": field_path} if field_path else {}
+    return {"x-kubernetes-validations": [{"rule": cel, "message": message, **where}]}
+
+
+# The API server estimates what a CEL rule costs from these bounds and refuses a CRD without them.
+ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+NameStr = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
+Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+Quantity = Annotated[
+    int | str,
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+def map_list(key: str) -> dict[str, Any]:
+    """Mark a list whose items are told apart by one key, so that server-side apply merges it by item."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}

@@ -1,0 +1,82 @@
+"""The vocabulary of a DSPyProgram's conditions: every type and every reason, with what it means.
+
+All types have positive polarity and all of them are present from the first visit on.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Type(enum.StrEnum):
+    """What can be known about a program."""
+
+    READY = "Ready"
+    """Available, the spec is accepted, and no edit of the spec has failed; the one to `kubectl wait` on."""
+    AVAILABLE = "Available"
+    """The active version answers. A rollout never makes this False."""
+    UP_TO_DATE = "UpToDate"
+    """The active version is the requested one."""
+    PROGRESSING = "Progressing"
+    """As on a Deployment; False when a change missed its deadline."""
+    MODEL_RESOLVED = "ModelResolved"
+    """The alias or version was found in MLflow; Unknown while MLflow cannot be reached."""
+    REFS_RESOLVED = "RefsResolved"
+    """What the spec refers to (Secrets, placement profile) exists."""
+
+
+class Reason(enum.StrEnum):
+    """Why a condition is as it is. The runtime's own failure reasons (`wire.FailureReason`) join these."""
+
+    SERVING = "Serving"
+    """The active version has ready pods."""
+    STARTING = "Starting"
+    """The first version is on its way."""
+    NO_READY_PODS = "NoReadyPods"
+    """No pod of the active version is ready; the message says why, as far as the pods tell."""
+    SUSPENDED = "Suspended"
+    """`spec.suspend` is true, or `spec.replicas` is 0."""
+    INVALID_SPEC = "InvalidSpec"
+    """The API server accepted a spec that this operator cannot read."""
+    INVALID_POD_TEMPLATE = "InvalidPodTemplate"
+    """`spec.podTemplate` overrides something that is Despina's."""
+    UNKNOWN_PROFILE = "UnknownProfile"
+    """`spec.placement.profile` is not in the operator's configuration."""
+    IN_PROGRESS = "InProgress"
+    """A new version is being prepared."""
+    AWAITING_PROMOTION = "AwaitingPromotion"
+    """A new version is ready and waits for the promote annotation."""
+    UP_TO_DATE = "UpToDate"
+    """Nothing to do."""
+    VERSION_QUARANTINED = "VersionQuarantined"
+    """The requested version failed; the one before it keeps serving."""
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    """The new version was not ready in time."""
+    MODEL_FOUND = "ModelFound"
+    """The registry answered with a version."""
+    MODEL_NOT_FOUND = "ModelNotFound"
+    """No model of that name is registered."""
+    ALIAS_NOT_FOUND = "AliasNotFound"
+    """The model has no such alias."""
+    VERSION_NOT_FOUND = "VersionNotFound"
+    """The model has no such version."""
+    REGISTRY_DENIED = "RegistryDenied"
+    """MLflow refused the operator's credentials."""
+    REGISTRY_UNREACHABLE = "RegistryUnreachable"
+    """MLflow did not answer."""
+    NOT_ASKED_YET = "NotAskedYet"
+    """The registry has not been asked yet."""
+    NO_TRACKING_URI = "NoTrackingURI"
+    """Neither the program nor the operator names an MLflow server."""
+    REFS_FOUND = "RefsFound"
+    """Everything referred to exists."""
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    """A pod could not mount a Secret."""
+    IMAGE_NOT_PULLED = "ImageNotPulled"
+    """A node could not get the image."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node suits the pods."""
+    CRASHED = "Crashed"
+    """A pod's container ended without saying why."""
+    REJECTED = "Rejected"
+    """The API server refused an object that the operator wanted to make."""

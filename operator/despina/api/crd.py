@@ -1,0 +1,140 @@
+"""The CRD, made from the pydantic models: one source for validation here, there and in the documents.
+
+A structural schema allows no $ref, no null unions and no titles, so pydantic's JSON Schema is inlined
+and trimmed. `crds/` holds the result; a test fails when it is stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from despina.api import GROUP, VERSION
+from despina.api.base import rule
+from despina.api.program import NAME_LIMIT, ProgramSpec, ProgramStatus
+
+DROPPED = {"title", "additionalProperties", "$defs"}
+COLUMNS = (
+    ("Ready", '.status.conditions[?(@.type=="Ready")].status', "string", 0),
+    ("Available", '.status.conditions[?(@.type=="Available")].status', "string", 0),
+    ("Version", ".status.active.version", "string", 0),
+    ("Candidate", ".status.candidate.version", "string", 0),
+    ("Replicas", ".status.readyReplicas", "integer", 0),
+    ("Reason", '.status.conditions[?(@.type=="Ready")].reason', "string", 0),
+    ("Age", ".metadata.creationTimestamp", "date", 0),
+    ("Model", ".status.model.requested", "string", 1),
+    ("URL", ".status.url", "string", 1),
+)
+
+
+def structural(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    """One node of a JSON Schema as a structural schema."""
+    if "$ref" in schema:
+        target = defs[schema["$ref"].rpartition("/")[2]]
+        schema = {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
+    if "anyOf" in schema and not schema.get("x-kubernetes-int-or-string"):
+        schema = _without_null(schema)
+        if "$ref" in schema:
+            return structural(schema, defs)
+    if schema.get("x-kubernetes-int-or-string"):
+        return {k: v for k, v in schema.items() if k.startswith("x-") or k == "description"}
+    return {k: v for k, v in _children(schema, defs).items() if v is not None}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """`X | None` as X: in a manifest, a field is left out rather than null."""
+    (option,) = [o for o in schema["anyOf"] if o.get("type") != "null"]
+    rest = {k: v for k, v in schema.items() if k != "anyOf" and not (k == "default" and v is None)}
+    return {**option, **rest}
+
+
+def _children(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    out = {k: v for k, v in schema.items() if k not in DROPPED}
+    if "const" in out:
+        out["enum"] = [out.pop("const")]
+    if "properties" in out:
+        out["properties"] = {k: _property(v, defs) for k, v in out["properties"].items()}
+    values = schema.get("additionalProperties")
+    if isinstance(values, dict) and not out.get("x-kubernetes-preserve-unknown-fields"):
+        out["additionalProperties"] = structural(values, defs)
+        out["maxProperties"] = out.pop("maxProperties", 64)
+    if "items" in out:
+        out["items"] = structural(out["items"], defs)
+    return out
+
+
+def _property(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    """A field; one whose parts have defaults gets the default {}, or the parts' would never apply."""
+    out = structural(schema, defs)
+    if out.get("type") == "object" and "properties" in out and not out.get("required") and _filled(schema):
+        out["default"] = {}
+    return out
+
+
+def _filled(schema: dict[str, Any]) -> bool:
+    """Whether pydantic makes the object when it is left out (a bare $ref), rather than leaving it None."""
+    return "$ref" in schema
+
+
+def _version() -> dict[str, Any]:
+    spec, status = (
+        structural(s, s.get("$defs", {}))
+        for s in (m.model_json_schema(by_alias=True) for m in (ProgramSpec, ProgramStatus))
+    )
+    return {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": [
+            {"name": n, "jsonPath": p, "type": t, "priority": prio} for n, p, t, prio in COLUMNS
+        ],
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": "A DSPy program from an MLflow registry, run as a typed REST API.",
+                "required": ["spec"],
+                "properties": {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                    "spec": spec,
+                    "status": status,
+                },
+                **rule(
+                    f"size(self.metadata.name) <= {NAME_LIMIT}"
+                    " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+                    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -,"
+                    " starting with a letter",
+                ),
+            }
+        },
+    }
+
+
+def program_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of DSPyProgram."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"dspyprograms.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": "DSPyProgram",
+                "listKind": "DSPyProgramList",
+                "plural": "dspyprograms",
+                "singular": "dspyprogram",
+                "shortNames": ["dspy"],
+                "categories": ["all", "despina"],
+            },
+            "scope": "Namespaced",
+            "versions": [_version()],
+        },
+    }

@@ -1,0 +1,407 @@
+"""The DSPyProgram kind: what a user writes, and what the operator reports back."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from despina.api import API_VERSION
+from despina.api.base import (
+    ApiModel,
+    LabelMap,
+    LongStr,
+    NameStr,
+    Preserved,
+    QuantityMap,
+    ShortStr,
+    map_list,
+    rule,
+)
+
+Toggle = Literal["Enabled", "Disabled"]
+NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
+
+
+class SecretKeyRef(ApiModel):
+    """One key of a Secret in the program's namespace."""
+
+    name: ShortStr
+    """The Secret's name."""
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+    """The key within the Secret."""
+
+
+class MlflowSource(ApiModel):
+    """A model in an MLflow registry, followed by alias or pinned by version."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rule("has(self.alias) != has(self.version)", "set exactly one of alias and version")
+    )
+
+    model: ShortStr
+    """The registered model's name."""
+    alias: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    """The alias to follow: moving it in MLflow is a release."""
+    version: Annotated[int, Field(ge=1)] | None = None
+    """The version to pin, instead of following an alias."""
+    tracking_uri: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=2048)] | None = Field(
+        default=None, alias="trackingURI"
+    )
+    """The MLflow server; the operator's own when left out."""
+    poll_period_seconds: Annotated[int, Field(ge=10, le=3600)] = 60
+    """How often the alias is looked up, in seconds."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.alias is None) == (self.version is None):
+            raise ValueError("set exactly one of alias and version")
+        return self
+
+
+class Source(ApiModel):
+    """Where the program comes from."""
+
+    mlflow: MlflowSource
+    """An MLflow model registry."""
+
+
+class Runtime(ApiModel):
+    """How each pod runs the program."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rule("self.port != 8081", "runtime.port: 8081 is the admin port")
+    )
+
+    image: LongStr | None = None
+    """The runtime image; the operator's default when left out."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the kubelet pulls the image."""
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """How many requests one pod executes at a time; more wait within their deadline."""
+    request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """The deadline of one request, waiting included."""
+    drain_seconds: Annotated[int, Field(ge=0, le=600)] = 30
+    """How long a pod that was told to end keeps accepting, while routes to it disappear."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8080
+    """The container's serving port; the Service's is 80."""
+
+
+class LM(ApiModel):
+    """A language model that the program may call."""
+
+    name: NameStr
+    """The name that `lm` refers to."""
+    model: ShortStr
+    """The model as DSPy names it, such as openai/gpt-4o-mini."""
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=2048)] | None = Field(
+        default=None, alias="baseURL"
+    )
+    """An OpenAI-compatible endpoint (vLLM, Ollama, llama.cpp) instead of the provider's own."""
+    api_key_secret_ref: SecretKeyRef | None = None
+    """The API key; mounted as a file and re-read when it changes."""
+    params: Preserved = Field(default_factory=dict)
+    """Parameters of each call, such as temperature and max_tokens."""
+    request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """The time one call may take."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a call is retried after a provider's 429 or 5xx."""
+
+
+class Autoscaling(ApiModel):
+    """An autoscaling/v2 HorizontalPodAutoscaler on the active version's Deployment."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rule(
+            "self.maxReplicas >= self.minReplicas",
+            "autoscaling.maxReplicas must not be less than autoscaling.minReplicas",
+            ".maxReplicas",
+        )
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The least number of pods."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = 5
+    """The greatest number of pods."""
+    cpu_utilization_percent: Annotated[int, Field(ge=1, le=1000)] = 70
+    """The average CPU use to keep, in percent of the request."""
+    metrics: Annotated[tuple[Preserved, ...], Field(max_length=16)] = ()
+    """Further autoscaling/v2 metrics, passed through."""
+    behavior: Preserved | None = None
+    """The autoscaling/v2 behaviour, passed through."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("autoscaling.maxReplicas must not be less than autoscaling.minReplicas")
+        return self
+
+
+class Accelerator(ApiModel):
+    """A device that each pod needs."""
+
+    resource: ShortStr = "nvidia.com/gpu"
+    """The extended resource's name."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many of it each pod gets."""
+
+
+class Toleration(ApiModel):
+    """A taint that the pods tolerate."""
+
+    key: ShortStr | None = None
+    """The taint's key; every key when left out (operator Exists)."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """How the value is compared."""
+    value: Annotated[str, StringConstraints(max_length=253)] | None = None
+    """The taint's value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect; every effect when left out."""
+    toleration_seconds: int | None = None
+    """How long a NoExecute taint is tolerated."""
+
+
+class Placement(ApiModel):
+    """Which nodes the pods run on."""
+
+    profile: NameStr = "default"
+    """A node pool from the operator's configuration, such as gpu or aws."""
+    accelerator: Accelerator | None = None
+    """Overrides the profile's accelerator."""
+    node_selector: LabelMap = Field(default_factory=dict)
+    """Node labels, added to the profile's."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Tolerations, added to the profile's."""
+    affinity: Preserved | None = None
+    """Pod affinity, passed through."""
+
+
+class Resources(ApiModel):
+    """What each pod asks for and may use."""
+
+    requests: QuantityMap = Field(default_factory=dict)
+    """What the scheduler reserves; CPU is 100m when left out, for the autoscaler needs a base."""
+    limits: QuantityMap = Field(default_factory=dict)
+    """What the kubelet enforces."""
+
+
+class ServiceAccount(ApiModel):
+    """The identity of the pods."""
+
+    name: NameStr | None = None
+    """The ServiceAccount's name; the program's own when left out."""
+    create: Toggle = "Enabled"
+    """Disabled: use one that exists."""
+    annotations: LabelMap = Field(default_factory=dict)
+    """Annotations of the created one, such as eks.amazonaws.com/role-arn."""
+
+
+class BlueGreen(ApiModel):
+    """How a new version takes over from the running one."""
+
+    auto_promotion: Toggle = "Enabled"
+    """Disabled: wait, ready, for the annotation despina.dev/promote: "<revision>"."""
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=86400)] = 600
+    """How long a new version may take to become ready before it is quarantined."""
+    scale_down_delay_seconds: Annotated[int, Field(ge=0, le=86400)] = 300
+    """How long the old version is kept warm after the switch."""
+    abort_scale_down_delay_seconds: Annotated[int, Field(ge=0, le=86400)] = 30
+    """How long a version that failed is kept, to be looked at."""
+
+
+class Rollout(ApiModel):
+    """How versions change."""
+
+    strategy: Literal["BlueGreen", "Recreate"] = "BlueGreen"
+    """BlueGreen starts the new version beside the old; Recreate stops the old first, where there is no room for two."""
+    blue_green: BlueGreen = Field(default_factory=BlueGreen)
+    """The delays of a switch; progressDeadlineSeconds holds for Recreate too."""
+
+
+class Security(ApiModel):
+    """What a program may do that could harm."""
+
+    pickle: Literal["Deny", "Allow"] = "Deny"
+    """Allow: load what mlflow.dspy.log_model wrote, which runs code from the artefact while unpickling."""
+
+
+class ProgramSpec(ApiModel):
+    """What a user asks for."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rule(
+            "!has(self.lm) || self.lms.exists(l, l.name == self.lm)",
+            "lm must be the name of an entry of lms",
+            ".lm",
+        )
+    )
+
+    source: Source
+    """Where the program comes from."""
+    runtime: Runtime = Field(default_factory=Runtime)
+    """How each pod runs the program."""
+    lms: Annotated[tuple[LM, ...], Field(max_length=16, json_schema_extra=map_list("name"))] = ()
+    """The language models that the program may call."""
+    lm: NameStr | None = None
+    """The language model in use; the first of lms when left out."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """The number of pods; ignored when autoscaling is set."""
+    autoscaling: Autoscaling | None = None
+    """Scale by load between two bounds."""
+    placement: Placement = Field(default_factory=Placement)
+    """Which nodes the pods run on."""
+    resources: Resources = Field(default_factory=Resources)
+    """What each pod asks for and may use."""
+    pod_template: Preserved | None = None
+    """A partial PodTemplateSpec, merged last: containers and env by name."""
+    service_account: ServiceAccount = Field(default_factory=ServiceAccount)
+    """The identity of the pods."""
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How versions change."""
+    security: Security = Field(default_factory=Security)
+    """What a program may do that could harm."""
+    suspend: bool = False
+    """True: run no pods, keep everything else."""
+
+    @model_validator(mode="after")
+    def _lm_exists(self) -> Self:
+        if self.lm is not None and self.lm not in {lm.name for lm in self.lms}:
+            raise ValueError("lm must be the name of an entry of lms")
+        return self
+
+
+class ConditionStatus(enum.StrEnum):
+    """The three values of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(ApiModel):
+    """One observation, in the form of metav1.Condition."""
+
+    type: ShortStr
+    """The condition's name."""
+    status: ConditionStatus
+    """True, False or Unknown."""
+    reason: ShortStr
+    """One word for programs."""
+    message: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """A sentence for people: what is wrong and what to do."""
+    last_transition_time: ShortStr
+    """When the status last changed."""
+    observed_generation: int = 0
+    """The generation of the spec that this was seen on."""
+
+
+class RevisionStatus(ApiModel):
+    """One version as it stands in the cluster."""
+
+    revision: ShortStr
+    """The digest of what was asked for."""
+    version: ShortStr
+    """The model version."""
+    deployment: ShortStr
+    """The Deployment's name."""
+    ready_replicas: int = 0
+    """Pods that are Ready."""
+
+
+class Quarantined(ApiModel):
+    """A version that failed and is not tried again until the alias returns to it or someone says so."""
+
+    version: ShortStr
+    """The model version."""
+    revision: ShortStr | None = None
+    """Set when the spec, not the version, was at fault: an edit of the spec lifts it."""
+    reason: ShortStr
+    """Why it failed, in one word."""
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why it failed."""
+    at: ShortStr
+    """When it failed."""
+    retried: ShortStr | None = None
+    """The retry annotation that this entry has already had."""
+
+
+class ModelStatus(ApiModel):
+    """What the registry answered."""
+
+    requested: Annotated[str, StringConstraints(max_length=600)] = ""
+    """What the spec asks for, as models:/NAME@ALIAS or models:/NAME/VERSION."""
+    resolved_version: ShortStr | None = None
+    """The version it stands for now."""
+    quarantined: Annotated[tuple[Quarantined, ...], Field(max_length=20)] = ()
+    """Versions that failed."""
+
+
+class RolloutStatus(ApiModel):
+    """The change of version under way."""
+
+    id: ShortStr
+    """The revision it leads to."""
+    strategy: ShortStr
+    """How it is done."""
+    step: ShortStr
+    """Where it stands: Prepare, Promote or AwaitPromotion."""
+    started_at: ShortStr
+    """When it began."""
+
+
+class ProgramStatus(ApiModel):
+    """What the operator observed."""
+
+    observed_generation: int = 0
+    """The generation of the spec that this status is about."""
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))
+    ] = ()
+    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved."""
+    url: LongStr | None = None
+    """The address within the cluster."""
+    preview_url: LongStr | None = Field(default=None, alias="previewURL")
+    """The address of the version that is being prepared."""
+    replicas: int = 0
+    """Pods of the active version."""
+    ready_replicas: int = 0
+    """Ready pods of the active version."""
+    selector: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """The active pods, for the scale subresource."""
+    model: ModelStatus = Field(default_factory=ModelStatus)
+    """What the registry answered."""
+    active: RevisionStatus | None = None
+    """The version that callers reach."""
+    candidate: RevisionStatus | None = None
+    """The version that is being prepared."""
+    previous: RevisionStatus | None = None
+    """The version before, while it is kept warm."""
+    rollout: RolloutStatus | None = None
+    """The change of version under way."""
+
+
+class Program(ApiModel):
+    """A DSPyProgram as the operator knows it: the parsed spec and the metadata that matters."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    generation: int = 0
+    annotations: dict[str, str] = Field(default_factory=dict)
+    spec: ProgramSpec
+
+    @classmethod
+    def parse(cls, manifest: dict[str, Any]) -> Program:
+        """Read a manifest; raises pydantic's ValidationError, whose locations name the fields."""
+        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != "DSPyProgram":
+            raise ValueError(f"apiVersion and kind must be {API_VERSION} and DSPyProgram")
+        meta = manifest.get("metadata") or {}
+        return cls(
+            namespace=meta.get("namespace", "default"),
+            name=meta["name"],
+            uid=meta.get("uid", ""),
+            generation=meta.get("generation", 0),
+            annotations=meta.get("annotations") or {},
+            spec=ProgramSpec.model_validate(manifest.get("spec") or {}),
+        )

@@ -1,0 +1,65 @@
+"""The `despina` command: run the operator, print the CRDs, show what a manifest would become."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from despina.api.crd import program_crd
+from despina.api.program import Program, ProgramStatus
+from despina.decide.observed import Defaults, Observed, Resolution
+from despina.decide.plan import Apply, Create
+from despina.decide.rollout import decide
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    parser = argparse.ArgumentParser(prog="despina", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the operator")
+    commands.add_parser("crds", help="print the CustomResourceDefinitions")
+    render = commands.add_parser("render", help="print the objects that a manifest would give")
+    render.add_argument("file", type=Path)
+    render.add_argument("--version", default="1", help="the model version to assume")
+    args = parser.parse_args(argv)
+    match args.command:
+        case "run":
+            _run()
+        case "crds":
+            sys.stdout.write(crds())
+        case "render":
+            sys.stdout.write(render_manifest(args.file, args.version))
+
+
+def crds() -> str:
+    """The CRDs as YAML; `crds/` and the chart hold this text."""
+    return str(yaml.safe_dump(program_crd(), sort_keys=False))
+
+
+def render_manifest(path: Path, version: str) -> str:
+    """The objects of a program's first pass."""
+    program = Program.parse(yaml.safe_load(path.read_text()))
+    observed = Observed(
+        program=program,
+        status=ProgramStatus(),
+        defaults=Defaults(runtime_image="despina-runtime", tracking_uri="http://mlflow:5000"),
+        model=Resolution(version, "ModelFound"),  # type: ignore[arg-type]
+    )
+    plan = decide(observed, now=0.0)
+    documents = [a.document for a in plan.actions if isinstance(a, Create | Apply)]
+    return str(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def _run() -> None:
+    from despina.main import run  # kopf and the client are not needed for the other commands
+    from despina.settings import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    asyncio.run(run(Settings()))

@@ -1,0 +1,158 @@
+"""A thin typed face on the Kubernetes dynamic client: the kinds that Despina uses and nothing else.
+
+The paths of these kinds are known, so the client's discovery, a dozen requests at each start, is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.dynamic import DynamicClient
+from kubernetes.aio.dynamic.exceptions import DynamicApiError
+
+from despina.api import API_VERSION
+from despina.cluster.errors import Conflict, Gone, Unavailable, error_for
+
+Document = dict[str, Any]
+FIELD_MANAGER = "despina"
+STATUS_MANAGER = "despina-status"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+TIMEOUT_SECONDS = 30
+
+PATHS = {
+    "DSPyProgram": (f"/apis/{API_VERSION}", "dspyprograms"),
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "Service": ("/api/v1", "services"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "Secret": ("/api/v1", "secrets"),
+    "Pod": ("/api/v1", "pods"),
+    "Event": ("/api/v1", "events"),
+    "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+}
+
+
+class Cluster:
+    """The API server, as far as Despina needs it."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._api = client
+        self._dynamic = DynamicClient(client)
+
+    @classmethod
+    async def connect(cls) -> Cluster:
+        """As a pod with its service account, or from KUBECONFIG."""
+        configuration = Configuration()
+        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(ApiClient(configuration))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Document | None:
+        """One object, or None."""
+        try:
+            return await self._call("get", _path(kind, namespace, name))
+        except Gone:
+            return None
+
+    async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[Document]:
+        """The objects that carry the labels."""
+        selector = ",".join(f"{k}={v}" for k, v in labels.items())
+        answer = await self._call("get", _path(kind, namespace), label_selector=selector)
+        items: list[Document] = answer["items"]
+        return items
+
+    async def create(self, document: Document) -> None:
+        """Make a new object; Conflict if there is one of its name."""
+        kind, namespace, _ = _identity(document)
+        await self._call("post", _path(kind, namespace), document, field_manager=FIELD_MANAGER)
+
+    async def apply(self, document: Document) -> None:
+        """Server-side apply, taking over fields that others set."""
+        await self._apply(_path(*_identity(document)), document, FIELD_MANAGER)
+
+    async def apply_status(self, document: Document) -> None:
+        """Server-side apply of the status subresource; what is left out is removed."""
+        await self._apply(_path(*_identity(document)) + "/status", document, STATUS_MANAGER)
+
+    async def scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        """Set a Deployment's size."""
+        body = {"spec": {"replicas": replicas}}
+        await self._merge(_path("Deployment", namespace, deployment) + "/scale", body)
+
+    async def annotate(self, namespace: str, deployment: str, annotations: dict[str, str]) -> None:
+        """Set annotations of a Deployment."""
+        body = {"metadata": {"annotations": annotations}}
+        await self._merge(_path("Deployment", namespace, deployment), body)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete in the background; an object that is gone already is fine."""
+        try:
+            await self._call("delete", _path(kind, namespace, name), propagation_policy="Background")
+        except Gone:
+            return
+
+    async def ensure_secret(self, namespace: str, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
+        """The Secret's data, made from `data` if it is not there; of two operators, the first one's counts."""
+        encoded = {k: base64.b64encode(v).decode() for k, v in data.items()}
+        meta = {"name": name, "namespace": namespace}
+        try:
+            await self.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
+        except Conflict:
+            found = await self.get("Secret", namespace, name) or {}
+            encoded = found.get("data") or {}
+        return {k: base64.b64decode(v) for k, v in encoded.items()}
+
+    async def _apply(self, path: str, document: Document, manager: str) -> None:
+        await self._call(
+            "patch", path, document, content_type=APPLY, field_manager=manager, force_conflicts="true"
+        )
+
+    async def _merge(self, path: str, body: Document) -> None:
+        await self._call("patch", path, body, content_type=MERGE, field_manager=FIELD_MANAGER)
+
+    async def _call(self, method: str, path: str, body: Document | None = None, **params: Any) -> Document:
+        what = f"{method.upper()} {path}"
+        try:
+            response = await self._dynamic.request(
+                method, path, body=body, _request_timeout=TIMEOUT_SECONDS, **params
+            )
+            answer: Document = json.loads(await response.read())
+        except DynamicApiError as exc:
+            raise error_for(exc.status, what, _message(exc)) from exc
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
+            raise Unavailable(f"{what}: {exc or type(exc).__name__}") from exc
+        return answer
+
+
+def _path(kind: str, namespace: str, name: str | None = None) -> str:
+    prefix, plural = PATHS[kind]
+    return f"{prefix}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+
+
+def _identity(document: Document) -> tuple[str, str, str]:
+    meta = document["metadata"]
+    return document["kind"], meta["namespace"], meta["name"]
+
+
+def _message(exc: DynamicApiError) -> str:
+    """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key."""
+    try:
+        return str(json.loads(exc.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(exc.reason)

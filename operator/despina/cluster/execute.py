@@ -1,0 +1,81 @@
+"""Carrying out a plan, action by action, in its order; the first refusal ends the pass."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+
+from despina.api import API_VERSION
+from despina.api.program import Program
+from despina.cluster.client import Cluster, Document
+from despina.cluster.errors import Conflict, Refused
+from despina.cluster.observe import Live, is_owned
+from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Scale
+
+
+async def execute(action: Action, live: Live, cluster: Cluster) -> None:
+    """One write. Orders to pods are not the API server's business and are left to `sources`."""
+    namespace = live.program.namespace
+    match action:
+        case Create(document):
+            await _create(document, live.program, cluster)
+        case Apply(document):
+            await _apply(document, live, cluster)
+        case Scale(deployment, replicas):
+            await cluster.scale(namespace, deployment, replicas)
+        case Annotate(deployment, annotations):
+            await cluster.annotate(namespace, deployment, annotations)
+        case Delete((kind, name)):
+            await cluster.delete(kind, namespace, name)
+        case Emit():
+            await emit(action, live.program, cluster)
+
+
+async def _create(document: Document, program: Program, cluster: Cluster) -> None:
+    """An earlier pass may have made it and been cut off before the next step; that is as good."""
+    try:
+        await cluster.create(document)
+    except Conflict:
+        await _refuse_if_foreign(document, program, cluster)
+
+
+async def _apply(document: Document, live: Live, cluster: Cluster) -> None:
+    """Apply, but never over an object of the same name that is somebody else's."""
+    if (document["kind"], document["metadata"]["name"]) not in live.objects:
+        await _refuse_if_foreign(document, live.program, cluster)
+    await cluster.apply(document)
+
+
+async def _refuse_if_foreign(document: Document, program: Program, cluster: Cluster) -> None:
+    kind, name = document["kind"], document["metadata"]["name"]
+    found = await cluster.get(kind, program.namespace, name)
+    if found is not None and not is_owned(found, program):
+        raise Refused(
+            f"{kind} {program.namespace}/{name} exists and is not this program's: rename one of them"
+        )
+
+
+async def emit(event: Emit, program: Program, cluster: Cluster) -> None:
+    """An Event on the program."""
+    now = datetime.datetime.now(tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    await cluster.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{program.name}.{uuid.uuid4().hex[:16]}", "namespace": program.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": "DSPyProgram",
+                "name": program.name,
+                "namespace": program.namespace,
+                "uid": program.uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": "despina"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+    )

@@ -1,0 +1,62 @@
+"""The labels and annotations that tell Despina's objects apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from despina.api import API_VERSION, GROUP
+from despina.api.program import Program
+from despina.api.revision import Revision
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "despina"
+PROGRAM = f"{GROUP}/program"
+REVISION = f"{GROUP}/revision"
+MODEL_VERSION = f"{GROUP}/model-version"
+
+ACTIVATED_AT = f"{GROUP}/activated-at"
+RETIRED_AT = f"{GROUP}/retired-at"
+PROMOTE = f"{GROUP}/promote"
+RETRY = f"{GROUP}/retry"
+
+
+def program_labels(program: Program) -> dict[str, str]:
+    """The labels of everything that belongs to a program. Nothing is copied from the program's own."""
+    return {MANAGED_BY: MANAGER, PROGRAM: program.name}
+
+
+def revision_labels(program: Program, revision: Revision) -> dict[str, str]:
+    """The labels of what belongs to one revision, pods included."""
+    return {
+        **program_labels(program),
+        REVISION: revision.hash,
+        MODEL_VERSION: revision.version,
+    }
+
+
+def selector(program: Program, revision_hash: str) -> dict[str, str]:
+    """What selects the pods of one revision."""
+    return {PROGRAM: program.name, REVISION: revision_hash}
+
+
+def selector_text(program: Program, revision_hash: str) -> str:
+    """The same, as the scale subresource and kubectl want it."""
+    return ",".join(f"{k}={v}" for k, v in selector(program, revision_hash).items())
+
+
+def metadata(program: Program, name: str, labels: dict[str, str]) -> dict[str, Any]:
+    """An object's metadata. The owner reference makes Kubernetes clean up: Despina needs no finalizer."""
+    return {
+        "name": name,
+        "namespace": program.namespace,
+        "labels": dict(labels),
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": "DSPyProgram",
+                "name": program.name,
+                "uid": program.uid,
+                "controller": True,
+            }
+        ],
+    }

@@ -1,0 +1,46 @@
+"""The HorizontalPodAutoscaler and the PodDisruptionBudget of the active revision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from despina.api.program import Autoscaling, Program
+from despina.desired.labels import metadata, program_labels, selector
+
+
+def build_hpa(program: Program, autoscaling: Autoscaling, deployment: str) -> dict[str, Any]:
+    """The autoscaler of one Deployment, named like it: there is at most one, on the active revision."""
+    cpu = {
+        "type": "Resource",
+        "resource": {
+            "name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": autoscaling.cpu_utilization_percent},
+        },
+    }
+    behavior = {"behavior": autoscaling.behavior} if autoscaling.behavior else {}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": metadata(program, deployment, program_labels(program)),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment},
+            "minReplicas": autoscaling.min_replicas,
+            "maxReplicas": autoscaling.max_replicas,
+            "metrics": [cpu, *autoscaling.metrics],
+            **behavior,
+        },
+    }
+
+
+def build_pdb(program: Program, revision_hash: str) -> dict[str, Any]:
+    """At most one active pod at a time may be evicted; pods that are not ready never hold up a node's drain."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(program, program.name, program_labels(program)),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector(program, revision_hash)},
+        },
+    }

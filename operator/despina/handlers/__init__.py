@@ -1,0 +1,1 @@
+"""kopf wiring only: events in, keys out."""

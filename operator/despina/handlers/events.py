@@ -1,0 +1,54 @@
+"""Which events wake which program. There is nothing else here: every trigger leads to the same pass.
+
+Only event handlers and a login are registered: kopf adds a finalizer or annotations to an object only for
+change handlers, timers and daemons, and a program must be removable while the operator is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from despina.api import GROUP, VERSION
+from despina.desired.labels import PROGRAM
+
+CHILDREN = (
+    ("apps", "v1", "deployments"),
+    ("", "v1", "services"),
+    ("", "v1", "serviceaccounts"),
+    ("", "v1", "pods"),
+    ("discovery.k8s.io", "v1", "endpointslices"),
+    ("autoscaling", "v2", "horizontalpodautoscalers"),
+    ("policy", "v1", "poddisruptionbudgets"),
+)
+
+
+def build_registry(wake: Callable[[tuple[str, str]], None]) -> kopf.OperatorRegistry:
+    """kopf's registry with all of Despina's handlers."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)
+    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.posting.enabled = False
+        settings.scanning.disabled = True  # namespaces and kinds are known: no cluster-wide reads
+        settings.watching.server_timeout = 270  # a watch that hangs is renewed before anyone wonders
+        settings.watching.client_timeout = 300
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        return found  # type: ignore[no-any-return]
+
+    @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
+    def program(namespace: str, name: str, **_: Any) -> None:
+        wake((namespace, name))
+
+    for resource in CHILDREN:
+
+        @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
+        def child(namespace: str, labels: dict[str, str], **_: Any) -> None:
+            wake((namespace, labels[PROGRAM]))
+
+    return registry

@@ -1,0 +1,1 @@
+"""Observe, decide, execute, report: one page per kind, and the queue that calls it."""

@@ -1,0 +1,55 @@
+"""The operator's configuration: the only reader of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from despina.api.placement import PlacementProfile
+from despina.decide.observed import Defaults
+
+
+class Settings(BaseSettings):
+    """Read from DESPINA_* variables, which the chart sets."""
+
+    model_config = SettingsConfigDict(env_prefix="DESPINA_", frozen=True)
+
+    namespace: str = "default"
+    """Where the operator itself lives."""
+    watch_namespaces: str = ""
+    """Namespaces with programs, separated by commas; the operator's own when empty."""
+    runtime_image: str = "despina-runtime:dev"
+    tracking_uri: str | None = None
+    tracking_username: str | None = None
+    tracking_password: str | None = None
+    tracking_token: str | None = None
+    profiles_file: Path | None = None
+    cluster_domain: str = "cluster.local"
+    health_port: int = 8080
+    workers: int = 8
+    order_secret: str = "despina-order-key"  # noqa: S105 - the name of a Secret
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces to watch."""
+        return [n.strip() for n in self.watch_namespaces.split(",") if n.strip()] or [self.namespace]
+
+    def defaults(self, order_key: str) -> Defaults:
+        """What this configuration adds to every program's spec."""
+        return Defaults(
+            runtime_image=self.runtime_image,
+            tracking_uri=self.tracking_uri,
+            profiles=read_profiles(self.profiles_file),
+            order_key=order_key,
+            cluster_domain=self.cluster_domain,
+        )
+
+
+def read_profiles(path: Path | None) -> dict[str, PlacementProfile]:
+    """The named node pools; a mistake here stops the operator at its start, with the field's name."""
+    if path is None:
+        return {}
+    return TypeAdapter(dict[str, PlacementProfile]).validate_python(yaml.safe_load(path.read_text()) or {})

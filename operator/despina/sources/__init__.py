@@ -1,0 +1,1 @@
+"""The only room that talks to anything but the API server: registries, and the pods' admin ports."""

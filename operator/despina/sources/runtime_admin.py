@@ -1,0 +1,78 @@
+"""Signed orders to the pods' admin ports.
+
+The private key stays in the operator's namespace and each pod's configuration holds the public half, so no
+secret of ours is needed in anyone's namespace and a stolen pod can order nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from despina.decide.observed import PodView
+from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 3
+RETRY_SECONDS = 1.0
+
+
+class Orders:
+    """Gives orders and remembers, for the life of this process, who was told what."""
+
+    def __init__(self, client: httpx.AsyncClient, key: Ed25519PrivateKey, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._key = key
+        self._clock = clock
+        self._told: dict[tuple[str, str], Literal["Retire", "Activate"]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def public_key(self) -> str:
+        """Base64 of the public half."""
+        return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
+
+    def told(self, namespace: str, pod: str) -> Literal["Retire", "Activate"] | None:
+        """The last order given to a pod."""
+        return self._told.get((namespace, pod))
+
+    def tell(self, namespace: str, pod: PodView, order: Literal["Retire", "Activate"]) -> None:
+        """Send an order without waiting: nothing depends on it but that callers move over sooner."""
+        if pod.ip is None:
+            return
+        self._told[namespace, pod.name] = order
+        task = asyncio.create_task(self._send(namespace, pod, order))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def forget(self, namespace: str, present: set[str], prefix: str) -> None:
+        """Drop what is remembered of a program's pods that are gone."""
+        for key in [k for k in self._told if k[0] == namespace and k[1].startswith(prefix)]:
+            if key[1] not in present:
+                del self._told[key]
+
+    async def _send(self, namespace: str, pod: PodView, order: Literal["Retire", "Activate"]) -> None:
+        for _ in range(ATTEMPTS):
+            body = Order(order=order, namespace=namespace, pod=pod.name, issued_at=self._clock())
+            try:
+                await self._post(pod.ip or "", body)
+            except httpx.HTTPError as exc:
+                log.info("Order was not taken pod=%s/%s error=%s", namespace, pod.name, type(exc).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _post(self, ip: str, order: Order) -> None:
+        content = order.model_dump_json().encode()
+        host = f"[{ip}]" if ":" in ip else ip
+        signature = base64.b64encode(self._key.sign(content)).decode()
+        response = await self._client.post(
+            f"http://{host}:{ADMIN_PORT}{ORDERS_PATH}", content=content, headers={SIGNATURE_HEADER: signature}
+        )
+        response.raise_for_status()

@@ -1,0 +1,1 @@
+"""Pure: what was observed, planned and achieved, told as status and conditions."""

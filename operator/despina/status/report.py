@@ -1,0 +1,207 @@
+"""The status of a program, computed once at the end of each pass from facts alone."""
+
+from __future__ import annotations
+
+from despina.api.conditions import Reason, Type
+from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus
+from despina.api.revision import Revision
+from despina.decide.observed import DeploymentView, Observed
+from despina.decide.plan import Outcome, Plan
+from despina.decide.quarantine import timestamp
+from despina.desired.labels import selector_text
+from despina.desired.network import preview_name
+from despina.status.conditions import Finding, merge
+
+
+def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
+    """What the operator knows, for users and for its own next pass."""
+    found = (
+        ready(o, plan, outcome),
+        available(o, plan),
+        up_to_date(o, plan),
+        progressing(o, plan, now),
+        model_resolved(o),
+        refs_resolved(o, plan),
+    )
+    active = o.deployment(o.active)
+    return ProgramStatus(
+        observed_generation=o.program.generation,
+        conditions=merge(o.status.conditions, found, o.program.generation, timestamp(now)),
+        url=_url(o, o.program.name),
+        preview_url=_url(o, preview_name(o.program)) if plan.candidate else None,
+        replicas=len(o.pods_of(o.active)),
+        ready_replicas=o.ready(o.active),
+        selector=selector_text(o.program, o.active) if o.active else "",
+        model=ModelStatus(
+            requested=requested(o.program),
+            resolved_version=o.model.version or o.status.model.resolved_version,
+            quarantined=plan.quarantined,
+        ),
+        active=_view(o, active),
+        candidate=_candidate(o, plan.candidate),
+        previous=_view(o, _previous(o)),
+        rollout=_rollout(o, plan),
+    )
+
+
+def requested(program: Program) -> str:
+    """The model as MLflow writes it: models:/NAME@ALIAS or models:/NAME/VERSION."""
+    source = program.spec.source.mlflow
+    return f"models:/{source.model}" + (f"@{source.alias}" if source.alias else f"/{source.version}")
+
+
+def _url(o: Observed, service: str) -> str:
+    return f"http://{service}.{o.program.namespace}.svc.{o.defaults.cluster_domain}"
+
+
+def _view(o: Observed, view: DeploymentView | None) -> RevisionStatus | None:
+    if view is None:
+        return None
+    return RevisionStatus(
+        revision=view.revision,
+        version=view.version,
+        deployment=view.name,
+        ready_replicas=o.ready(view.revision),
+    )
+
+
+def _candidate(o: Observed, candidate: Revision | None) -> RevisionStatus | None:
+    if candidate is None:
+        return None
+    return RevisionStatus(
+        revision=candidate.hash,
+        version=candidate.version,
+        deployment=candidate.deployment,
+        ready_replicas=o.ready(candidate.hash),
+    )
+
+
+def _previous(o: Observed) -> DeploymentView | None:
+    """The version that callers were sent to before, while its pods are still there."""
+    warm = [
+        d for d in o.deployments if d.is_retired and d.activated_at and d.replicas and d.revision != o.active
+    ]
+    return max(warm, key=lambda d: d.retired_at or 0, default=None)
+
+
+def _rollout(o: Observed, plan: Plan) -> RolloutStatus | None:
+    if plan.wanted is None or plan.started_at is None:
+        return None
+    return RolloutStatus(
+        id=plan.wanted.hash,
+        strategy=o.program.spec.rollout.strategy,
+        step=plan.step or "Prepare",
+        started_at=timestamp(plan.started_at),
+    )
+
+
+def _is_suspended(o: Observed) -> bool:
+    spec = o.program.spec
+    return spec.suspend or (spec.autoscaling is None and spec.replicas == 0)
+
+
+def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
+    """The first reason that pods give for not being ready."""
+    for pod in o.pods_of(revision):
+        if pod.failure:
+            return pod.failure.reason, pod.failure.message
+        if pod.trouble:
+            return pod.trouble.reason, pod.trouble.message
+    return None
+
+
+def _why_nothing_serves(o: Observed, plan: Plan) -> tuple[str, str]:
+    if plan.problem:
+        return plan.problem
+    if o.active is None and o.model.version is None:
+        return o.model.reason, o.model.message
+    said = _pods_say(o, o.active)
+    if said:
+        return said
+    reason = Reason.STARTING if plan.started_at is not None else Reason.NO_READY_PODS
+    return reason, "No pod is ready yet"
+
+
+def available(o: Observed, plan: Plan) -> Finding:
+    """Whether callers get answers. A rollout cannot make this False, for it never touches the active pods."""
+    if o.ready(o.active):
+        return Finding(Type.AVAILABLE, True, Reason.SERVING)
+    if _is_suspended(o):
+        return Finding(Type.AVAILABLE, False, Reason.SUSPENDED, "spec.suspend is true or spec.replicas is 0")
+    return Finding(Type.AVAILABLE, False, *_why_nothing_serves(o, plan))
+
+
+def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
+    """Available, with a spec that is accepted. A version that came by an alias and failed does not count here."""
+    base = available(o, plan)
+    if plan.problem:
+        return Finding(Type.READY, False, *plan.problem)
+    if outcome.error:
+        return Finding(Type.READY, False, Reason.REJECTED, outcome.error)
+    if plan.blocked and plan.wanted and _is_spec_driven(o, plan.wanted):
+        return Finding(Type.READY, False, plan.blocked.reason, plan.blocked.message)
+    return Finding(Type.READY, base.status, base.reason, base.message)
+
+
+def _is_spec_driven(o: Observed, wanted: Revision) -> bool:
+    """Whether the change that failed was made in the manifest, so that its author should see it fail."""
+    active = o.deployment(o.active)
+    return o.program.spec.source.mlflow.version is not None or (
+        active is not None and active.version == wanted.version
+    )
+
+
+def up_to_date(o: Observed, plan: Plan) -> Finding:
+    """Whether callers reach what is asked for."""
+    kind = Type.UP_TO_DATE
+    if plan.problem:
+        return Finding(kind, False, *plan.problem)
+    if plan.blocked:
+        entry = plan.blocked
+        return Finding(
+            kind,
+            False,
+            Reason.VERSION_QUARANTINED,
+            f"version {entry.version}: {entry.reason}: {entry.message}",
+        )
+    if plan.wanted is None:
+        return Finding(kind, None, o.model.reason, o.model.message)
+    if plan.candidate is None:
+        return Finding(kind, True, Reason.UP_TO_DATE)
+    if plan.step == "AwaitPromotion":
+        note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
+        return Finding(
+            kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}"
+        )
+    return Finding(kind, False, Reason.IN_PROGRESS, f"version {plan.candidate.version} is being prepared")
+
+
+def progressing(o: Observed, plan: Plan, now: float) -> Finding:
+    """As on a Deployment: True at rest and on the way, False after a missed deadline."""
+    deadline = o.program.spec.rollout.blue_green.progress_deadline_seconds
+    if plan.blocked and plan.blocked.reason == Reason.PROGRESS_DEADLINE_EXCEEDED:
+        return Finding(Type.PROGRESSING, False, plan.blocked.reason, plan.blocked.message)
+    if plan.started_at is None:
+        return Finding(Type.PROGRESSING, True, Reason.UP_TO_DATE)
+    if plan.candidate is None and now - plan.started_at >= deadline:
+        message = f"No pod was ready within {deadline} s"
+        return Finding(Type.PROGRESSING, False, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
+    return Finding(Type.PROGRESSING, True, Reason.IN_PROGRESS)
+
+
+def model_resolved(o: Observed) -> Finding:
+    """What the registry said; silence is Unknown, not False."""
+    if o.model.version is not None:
+        return Finding(Type.MODEL_RESOLVED, True, Reason.MODEL_FOUND)
+    status = None if o.model.is_unknown else False
+    return Finding(Type.MODEL_RESOLVED, status, o.model.reason, o.model.message)
+
+
+def refs_resolved(o: Observed, plan: Plan) -> Finding:
+    """Whether what the spec names exists, as far as the configuration and the pods tell."""
+    if plan.problem and plan.problem[0] == Reason.UNKNOWN_PROFILE:
+        return Finding(Type.REFS_RESOLVED, False, *plan.problem)
+    for pod in o.pods:
+        if pod.trouble and pod.trouble.reason == Reason.SECRET_NOT_FOUND and not pod.ending:
+            return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, pod.trouble.message)
+    return Finding(Type.REFS_RESOLVED, True, Reason.REFS_FOUND)
