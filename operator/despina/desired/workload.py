@@ -10,7 +10,15 @@ from despina.api.revision import Revision
 from despina.desired.identity import service_account_name
 from despina.desired.labels import metadata, revision_labels, selector
 from despina.desired.overlay import CONTAINER, overlay
-from despina.wire import ADMIN_PORT, CACHE_DIR, CONFIG_DIR, CONFIG_FILE, POD_NAME_ENV, SECRETS_DIR
+from despina.wire import (
+    ADMIN_PORT,
+    CACHE_DIR,
+    CONFIG_DIR,
+    CONFIG_FILE,
+    POD_NAME_ENV,
+    SECRET_CHECK_ENV,
+    SECRETS_DIR,
+)
 
 # Time for the process itself to end, on top of draining and of the longest request.
 EXIT_SECONDS = 5
@@ -63,7 +71,7 @@ def _pod_spec(
             {"name": "config", "configMap": {"name": revision.deployment}},
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
-            *({"name": f"secret-{i}", "secret": {"secretName": s}} for i, s in enumerate(_secrets(program))),
+            *({"name": f"secret-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(_secrets(program))),
         ],
     }
     return spec | _placement(program.spec.placement, profile)
@@ -80,7 +88,10 @@ def _container(program: Program, accelerator: Accelerator | None, default_image:
             {"name": "http", "containerPort": runtime.port},
             {"name": "admin", "containerPort": ADMIN_PORT},
         ],
-        "env": [{"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [
+            {"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *_secret_checks(program),
+        ],
         "resources": _resources(program, accelerator),
         "readinessProbe": _probe("/readyz", period=2, failures=3),
         "livenessProbe": _probe("/healthz", period=10, failures=3) | {"initialDelaySeconds": 10},
@@ -121,6 +132,18 @@ def _resources(program: Program, accelerator: Accelerator | None) -> dict[str, A
 
 def _secrets(program: Program) -> list[str]:
     return sorted({lm.api_key_secret_ref.name for lm in program.spec.lms if lm.api_key_secret_ref})
+
+
+def _secret_checks(program: Program) -> list[dict[str, Any]]:
+    """Variables that make the kubelet say on the pod which Secret is missing; for a volume it only logs an Event.
+
+    The runtime drops them at its start and reads the mounted files, which follow a rotation.
+    """
+    refs = [lm.api_key_secret_ref for lm in program.spec.lms if lm.api_key_secret_ref]
+    return [
+        {"name": f"{SECRET_CHECK_ENV}{i}", "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+        for i, ref in enumerate(refs)
+    ]
 
 
 def _accelerator(program: Program, profile: PlacementProfile) -> Accelerator | None:

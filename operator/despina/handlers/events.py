@@ -39,7 +39,7 @@ def build_registry(wake: Callable[[tuple[str, str]], None]) -> kopf.OperatorRegi
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-        return found  # type: ignore[no-any-return]
+        return found
 
     @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
     def program(namespace: str, name: str, **_: Any) -> None:

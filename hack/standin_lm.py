@@ -1,0 +1,178 @@
+"""A stand-in for a language model: no weights, but it really learns in context.
+
+An OpenAI-compatible server (chat completions, streaming, usage, `response_format: json_schema`). It reads the
+demonstrations in its own prompt, finds those whose inputs are nearest to the question's (TF-IDF over character
+n-grams), and answers with their outputs; without demonstrations it takes the first value that is allowed. So a
+compiled program is measurably better on held-out data than an uncompiled one. Its accuracy says something about
+the path that a prompt takes, and nothing about any language model.
+
+`POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "times"} makes it misbehave, for all
+or for the next `times` requests; `GET /admin` counts its calls, in all and of distinct content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass, field
+
+import uvicorn
+from sklearn.feature_extraction.text import TfidfVectorizer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\s*\n?(.*?)(?=\n*\[\[ ## |\n*Respond with the corresponding|\Z)", re.S)
+ASKED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
+ALLOWED = re.compile(r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)")
+FREE_TEXT = "stand-in"
+
+
+def answer(messages: list[dict], schema: dict | None = None) -> str:
+    """The completion of a chat, in the format that its last message or the response format asks for."""
+    texts = [(m["role"], _text(m["content"])) for m in messages]
+    question = dict(FIELD.findall(texts[-1][1]))
+    demos = tuple(
+        (user, reply)
+        for (role, user), (next_role, reply) in zip(texts, texts[1:], strict=False)
+        if role == "user" and next_role == "assistant"
+    )
+    wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1])
+    allowed = _allowed("\n".join(t for role, t in texts if role == "system"), schema)
+    known = _nearest(demos, "\n".join(question.values()), allowed)
+    values = {name: known.get(name) or allowed.get(name, [FREE_TEXT])[0] for name in wanted}
+    if schema:
+        return json.dumps(values)
+    return "\n\n".join(f"[[ ## {k} ## ]]\n{v}" for k, v in values.items()) + "\n\n[[ ## completed ## ]]"
+
+
+def _text(content: str | list[dict]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
+
+
+def _asked(text: str) -> list[str]:
+    return [name for name in ASKED.findall(text) if name != "completed"]
+
+
+def _allowed(system: str, schema: dict | None) -> dict[str, list[str]]:
+    """The values that a field may have, where the prompt or the schema lists them."""
+    found = {name: values.split("; ") for name, values in ALLOWED.findall(system)}
+    for name, part in (schema or {}).get("properties", {}).items():
+        if "enum" in part:
+            found[name] = part["enum"]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _index(demos: tuple[tuple[str, str], ...]):
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    inputs = ["\n".join(dict(FIELD.findall(user)).values()) for user, _ in demos]
+    return vectorizer, vectorizer.fit_transform(inputs)
+
+
+def _nearest(demos: tuple[tuple[str, str], ...], question: str, allowed: dict) -> dict[str, str]:
+    """The outputs of the demonstrations nearest to the question: three vote, by similarity, on listed values."""
+    if not demos:
+        return {}
+    vectorizer, matrix = _index(demos)
+    scores = (matrix @ vectorizer.transform([question]).T).toarray().ravel()
+    best = scores.argsort()[::-1][:3]
+    outputs = [dict(FIELD.findall(demos[i][1])) for i in best]
+    result = outputs[0]
+    for name in allowed:
+        votes: dict[str, float] = {}
+        for i, output in zip(best, outputs, strict=True):
+            votes[output.get(name, "")] = votes.get(output.get(name, ""), 0.0) + scores[i]
+        result[name] = max(votes, key=votes.__getitem__)
+    return result
+
+
+@dataclass
+class StandIn:
+    """The server's state: how it shall misbehave, and what it was asked."""
+
+    faults: dict = field(default_factory=dict)
+    calls: int = 0
+    contents: set[str] = field(default_factory=set)
+
+    def fault(self) -> dict:
+        """The faults of this request; `times` counts down."""
+        if "times" in self.faults:
+            if self.faults["times"] <= 0:
+                self.faults = {}
+            else:
+                self.faults["times"] -= 1
+        return self.faults
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = await request.json()
+        self.calls += 1
+        self.contents.add(hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest())
+        fault = self.fault()
+        await asyncio.sleep(3600 if fault.get("hang") else fault.get("delay_seconds", 0))
+        if fault.get("status"):
+            headers = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
+            error = {"error": {"message": "the stand-in was told to fail", "type": "server_error"}}
+            return JSONResponse(error, fault["status"], headers)
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+        text = answer(body["messages"], schema)
+        if fault.get("garble"):
+            text = text[::-1]
+        if fault.get("cut"):
+            text = text[: len(text) // 2]
+        usage = _usage(body["messages"], text)
+        if body.get("stream"):
+            return StreamingResponse(_stream(body["model"], text, usage), media_type="text/event-stream")
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return JSONResponse({**_head(body["model"], "chat.completion"), "choices": [choice], "usage": usage})
+
+    async def admin(self, request: Request) -> Response:
+        """GET /admin counts; POST /admin sets faults, and {} takes them away."""
+        if request.method == "POST":
+            self.faults = await request.json()
+        return JSONResponse({"calls": self.calls, "distinct": len(self.contents), "faults": self.faults})
+
+
+def _head(model: str, kind: str) -> dict:
+    return {"id": "chatcmpl-stand-in", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _usage(messages: list[dict], text: str) -> dict:
+    prompt, completion = sum(len(_text(m["content"])) for m in messages) // 4, len(text) // 4
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+async def _stream(model: str, text: str, usage: dict):
+    head = _head(model, "chat.completion.chunk")
+    for part in re.findall(r"\S+\s*|\s+", text):
+        choice = {"index": 0, "delta": {"content": part}, "finish_reason": None}
+        yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    yield f"data: {json.dumps({**head, 'choices': [end], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+
+def build_app() -> Starlette:
+    """The server's application."""
+    state = StandIn()
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", state.chat, methods=["POST"]),
+            Route("/v1/models", lambda _: JSONResponse({"data": [{"id": "stand-in", "object": "model"}]})),
+            Route("/admin", state.admin, methods=["GET", "POST"]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    args = parser.parse_args()
+    uvicorn.run(build_app(), host=args.host, port=args.port, log_level="warning")

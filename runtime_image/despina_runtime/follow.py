@@ -1,0 +1,129 @@
+"""`serve -f`: one program from its manifest on this machine, without a cluster, following its alias.
+
+A new version starts in a second worker process on the same socket. When it is ready the old one drains; when
+it cannot be served, the old one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
+from despina.wire import RuntimeConfig
+from despina_runtime.supervisor import Worker, on_signals, open_port, prepare_environment
+
+log = logging.getLogger(__name__)
+DRAIN_SECONDS = 2
+FIRST_TRY_SECONDS = 1.0
+
+
+class NotServable(Exception):
+    """The manifest cannot be served; the text says what to do."""
+
+
+@dataclass
+class Follower:
+    """One program, its current worker, and versions that failed."""
+
+    program: Program
+    host: str
+    port: int
+    cache: Path
+    secrets: Path
+    poll_seconds: float
+    current: Worker | None = None
+    failed: set[str] = field(default_factory=set)
+
+    @property
+    def tracking_uri(self) -> str:
+        """The registry; there is no operator here to name one."""
+        return self.program.spec.source.mlflow.tracking_uri or ""
+
+    async def run(self) -> int:
+        """Serve until SIGINT or SIGTERM."""
+        prepare_environment()
+        stop = asyncio.Event()
+        on_signals(stop)
+        listen = open_port(self.host, self.port)
+        async with httpx.AsyncClient(base_url=self.tracking_uri, timeout=10) as client:
+            while not stop.is_set():
+                version = await wanted_version(client, self.program)
+                if version and version not in self.failed and version != self._version():
+                    await self._switch(version, listen)
+                wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
+                await self._pause(stop, wait)
+        await self._end()
+        return 0
+
+    async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
+        """Until the next poll, a signal, or the worker's end."""
+        waits: list[asyncio.Task[bool] | asyncio.Task[int]] = [asyncio.create_task(stop.wait())]
+        if self.current:
+            waits.append(asyncio.create_task(self.current.process.wait()))
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        if self.current and self.current.process.returncode is not None:
+            log.error("Worker ended code=%s; starting it again", self.current.process.returncode)
+            self.current = None
+
+    def _version(self) -> str | None:
+        return self.current.config.model.version if self.current else None
+
+    async def _switch(self, version: str, listen: socket.socket) -> None:
+        log.info("Starting version=%s", version)
+        worker = await Worker.start(self._config(version), self.cache, listen)
+        failure = await worker.first_word()
+        if failure:
+            self.failed.add(version)
+            log.error("Version %s is not served: %s: %s", version, failure.reason, failure.message)
+            if self.current is None:
+                raise NotServable(f"version {version}: {failure.reason}: {failure.message}")
+            return
+        old, self.current = self.current, worker
+        log.info("Serving version=%s at http://%s:%d/docs", version, self.host, self.port)
+        if old:
+            old.say("drain")
+
+    def _config(self, version: str) -> RuntimeConfig:
+        revision = revision_of(self.program, version)
+        config = runtime_config(self.program, revision, self.tracking_uri, secrets_dir=str(self.secrets))
+        return config.model_copy(update={"drain_seconds": DRAIN_SECONDS, "port": self.port})
+
+    async def _end(self) -> None:
+        if self.current:
+            self.current.say("drain")
+            await self.current.process.wait()
+
+
+async def wanted_version(client: httpx.AsyncClient, program: Program) -> str | None:
+    """The version that the manifest means now; None while MLflow does not say."""
+    source = program.spec.source.mlflow
+    if source.version is not None:
+        return str(source.version)
+    params = {"name": source.model, "alias": source.alias or ""}
+    try:
+        response = await client.get("/api/2.0/mlflow/registered-models/alias", params=params)
+        if response.status_code == 404:
+            log.warning("MLflow has no model %r with alias %r yet", source.model, source.alias)
+            return None
+        return str(response.raise_for_status().json()["model_version"]["version"])
+    except (httpx.HTTPError, ValueError, KeyError) as exc:
+        log.warning("MLflow did not answer error=%s", type(exc).__name__)
+        return None
+
+
+async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:
+    """Serve a manifest on this machine."""
+    if program.spec.source.mlflow.tracking_uri is None:
+        raise NotServable("set spec.source.mlflow.trackingURI, --tracking-uri or MLFLOW_TRACKING_URI")
+    with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
+        return await Follower(program, host, port, Path(cache), secrets, poll_seconds).run()

@@ -1,0 +1,128 @@
+"""The `despina-runtime` command: `serve` a program, in a pod or on a laptop, and `log` one to MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from despina.api.program import Program
+from despina.wire import CACHE_DIR, RuntimeConfig
+from despina_runtime.follow import NotServable, follow
+from despina_runtime.supervisor import serve_pod
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point; the result is the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (NotServable, OSError, ValueError) as exc:
+        sys.stderr.write(f"despina-runtime: {_explain(exc)}\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="despina-runtime", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve a program")
+    what = serve.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "-f", "--file", type=Path, help="a DSPyProgram manifest: serve it here, without a cluster"
+    )
+    what.add_argument(
+        "--config", type=Path, help="the configuration that the operator wrote: serve it in a pod"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="with -f: the address to listen on")
+    serve.add_argument("--port", type=int, default=8080, help="with -f: the port to listen on")
+    serve.add_argument(
+        "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="with -f: the MLflow server"
+    )
+    serve.add_argument(
+        "--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files"
+    )
+    serve.add_argument(
+        "--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's"
+    )
+    serve.add_argument(
+        "--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up"
+    )
+    serve.set_defaults(run=_serve)
+    log = commands.add_parser("log", help="log a program to MLflow")
+    log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
+    log.add_argument("--name", required=True, help="the registered model's name")
+    log.add_argument("--state", type=Path, help="compiled state, as program.save('state.json') writes it")
+    log.add_argument(
+        "--signature", help="'question -> answer' or module:Class, if the program does not show its own"
+    )
+    log.add_argument("--code", type=Path, action="append", help="a file or folder that the entry point needs")
+    log.add_argument(
+        "--requirement", action="append", default=[], help="a distribution that the program needs"
+    )
+    log.add_argument("--alias", help="an alias to move to the new version")
+    log.set_defaults(run=_log)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if args.config:
+        config = RuntimeConfig.model_validate_json(args.config.read_bytes())
+        return asyncio.run(serve_pod(config, Path(CACHE_DIR)))
+    manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
+    return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
+
+
+def _with_options(manifest: Any, args: argparse.Namespace) -> Any:
+    """The manifest with what differs on this machine: addresses that only a cluster can resolve."""
+    if not isinstance(manifest, dict):
+        raise NotServable(f"{args.file} is not a manifest")
+    spec = manifest.get("spec") or {}
+    if args.tracking_uri:
+        spec.setdefault("source", {}).setdefault("mlflow", {})["trackingURI"] = args.tracking_uri
+    if args.lm_base_url:
+        for lm in spec.get("lms") or []:
+            lm["baseURL"] = args.lm_base_url
+    return manifest
+
+
+def _log(args: argparse.Namespace) -> int:
+    from despina_runtime.program.artifact import log_program
+
+    sys.path.insert(0, str(Path.cwd()))
+    module, _, name = args.entrypoint.partition(":")
+    program = getattr(importlib.import_module(module), name)()
+    if args.state:
+        program.load(args.state)
+    version = log_program(
+        program,
+        args.name,
+        entrypoint=args.entrypoint,
+        signature=args.signature,
+        code_paths=args.code,
+        requirements=args.requirement,
+        alias=args.alias,
+    )
+    sys.stdout.write(f"{args.name} version {version}\n")
+    return 0
+
+
+def _explain(exc: Exception) -> str:
+    """One line a mistake; for a manifest, each with the field's path."""
+    if isinstance(exc, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False))
+    return str(exc)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Despina's own model format: an MLflow model made of JSON and source files, with no pickle and no secret.
+
+    despina.json      entry point, signature, code files with digests, requirements, the format's version
+    state.json        what `dump_state()` gives (instructions, demonstrations), without any LM
+    code/             the files that the entry point is imported from
+    requirements.txt  what must be installed beside dspy
+
+Both formats of `mlflow.dspy.log_model` are pickles and hold the configured LM's API key in plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+from pydantic import BaseModel, ConfigDict, Field
+
+from despina_runtime.program.interface import interface_of
+
+MANIFEST = "despina.json"
+STATE = "state.json"
+CODE = "code"
+FLAVOR = "despina"
+
+
+class CodeFile(BaseModel):
+    """One source file of the artefact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What is in the artefact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    entrypoint: str
+    """`module:name` of a class or function that, called without arguments, gives the program."""
+    signature: str | None = None
+    """The declared signature; None when the program shows its own."""
+    interface: dict[str, Any]
+    """JSON Schemas of inputs and outputs, for readers that do not run the code."""
+    code: tuple[CodeFile, ...] = ()
+    state_sha256: str
+    requirements: tuple[str, ...] = ()
+    example: dict[str, Any] | None = Field(default=None)
+    """Inputs for the warm-up."""
+    dspy_version: str
+
+
+def log_program(
+    program: dspy.Module,
+    name: str,
+    *,
+    entrypoint: str | None = None,
+    signature: str | type[dspy.Signature] | None = None,
+    code_paths: Sequence[str | Path] | None = None,
+    requirements: Sequence[str] = (),
+    input_example: dict[str, Any] | None = None,
+    alias: str | None = None,
+) -> int:
+    """Log a program as a new version of the registered model `name`; returns the version's number.
+
+    Args:
+        program: the program, compiled or not. Its LMs are left out: the manifest names those.
+        entrypoint: `module:name` that makes the program when called without arguments; its class by default.
+        signature: what it takes and gives, where the program does not show that itself.
+        code_paths: source files and package folders that the entry point needs; its own module by default.
+        requirements: further distributions, such as "httpx>=0.28"; a pod checks them before it loads.
+        input_example: inputs for the warm-up; made up from the signature when left out.
+        alias: an alias to move to the new version.
+
+    Raises:
+        ProgramError: the program's interface is unknown.
+        ValueError: the entry point cannot be found again in the code, or is not callable without arguments.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    info = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=sys.modules[__name__],
+        registered_model_name=name,
+        program=program,
+        entrypoint=entrypoint,
+        signature_text=_signature_text(signature),
+        code_paths=code_paths,
+        requirements=requirements,
+        input_example_json=input_example,
+    )
+    version = int(info.registered_model_version)
+    if alias:
+        mlflow.MlflowClient().set_registered_model_alias(name, alias, str(version))
+    return version
+
+
+def save_model(path: str, mlflow_model: Any = None, **kwargs: Any) -> None:
+    """Write the artefact; MLflow calls this with a folder of its own."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = write(folder, **kwargs)
+    mlflow_model.add_flavor(FLAVOR, format=manifest.format, entrypoint=manifest.entrypoint)
+    mlflow_model.save(str(folder / "MLmodel"))
+
+
+def write(
+    folder: Path,
+    *,
+    program: dspy.Module,
+    entrypoint: str | None,
+    signature_text: str | None,
+    code_paths: Sequence[str | Path] | None,
+    requirements: Sequence[str],
+    input_example_json: dict[str, Any] | None,
+) -> Manifest:
+    """Write all of the artefact but MLflow's own MLmodel."""
+    entry = entrypoint or _entrypoint_of(program)
+    sources = code_paths if code_paths is not None else [_source_of(program)]
+    state = json.dumps(state_of(program), indent=1, sort_keys=True)
+    code = tuple(_copy_code(sources, folder / CODE))
+    _check_entrypoint(entry, code)
+    (folder / STATE).write_text(state)
+    (folder / "requirements.txt").write_text("".join(f"{r}\n" for r in requirements))
+    manifest = Manifest(
+        entrypoint=entry,
+        signature=signature_text,
+        interface=interface_of(program, signature_text).schema(),
+        code=code,
+        state_sha256=hashlib.sha256(state.encode()).hexdigest(),
+        requirements=tuple(requirements),
+        example=input_example_json,
+        dspy_version=metadata.version("dspy"),
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return manifest
+
+
+def state_of(program: dspy.Module) -> dict[str, Any]:
+    """The compiled state without any LM: DSPy's own dump keeps base URLs and AWS keys."""
+    state: dict[str, Any] = json.loads(json.dumps(program.dump_state()))
+    cleaned: dict[str, Any] = _without_lms(state)
+    return cleaned
+
+
+def _without_lms(node: Any) -> Any:
+    """A module's `lm` stands beside its `signature`; a user's field named lm does not."""
+    if isinstance(node, dict):
+        is_module = "signature" in node or "demos" in node
+        return {k: _without_lms(v) if not (k == "lm" and is_module) else None for k, v in node.items()}
+    return [_without_lms(v) for v in node] if isinstance(node, list) else node
+
+
+def _entrypoint_of(program: dspy.Module) -> str:
+    cls = type(program)
+    if cls.__module__.startswith("dspy."):
+        raise ValueError(
+            f"{cls.__name__} is one of DSPy's own modules: pass entrypoint='module:function' and code_paths, where"
+            " the function gives the uncompiled program"
+        )
+    if "<locals>" in cls.__qualname__:
+        raise ValueError(f"{cls.__qualname__} is defined inside a function: move it to the top of a module")
+    return f"{_module_name(cls)}:{cls.__qualname__}"
+
+
+def _module_name(cls: type) -> str:
+    """A script's module is __main__ only while it runs; in the artefact it goes by its file's name."""
+    return Path(inspect.getfile(cls)).stem if cls.__module__ == "__main__" else cls.__module__
+
+
+def _source_of(program: dspy.Module) -> Path:
+    """The top of what must be copied so that the program's module can be imported."""
+    cls = type(program)
+    file = Path(inspect.getfile(cls))
+    depth = _module_name(cls).count(".")
+    return file.parents[depth - 1] if depth else file
+
+
+def _copy_code(sources: Sequence[str | Path], target: Path) -> list[CodeFile]:
+    target.mkdir()
+    for source in map(Path, sources):
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+            shutil.copytree(source, target / source.name, ignore=ignore)
+        else:
+            shutil.copy(source, target / source.name)
+    files = sorted(p for p in target.rglob("*") if p.is_file())
+    return [CodeFile(path=str(p.relative_to(target)), sha256=sha256(p)) for p in files]
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_entrypoint(entrypoint: str, code: tuple[CodeFile, ...]) -> None:
+    module, colon, name = entrypoint.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"entrypoint must be 'module:name', not {entrypoint!r}")
+    path = module.replace(".", "/")
+    if not {f"{path}.py", f"{path}/__init__.py"} & {file.path for file in code}:
+        raise ValueError(f"code_paths do not hold the module of entrypoint {entrypoint!r}")
+
+
+def _signature_text(signature: str | type[dspy.Signature] | None) -> str | None:
+    if signature is None or isinstance(signature, str):
+        return signature
+    return f"{_module_name(signature)}:{signature.__qualname__}"

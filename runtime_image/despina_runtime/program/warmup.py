@@ -1,0 +1,117 @@
+"""One run of a program that calls no provider: it fills caches, imports what is imported late, and finds what
+is broken before a caller does.
+
+In place of the LM's adapter stands one that formats each prompt, as always, and answers with values that the
+signature allows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+from dspy.adapters import ChatAdapter
+from pydantic import TypeAdapter
+
+from despina.wire import FailureReason
+from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.load import Loaded
+
+Schema = dict[str, Any]
+
+
+def sample(schema: Schema, defs: dict[str, Schema] | None = None) -> Any:
+    """A JSON value that a JSON Schema allows, as small as possible.
+
+    Of an enumeration the last is taken: ReAct's tools are one, ended by `finish`, and a warm-up calls no tool.
+    """
+    defs = defs if defs is not None else schema.get("$defs", {})
+    if "$ref" in schema:
+        return sample(defs[schema["$ref"].rpartition("/")[2]], defs)
+    for key in ("default", "const"):
+        if schema.get(key) is not None:
+            return schema[key]
+    if "enum" in schema:
+        return schema["enum"][-1]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in schema:
+            return sample(schema[key][0], defs)
+    return _of_type(schema, defs)
+
+
+def _of_type(schema: Schema, defs: dict[str, Schema]) -> Any:
+    match schema.get("type"):
+        case "string":
+            return "warm-up".ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
+        case "integer" | "number":
+            return _number(schema)
+        case "boolean":
+            return False
+        case "array":
+            return [sample(schema.get("items", {}), defs)] * schema.get("minItems", 0)
+        case "object":
+            wanted = schema.get("required", [])
+            return {k: sample(schema["properties"][k], defs) for k in wanted}
+    return "warm-up"
+
+
+def _number(schema: Schema) -> int | float:
+    step = 1 if schema["type"] == "integer" else 0.5
+    if "minimum" in schema or "exclusiveMinimum" in schema:
+        return schema.get("minimum", schema.get("exclusiveMinimum", 0) + step)  # type: ignore[no-any-return]
+    return min(schema.get("maximum", 0), schema.get("exclusiveMaximum", step) - step)  # type: ignore[no-any-return]
+
+
+class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
+    """Formats prompts and answers them itself."""
+
+    def __call__(
+        self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
+    ) -> list[dict[str, Any]]:
+        """What an adapter gives: one dictionary of output values per completion."""
+        self.format(signature, demos, inputs)
+        return [{name: sample_value(field.annotation) for name, field in signature.output_fields.items()}]
+
+    async def acall(
+        self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
+    ) -> list[dict[str, Any]]:
+        """The same."""
+        return self(lm, lm_kwargs, signature, demos, inputs)
+
+
+def sample_value(annotation: Any) -> Any:
+    """A Python value of a type."""
+    adapter = TypeAdapter(annotation)
+    return adapter.validate_python(sample(adapter.json_schema()))
+
+
+class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
+    """Answers whoever calls the LM without an adapter."""
+
+    def __init__(self) -> None:
+        super().__init__(model="warm-up")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
+        """One completion."""
+        return ["warm-up"]
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        """The same."""
+        return ["warm-up"]
+
+
+def warm_up(loaded: Loaded) -> None:
+    """Run the program once on the logged example, or on inputs made from its signature.
+
+    Raises:
+        ProgramError: the program raised.
+    """
+    try:
+        inputs = loaded.interface.inputs.model_validate(
+            loaded.example or sample(loaded.interface.inputs.model_json_schema())
+        )
+        with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter()):
+            loaded.program(**dict(inputs))
+    except Exception as exc:
+        text = f"{type(exc).__name__}: {exc}; log the program with input_example= if made-up inputs are the cause"
+        raise ProgramError(FailureReason.WARMUP_FAILED, text) from exc
