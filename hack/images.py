@@ -55,15 +55,16 @@ def _base_image() -> str:
     chosen = os.environ.get("BASE_IMAGE")
     if chosen:
         return chosen
-    name = "localhost/despina-base:bookworm"
+    packages = "python3,python3-venv,ca-certificates,libstdc++6"  # the last as in the public Python images
+    key = hashlib.sha256(packages.encode()).hexdigest()[:8]
+    name = f"localhost/despina-base:{key}"
     if run([*_buildah(), "images", "-q", name], capture=True, check=False).strip():
         return name
-    tarball = CACHE / "base.tar"
+    tarball = CACHE / f"base-{key}.tar"
     if not tarball.exists():
         say("Making a Debian base image")
-        include = "--include=python3,python3-venv,ca-certificates"
         part = tarball.with_name("base.part.tar")
-        run(["mmdebstrap", "--variant=essential", include, "bookworm", str(part)], quiet=True)
+        run(["mmdebstrap", "--variant=essential", f"--include={packages}", "bookworm", str(part)], quiet=True)
         part.rename(tarball)
     container = run([*_buildah(), "from", "scratch"], capture=True).strip()
     run([*_buildah(), "add", "-q", container, str(tarball), "/"], quiet=True)

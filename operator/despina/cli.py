@@ -61,5 +61,10 @@ def _run() -> None:
     from despina.settings import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "kopf.objects", "kopf.activities"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     asyncio.run(run(Settings()))
+
+
+if __name__ == "__main__":
+    main()

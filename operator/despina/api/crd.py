@@ -63,10 +63,10 @@ def _children(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _property(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """A field; one whose parts have defaults gets the default {}, or the parts' would never apply."""
+    """A field; one whose parts have defaults gets those as its own, or they would never apply."""
     out = structural(schema, defs)
     if out.get("type") == "object" and "properties" in out and not out.get("required") and _filled(schema):
-        out["default"] = {}
+        out["default"] = {k: p["default"] for k, p in out["properties"].items() if "default" in p}
     return out
 
 

@@ -130,7 +130,7 @@ class Cluster:
         what = f"{method.upper()} {path}"
         try:
             response = await self._dynamic.request(
-                method, path, body=body, _request_timeout=TIMEOUT_SECONDS, **params
+                method, path, body=body, serialize=False, _request_timeout=TIMEOUT_SECONDS, **params
             )
             answer: Document = json.loads(await response.read())
         except DynamicApiError as exc:

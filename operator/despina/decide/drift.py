@@ -33,8 +33,13 @@ def covers(live: Any, wanted: Any) -> bool:
 
 
 def has_drifted(live: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Whether an object must be applied again. A selector is compared whole: one more label would empty it."""
-    if live is None or not covers(live, wanted):
+    """Whether an object must be applied again. A selector is compared whole: one more label would empty it.
+
+    Lists of the API server leave out each item's apiVersion and kind; who asks has looked up the right one.
+    """
+    if live is None:
+        return True
+    if not all(covers(live.get(part), wanted[part]) for part in wanted if part not in ("apiVersion", "kind")):
         return True
     return bool(_selector(live) != _selector(wanted))
 

@@ -71,7 +71,10 @@ def _pod_spec(
             {"name": "config", "configMap": {"name": revision.deployment}},
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
-            *({"name": f"secret-{i}", "secret": {"secretName": s, "optional": True}} for i, s in enumerate(_secrets(program))),
+            *(
+                {"name": f"secret-{i}", "secret": {"secretName": s, "optional": True}}
+                for i, s in enumerate(_secrets(program))
+            ),
         ],
     }
     return spec | _placement(program.spec.placement, profile)

@@ -8,6 +8,7 @@ modules.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -80,12 +81,14 @@ def _download(model: ModelRef, folder: Path) -> bool:
     """True when the artefact is there, False when MLflow does not answer."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = f"models:/{model.name}/{model.version}"
+    mlflow.set_tracking_uri(model.tracking_uri)
     try:
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=model.tracking_uri)
+        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
     except MlflowException as exc:
         if _is_missing(exc):
             raise ProgramError(
@@ -115,7 +118,7 @@ def load_despina(folder: Path) -> Loaded:
     for part in name.split("."):
         factory = getattr(factory, part)
     program = factory()
-    program.load(folder / STATE)
+    program.load_state(json.loads((folder / STATE).read_bytes()))
     return Loaded(program, interface_of(program, manifest.signature), manifest.example)
 
 

@@ -1,0 +1,19 @@
+{{- define "despina.name" -}}
+{{- if contains "despina" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-despina" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "despina.selector" -}}
+app.kubernetes.io/name: despina
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "despina.labels" -}}
+{{ include "despina.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "despina.namespaces" -}}
+{{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson }}
+{{- end }}

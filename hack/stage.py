@@ -1,0 +1,230 @@
+"""Setting the stage on a cluster, for the demo and for the end-to-end tests alike: images, the operator, an MLflow
+server and the stand-in LM that pods reach by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from images import build_archive, tag_of
+from localcluster import NODE_IP, ROOT, Cluster, Failed, bin_dir, run, say
+from services import Processes, mlflow_command, standin_command
+
+MLFLOW_PORT = 5000
+LM_PORT = 8000
+CHART = ROOT / "charts" / "despina"
+
+
+class Stage(Protocol):
+    """A cluster, and how this machine's processes and its pods meet."""
+
+    host_ip: str
+    """An address of this machine that pods can reach."""
+    prefix: Sequence[str]
+    """What starts a process where it can reach Services."""
+
+    def kubectl(self, *args: str, **kwargs) -> str:
+        """Run kubectl."""
+
+    def helm(self, *args: str) -> str:
+        """Run helm."""
+
+    def load_images(self) -> None:
+        """Build the two images and put them where pods can use them."""
+
+    def wrapper(self) -> list[str]:
+        """The command line of kubectl on this cluster."""
+
+    def down(self) -> None:
+        """Remove what was made."""
+
+
+class LocalStage:
+    """The local cluster of this repository."""
+
+    host_ip = NODE_IP
+
+    def __init__(self, name: str, metrics: bool = False) -> None:
+        self.cluster = Cluster(name)
+        self._metrics = metrics
+
+    @property
+    def prefix(self) -> list[str]:
+        return self.cluster.enter([])
+
+    def up(self) -> None:
+        """Start the cluster."""
+        self.cluster.up(metrics=self._metrics)
+
+    def kubectl(self, *args: str, **kwargs) -> str:
+        return self.cluster.kubectl(*args, **kwargs)
+
+    def helm(self, *args: str) -> str:
+        return self.cluster.helm(*args)
+
+    def load_images(self) -> None:
+        for target in ("operator", "runtime"):
+            self.cluster.load(build_archive(target))
+
+    def wrapper(self) -> list[str]:
+        tool = [str(bin_dir() / "kubectl"), f"--kubeconfig={self.cluster.kubeconfig}"]
+        return self.cluster.enter(tool)
+
+    def down(self) -> None:
+        self.cluster.down()
+
+
+class CurrentStage:
+    """The cluster of the current kubeconfig; HOST_IP names an address of this machine that its pods reach."""
+
+    def __init__(self) -> None:
+        _need("kubectl", "helm")
+        self.prefix: list[str] = []
+        self.host_ip = os.environ.get("HOST_IP", "")
+        if not self.host_ip:
+            raise Failed("CLUSTER=current needs HOST_IP, an address of this machine that the cluster's pods reach")
+
+    def up(self) -> None:
+        """It is there already."""
+        run(["kubectl", "get", "--raw", "/readyz"], capture=True)
+
+    def kubectl(self, *args: str, **kwargs) -> str:
+        return run(["kubectl", *args], capture=True, **kwargs)
+
+    def helm(self, *args: str) -> str:
+        return run(["helm", *args], capture=True)
+
+    def load_images(self) -> None:
+        """The cluster must be able to run the images; IMAGE_PUSH names a command that is given each tag."""
+        push = os.environ.get("IMAGE_PUSH")
+        for target in ("operator", "runtime"):
+            run(["docker", "build", "-q", "--target", target, "-t", tag_of(target), str(ROOT)], quiet=True)
+            if push:
+                run([*push.split(), tag_of(target)])
+
+    def wrapper(self) -> list[str]:
+        return ["kubectl"]
+
+    def down(self) -> None:
+        """It stays."""
+
+
+class KindStage(CurrentStage):
+    """A kind cluster of its own, on Docker."""
+
+    name = "despina"
+
+    def __init__(self) -> None:
+        _need("docker", "kind", "kubectl", "helm")
+        self.prefix = []
+        self.host_ip = ""
+
+    def up(self) -> None:
+        """Make the cluster; its pods reach this machine through the gateway of kind's network."""
+        if self.name not in run(["kind", "get", "clusters"], capture=True).split():
+            run(["kind", "create", "cluster", "--name", self.name])
+        run(["kubectl", "config", "use-context", f"kind-{self.name}"], quiet=True)
+        networks = json.loads(run(["docker", "network", "inspect", "kind"], capture=True))
+        gateways = [c.get("Gateway", "") for c in networks[0]["IPAM"]["Config"]]
+        self.host_ip = next(g for g in gateways if "." in g)
+
+    def load_images(self) -> None:
+        super().load_images()
+        run(["kind", "load", "docker-image", "--name", self.name, *map(tag_of, ("operator", "runtime"))], quiet=True)
+
+    def down(self) -> None:
+        run(["kind", "delete", "cluster", "--name", self.name])
+
+
+def _need(*tools: str) -> None:
+    missing = [t for t in tools if not shutil.which(t)]
+    if missing:
+        raise Failed(f"not on PATH: {', '.join(missing)}")
+
+
+def docker_runs() -> bool:
+    """Whether a Docker engine answers here."""
+    return bool(shutil.which("docker")) and run(["docker", "info"], check=False, quiet=True) == ""
+
+
+def choose(name: str) -> LocalStage | CurrentStage:
+    """The stage that CLUSTER names; without it, kind where it can run."""
+    chosen = os.environ.get("CLUSTER") or ("kind" if docker_runs() and shutil.which("kind") else "local")
+    match chosen:
+        case "local":
+            return LocalStage(name)
+        case "kind":
+            return KindStage()
+        case "current":
+            return CurrentStage()
+    raise Failed(f"CLUSTER={chosen}: use kind, local or current")
+
+
+def start_services(stage: Stage, processes: Processes, data: Path) -> None:
+    """Start MLflow and the stand-in LM where pods can reach them; they take a while, so nobody waits here."""
+    processes.prefix = stage.prefix
+    processes.start("mlflow", mlflow_command(data, stage.host_ip, MLFLOW_PORT, "*"))
+    processes.start("stand-in-lm", standin_command(stage.host_ip, LM_PORT))
+
+
+def wait_for_services(stage: Stage, processes: Processes) -> None:
+    """Wait until both answer."""
+    processes.wait_for_http("mlflow", f"{mlflow_uri(stage)}/health", 120)
+    processes.wait_for_http("stand-in-lm", f"http://{stage.host_ip}:{LM_PORT}/admin")
+
+
+def mlflow_uri(stage: Stage) -> str:
+    """MLflow's address for processes of this machine."""
+    return f"http://{stage.host_ip}:{MLFLOW_PORT}"
+
+
+def expose_services(stage: Stage, namespace: str) -> None:
+    """Give both a name that pods of a namespace can use: a Service without selector and its EndpointSlice."""
+    documents = [
+        document
+        for name, port in (("mlflow", MLFLOW_PORT), ("stand-in-lm", LM_PORT))
+        for document in _exposed(name, port, stage.host_ip, namespace)
+    ]
+    apply(stage, {"apiVersion": "v1", "kind": "List", "items": documents})
+
+
+def _exposed(name: str, port: int, ip: str, namespace: str) -> list[dict]:
+    meta = {"name": name, "namespace": namespace}
+    labels = {"kubernetes.io/service-name": name}
+    ports = [{"name": "http", "port": port}]
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**meta, "labels": labels},
+            "addressType": "IPv4",
+            "ports": ports,
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}],
+        },
+    ]
+
+
+def apply(stage: Stage, document: dict) -> str:
+    """kubectl apply of one document."""
+    return stage.kubectl("apply", "-f", "-", input=json.dumps(document))
+
+
+def image_values() -> list[str]:
+    """Chart values for the images of this tree."""
+    values = []
+    for key, target in (("image", "operator"), ("runtimeImage", "runtime")):
+        repository, _, tag = tag_of(target).rpartition(":")
+        values += ["--set", f"{key}.repository={repository}", "--set-string", f"{key}.tag={tag}"]
+    return values
+
+
+def install_operator(stage: Stage, namespace: str, watch: Sequence[str], *extra: str, release: str = "despina") -> None:
+    """helm install from the repository's chart, and wait until the operator is up."""
+    watched = "{" + ",".join(watch) + "}"
+    args = ["--namespace", namespace, "--create-namespace", "--set", f"watchNamespaces={watched}"]
+    stage.helm("upgrade", "--install", release, str(CHART), *args, *image_values(), *extra, "--wait", "--timeout=120s")
