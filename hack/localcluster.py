@@ -198,10 +198,8 @@ class Cluster:
         if pid:
             os.kill(pid, signal.SIGKILL)
             wait_for("the cluster's end", lambda: not Path(f"/proc/{pid}").exists() or self.pid is None, 30)
-        for _ in range(50):
-            if all(_remove_cgroups(f"despina-{self.name}") for _ in range(1)):
-                break
-            time.sleep(0.1)
+        with contextlib.suppress(Failed):  # a process may take a moment to leave its group
+            wait_for("control groups", lambda: _remove_cgroups(f"despina-{self.name}"), 5)
         if not keep_logs:
             _remove_tree(self.dir)
 
@@ -241,7 +239,8 @@ def init(name: str, metrics: bool) -> None:
     _mounts()
     _control_groups(name)
     _write_files(folder, name)
-    start = _starter(folder)
+    parts: dict[int, str] = {}
+    start = _starter(folder, parts)
     start("etcd", *_etcd(folder))
     start("containerd", "--config", str(folder / "containerd.toml"))
     start("kube-apiserver", *_apiserver(folder))
@@ -261,19 +260,19 @@ def init(name: str, metrics: bool) -> None:
     (folder / "admin.kubeconfig").rename(folder / "kubeconfig.tmp")
     shutil.copy(folder / "kubeconfig.tmp", folder / "admin.kubeconfig")
     (folder / "kubeconfig.tmp").rename(folder / "kubeconfig")
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            signal.pause()
+    while True:  # reap what the containers leave behind; without one of its parts the cluster is no cluster
+        pid, status = os.wait()
+        if pid in parts:
+            raise Failed(f"{parts[pid]} ended with status {status}; see {folder}/logs/{parts[pid]}.log")
 
 
-def _starter(folder: Path):
+def _starter(folder: Path, parts: dict[int, str]):
     (folder / "logs").mkdir()
 
     def start(program: str, *args: str) -> None:
         log = (folder / "logs" / f"{program}.log").open("wb")
-        subprocess.Popen([program, *args], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+        process = subprocess.Popen([program, *args], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+        parts[process.pid] = program
 
     return start
 
@@ -473,10 +472,9 @@ def _corefile(folder: Path) -> str:
     (folder / "resolv.conf").write_text("")
     return f"""\
 .:53 {{
-  bind {NODE_IP}
   errors
-  health {NODE_IP}:8053
-  ready {NODE_IP}:8054
+  health :8053
+  ready :8054
   kubernetes cluster.local in-addr.arpa {{
     kubeconfig {folder}/admin.kubeconfig despina-local
     ttl 5

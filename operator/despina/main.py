@@ -58,7 +58,11 @@ async def run(settings: Settings) -> None:
 
 async def _watch(settings: Settings, queue: Queue, stop: asyncio.Event) -> None:
     await kopf.operator(
-        registry=build_registry(queue.add), namespaces=settings.namespaces, standalone=True, stop_flag=stop
+        registry=build_registry(queue.add),
+        namespaces=settings.namespaces,
+        standalone=True,
+        identity="despina",  # its default looks up a user name, and a pod's user has none
+        stop_flag=stop,
     )
 
 

@@ -1,0 +1,54 @@
+# Everything a fresh Debian machine needs is installed by these targets, and every one is safe to run twice.
+PY := .venv/bin/python
+SHELL := /bin/bash
+
+.PHONY: install crds check try demo demo-down test test-fast bench-operator locks binaries clean
+
+install: .venv/.stamp            ## the virtual environment, from the lock file
+
+.venv/.stamp: locks/dev.txt pyproject.toml
+	@echo "Installing the Python environment"
+	@test -x $(PY) || python3 -m venv .venv
+	@$(PY) -m pip install -q uv
+	@.venv/bin/uv pip sync -q --python $(PY) locks/dev.txt
+	@.venv/bin/uv pip install -q --python $(PY) --no-deps -e .
+	@touch $@
+
+binaries: install                ## Kubernetes, CoreDNS, Helm, metrics-server and kwok from source, once
+	@$(PY) hack/localcluster.py build
+
+crds: install                    ## regenerate the CRDs from the models
+	@$(PY) -m despina.cli crds > crds/despina.dev_dspyprograms.yaml
+	@cp crds/*.yaml charts/despina/files/crds/
+
+check: install                   ## formatting, lint, types, imports
+	@.venv/bin/ruff format --check -q .
+	@.venv/bin/ruff check -q .
+	@.venv/bin/mypy
+	@PYTHONPATH=operator:runtime_image .venv/bin/lint-imports
+
+try: install                     ## the example without a cluster, on http://localhost:8080/docs
+	@$(PY) hack/try_it.py
+
+demo: install                    ## the example on a real Kubernetes, with a release under traffic
+	@$(PY) hack/demo.py
+
+demo-down:                       ## end what `make demo` left running
+	@test ! -x $(PY) || $(PY) hack/demo.py down
+
+test-fast: install               ## what needs no cluster
+	@.venv/bin/pytest -q
+
+test: install check              ## everything that this machine can run
+	@$(PY) hack/test.py
+
+bench-operator: install          ## 100 programs: time to Deployment, memory, writes at rest
+	@$(PY) hack/bench_operator.py
+
+locks: install                   ## newer versions of everything
+	@rm -f locks/*.txt
+	@.venv/bin/uv pip compile -q pyproject.toml --extra operator --extra runtime --group dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o locks/dev.txt
+	@for e in operator runtime; do .venv/bin/uv pip compile -q pyproject.toml --extra $$e -c locks/dev.txt --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o locks/$$e.txt; done
+
+clean: demo-down                 ## the environment and all outputs; the cached binaries stay
+	@rm -rf .venv out

@@ -1,0 +1,60 @@
+"""Steady traffic that counts every failed request: half on new connections, half on kept-alive ones, no retries.
+
+Run as a process in the cluster's network: `python load.py URL BODY RATE FILE` until SIGTERM. FILE gets one line of JSON
+per request: when, which version answered, and what went wrong, if anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+
+import httpx
+
+TIMEOUT_SECONDS = 15
+
+
+async def main(url: str, body: str, rate: float, path: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    kept = [httpx.AsyncClient(timeout=TIMEOUT_SECONDS) for _ in range(8)]
+    pending: set[asyncio.Task] = set()
+    with open(path, "w", buffering=1) as out:  # noqa: ASYNC230 - a line a request
+        number, started = 0, time.monotonic()
+        while not stop.is_set():
+            client = None if number % 2 else kept[number // 2 % len(kept)]
+            task = asyncio.create_task(send(client, url, body, out))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+            number += 1
+            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+        if pending:
+            await asyncio.wait(pending)
+        for client in kept:
+            await client.aclose()
+
+
+async def send(client: httpx.AsyncClient | None, url: str, body: str, out) -> None:
+    """One POST; whatever is not a 200 with a version is written down as a failure."""
+    kind = "new" if client is None else "kept"
+    used = client or httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
+    record: dict[str, object] = {"at": time.time(), "connection": kind}
+    try:
+        response = await used.post(url, content=body, headers={"content-type": "application/json"})
+        record |= {"status": response.status_code, "version": response.headers.get("despina-model-version")}
+        if response.status_code != 200:
+            record["error"] = response.text[:300]
+    except httpx.HTTPError as exc:
+        record["error"] = f"{type(exc).__name__}: {exc}"
+    finally:
+        if client is None:
+            await used.aclose()
+    out.write(json.dumps({**record, "until": time.time()}) + "\n")
+
+
+if __name__ == "__main__":
+    url, body, rate, path = sys.argv[1:5]
+    asyncio.run(main(url, body, float(rate), path))
