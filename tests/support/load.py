@@ -21,37 +21,33 @@ async def main(url: str, body: str, rate: float, path: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     kept = [httpx.AsyncClient(timeout=TIMEOUT_SECONDS) for _ in range(8)]
+    fresh = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
     pending: set[asyncio.Task] = set()
     with open(path, "w", buffering=1) as out:  # noqa: ASYNC230 - a line a request
         number, started = 0, time.monotonic()
         while not stop.is_set():
-            client = None if number % 2 else kept[number // 2 % len(kept)]
-            task = asyncio.create_task(send(client, url, body, out))
+            kind, client = ("new", fresh) if number % 2 else ("kept", kept[number // 2 % len(kept)])
+            task = asyncio.create_task(send(client, kind, url, body, out))
             pending.add(task)
             task.add_done_callback(pending.discard)
             number += 1
             await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
         if pending:
             await asyncio.wait(pending)
-        for client in kept:
+        for client in (*kept, fresh):
             await client.aclose()
 
 
-async def send(client: httpx.AsyncClient | None, url: str, body: str, out) -> None:
-    """One POST; whatever is not a 200 with a version is written down as a failure."""
-    kind = "new" if client is None else "kept"
-    used = client or httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
+async def send(client: httpx.AsyncClient, kind: str, url: str, body: str, out) -> None:
+    """One POST; whatever is not a 200 is written down with what went wrong."""
     record: dict[str, object] = {"at": time.time(), "connection": kind}
     try:
-        response = await used.post(url, content=body, headers={"content-type": "application/json"})
+        response = await client.post(url, content=body, headers={"content-type": "application/json"})
         record |= {"status": response.status_code, "version": response.headers.get("despina-model-version")}
         if response.status_code != 200:
             record["error"] = response.text[:300]
     except httpx.HTTPError as exc:
         record["error"] = f"{type(exc).__name__}: {exc}"
-    finally:
-        if client is None:
-            await used.aclose()
     out.write(json.dumps({**record, "until": time.time()}) + "\n")
 
 

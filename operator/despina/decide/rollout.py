@@ -138,10 +138,15 @@ def spec_problem(o: Observed) -> tuple[str, str] | None:
 
 
 def wanted_revision(o: Observed) -> Revision | None:
-    """What is asked for. While the registry is silent, the version that runs is the best known answer."""
-    active = o.deployment(o.active)
-    version = o.model.version or (active.version if active and o.model.is_unknown else None)
+    """What is asked for. While the registry is silent, what is under way goes on, and else what runs."""
+    version = o.model.version or (_last_known(o) if o.model.is_unknown else None)
     return revision_of(o.program, version) if version else None
+
+
+def _last_known(o: Observed) -> str | None:
+    under_way = o.deployment(o.status.rollout.id) if o.status.rollout else None
+    view = under_way or o.deployment(o.active)
+    return view.version if view else None
 
 
 def failure_of(r: Rollout) -> Quarantined | None:

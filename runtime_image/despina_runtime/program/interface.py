@@ -68,7 +68,7 @@ def found_signature(program: dspy.Module) -> type[dspy.Signature]:
     if isinstance(own, type) and issubclass(own, dspy.Signature):
         return own
     predictors = program.predictors()
-    takes = {p for p in inspect.signature(program.forward).parameters if p != "kwargs"}
+    takes = {p for p in inspect.signature(type(program).forward).parameters if p not in ("self", "kwargs")}
     if len(predictors) == 1 and takes == set(predictors[0].signature.input_fields):
         return predictors[0].signature  # type: ignore[no-any-return]
     raise ProgramError(

@@ -1,0 +1,85 @@
+"""`make test`: set up everything that the tests of all tiers need on this machine, run pytest, take it all down.
+
+The tiers `cluster` and `e2e` run inside the local cluster's network; without root or Go they are skipped, and
+pytest says why. Arguments are passed on to pytest. KEEP=1 leaves the cluster for the next run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import localcluster
+from localcluster import ROOT, Failed, say
+from services import Processes
+from stage import LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
+
+NAMESPACE = "e2e"
+OUT = ROOT / "out" / "test"
+
+
+def missing() -> str | None:
+    """What this machine lacks for a cluster of its own."""
+    if os.geteuid() != 0:
+        return "root (network namespaces and containers)"
+    for tool in ("go", "apt-get", "unshare", "nsenter"):
+        if not shutil.which(tool):
+            return f"{tool} on PATH"
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests; the result is pytest's."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lacking = missing()
+    if lacking:
+        return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)
+    stage = LocalStage("test", metrics=True)
+    processes = Processes(OUT / "services")
+    try:
+        localcluster.build()
+        environment = set_up(stage, processes)
+        return pytest(stage.prefix, environment, arguments)
+    except Failed as exc:
+        say(f"FAILED: {exc}")
+        return 1
+    finally:
+        processes.stop_all()
+        if not os.environ.get("KEEP"):
+            stage.down()
+
+
+def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
+    """A cluster with the operator, MLflow and the stand-in LM, and the variables that tell the tests of them."""
+    started = time.monotonic()
+    shutil.rmtree(OUT, ignore_errors=True)
+    stage.up()
+    start_services(stage, processes, OUT / "mlflow")
+    stage.load_images()
+    if not stage.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
+        stage.kubectl("create", "namespace", NAMESPACE)
+    # Programs' pods must pass the strictest pod security, so the namespace enforces it.
+    stage.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+    expose_services(stage, NAMESPACE)
+    install_operator(stage, "despina-system", [NAMESPACE])
+    wait_for_services(stage, processes)
+    say(f"The stage is set after {time.monotonic() - started:.0f} s")
+    return {
+        "DESPINA_TEST_CLUSTER": stage.cluster.name,
+        "DESPINA_TEST_MLFLOW": mlflow_uri(stage),
+        "DESPINA_TEST_MLFLOW_DATA": str(OUT / "mlflow"),
+    }
+
+
+def pytest(prefix: list[str], environment: dict[str, str], arguments: list[str]) -> int:
+    """All tiers in one run, so that one closing line tells of all."""
+    command = [*prefix, str(ROOT / ".venv" / "bin" / "pytest"), "--all-tiers", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

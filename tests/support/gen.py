@@ -1,0 +1,81 @@
+"""Objects for unit tests: whole ones from a few words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from despina.api.conditions import Reason
+from despina.api.program import Program, ProgramStatus
+from despina.api.revision import Revision, revision_of
+from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
+from despina.desired.network import build_service
+
+DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlflow:5000", order_key="a2V5")
+
+
+def a_manifest(**spec: Any) -> dict[str, Any]:
+    """A small valid manifest; keywords replace parts of its spec."""
+    base = {
+        "source": {"mlflow": {"model": "qa", "alias": "champion"}},
+        "lms": [{"name": "main", "model": "openai/gpt-4o-mini"}],
+    }
+    return {
+        "apiVersion": "despina.dev/v1alpha1",
+        "kind": "DSPyProgram",
+        "metadata": {"name": "qa", "namespace": "ns", "uid": "uid-1", "generation": 1},
+        "spec": base | spec,
+    }
+
+
+def a_program(annotations: dict[str, str] | None = None, **spec: Any) -> Program:
+    document = a_manifest(**spec)
+    document["metadata"]["annotations"] = annotations or {}
+    return Program.parse(document)
+
+
+def a_deployment(program: Program, version: str, **fields: Any) -> DeploymentView:
+    revision = revision_of(program, version)
+    return DeploymentView(
+        name=revision.deployment, revision=revision.hash, version=version, **{"replicas": 1, **fields}
+    )
+
+
+def pods(program: Program, version: str, count: int = 1, **fields: Any) -> tuple[PodView, ...]:
+    revision = revision_of(program, version)
+    return tuple(
+        PodView(name=f"{revision.deployment}-{i}", revision=revision.hash, ip="10.0.0.1", **fields)
+        for i in range(count)
+    )
+
+
+def hash_of(program: Program, version: str) -> str:
+    return revision_of(program, version).hash
+
+
+def found(version: str | None) -> Resolution:
+    return Resolution(version, Reason.MODEL_FOUND) if version else Resolution(None, Reason.REGISTRY_UNREACHABLE)
+
+
+def observed(program: Program | None = None, version: str | None = "1", **fields: Any) -> Observed:
+    """A snapshot; `active` may be a version, which then also has its Service."""
+    program = program or a_program()
+    active = fields.pop("active", None)
+    if active is not None:
+        fields["active"] = hash_of(program, active)
+        service = build_service(program, program.name, fields["active"])
+        fields["objects"] = {("Service", program.name): service, **fields.get("objects", {})}
+    base = {"status": ProgramStatus(), "defaults": DEFAULTS, "model": found(version)}
+    return Observed(program=program, **{**base, **fields})
+
+
+def serving(program: Program, version: str, count: int = 1) -> dict[str, Any]:
+    """The fields of a snapshot in which a version serves."""
+    return {
+        "active": version,
+        "deployments": (a_deployment(program, version, replicas=count, activated_at=1.0),),
+        "pods": pods(program, version, count, ready=True),
+    }
+
+
+def a_revision(program: Program, version: str) -> Revision:
+    return revision_of(program, version)

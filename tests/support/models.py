@@ -1,0 +1,73 @@
+"""Logging models for tests, in a process of its own: `python models.py KIND NAME [ALIAS]` prints the version.
+
+Kinds: good, compiled (as good, with demonstrations), broken-import, never-ready, gone (its artefact is deleted),
+pickled (by mlflow.dspy.log_model).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import dspy
+import mlflow
+
+from despina_runtime import log_program
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage"
+BROKEN = {
+    "broken-import": 'raise RuntimeError("this version is broken on import")',
+    "never-ready": "import time\n    time.sleep(3600)",
+}
+
+
+def main(kind: str, name: str, alias: str = "") -> None:
+    sys.path.insert(0, str(EXAMPLE))
+    client = mlflow.MlflowClient()
+    version = log_pickled(name) if kind == "pickled" else log(kind, name)
+    if kind == "gone":
+        delete_artifact(client, name, version)
+    if alias:
+        client.set_registered_model_alias(name, alias, str(version))
+    print(version)
+
+
+def log(kind: str, name: str) -> int:
+    import release
+    import triage
+
+    program = triage.TicketTriage()
+    if kind == "compiled":
+        optimizer = dspy.LabeledFewShot(k=40)
+        program = optimizer.compile(program, trainset=release.tickets("train"))
+    with tempfile.TemporaryDirectory() as folder:
+        code = Path(folder) / "triage.py"
+        source = (EXAMPLE / "triage.py").read_text()
+        if kind in BROKEN:  # broken only where it is served: here it must be imported to be logged
+            source += f'\n\nimport os\n\nif "DESPINA_POD_NAME" in os.environ:\n    {BROKEN[kind]}\n'
+        code.write_text(source)
+        return log_program(program, name, entrypoint="triage:TicketTriage", code_paths=[code])
+
+
+def log_pickled(name: str) -> int:
+    import triage
+
+    info = mlflow.dspy.log_model(
+        triage.TicketTriage(), name=name, registered_model_name=name, pip_requirements=["dspy"],
+        code_paths=[str(EXAMPLE / "triage.py")],
+    )  # fmt: skip
+    return int(info.registered_model_version)
+
+
+def delete_artifact(client: mlflow.MlflowClient, name: str, version: int) -> None:
+    """Take the files away behind the registry's back."""
+    model = client.get_model_version(name, str(version)).source.rpartition("/")[2]
+    (folder,) = Path(os.environ["DESPINA_TEST_MLFLOW_DATA"]).glob(f"artifacts/**/{model}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,338 @@
+"""What the next step is, case by case. The keys are the sentences that the code must make true."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from despina.api.program import ProgramStatus
+from despina.decide.observed import DeploymentView, Observed, PodView
+from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Scale, Tell
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.desired.labels import PROMOTE, RETRY, REVISION
+from despina.wire import Failure, FailureReason
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
+
+NOW = 1000.0
+FAILURE = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
+
+
+def short(action: Action) -> str:
+    """An action in a few words."""
+    match action:
+        case Create(document) | Apply(document):
+            name = f"{type(action).__name__.lower()} {document['kind']}"
+            selector = document["spec"]["selector"].get(REVISION) if document["kind"] == "Service" else None
+            return f"{name} {document['metadata']['name']}" + (f" -> {selector}" if selector else "")
+        case Scale(deployment, replicas):
+            return f"scale {deployment} {replicas}"
+        case Annotate(deployment, notes):
+            return f"note {deployment} {' '.join(n.rpartition('/')[2] for n in notes)}"
+        case Delete((kind, name)):
+            return f"delete {kind} {name}"
+        case Tell(pod, order):
+            return f"tell {pod.name} {order}"
+        case Emit(_, reason, _):
+            return f"event {reason}"
+
+
+def steps(o: Observed, now: float = NOW) -> list[str]:
+    """The plan's actions but for those that every first pass has."""
+    return [s for s in map(short, decide(o, now).actions) if "ServiceAccount" not in s and "Budget" not in s]
+
+
+def two(program, blue: str = "1", green: str = "2", **green_fields: Any) -> dict[str, Any]:
+    """Blue serves and green has a Deployment beside it."""
+    fields = serving(program, blue)
+    fields["deployments"] += (a_deployment(program, green, **green_fields),)
+    return fields
+
+
+def with_pods(fields: dict[str, Any], more: tuple[PodView, ...]) -> dict[str, Any]:
+    return fields | {"pods": fields["pods"] + more}
+
+
+P = a_program()
+G = hash_of(P, "2")
+B = hash_of(P, "1")
+
+
+def test_a_new_program_gets_all_its_objects_in_order():
+    assert [short(a) for a in decide(observed(P), NOW).actions] == [
+        "apply ServiceAccount qa",
+        f"create ConfigMap qa-{B}",
+        f"create Deployment qa-{B}",
+        f"apply Service qa-preview -> {B}",
+        f"apply Service qa -> {B}",
+        "apply PodDisruptionBudget qa",
+    ]
+
+
+def test_replicas_are_never_in_an_applied_document():
+    program = a_program(replicas=7)
+    for action in decide(observed(program), NOW).actions:
+        if isinstance(action, Apply | Create):
+            assert "replicas" not in action.document.get("spec", {})
+    assert f"scale qa-{hash_of(program, '1')} 7" in steps(observed(program))
+
+
+CASES: dict[str, tuple[Observed, list[str], list[str]]] = {
+    # sentence: (snapshot, steps that must be there, beginnings that must not)
+    "a moved alias makes a second Deployment and leaves the Service alone": (
+        observed(P, "2", **serving(P, "1")),
+        [f"create ConfigMap qa-{G}", f"create Deployment qa-{G}", f"apply Service qa-preview -> {G}"],
+        ["apply Service qa ->"],
+    ),
+    "pods that are ready but not yet in the preview's endpoints are not switched to": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", ready=True))),
+        [],
+        ["apply Service qa ->"],
+    ),
+    "pods that are ready in the preview's endpoints are switched to in one patch": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", ready=True)), preview_ready={G: 1}),
+        [f"apply Service qa -> {G}", f"note qa-{G} activated-at", "event Promoted"],
+        ["scale", "delete"],
+    ),
+    "a version that is still warm needs no preview: going back is one patch": (
+        observed(P, "2", **with_pods(two(P, activated_at=1.0, retired_at=5.0), pods(P, "2", ready=True))),
+        [f"apply Service qa -> {G}"],
+        ["create"],
+    ),
+    "green starts with as many pods as blue runs now, not with the minimum": (
+        (
+            lambda p: observed(
+                p,
+                "2",
+                active="1",
+                deployments=(a_deployment(p, "1", replicas=4, activated_at=1.0), a_deployment(p, "2")),
+                pods=pods(p, "1", 4, ready=True),
+            )
+        )(a_program(autoscaling={"minReplicas": 2, "maxReplicas": 6})),
+        [f"scale qa-{hash_of(a_program(autoscaling={'minReplicas': 2, 'maxReplicas': 6}), '2')} 4"],
+        ["apply Service qa ->"],
+    ),
+    "a failing candidate is quarantined, told in an Event, and not switched to": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", failure=FAILURE))),
+        ["event LoadFailed", f"note qa-{G} retired-at"],
+        ["apply Service qa ->"],
+    ),
+    "after the switch the old version is noted as retired, told so, and kept": (
+        observed(
+            P,
+            "2",
+            active="2",
+            deployments=(a_deployment(P, "1", activated_at=1.0), a_deployment(P, "2", activated_at=NOW)),
+            pods=pods(P, "1", ready=True) + pods(P, "2", ready=True),
+        ),
+        [f"note qa-{B} retired-at", f"tell qa-{B}-0 Retire"],
+        ["scale", "delete"],
+    ),
+    "a retired version is let go after its delay": (
+        observed(
+            P,
+            "2",
+            active="2",
+            deployments=(
+                a_deployment(P, "1", activated_at=1.0, retired_at=NOW - 301),
+                a_deployment(P, "2", activated_at=NOW - 301),
+            ),
+            pods=pods(P, "1", ready=True) + pods(P, "2", ready=True),
+        ),
+        [f"scale qa-{B} 0"],
+        ["delete"],
+    ),
+    "two old Deployments are kept for the record, older ones go with their ConfigMaps": (
+        observed(
+            P,
+            "9",
+            **{
+                **serving(P, "9"),
+                "deployments": (
+                    a_deployment(P, "9", activated_at=9.0),
+                    *(
+                        a_deployment(P, str(v), replicas=0, activated_at=1.0, retired_at=float(v))
+                        for v in (2, 3, 4)
+                    ),
+                ),
+            },
+        ),
+        [f"delete Deployment qa-{G}", f"delete ConfigMap qa-{G}"],
+        ["scale"],
+    ),
+    "while the registry is silent, what runs goes on and nothing is made": (
+        observed(P, None, **serving(P, "1")),
+        [],
+        ["create", "scale", "apply Service qa ->", "delete"],
+    ),
+    "a suspended program runs no pods": (
+        (lambda p: observed(p, "1", **serving(p, "1")))(a_program(suspend=True)),
+        [f"scale qa-{B} 0"],
+        ["delete"],
+    ),
+    "somebody's edit of the active Service's selector is undone": (
+        observed(
+            P,
+            "1",
+            **{
+                **serving(P, "1"),
+                "objects": {
+                    ("Service", "qa"): {
+                        "kind": "Service",
+                        "metadata": {"name": "qa"},
+                        "spec": {"selector": {REVISION: B, "extra": "label"}},
+                    }
+                },
+            },
+        ),
+        [f"apply Service qa -> {B}"],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", CASES)
+def test_next_step(sentence):
+    o, wanted, unwanted = CASES[sentence]
+    done = steps(o)
+    for step in wanted:
+        assert step in done, done
+    for beginning in unwanted:
+        assert not [s for s in done if s.startswith(beginning)], done
+
+
+def test_recreate_stops_the_old_version_before_it_starts_the_new_one():
+    program = a_program(rollout={"strategy": "Recreate"})
+    done = steps(observed(program, "2", **serving(program, "1")))
+    assert f"scale qa-{hash_of(program, '1')} 0" in done
+    assert not [s for s in done if s.startswith("create")]
+    stopped = {
+        "active": "1",
+        "deployments": (a_deployment(program, "1", replicas=0, activated_at=1.0),),
+    }
+    done = steps(observed(program, "2", **stopped))
+    assert f"create Deployment qa-{hash_of(program, '2')}" in done
+    assert not [s for s in done if s.startswith("scale qa-" + hash_of(program, "1"))]
+
+
+def status_with_rollout(program, version: str, started: float) -> ProgramStatus:
+    rollout = {
+        "id": hash_of(program, version),
+        "strategy": "BlueGreen",
+        "step": "Prepare",
+        "startedAt": timestamp(started),
+    }
+    return ProgramStatus.model_validate({"rollout": rollout})
+
+
+def test_a_candidate_that_misses_its_deadline_is_quarantined():
+    status = status_with_rollout(P, "2", NOW - 601)
+    plan = decide(observed(P, "2", status=status, **with_pods(two(P), pods(P, "2"))), NOW)
+    assert [(e.version, e.reason, e.revision) for e in plan.quarantined] == [
+        ("2", "ProgressDeadlineExceeded", None)
+    ]
+    assert plan.candidate is None
+
+
+def test_the_deadline_is_looked_at_without_any_event():
+    status = status_with_rollout(P, "2", NOW - 590)
+    plan = decide(observed(P, "2", status=status, **with_pods(two(P), pods(P, "2"))), NOW)
+    assert plan.again == pytest.approx(10, abs=1.5)
+
+
+def quarantine_of(program, version: str, **fields: Any) -> ProgramStatus:
+    entry = {"version": version, "reason": "LoadFailed", "message": "m", "at": timestamp(NOW), **fields}
+    return ProgramStatus.model_validate({"model": {"quarantined": [entry]}})
+
+
+def test_a_quarantined_version_is_not_tried_while_the_alias_stays():
+    plan = decide(observed(P, "2", status=quarantine_of(P, "2"), **serving(P, "1")), NOW)
+    assert plan.candidate is None
+    assert plan.blocked is not None
+
+
+def test_quarantine_is_lifted_when_the_alias_was_elsewhere():
+    plan = decide(observed(P, "1", status=quarantine_of(P, "2"), **serving(P, "1")), NOW)
+    assert plan.quarantined == ()
+
+
+def test_quarantine_is_lifted_once_by_the_retry_annotation():
+    program = a_program({RETRY: "2"})
+    o = observed(program, "2", status=quarantine_of(program, "2"), **serving(program, "1"))
+    assert decide(o, NOW).candidate is not None
+    again = observed(program, "2", status=quarantine_of(program, "2", retried="2"), **serving(program, "1"))
+    assert decide(again, NOW).candidate is None
+
+
+def test_what_callers_reach_is_never_taken_away_by_a_list():
+    plan = decide(observed(P, "1", status=quarantine_of(P, "1"), **serving(P, "1")), NOW)
+    assert plan.blocked is None
+
+
+def test_a_failed_edit_of_the_spec_blocks_the_revision_and_not_the_version():
+    edited = a_program(resources={"requests": {"cpu": "2"}})
+    fields = serving(P, "1")
+    blue = dataclasses.replace(fields["deployments"][0])
+    o = observed(
+        edited,
+        "1",
+        active=None,
+        deployments=(blue, a_deployment(edited, "1")),
+        pods=fields["pods"] + pods(edited, "1", failure=FAILURE),
+    )
+    o = dataclasses.replace(o, active=hash_of(P, "1"))
+    (entry,) = decide(o, NOW).quarantined
+    assert entry.revision == hash_of(edited, "1")
+
+
+def test_a_first_version_is_never_given_up():
+    o = observed(P, "1", active="1", deployments=(a_deployment(P, "1"),), pods=pods(P, "1", failure=FAILURE))
+    assert decide(o, NOW).quarantined == ()
+
+
+def test_without_auto_promotion_a_ready_version_waits_for_the_annotation():
+    manual = {"blueGreen": {"autoPromotion": "Disabled"}}
+    for annotations, step in (({}, "AwaitPromotion"), ({PROMOTE: G}, "Promote")):
+        program = a_program(annotations, rollout=manual)
+        fields = with_pods(two(program), pods(program, "2", ready=True))
+        assert hash_of(program, "2") == G  # the rollout's policy is not part of a revision
+        assert decide(observed(program, "2", **fields, preview_ready={G: 1}), NOW).step == step
+
+
+def test_size_goes_through_the_scale_only_while_no_autoscaler_targets_the_deployment():
+    program = a_program(autoscaling={"minReplicas": 2, "maxReplicas": 6})
+    fields = serving(program, "1", count=1)
+    done = steps(observed(program, "1", **fields))
+    name = f"qa-{hash_of(program, '1')}"
+    assert done.index(f"scale {name} 2") < done.index(f"apply HorizontalPodAutoscaler {name}")
+    hpa = next(
+        a.document
+        for a in decide(observed(program, "1", **fields), NOW).actions
+        if isinstance(a, Apply) and a.document["kind"] == "HorizontalPodAutoscaler"
+    )
+    settled = observed(program, "1", **fields, objects={("HorizontalPodAutoscaler", name): hpa})
+    assert not [s for s in steps(settled) if s.startswith("scale") or "Autoscaler" in s]
+
+
+def test_a_settled_program_needs_nothing():
+    live: dict[tuple[str, str], dict[str, Any]] = {}
+    fields = serving(P, "1")
+    for action in decide(observed(P, "1", **fields), NOW).actions:
+        if isinstance(action, Apply):
+            live[action.document["kind"], action.document["metadata"]["name"]] = action.document
+    plan = decide(observed(P, "1", **{**fields, "objects": live}), NOW)
+    assert plan.actions == ()
+    assert plan.again is None
+
+
+def test_a_deleted_active_deployment_does_not_promote_a_quarantined_version():
+    o = observed(P, "2", status=quarantine_of(P, "2"), active="1", deployments=(), pods=())
+    assert not [s for s in steps(o) if s.startswith("apply Service qa ->")]
+
+
+def test_retired_follows_the_later_of_the_two_notes():
+    view = DeploymentView("d", "r", "1", activated_at=5.0, retired_at=4.0)
+    assert not view.is_retired
+    assert dataclasses.replace(view, retired_at=6.0).is_retired
