@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import swagger_ui_bundle
+import swagger_ui
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -63,7 +63,7 @@ def build_routes(interface: Interface, config: RuntimeConfig) -> Starlette:
 
 def _assets() -> Path:
     """Swagger UI's files from the installed package: the page works without the internet."""
-    return next((Path(swagger_ui_bundle.__file__).parent / "vendor").glob("swagger-ui-*"))
+    return Path(swagger_ui.__file__).parent / "static"
 
 
 def _problem(problem: Problem) -> Response:

@@ -1,0 +1,285 @@
+"""`make demo`: a DSPy program on a real Kubernetes, and a release under traffic, measured as it happens.
+
+CLUSTER=kind|local|current chooses the cluster; LM, LM_BASE_URL and LM_API_KEY choose the language model. It exits
+non-zero unless no request failed and the compiled version is more accurate on tickets it never saw. What it started
+works on until `make demo-down`; after a failure nothing is left running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import localcluster
+import yaml
+from localcluster import ROOT, Failed, run, say, wait_for
+from release import EXAMPLE, lm_environment, release
+from services import Processes, forward_command, listening_socket, stop_group
+from stage import (
+    LM_PORT,
+    LocalStage,
+    apply,
+    choose,
+    expose_services,
+    install_operator,
+    mlflow_uri,
+    start_services,
+    wait_for_services,
+)
+
+OUT = ROOT / "out"
+STATE = OUT / "demo"
+PORT = int(os.environ.get("PORT", "8080"))
+NAME = "ticket-triage"
+NAMESPACE = "default"
+RATE = 50
+MAX_COSINE = 0.8
+
+
+class Demo:
+    """One run of the demo, and what it measured."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.stage = choose("demo")
+        self.processes = Processes(STATE / "logs")
+        self.figures: dict[str, Any] = {"cluster": type(self.stage).__name__.removesuffix("Stage").lower()}
+
+    def step(self, text: str) -> None:
+        """Say what comes next, and when."""
+        say(f"[{time.monotonic() - self.started:4.0f} s] {text}")
+
+    def run(self) -> None:
+        """All of it."""
+        listening_socket(PORT).close()
+        self._set_the_stage()
+        self._first_version()
+        self._second_version()
+        self._leave_open()
+
+    def _set_the_stage(self) -> None:
+        if isinstance(self.stage, LocalStage):
+            localcluster.build(extras=False)
+        self.step(f"Starting the cluster ({self.figures['cluster']})")
+        self.stage.up()
+        start_services(self.stage, self.processes, STATE / "mlflow")
+        self.step("Building the images of operator and runtime, and loading them")
+        self.stage.load_images()
+        self.step("helm install despina charts/despina --set watchNamespaces={default}")
+        expose_services(self.stage, NAMESPACE)
+        install_operator(self.stage, "despina-system", [NAMESPACE])
+        self.step("Waiting for MLflow (SQLite) and the stand-in LM")
+        wait_for_services(self.stage, self.processes)
+        self.uri = mlflow_uri(self.stage)
+        self.lm = lm_environment(f"http://{self.stage.host_ip}:{LM_PORT}/v1")
+
+    def _first_version(self) -> None:
+        self.step("Logging ticket-triage version 1, uncompiled; alias champion -> 1")
+        release("uncompiled", self.uri, self.lm, self.stage.prefix)
+        self.step("kubectl apply -f examples/ticket-triage/program.yaml")
+        for document in self._manifests():
+            apply(self.stage, document)
+        self.stage.kubectl("wait", f"--namespace={NAMESPACE}", "dspy", NAME, "--for=condition=Ready", "--timeout=180s")
+        say(self._get())
+        self.url = f"http://{self._cluster_ip()}"
+        self.step(f'POST {self.url}/execute {{"ticket": "{self._tickets("heldout")[0]["ticket"]}"}}')
+        category, version = self._ask(self._tickets("heldout")[0]["ticket"])
+        say(f'         {{"category": "{category}"}}   (version {version})')
+        self.figures["seconds"] = {"to_first_answer": round(time.monotonic() - self.started, 1)}
+
+    def _second_version(self) -> None:
+        self._check_split()
+        accuracy = self.figures["accuracy"] = {"1": self._accuracy("1")}
+        self.step(f"Version 1 is right on {accuracy['1']:.0%} of the held-out tickets")
+        self.step(f"Steady traffic: {RATE} requests/s, new and kept-alive connections, no retries")
+        path = STATE / "traffic.jsonl"
+        script = ROOT / "tests" / "support" / "load.py"
+        body = json.dumps({"ticket": self._tickets("heldout")[0]["ticket"]})
+        traffic = [sys.executable, str(script), f"{self.url}/execute", body, str(RATE), str(path)]
+        self.processes.start("traffic", traffic)
+        self.step("Logging version 2, compiled with BootstrapFewShot on 60 tickets; alias champion -> 2")
+        release("compiled", self.uri, self.lm, self.stage.prefix)
+        moved = time.time()
+        wait_for("version 2 in the status", lambda: self._status("active.version") == "2", 120)
+        wait_for("the end of version 1's pods", lambda: self._versions_of_pods() == {"2"}, 120)
+        self.processes.stop("traffic", seconds=40)
+        self._judge_traffic([json.loads(line) for line in path.read_text().splitlines()], moved)
+        say(self._get())
+        accuracy["2"] = self._accuracy("2")
+        self.step(f"Version 2 is right on {accuracy['2']:.0%} of the held-out tickets")
+
+    def _judge_traffic(self, records: list[dict[str, Any]], moved: float) -> None:
+        failed = [r for r in records if r.get("status") != 200 or r.get("version") not in ("1", "2")]
+        first_new = min(r["until"] for r in records if r.get("version") == "2")
+        self.figures |= {"sent": len(records), "failed": len(failed)}
+        self.figures["seconds"]["switch"] = round(first_new - moved, 1)
+        milliseconds = statistics.median(r["until"] - r["at"] for r in records) * 1000
+        self.step(f"Requests sent {len(records)}, failed {len(failed)}; median answer {milliseconds:.0f} ms")
+        moment = time.strftime("%H:%M:%S", time.localtime(first_new))
+        self.step(f"The switch came at {moment}, {first_new - moved:.1f} s after the alias moved")
+        for record in failed[:5]:
+            say(f"         failed: {record}")
+
+    def _leave_open(self) -> None:
+        self.figures["seconds"]["total"] = round(time.monotonic() - self.started, 1)
+        (OUT / "demo.json").write_text(json.dumps(self.figures, indent=1) + "\n")
+        accuracy = self.figures["accuracy"]
+        if self.figures["failed"] or accuracy["2"] <= accuracy["1"]:
+            raise Failed(f"expected no failed request and a more accurate version 2: {self.figures}")
+        listen = listening_socket(PORT)
+        listen.set_inheritable(True)
+        command = forward_command(listen.fileno(), self._cluster_ip(), 80)
+        self.processes.start("forward", command, pass_fds=[listen.fileno()])
+        listen.close()
+        wrapper = OUT / "kubectl"
+        wrapper.write_text("#!/bin/sh\nexec " + " ".join(self.stage.wrapper()) + ' "$@"\n')
+        wrapper.chmod(0o755)
+        (STATE / "pids.json").write_text(json.dumps(self.processes.pids))
+        self.step("Done. Figures are in out/demo.json; everything runs until `make demo-down`.\n")
+        say(f"  out/kubectl get dspy\n  http://localhost:{PORT}/docs")
+
+    def _manifests(self) -> list[dict[str, Any]]:
+        """The example's manifest; another LM than the stand-in takes its place, its key in a Secret."""
+        manifest = yaml.safe_load((EXAMPLE / "program.yaml").read_text())
+        if not os.environ.get("LM"):
+            return [manifest]
+        lm = manifest["spec"]["lms"][0]
+        lm["model"] = self.lm["LM"]
+        lm.pop("baseURL")
+        if "LM_BASE_URL" in self.lm:
+            lm["baseURL"] = self.lm["LM_BASE_URL"]
+        if "LM_API_KEY" not in self.lm:
+            return [manifest]
+        lm["apiKeySecretRef"] = {"name": "lm", "key": "key"}
+        meta = {"name": "lm", "namespace": NAMESPACE}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"key": self.lm["LM_API_KEY"]}}
+        return [secret, manifest]
+
+    def _cluster_ip(self) -> str:
+        return self._read("service", "spec.clusterIP")
+
+    def _read(self, kind: str, path: str) -> str:
+        return self.stage.kubectl("get", kind, NAME, f"--namespace={NAMESPACE}", "-o", f"jsonpath={{.{path}}}")
+
+    def _status(self, path: str) -> str:
+        return self._read("dspy", f"status.{path}")
+
+    def _get(self) -> str:
+        return self.stage.kubectl("get", "dspy", NAME, f"--namespace={NAMESPACE}")
+
+    def _versions_of_pods(self) -> set[str]:
+        labels = "jsonpath={.items[*].metadata.labels.despina\\.dev/model-version}"
+        selector = f"--selector=despina.dev/program={NAME}"
+        return set(self.stage.kubectl("get", "pods", f"--namespace={NAMESPACE}", selector, "-o", labels).split())
+
+    def _tickets(self, split: str) -> list[dict[str, str]]:
+        rows = map(json.loads, (EXAMPLE / "tickets.jsonl").read_text().splitlines())
+        return [r for r in rows if r["split"] == split]
+
+    def _check_split(self) -> None:
+        """No held-out ticket may be a near-copy of one that the program was shown."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        texts = {split: [t["ticket"] for t in self._tickets(split)] for split in ("train", "heldout")}
+        vectors = TfidfVectorizer().fit(texts["train"] + texts["heldout"])
+        nearest = (vectors.transform(texts["heldout"]) @ vectors.transform(texts["train"]).T).max()
+        self.step(f"Nearest held-out ticket to a training one: TF-IDF cosine {nearest:.2f} (limit {MAX_COSINE})")
+        if nearest > MAX_COSINE:
+            raise Failed("a held-out ticket is a near-copy of a training ticket")
+
+    def _accuracy(self, version: str) -> float:
+        tickets = self._tickets("heldout")
+        answers = self._ask_all([t["ticket"] for t in tickets])
+        if {v for _, v in answers} != {version}:
+            raise Failed(f"expected answers of version {version} only")
+        return sum(t["category"] == c for t, (c, _) in zip(tickets, answers, strict=True)) / len(tickets)
+
+    def _ask(self, ticket: str) -> tuple[str, str]:
+        return self._ask_all([ticket])[0]
+
+    def _ask_all(self, tickets: list[str]) -> list[tuple[str, str]]:
+        """Category and version of each, asked from where Services can be reached."""
+        code = (
+            "import json, sys, urllib.request as u\n"
+            "for t in json.load(sys.stdin):\n"
+            "    q = u.Request(sys.argv[1] + '/execute', json.dumps({'ticket': t}).encode())\n"
+            "    with u.urlopen(q, timeout=60) as r:\n"
+            "        print(json.dumps([json.load(r)['category'], r.headers['despina-model-version']]))\n"
+        )
+        command = [*self.stage.prefix, sys.executable, "-c", code, self.url]
+        lines = run(command, capture=True, input=json.dumps(tickets)).splitlines()
+        return [tuple(json.loads(line)) for line in lines]
+
+    def explain(self) -> str:
+        """The end of what the cluster's parts said, for a step that failed."""
+        parts = [("operator", ["logs", "--namespace=despina-system", "deployment/despina", "--tail=15"])]
+        parts += [("program", ["describe", "dspy", NAME, f"--namespace={NAMESPACE}"])]
+        texts = []
+        for name, args in parts:
+            try:
+                texts.append(f"--- {name}\n{self.stage.kubectl(*args)[-2500:]}")
+            except (Failed, OSError):
+                continue
+        return "\n".join(texts)
+
+
+def down() -> int:
+    """End everything that a demo left."""
+    path = STATE / "pids.json"
+    if path.exists():
+        for pid in json.loads(path.read_text()).values():
+            if _is_ours(pid):
+                stop_group(pid)
+    choose("demo").down()
+    shutil.rmtree(STATE, ignore_errors=True)
+    (OUT / "kubectl").unlink(missing_ok=True)
+    say("The demo is down.")
+    return 0
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a recorded process group still is what was recorded: numbers are used again."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    except OSError:
+        return False
+    return any(mark in command for mark in ("mlflow", "standin_lm", "start_server"))
+
+
+def main(args: list[str]) -> int:
+    """Run the demo, or end it."""
+    if args == ["down"]:
+        return down()
+    down()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    demo = None
+    try:
+        demo = Demo()
+        demo.run()
+    except (Failed, subprocess.SubprocessError, OSError) as exc:
+        say(f"FAILED: {exc}")
+        if demo:
+            say(demo.explain())
+        return _give_up(demo)
+    except (KeyboardInterrupt, SystemExit):
+        return _give_up(demo)
+    return 0
+
+
+def _give_up(demo: Demo | None) -> int:
+    if demo:
+        demo.processes.stop_all()
+        demo.stage.down()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
