@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -62,31 +63,40 @@ class Pod:
         return self.process.wait(30)
 
 
-@pytest.fixture
-def pod(tmp_path, mlflow_uri, lm):
-    """Starts pods; all end with the test."""
-    pods: list[Pod] = []
+@contextmanager
+def pods(folder, mlflow_uri: str, lm_url: str):
+    """Starts pods; all end with the block."""
+    started: list[Pod] = []
 
     def start(version: str, model: str = "serving", **changes) -> Pod:
+        uri, timeout = changes.pop("tracking_uri", mlflow_uri), changes.pop("lm_timeout", 10)
+        main = LMConfig(
+            name="main", model="openai/stand-in", base_url=f"{lm_url}/v1", retries=0, request_timeout_seconds=timeout
+        )
         config = RuntimeConfig(
             namespace="ns",
             program="triage",
             revision="abcd1234",
-            model=ModelRef(name=model, version=version, tracking_uri=changes.pop("tracking_uri", mlflow_uri)),
-            lms=(LMConfig(name="main", model="openai/stand-in", base_url=f"{lm.url}/v1", retries=0,
-                          request_timeout_seconds=changes.pop("lm_timeout", 10)),),
+            model=ModelRef(name=model, version=version, tracking_uri=uri),
+            lms=(main,),
             lm="main",
             port=free_port(),
             **{"drain_seconds": 1, "request_timeout_seconds": 20, **changes},
-        )  # fmt: skip
-        pods.append(Pod(tmp_path, config, free_port()))
-        return pods[-1]
+        )
+        started.append(Pod(folder, config, free_port()))
+        return started[-1]
 
     yield start
-    for running in pods:
+    for running in started:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
+
+
+@pytest.fixture
+def pod(tmp_path, servers):
+    with pods(tmp_path, *servers[1:]) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +104,13 @@ def version(log_model) -> str:
     return log_model("compiled", "serving")
 
 
-@pytest.fixture
-def ready(pod, version):
-    running = pod(version)
-    eventually("ready", running.is_ready, 90)
-    return running
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, servers, version):
+    """One pod for all tests that leave it as it was."""
+    with pods(tmp_path_factory.mktemp("pod"), *servers[1:]) as start:
+        running = start(version, lm_timeout=2)
+        eventually("ready", running.is_ready, 90)
+        yield running
 
 
 def test_answers_name_their_version_and_fit_the_signature(ready, version):
@@ -158,16 +170,14 @@ def test_what_is_not_json_or_not_post_or_not_there_is_a_problem_too(ready):
         ({"hang": True}, 504, "lm-timeout"),
     ],
 )
-def test_an_lm_that_fails_is_a_problem_and_no_trace(pod, version, lm, faults, status, kind):
-    running = pod(version, lm_timeout=2)
-    eventually("ready", running.is_ready, 90)
+def test_an_lm_that_fails_is_a_problem_and_no_trace(ready, lm, faults, status, kind):
     lm.misbehave(**faults)
-    answer = running.ask()
+    answer = ready.ask()
     assert answer.status_code == status, answer.text
     assert answer.json()["type"] == f"urn:despina:problem:{kind}"
     assert "Traceback" not in answer.text
     lm.misbehave()
-    assert running.ask().status_code == 200
+    assert ready.ask().status_code == 200
 
 
 def test_the_deadline_holds_for_the_whole_request(pod, version, lm):
@@ -195,13 +205,14 @@ def test_a_container_that_restarts_needs_no_registry(pod, version, tmp_path):
     eventually("ready again", second.is_ready, 90)
 
 
-def test_every_accepted_request_is_answered_when_the_pod_ends(ready, lm):
+def test_every_accepted_request_is_answered_when_the_pod_ends(pod, version, lm):
+    ready = pod(version)
+    eventually("ready", ready.is_ready, 90)
     lm.misbehave(delay_seconds=2)
     answers: list[int] = []
     threads = [threading.Thread(target=lambda: answers.append(ready.ask().status_code)) for _ in range(8)]
     for thread in threads:
         thread.start()
-    eventually("in flight", lambda: lm.calls and "despina_in_flight_requests" in httpx.get(f"{ready.admin}/metrics").text)
     eventually("all eight", lambda: "despina_in_flight_requests 8.0" in httpx.get(f"{ready.admin}/metrics").text, 10)
     assert ready.stop() == 0
     for thread in threads:

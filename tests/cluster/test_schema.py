@@ -1,0 +1,105 @@
+"""What the API server itself says to a manifest: schema, defaults and CEL, through kubectl as users have it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.world import Kube, manifest
+
+LM = {"name": "main", "model": "openai/gpt-4o-mini"}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The good manifest with one field set, or removed where the value is None."""
+    document = copy.deepcopy(manifest("good"))
+    node = document
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else node[int(part)]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return document
+
+
+BAD = {
+    "a name that is too long": (changed("metadata.name", "x" * 41), "metadata.name"),
+    "a name that starts with a digit": (changed("metadata.name", "1x"), "metadata.name"),
+    "no source": (changed("spec.source", None), "spec.source"),
+    "no model": (changed("spec.source.mlflow.model", None), "spec.source.mlflow.model"),
+    "both alias and version": (changed("spec.source.mlflow.version", 3), "alias and version"),
+    "neither alias nor version": (changed("spec.source.mlflow.alias", None), "alias and version"),
+    "a version of 0": (
+        changed("spec.source.mlflow", {"model": "m", "version": 0}),
+        "spec.source.mlflow.version",
+    ),
+    "a tracking URI without scheme": (changed("spec.source.mlflow.trackingURI", "mlflow:5000"), "trackingURI"),
+    "a poll period of a second": (changed("spec.source.mlflow.pollPeriodSeconds", 1), "pollPeriodSeconds"),
+    "an unknown LM name": (changed("spec.lm", "other"), "spec.lm"),
+    "two LMs of one name": (changed("spec.lms", [LM, LM]), "spec.lms"),
+    "an LM without model": (changed("spec.lms", [{"name": "main"}]), "spec.lms[0].model"),
+    "an LM name with capitals": (changed("spec.lms", [LM | {"name": "Main"}]), "spec.lms[0].name"),
+    "too many retries": (changed("spec.lms", [LM | {"retries": 11}]), "spec.lms[0].retries"),
+    "a secret without key": (
+        changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "s"}}]),
+        "apiKeySecretRef.key",
+    ),
+    "max below min": (changed("spec.autoscaling", {"minReplicas": 3, "maxReplicas": 2}), "maxReplicas"),
+    "an autoscaler of 0": (changed("spec.autoscaling", {"minReplicas": 0}), "spec.autoscaling.minReplicas"),
+    "a negative size": (changed("spec.replicas", -1), "spec.replicas"),
+    "a size in words": (changed("spec.replicas", "two"), "spec.replicas"),
+    "an unknown field": (changed("spec.replica", 2), "spec.replica"),
+    "an unknown field deep down": (changed("spec.rollout.blueGreen.delay", 2), "spec.rollout.blueGreen.delay"),
+    "an unknown strategy": (changed("spec.rollout.strategy", "Canary"), "spec.rollout.strategy"),
+    "a deadline of a second": (
+        changed("spec.rollout.blueGreen.progressDeadlineSeconds", 1),
+        "progressDeadlineSeconds",
+    ),
+    "pickle by yes": (changed("spec.security", {"pickle": "yes"}), "spec.security.pickle"),
+    "a port below 1024": (changed("spec.runtime.port", 80), "spec.runtime.port"),
+    "the admin port": (changed("spec.runtime.port", 8081), "runtime.port"),
+    "a timeout of 0": (changed("spec.runtime.requestTimeoutSeconds", 0), "requestTimeoutSeconds"),
+    "a suspend of maybe": (changed("spec.suspend", "maybe"), "spec.suspend"),
+    "tolerations that are no list": (changed("spec.placement", {"tolerations": {}}), "spec.placement.tolerations"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_manifest_is_rejected_with_the_fields_name(case):
+    document, field = BAD[case]
+    message = Kube().fails("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
+    assert field in message, message
+
+
+def test_there_are_at_least_twenty_bad_ones():
+    assert len(BAD) >= 20
+
+
+def test_defaults_come_from_the_schema():
+    document = manifest("defaults")
+    for part in ("runtime", "rollout", "replicas"):
+        document["spec"].pop(part)
+    kube = Kube()
+    created = json.loads(kube("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(document)))
+    spec = created["spec"]
+    assert spec["replicas"] == 1
+    assert spec["runtime"]["maxConcurrency"] == 16
+    assert spec["rollout"]["blueGreen"]["scaleDownDelaySeconds"] == 300
+    assert spec["security"]["pickle"] == "Deny"
+    assert spec["placement"]["profile"] == "default"
+    assert spec["lms"][0]["retries"] == 2
+    assert "autoscaling" not in spec
+
+
+def test_names_and_columns_are_as_documented():
+    kube = Kube()
+    crd = kube.json("get", "crd", "dspyprograms.despina.dev")
+    assert crd["spec"]["names"]["shortNames"] == ["dspy"]
+    assert crd["spec"]["names"]["categories"] == ["all", "despina"]
+    columns = [c["name"].upper() for c in crd["spec"]["versions"][0]["additionalPrinterColumns"] if not c["priority"]]
+    assert columns == ["READY", "AVAILABLE", "VERSION", "CANDIDATE", "REPLICAS", "REASON", "AGE"]

@@ -1,0 +1,32 @@
+"""Installing, upgrading, removing and installing again under another name, while a program serves. The file's name
+puts it last: it replaces the operator that the others use."""
+
+from __future__ import annotations
+
+from stage import CHART, image_values
+
+from tests.support.world import Kube, eventually, log_model, move_alias, traffic
+
+
+def test_the_chart_comes_and_goes_while_programs_serve(given, kube):
+    log_model("good", "chart", "champion")
+    log_model("compiled", "chart")
+    program = given("chart", replicas=1)
+    program.becomes_ready()
+    pods = {p["metadata"]["name"] for p in program.pods()}
+    args = ["--namespace=despina-system", "--set=watchNamespaces={e2e}", *image_values(), "--wait", "--timeout=120s"]
+    with traffic(program, rate=20) as requests:
+        kube.helm("upgrade", "despina", str(CHART), *args, "--set-string=podAnnotations.upgraded=yes")
+        kube.helm("uninstall", "despina", "--namespace=despina-system", "--wait")
+        assert "dspyprograms" in kube("get", "crd", "dspyprograms.despina.dev", "-o", "name")
+        assert program.status["active"]["version"] == "1"
+        move_alias("chart", "2")  # while there is no operator
+        kube.helm("install", "again", str(CHART), *args)
+        eventually("version 2 is active", lambda: program.is_active("2"), 120)
+        eventually("the last old pod is gone", lambda: program.only_pods_of("2"), 120)
+    assert not requests.report("chart upgraded, removed, installed again", allowed={"1", "2"})
+    assert pods.isdisjoint({p["metadata"]["name"] for p in program.pods()})
+    columns = kube("get", "dspy").splitlines()[0].split()
+    assert columns == ["NAME", "READY", "AVAILABLE", "VERSION", "CANDIDATE", "REPLICAS", "REASON", "AGE"]
+    log = Kube("despina-system")("logs", "deployment/again-despina")
+    assert "Traceback" not in log

@@ -1,0 +1,79 @@
+"""What is shipped is what was made: generated files, wheel, examples, and the tree's own rules."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import yaml
+
+from despina.api.program import Program
+from despina.cli import crds
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*(ROOT / "operator").rglob("*.py"), *(ROOT / "runtime_image").rglob("*.py")])
+
+
+def test_the_committed_crds_are_those_of_the_models():
+    for folder in (ROOT / "crds", ROOT / "charts" / "despina" / "files" / "crds"):
+        assert (folder / "despina.dev_dspyprograms.yaml").read_text() == crds(), f"{folder}: run `make crds`"
+
+
+def test_the_folder_operator_never_shadows_the_standard_library():
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    code = "import operator; print(operator.__file__)"
+    for path in ("", str(ROOT)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        )
+        assert not done.stdout.startswith(str(ROOT))
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"despina", "despina_runtime"}
+    assert "despina/py.typed" in names
+    entry_points = next(n for n in names if n.endswith("entry_points.txt"))
+    text = zipfile.ZipFile(wheel).read(entry_points).decode()
+    assert "despina = despina.cli:main" in text
+    assert "despina-runtime = despina_runtime.main:main" in text
+
+
+def test_every_example_is_a_valid_manifest():
+    found = [
+        d
+        for path in (ROOT / "examples").rglob("*.yaml")
+        for d in yaml.safe_load_all(path.read_text())
+        if d["kind"] == "DSPyProgram"
+    ]
+    assert found
+    for document in found:
+        Program.parse(document)
+
+
+def test_functions_and_files_stay_small():
+    lengths = []
+    for path in SOURCES:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 600, path
+        tree = ast.parse(text)
+        assert not text.strip() or ast.get_docstring(tree), f"{path}: no module docstring"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lengths.append(node.end_lineno - node.lineno + 1)
+    assert statistics.median(lengths) <= 10
+
+
+def test_locks_name_no_registry():
+    for path in (ROOT / "locks").glob("*.txt"):
+        assert "://" not in path.read_text(), path

@@ -1,0 +1,123 @@
+"""What the conditions say, case by case, with the invariants of every status that a test sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from despina.api.conditions import Reason, Type
+from despina.api.program import Condition, ConditionStatus, ProgramStatus
+from despina.decide.observed import Observed, Resolution, Trouble
+from despina.decide.plan import Outcome
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.status.conditions import Finding, merge
+from despina.status.report import report
+from despina.wire import Failure, FailureReason
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
+
+NOW = 5000.0
+P = a_program()
+
+
+def told(o: Observed, outcome: Outcome | None = None) -> dict[str, str]:
+    """Each condition as status/reason."""
+    status = report(o, decide(o, NOW), outcome or Outcome(), NOW)
+    check(status, o)
+    return {c.type: f"{c.status}/{c.reason}" for c in status.conditions}
+
+
+def check(status: ProgramStatus, o: Observed) -> None:
+    """What must hold for every status."""
+    assert [c.type for c in status.conditions] == list(Type)
+    assert all(c.observed_generation == o.program.generation for c in status.conditions)
+    found = {c.type: c.status for c in status.conditions}
+    if found["Ready"] == ConditionStatus.TRUE:
+        assert found["Available"] == ConditionStatus.TRUE
+    for condition in status.conditions:
+        if condition.status == ConditionStatus.FALSE:
+            assert condition.message, f"{condition.type} is False without a word"
+    ProgramStatus.model_validate(status.dump())
+
+
+def quarantined(version: str) -> ProgramStatus:
+    entry = {"version": version, "reason": "LoadFailed", "message": "boom", "at": timestamp(NOW)}
+    return ProgramStatus.model_validate({"model": {"quarantined": [entry]}})
+
+
+SECRET = Trouble(Reason.SECRET_NOT_FOUND, 'secret "s" not found')
+LOAD = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
+CASES: dict[str, tuple[Observed, dict[str, str]]] = {
+    "a program that serves what is asked for": (
+        observed(P, **serving(P, "1")),
+        {"Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "True/UpToDate", "Progressing": "True/UpToDate"},
+    ),
+    "a release under way leaves Ready and Available alone": (
+        observed(P, "2", **serving(P, "1")),
+        {"Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "False/InProgress"},
+    ),
+    "a version from an alias that failed leaves Ready True": (
+        observed(P, "2", status=quarantined("2"), **serving(P, "1")),
+        {"Ready": "True/Serving", "UpToDate": "False/VersionQuarantined"},
+    ),
+    "a pinned version that failed makes Ready False": (
+        (lambda p: observed(p, "2", status=quarantined("2"), **serving(p, "1")))(
+            a_program(source={"mlflow": {"model": "qa", "version": 2}})
+        ),
+        {"Ready": "False/LoadFailed", "Available": "True/Serving"},
+    ),
+    "a registry that is silent leaves what serves alone": (
+        observed(P, None, **serving(P, "1")),
+        {"Ready": "True/Serving", "ModelResolved": "Unknown/RegistryUnreachable", "UpToDate": "True/UpToDate"},
+    ),
+    "a registry that is silent at the first start is named": (
+        observed(P, None, model=Resolution(None, Reason.REGISTRY_UNREACHABLE, "http://x")),
+        {"Ready": "False/RegistryUnreachable", "Available": "False/RegistryUnreachable", "UpToDate": "Unknown/RegistryUnreachable"},
+    ),
+    "a first version that cannot load is named by its pods": (
+        observed(P, active="1", deployments=(a_deployment(P, "1"),), pods=pods(P, "1", failure=LOAD)),
+        {"Ready": "False/LoadFailed", "Available": "False/LoadFailed"},
+    ),
+    "a secret that is missing is a reference that does not resolve": (
+        observed(P, active="1", deployments=(a_deployment(P, "1"),), pods=pods(P, "1", trouble=SECRET)),
+        {"RefsResolved": "False/SecretNotFound", "Ready": "False/SecretNotFound"},
+    ),
+    "a suspended program is not an accident": (
+        (lambda p: observed(p, active="1", deployments=(a_deployment(p, "1", replicas=0),)))(a_program(suspend=True)),
+        {"Available": "False/Suspended", "Ready": "False/Suspended"},
+    ),
+    "a profile that nobody configured": (
+        (lambda p: observed(p, "1"))(a_program(placement={"profile": "moon"})),
+        {"Ready": "False/UnknownProfile", "RefsResolved": "False/UnknownProfile", "UpToDate": "False/UnknownProfile"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", CASES)
+def test_conditions(sentence):
+    o, wanted = CASES[sentence]
+    found = told(o)
+    assert {k: found[k] for k in wanted} == wanted
+
+
+def test_a_refusal_of_the_api_server_is_told():
+    found = told(observed(P, **serving(P, "1")), Outcome(error="Service x is not ours"))
+    assert found["Ready"] == "False/Rejected"
+
+
+def test_a_first_start_that_takes_too_long_is_told():
+    rollout = {"id": hash_of(P, "1"), "strategy": "BlueGreen", "step": "Prepare", "startedAt": timestamp(NOW - 700)}
+    status = ProgramStatus.model_validate({"rollout": rollout})
+    o = observed(P, status=status, active="1", deployments=(a_deployment(P, "1"),), pods=pods(P, "1"))
+    assert told(o)["Progressing"] == "False/ProgressDeadlineExceeded"
+
+
+def test_the_transition_time_moves_only_with_the_status():
+    def at(moment: str, before: Any, reason: str, status: bool) -> tuple[Condition, ...]:
+        return merge(before, [Finding(Type.READY, status, reason)], 1, moment)
+
+    first = at("t1", (), "A", True)
+    second = at("t2", first, "B", True)
+    assert (second[0].last_transition_time, second[0].reason) == ("t1", "B")
+    assert at("t3", second, "B", False)[0].last_transition_time == "t3"
