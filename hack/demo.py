@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import localcluster
 import yaml
+
+import localcluster
 from localcluster import ROOT, Failed, run, say, wait_for
 from release import EXAMPLE, lm_environment, release
 from services import Processes, forward_command, listening_socket, stop_group

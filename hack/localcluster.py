@@ -20,12 +20,12 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-import ssl
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,9 +33,20 @@ ROOT = HERE.parent
 STATE = ROOT / "out" / "clusters"
 CACHE = Path(os.environ.get("DESPINA_CACHE", Path.home() / ".cache" / "despina"))
 PACKAGES = (
-    "etcd-server containerd runc containernetworking-plugins iptables conntrack socat buildah mmdebstrap "
-    "iproute2 gcc libc6-dev"
-).split()
+    "etcd-server",
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "iptables",
+    "conntrack",
+    "socat",
+    "buildah",
+    "mmdebstrap",
+    "iproute2",
+    "gcc",
+    "libc6-dev",
+    "openssl",
+)
 KUBERNETES = "1.34.4"
 EXTRAS = {
     "metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server@v0.9.0",
@@ -71,7 +82,8 @@ def build(extras: bool = True) -> None:
         say(f"Building Kubernetes {KUBERNETES}, CoreDNS and Helm from source (once, 5 to 12 minutes)")
         version = "k8s.io/component-base/version"
         major, minor, _ = KUBERNETES.split(".")
-        flags = f"-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+        stamps = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+        flags = " ".join(["-s -w", *(f"-X {version}.{name}={value}" for name, value in stamps.items())])
         with _staging(target) as staging:
             for what in (["./coredns"], ["helm.sh/helm/v3/cmd/helm"], ["./kube"]):
                 say(f"  {what[0]}")
@@ -178,6 +190,8 @@ class Cluster:
             if isinstance(exc, Failed):
                 raise Failed(f"{exc}\nEnd of {self.dir / 'init.log'}:\n{tail}") from None
             raise
+        if metrics:
+            self.kubectl("apply", "-f", "-", input=json.dumps(_metrics_api()))
         say(f"Cluster {self.name} is up: Kubernetes {KUBERNETES}, node {NODE_IP}")
 
     def _is_ready(self, process: subprocess.Popen) -> bool:
@@ -249,11 +263,23 @@ def init(name: str, metrics: bool) -> None:
     start("kube-controller-manager", kubeconfig, *_controller_manager(folder))
     start("kube-scheduler", kubeconfig, "--leader-elect=false", "--authentication-skip-lookup")
     _pause_image(folder)
-    start("kubelet", kubeconfig, f"--config={folder / 'kubelet.json'}", f"--node-ip={NODE_IP}",
-          "--hostname-override=local", f"--root-dir={folder / 'kubelet'}")
-    start("kube-proxy", kubeconfig, "--proxy-mode=iptables", f"--cluster-cidr={POD_CIDR}",
-          "--hostname-override=local", "--conntrack-max-per-core=0",
-          "--iptables-min-sync-period=0s")
+    start(
+        "kubelet",
+        kubeconfig,
+        f"--config={folder / 'kubelet.json'}",
+        f"--node-ip={NODE_IP}",
+        "--hostname-override=local",
+        f"--root-dir={folder / 'kubelet'}",
+    )
+    start(
+        "kube-proxy",
+        kubeconfig,
+        "--proxy-mode=iptables",
+        f"--cluster-cidr={POD_CIDR}",
+        "--hostname-override=local",
+        "--conntrack-max-per-core=0",
+        "--iptables-min-sync-period=0s",
+    )
     start("coredns", "-conf", str(folder / "Corefile"))
     if metrics:
         start("metrics-server", kubeconfig, *_metrics_server(folder))
@@ -414,6 +440,35 @@ def _metrics_server(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def _metrics_api() -> dict:
+    """The objects that lead the API server to metrics-server, which is a process beside it and not a pod."""
+    group, meta = "metrics.k8s.io", {"name": "metrics-server", "namespace": "kube-system"}
+    ports = [{"name": "https", "port": 4443}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}}
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**meta, "labels": {"kubernetes.io/service-name": "metrics-server"}},
+        "addressType": "IPv4",
+        "ports": ports,
+        "endpoints": [{"addresses": [NODE_IP]}],
+    }
+    api = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": f"v1beta1.{group}"},
+        "spec": {
+            "group": group,
+            "version": "v1beta1",
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "insecureSkipTLSVerify": True,
+            "service": {**meta, "port": 4443},
+        },
+    }
+    return {"apiVersion": "v1", "kind": "List", "items": [service, slice_, api]}
+
+
 def _kubelet(folder: Path, name: str) -> dict:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -510,7 +565,7 @@ def _api_is_ready() -> bool:
     context = ssl._create_unverified_context()  # noqa: S323 - its certificate was made a second ago
     request = urllib.request.Request(f"https://{NODE_IP}:6443/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
     try:
-        return urllib.request.urlopen(request, context=context, timeout=2).status == 200  # noqa: S310
+        return urllib.request.urlopen(request, context=context, timeout=2).status == 200
     except (OSError, urllib.error.URLError):
         return False
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from images import build_archive, tag_of
-from localcluster import NODE_IP, ROOT, Cluster, Failed, bin_dir, run, say
+from localcluster import NODE_IP, ROOT, Cluster, Failed, bin_dir, run
 from services import Processes, mlflow_command, standin_command
 
 MLFLOW_PORT = 5000

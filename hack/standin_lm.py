@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import functools
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -30,7 +31,9 @@ from starlette.routing import Route
 
 FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\s*\n?(.*?)(?=\n*\[\[ ## |\n*Respond with the corresponding|\Z)", re.S)
 ASKED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
-ALLOWED = re.compile(r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)")
+ALLOWED = re.compile(
+    r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)"
+)
 FREE_TEXT = "stand-in"
 
 
@@ -40,7 +43,7 @@ def answer(messages: list[dict], schema: dict | None = None) -> str:
     question = dict(FIELD.findall(texts[-1][1]))
     demos = tuple(
         (user, reply)
-        for (role, user), (next_role, reply) in zip(texts, texts[1:], strict=False)
+        for (role, user), (next_role, reply) in itertools.pairwise(texts)
         if role == "user" and next_role == "assistant"
     )
     wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1])

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import yaml
+
 from localcluster import Failed, say, wait_for
 from release import EXAMPLE, lm_environment, release
 from services import BIN, Processes, free_port, listening_socket, mlflow_command, standin_command

@@ -31,9 +31,7 @@ async def read_body(receive: Receive) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY_BYTES:
-            raise Problem(
-                413, "body-too-large", "The body is too large", f"the limit is {MAX_BODY_BYTES} bytes"
-            )
+            raise Problem(413, "body-too-large", "The body is too large", f"the limit is {MAX_BODY_BYTES} bytes")
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)

@@ -38,38 +38,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve a program")
     what = serve.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "-f", "--file", type=Path, help="a DSPyProgram manifest: serve it here, without a cluster"
-    )
-    what.add_argument(
-        "--config", type=Path, help="the configuration that the operator wrote: serve it in a pod"
-    )
+    what.add_argument("-f", "--file", type=Path, help="a DSPyProgram manifest: serve it here, without a cluster")
+    what.add_argument("--config", type=Path, help="the configuration that the operator wrote: serve it in a pod")
     serve.add_argument("--host", default="127.0.0.1", help="with -f: the address to listen on")
     serve.add_argument("--port", type=int, default=8080, help="with -f: the port to listen on")
     serve.add_argument(
         "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="with -f: the MLflow server"
     )
-    serve.add_argument(
-        "--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files"
-    )
-    serve.add_argument(
-        "--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's"
-    )
-    serve.add_argument(
-        "--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up"
-    )
+    serve.add_argument("--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files")
+    serve.add_argument("--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's")
+    serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
     serve.set_defaults(run=_serve)
     log = commands.add_parser("log", help="log a program to MLflow")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
     log.add_argument("--state", type=Path, help="compiled state, as program.save('state.json') writes it")
-    log.add_argument(
-        "--signature", help="'question -> answer' or module:Class, if the program does not show its own"
-    )
+    log.add_argument("--signature", help="'question -> answer' or module:Class, if the program does not show its own")
     log.add_argument("--code", type=Path, action="append", help="a file or folder that the entry point needs")
-    log.add_argument(
-        "--requirement", action="append", default=[], help="a distribution that the program needs"
-    )
+    log.add_argument("--requirement", action="append", default=[], help="a distribution that the program needs")
     log.add_argument("--alias", help="an alias to move to the new version")
     log.set_defaults(run=_log)
     return parser

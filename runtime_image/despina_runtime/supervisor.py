@@ -37,6 +37,7 @@ from despina_runtime.admin import OrderDesk, build_admin
 from despina_runtime.server import make_server
 
 log = logging.getLogger(__name__)
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
 Word = Literal["retire", "activate", "drain"]
 ORDER_WORDS: dict[str, Word] = {"Retire": "retire", "Activate": "activate"}
 
@@ -107,9 +108,7 @@ def on_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
 
-async def serve_pod(
-    config: RuntimeConfig, cache: Path, host: str = "0.0.0.0", admin_port: int = ADMIN_PORT
-) -> int:  # noqa: S104
+async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, admin_port: int = ADMIN_PORT) -> int:
     """Serve one configuration until SIGTERM, then drain. The result is the exit code."""
     prepare_environment()
     stop = asyncio.Event()

@@ -42,9 +42,7 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     return 0
 
 
-async def _serve(
-    service: Service, config: RuntimeConfig, listen: socket.socket, control: socket.socket
-) -> None:
+async def _serve(service: Service, config: RuntimeConfig, listen: socket.socket, control: socket.socket) -> None:
     server = make_server(service, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control)
     serving = asyncio.create_task(server.serve(sockets=[listen]))

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tests.support.world import Kube, manifest
 
 LM = {"name": "main", "model": "openai/gpt-4o-mini"}
@@ -101,5 +100,7 @@ def test_names_and_columns_are_as_documented():
     crd = kube.json("get", "crd", "dspyprograms.despina.dev")
     assert crd["spec"]["names"]["shortNames"] == ["dspy"]
     assert crd["spec"]["names"]["categories"] == ["all", "despina"]
-    columns = [c["name"].upper() for c in crd["spec"]["versions"][0]["additionalPrinterColumns"] if not c["priority"]]
+    columns = [
+        c["name"].upper() for c in crd["spec"]["versions"][0]["additionalPrinterColumns"] if not c.get("priority")
+    ]
     assert columns == ["READY", "AVAILABLE", "VERSION", "CANDIDATE", "REPLICAS", "REASON", "AGE"]

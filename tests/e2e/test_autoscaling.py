@@ -26,8 +26,9 @@ def test_load_scales_and_a_release_starts_at_the_same_size(given, kube):
         eventually("version 2 is active", lambda: program.is_active("2"), 200)
         green = program.deployments()["2"]["status"]
         assert green["readyReplicas"] == 3
-        assert program.kube("get", "hpa", "-o", "jsonpath={.items[*].spec.scaleTargetRef.name}") == (
-            program.status["active"]["deployment"]
+        assert (
+            program.kube("get", "hpa", "-o", "jsonpath={.items[*].spec.scaleTargetRef.name}")
+            == (program.status["active"]["deployment"])
         )
         eventually("the last old pod is gone", lambda: program.only_pods_of("2"), 120)
     assert not requests.report("a release at three replicas", allowed={"1", "2"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from tests.support.world import NAMESPACE, Kube, eventually, log_model, move_alias, traffic
 
 OPERATOR = "system:serviceaccount:despina-system:despina"
@@ -42,7 +41,7 @@ def test_an_operator_that_dies_in_a_rollout_finishes_it_when_it_is_back(given, k
     assert not requests.report("operator killed in a rollout", allowed={"1", "2"})
 
     # At rest nothing is written; what is done right after is acted on.
-    eventually("rest", lambda: (program.status.get("previous") is None and program.condition("Ready")), 60)
+    eventually("rest", lambda: program.status.get("previous") is None and program.condition("Ready"), 60)
     before = writes_of_the_operator(kube)
     waiting = kube.start("wait", "dspy", "care", "--for=jsonpath={.status.replicas}=99", "--timeout=15s")
     waiting.wait(30)

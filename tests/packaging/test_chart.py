@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 import yaml
-from localcluster import bin_dir
-
 from tests.support.world import ROOT
+
+from localcluster import bin_dir
 
 HELM = bin_dir() / "helm"
 pytestmark = pytest.mark.skipif(not HELM.exists(), reason="helm is not built: run `make binaries`")
@@ -76,7 +76,8 @@ def test_monitoring_is_optional():
 
 
 @pytest.mark.parametrize(
-    "value", ["unknown=1", "image.tagg=x", "watchNamespaces=a", "mlflow.trackingURI=mlflow:5000", "profiles.gpu.nodes=1"]
+    "value",
+    ["unknown=1", "image.tagg=x", "watchNamespaces=a", "mlflow.trackingURI=mlflow:5000", "profiles.gpu.nodes=1"],
 )
 def test_mistaken_values_are_refused_by_name(value):
     done = helm("--set", value)

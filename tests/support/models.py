@@ -36,8 +36,9 @@ def main(kind: str, name: str, alias: str = "") -> None:
 
 
 def log(kind: str, name: str) -> int:
-    import release
     import triage
+
+    import release
 
     program = triage.TicketTriage()
     if kind == "compiled":

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import yaml
+
 from localcluster import Cluster, Failed, bin_dir
 
 ROOT = Path(__file__).parents[2]

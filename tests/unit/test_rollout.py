@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 from despina.api.program import ProgramStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
@@ -14,7 +15,6 @@ from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.labels import PROMOTE, RETRY, REVISION
 from despina.wire import Failure, FailureReason
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 NOW = 1000.0
 FAILURE = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
@@ -152,10 +152,7 @@ CASES: dict[str, tuple[Observed, list[str], list[str]]] = {
                 **serving(P, "9"),
                 "deployments": (
                     a_deployment(P, "9", activated_at=9.0),
-                    *(
-                        a_deployment(P, str(v), replicas=0, activated_at=1.0, retired_at=float(v))
-                        for v in (2, 3, 4)
-                    ),
+                    *(a_deployment(P, str(v), replicas=0, activated_at=1.0, retired_at=float(v)) for v in (2, 3, 4)),
                 ),
             },
         ),
@@ -230,9 +227,7 @@ def status_with_rollout(program, version: str, started: float) -> ProgramStatus:
 def test_a_candidate_that_misses_its_deadline_is_quarantined():
     status = status_with_rollout(P, "2", NOW - 601)
     plan = decide(observed(P, "2", status=status, **with_pods(two(P), pods(P, "2"))), NOW)
-    assert [(e.version, e.reason, e.revision) for e in plan.quarantined] == [
-        ("2", "ProgressDeadlineExceeded", None)
-    ]
+    assert [(e.version, e.reason, e.revision) for e in plan.quarantined] == [("2", "ProgressDeadlineExceeded", None)]
     assert plan.candidate is None
 
 
@@ -294,8 +289,8 @@ def test_a_first_version_is_never_given_up():
 
 def test_without_auto_promotion_a_ready_version_waits_for_the_annotation():
     manual = {"blueGreen": {"autoPromotion": "Disabled"}}
-    for annotations, step in (({}, "AwaitPromotion"), ({PROMOTE: G}, "Promote")):
-        program = a_program(annotations, rollout=manual)
+    for notes, step in (({}, "AwaitPromotion"), ({PROMOTE: G}, "Promote")):
+        program = a_program(notes, rollout=manual)
         fields = with_pods(two(program), pods(program, "2", ready=True))
         assert hash_of(program, "2") == G  # the rollout's policy is not part of a revision
         assert decide(observed(program, "2", **fields, preview_ready={G: 1}), NOW).step == step

@@ -110,8 +110,7 @@ def _version() -> dict[str, Any]:
                 **rule(
                     f"size(self.metadata.name) <= {NAME_LIMIT}"
                     " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -,"
-                    " starting with a letter",
+                    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -, starting with a letter",
                 ),
             }
         },

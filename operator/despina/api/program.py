@@ -70,9 +70,7 @@ class Source(ApiModel):
 class Runtime(ApiModel):
     """How each pod runs the program."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rule("self.port != 8081", "runtime.port: 8081 is the admin port")
-    )
+    model_config = ConfigDict(json_schema_extra=rule("self.port != 8081", "runtime.port: 8081 is the admin port"))
 
     image: LongStr | None = None
     """The runtime image; the operator's default when left out."""
@@ -355,9 +353,7 @@ class ProgramStatus(ApiModel):
 
     observed_generation: int = 0
     """The generation of the spec that this status is about."""
-    conditions: Annotated[
-        tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))
-    ] = ()
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
     """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved."""
     url: LongStr | None = None
     """The address within the cluster."""
@@ -397,11 +393,13 @@ class Program(ApiModel):
         if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != "DSPyProgram":
             raise ValueError(f"apiVersion and kind must be {API_VERSION} and DSPyProgram")
         meta = manifest.get("metadata") or {}
-        return cls(
-            namespace=meta.get("namespace", "default"),
-            name=meta["name"],
-            uid=meta.get("uid", ""),
-            generation=meta.get("generation", 0),
-            annotations=meta.get("annotations") or {},
-            spec=ProgramSpec.model_validate(manifest.get("spec") or {}),
+        return cls.model_validate(
+            {
+                "namespace": meta.get("namespace", "default"),
+                "name": meta.get("name"),
+                "uid": meta.get("uid", ""),
+                "generation": meta.get("generation", 0),
+                "annotations": meta.get("annotations") or {},
+                "spec": manifest.get("spec") or {},
+            }
         )

@@ -5,7 +5,6 @@ The paths of these kinds are known, so the client's discovery, a dozen requests 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -119,9 +118,7 @@ class Cluster:
         return {k: base64.b64decode(v) for k, v in encoded.items()}
 
     async def _apply(self, path: str, document: Document, manager: str) -> None:
-        await self._call(
-            "patch", path, document, content_type=APPLY, field_manager=manager, force_conflicts="true"
-        )
+        await self._call("patch", path, document, content_type=APPLY, field_manager=manager, force_conflicts="true")
 
     async def _merge(self, path: str, body: Document) -> None:
         await self._call("patch", path, body, content_type=MERGE, field_manager=FIELD_MANAGER)
@@ -135,7 +132,7 @@ class Cluster:
             answer: Document = json.loads(await response.read())
         except DynamicApiError as exc:
             raise error_for(exc.status, what, _message(exc)) from exc
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
+        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise Unavailable(f"{what}: {exc or type(exc).__name__}") from exc
         return answer
 

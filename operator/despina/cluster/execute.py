@@ -50,9 +50,7 @@ async def _refuse_if_foreign(document: Document, program: Program, cluster: Clus
     kind, name = document["kind"], document["metadata"]["name"]
     found = await cluster.get(kind, program.namespace, name)
     if found is not None and not is_owned(found, program):
-        raise Refused(
-            f"{kind} {program.namespace}/{name} exists and is not this program's: rename one of them"
-        )
+        raise Refused(f"{kind} {program.namespace}/{name} exists and is not this program's: rename one of them")
 
 
 async def emit(event: Emit, program: Program, cluster: Cluster) -> None:

@@ -55,9 +55,7 @@ def parse(manifest: Document) -> Program | Unreadable:
     try:
         return Program.parse(manifest)
     except ValidationError as exc:
-        found = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
-        )
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False))
         return Unreadable(manifest, found)
 
 

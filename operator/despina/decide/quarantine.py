@@ -45,9 +45,7 @@ def still_quarantined(o: Observed) -> tuple[Quarantined, ...]:
 
 def entry_against(revision: Revision, entries: tuple[Quarantined, ...]) -> Quarantined | None:
     """The entry that keeps a revision from being tried."""
-    return next(
-        (e for e in entries if e.version == revision.version and e.revision in (None, revision.hash)), None
-    )
+    return next((e for e in entries if e.version == revision.version and e.revision in (None, revision.hash)), None)
 
 
 def quarantine(o: Observed, revision: Revision, reason: str, message: str, now: float) -> Quarantined:

@@ -95,9 +95,7 @@ def decide(o: Observed, now: float) -> Plan:
     actions: list[Action] = []
     if failed:
         entries = (*entries, failed)[-LIMIT:]
-        actions.append(
-            Emit("Warning", failed.reason, f"Version {failed.version} quarantined: {failed.message}")
-        )
+        actions.append(Emit("Warning", failed.reason, f"Version {failed.version} quarantined: {failed.message}"))
         rollout = _notes(o, now, wanted, entries)
     step = step_of(rollout)
     actions += _steps(rollout, step)

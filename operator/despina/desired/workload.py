@@ -49,16 +49,12 @@ def build_deployment(
     }
 
 
-def _pod_spec(
-    program: Program, revision: Revision, profile: PlacementProfile, default_image: str
-) -> dict[str, Any]:
+def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, default_image: str) -> dict[str, Any]:
     runtime = program.spec.runtime
     spec = {
         "serviceAccountName": service_account_name(program),
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": runtime.drain_seconds
-        + runtime.request_timeout_seconds
-        + EXIT_SECONDS,
+        "terminationGracePeriodSeconds": runtime.drain_seconds + runtime.request_timeout_seconds + EXIT_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,

@@ -38,8 +38,7 @@ def build_registry(wake: Callable[[tuple[str, str]], None]) -> kopf.OperatorRegi
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-        return found
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
     def program(namespace: str, name: str, **_: Any) -> None:

@@ -84,9 +84,7 @@ class Reconciler:
             if isinstance(action, Tell):
                 self.orders.tell(live.program.namespace, action.pod, action.order)
                 continue
-            log.info(
-                "Acted program=%s/%s action=%s", live.program.namespace, live.program.name, _label(action)
-            )
+            log.info("Acted program=%s/%s action=%s", live.program.namespace, live.program.name, _label(action))
             try:
                 await execute(action, live, self.cluster)
             except Refused as exc:

@@ -102,9 +102,7 @@ class Registry:
         poller = self._pollers.setdefault(poll_key, _Poller())
         if poller.followers.get(key) != source:
             poller.followers[key] = source
-            pinned = (
-                source.version is not None and str(source.version) not in (poller.answer or Answer()).versions
-            )
+            pinned = source.version is not None and str(source.version) not in (poller.answer or Answer()).versions
             if pinned:
                 poller.answered.clear()
             poller.new_follower.set()

@@ -26,9 +26,7 @@ class Finding:
         return ConditionStatus.TRUE if self.status else ConditionStatus.FALSE
 
 
-def merge(
-    before: Iterable[Condition], findings: Iterable[Finding], generation: int, now: str
-) -> tuple[Condition, ...]:
+def merge(before: Iterable[Condition], findings: Iterable[Finding], generation: int, now: str) -> tuple[Condition, ...]:
     """The new conditions in the order of the findings; the transition time moves only with the status."""
     old = {c.type: c for c in before}
     return tuple(_merged(old.get(f.type), f, generation, now) for f in findings)

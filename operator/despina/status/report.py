@@ -78,9 +78,7 @@ def _candidate(o: Observed, candidate: Revision | None) -> RevisionStatus | None
 
 def _previous(o: Observed) -> DeploymentView | None:
     """The version that callers were sent to before, while its pods are still there."""
-    warm = [
-        d for d in o.deployments if d.is_retired and d.activated_at and d.replicas and d.revision != o.active
-    ]
+    warm = [d for d in o.deployments if d.is_retired and d.activated_at and d.replicas and d.revision != o.active]
     return max(warm, key=lambda d: d.retired_at or 0, default=None)
 
 
@@ -146,9 +144,7 @@ def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
 def _is_spec_driven(o: Observed, wanted: Revision) -> bool:
     """Whether the change that failed was made in the manifest, so that its author should see it fail."""
     active = o.deployment(o.active)
-    return o.program.spec.source.mlflow.version is not None or (
-        active is not None and active.version == wanted.version
-    )
+    return o.program.spec.source.mlflow.version is not None or (active is not None and active.version == wanted.version)
 
 
 def up_to_date(o: Observed, plan: Plan) -> Finding:
@@ -170,9 +166,7 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
         return Finding(kind, True, Reason.UP_TO_DATE)
     if plan.step == "AwaitPromotion":
         note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
-        return Finding(
-            kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}"
-        )
+        return Finding(kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}")
     return Finding(kind, False, Reason.IN_PROGRESS, f"version {plan.candidate.version} is being prepared")
 
 

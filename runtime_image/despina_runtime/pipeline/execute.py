@@ -58,9 +58,7 @@ def problem_of(exc: Exception) -> Problem:
     """What a caller is told. A provider's own words may hold keys or prompts, so they go to the log only."""
     kind = type(exc).__name__
     if isinstance(exc, AdapterParseError):
-        return Problem(
-            502, "lm-answer-unusable", "The language model's answer does not fit the signature", kind
-        )
+        return Problem(502, "lm-answer-unusable", "The language model's answer does not fit the signature", kind)
     if isinstance(exc, LMTimeoutError) or (isinstance(exc, LMTransportError) and "time" in str(exc).lower()):
         log.warning("LM timed out error=%s", kind)
         return Problem(504, "lm-timeout", "The language model took too long", kind)

@@ -91,9 +91,7 @@ def _download(model: ModelRef, folder: Path) -> bool:
         mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
     except MlflowException as exc:
         if _is_missing(exc):
-            raise ProgramError(
-                FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}"
-            ) from exc
+            raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}") from exc
         log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc.error_code)
         return False
     except OSError as exc:

@@ -65,16 +65,12 @@ def _number(schema: Schema) -> int | float:
 class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
     """Formats prompts and answers them itself."""
 
-    def __call__(
-        self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
-    ) -> list[dict[str, Any]]:
+    def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """What an adapter gives: one dictionary of output values per completion."""
         self.format(signature, demos, inputs)
         return [{name: sample_value(field.annotation) for name, field in signature.output_fields.items()}]
 
-    async def acall(
-        self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
-    ) -> list[dict[str, Any]]:
+    async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The same."""
         return self(lm, lm_kwargs, signature, demos, inputs)
 

@@ -1,0 +1,104 @@
+"""The operator's wiring against a fake API server over HTTP: which events wake which program, and that watching
+alone writes nothing.
+
+kmock knows no schemas, defaults, garbage collection or server-side apply; `tests/cluster` and `tests/e2e` do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import httpx
+import kmock
+import kopf
+import pytest
+from kmock import KubernetesEmulator, ResourceInfo
+
+from despina.api import GROUP, VERSION
+from despina.desired.labels import PROGRAM
+from despina.handlers.events import CHILDREN, build_registry
+
+NAMESPACE = "ns"
+KINDS = {"deployments": "Deployment", "services": "Service", "pods": "Pod"}
+
+
+class Emulator(KubernetesEmulator):
+    """kmock gives objects no resourceVersion, without which kopf sees each one twice."""
+
+    version = 100
+
+    async def _handle(self, request):
+        if request.resource is not None and str(request.action) in ("action.CREATE", "action.UPDATE"):
+            Emulator.version += 1
+            if isinstance(request.data, dict):
+                request.data.setdefault("metadata", {})["resourceVersion"] = str(Emulator.version)
+        return await super()._handle(request)
+
+
+def declare(emulator: Emulator) -> None:
+    verbs = {"get", "list", "watch", "create", "patch", "delete"}
+    for group, version, plural in ((GROUP, VERSION, "dspyprograms"), *CHILDREN):
+        name = f"{group}/{version}/{plural}" if group else f"{version}/{plural}"
+        kind = "DSPyProgram" if plural == "dspyprograms" else KINDS.get(plural, plural.title())
+        emulator.resources[name] = ResourceInfo(kind=kind, namespaced=True, subresources=set(), verbs=verbs)
+    for name in ("v1/namespaces", "apiextensions.k8s.io/v1/customresourcedefinitions"):
+        emulator.resources[name] = ResourceInfo(kind="X", namespaced=False, verbs={"list", "watch"})
+
+
+@pytest.fixture
+async def operator(monkeypatch):
+    """kopf with Despina's handlers against the fake server; gives its URL, the woken keys and the server.
+
+    It runs on a loop of its own: when it stops, it cancels every task of the loop that it did not find there.
+    """
+    woken: list[tuple[str, str]] = []
+    stop, ready = threading.Event(), threading.Event()
+    async with Emulator() as emulator, kmock.Server(emulator):
+        declare(emulator)
+        url = str(emulator.url).rstrip("/")
+        connection = kopf.ConnectionInfo(server=url)
+        monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: connection)
+        options = {"namespaces": [NAMESPACE], "standalone": True, "identity": "test"}
+        running = kopf.operator(registry=build_registry(woken.append), stop_flag=stop, ready_flag=ready, **options)
+        thread = threading.Thread(target=asyncio.run, args=(running,))
+        thread.start()
+        assert await asyncio.to_thread(ready.wait, 10)
+        yield url, woken, emulator
+        stop.set()
+        await asyncio.to_thread(thread.join, 20)
+        assert not thread.is_alive(), "the operator did not stop"
+
+
+async def create(url: str, path: str, document: dict) -> None:
+    async with httpx.AsyncClient() as client:
+        response = await client.post(f"{url}{path}", json=document)
+        response.raise_for_status()
+
+
+async def until(check) -> None:
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.02)  # between looks; the deadline is above
+
+
+async def test_programs_and_their_children_wake_their_program_and_nothing_else_does(operator):
+    url, woken, emulator = operator
+    programs = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/dspyprograms"
+    kind = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "DSPyProgram"}
+    await create(url, programs, kind | {"metadata": {"name": "qa", "namespace": NAMESPACE}, "spec": {}})
+    await until(lambda: (NAMESPACE, "qa") in woken)
+
+    deployments = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+    base = {"apiVersion": "apps/v1", "kind": "Deployment"}
+    stranger = {"name": "stranger", "namespace": NAMESPACE, "labels": {"app": "x"}}
+    child = {"name": "qa-1", "namespace": NAMESPACE, "labels": {PROGRAM: "other"}}
+    await create(url, deployments, base | {"metadata": stranger})
+    await create(url, deployments, base | {"metadata": child})
+    await until(lambda: (NAMESPACE, "other") in woken)
+    assert set(woken) == {(NAMESPACE, "qa"), (NAMESPACE, "other")}
+
+    live = emulator.objects[f"{GROUP}/{VERSION}/dspyprograms", NAMESPACE, "qa"].raw
+    assert "finalizers" not in live["metadata"]
+    assert "annotations" not in live["metadata"]
+    assert "status" not in live

@@ -1,0 +1,93 @@
+"""Reading objects of the API server: what a pod's status says, and whose an object is."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.gen import a_manifest, a_program
+
+from despina.api.conditions import Reason
+from despina.cluster.observe import Unreadable, is_owned, parse, pod_view, preview_ready, read_status
+from despina.decide.observed import PodView
+from despina.wire import Failure, FailureReason
+
+WORD = Failure(reason=FailureReason.PICKLE_DENIED, message="m").model_dump_json()
+
+
+def a_pod(**status) -> dict:
+    return {"metadata": {"name": "p", "labels": {"despina.dev/revision": "r"}}, "status": status}
+
+
+def waiting(reason: str, message: str = "m") -> dict:
+    return a_pod(
+        containerStatuses=[
+            {"name": "program", "image": "i", "state": {"waiting": {"reason": reason, "message": message}}}
+        ]
+    )
+
+
+READY = {"type": "Ready", "status": "True"}
+TROUBLES = {
+    "no node": (
+        a_pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3"}]), Reason.UNSCHEDULABLE),
+    "no image": (waiting("ImagePullBackOff"), Reason.IMAGE_NOT_PULLED),
+    "no secret": (waiting("CreateContainerConfigError"), Reason.SECRET_NOT_FOUND),
+    "a crash": (waiting("CrashLoopBackOff"), Reason.CRASHED),
+    "just starting": (waiting("ContainerCreating"), None),
+    "ready": (a_pod(conditions=[READY]), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TROUBLES)
+def test_a_pods_trouble(case):
+    pod, reason = TROUBLES[case]
+    found = pod_view(pod).trouble
+    assert (found.reason if found else None) == reason
+
+
+@pytest.mark.parametrize("state", ["state", "lastState"])
+def test_a_containers_last_word_is_read(state):
+    pod = a_pod(containerStatuses=[{"name": "program", state: {"terminated": {"message": WORD, "exitCode": 1}}}])
+    assert pod_view(pod).failure == Failure.model_validate_json(WORD)
+
+
+def test_a_last_word_that_is_not_ours_is_none():
+    pod = a_pod(containerStatuses=[{"name": "program", "state": {"terminated": {"message": "Killed"}}}])
+    assert pod_view(pod).failure is None
+
+
+def test_a_ready_pods_past_does_not_count():
+    pod = a_pod(conditions=[READY], containerStatuses=[{"name": "p", "lastState": {"terminated": {"message": WORD}}}])
+    view = pod_view(pod)
+    assert view.ready
+    assert view.failure is None
+
+
+def test_preview_endpoints_count_once_and_only_when_ready():
+    def part(*endpoints) -> dict:
+        return {
+            "metadata": {"labels": {"kubernetes.io/service-name": "qa-preview"}},
+            "endpoints": [{"targetRef": {"name": n}, "conditions": {"ready": r}} for n, r in endpoints],
+        }
+
+    pods = (PodView("a", "r1"), PodView("b", "r1"), PodView("c", "r2"))
+    slices = [part(("a", True), ("b", False)), part(("a", True), ("c", True), ("stranger", True))]
+    assert preview_ready(slices, "qa-preview", pods) == {"r1": 1, "r2": 1}
+    assert preview_ready(slices, "qa", pods) == {}
+
+
+def test_an_object_is_owned_by_uid_and_not_by_label():
+    program = a_program()
+    mine = {"metadata": {"ownerReferences": [{"uid": program.uid}]}}
+    assert is_owned(mine, program)
+    assert not is_owned({"metadata": {"labels": {"despina.dev/program": "qa"}}}, program)
+
+
+def test_a_manifest_that_cannot_be_read_names_its_fields():
+    found = parse(a_manifest(replicas="two", surprise=1))
+    assert isinstance(found, Unreadable)
+    assert "spec.replicas" in found.message
+    assert "spec.surprise" in found.message
+
+
+def test_a_status_that_cannot_be_read_is_made_anew():
+    assert read_status({"observedGeneration": "x"}).observed_generation == 0

@@ -1,0 +1,113 @@
+"""Following aliases: one poller for all followers of a model, and what each answer of MLflow means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from despina.api.conditions import Reason
+from despina.api.program import MlflowSource
+from despina.sources.mlflow import Registry
+
+URI = "http://mlflow:5000"
+A, B = ("ns", "a"), ("ns", "b")
+
+
+def source(**fields) -> MlflowSource:
+    return MlflowSource.model_validate({"model": "qa", "alias": "champion"} | fields)
+
+
+def model(**aliases: str) -> httpx.Response:
+    entries = [{"alias": a, "version": v} for a, v in aliases.items()]
+    return httpx.Response(200, json={"registered_model": {"name": "qa", "aliases": entries}})
+
+
+class World:
+    """A registry behind a transport that answers as told, and counts."""
+
+    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+        self.answer = answer
+        self.requests: list[httpx.Request] = []
+        self.woken: list[tuple[str, str]] = []
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+        self.registry = Registry(client, self.woken.append)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return self.answer(request)
+
+
+def fails(_: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("no route")
+
+
+GONE = httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+ANSWERS = {
+    "an alias": (lambda r: model(champion="3"), {}, "3", Reason.MODEL_FOUND),
+    "another alias only": (lambda r: model(other="3"), {}, None, Reason.ALIAS_NOT_FOUND),
+    "no such model": (lambda r: GONE, {}, None, Reason.MODEL_NOT_FOUND),
+    "no rights": (lambda r: httpx.Response(403), {}, None, Reason.REGISTRY_DENIED),
+    "a server error": (lambda r: httpx.Response(500), {}, None, Reason.REGISTRY_UNREACHABLE),
+    "no answer": (fails, {}, None, Reason.REGISTRY_UNREACHABLE),
+    "not MLflow": (lambda r: httpx.Response(200, text="<html>"), {}, None, Reason.REGISTRY_UNREACHABLE),
+    "a pinned version": (
+        lambda r: model() if "registered" in r.url.path else httpx.Response(200, json={}),
+        {"alias": None, "version": 7}, "7", Reason.MODEL_FOUND),
+    "a pinned version that is missing": (
+        lambda r: model() if "registered" in r.url.path else GONE,
+        {"alias": None, "version": 7}, None, Reason.VERSION_NOT_FOUND),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+async def test_what_an_answer_means(case):
+    answer, fields, version, reason = ANSWERS[case]
+    world = World(answer)
+    found = await world.registry.resolve(A, source(**fields), URI)
+    assert (found.version, found.reason) == (version, reason)
+    assert version or found.message
+    await world.registry.close()
+
+
+async def test_without_any_server_the_message_says_where_to_name_one():
+    world = World(fails)
+    found = await world.registry.resolve(A, source(), None)
+    assert found.reason == Reason.NO_TRACKING_URI
+    assert "trackingURI" in found.message
+    await world.registry.close()
+
+
+async def test_programs_of_one_model_share_a_poller_and_are_woken_together(monkeypatch):
+    world = World(lambda r: model(champion="1"))
+    await asyncio.gather(*(world.registry.resolve(key, source(), URI) for key in (A, B)))
+    asked = len(world.requests)
+    for _ in range(5):
+        assert (await world.registry.resolve(A, source(), URI)).version == "1"
+    assert len(world.requests) <= asked + 1
+    world.answer = lambda r: model(champion="2")
+    await world.registry.resolve(("ns", "c"), source(), URI)  # a newcomer makes the poller look
+    async with asyncio.timeout(5):
+        while not world.woken:
+            await asyncio.sleep(0)
+    assert set(world.woken) >= {A, B}
+    await world.registry.close()
+
+
+async def test_the_last_follower_ends_the_poller():
+    world = World(lambda r: model(champion="1"))
+    await world.registry.resolve(A, source(), URI)
+    world.registry.forget(A)
+    world.registry.forget(A)
+    assert not world.registry._pollers
+    await world.registry.close()
+
+
+async def test_a_secret_in_an_answer_does_not_reach_the_message():
+    world = World(lambda r: httpx.Response(401, text=json.dumps({"token": "hunter2"})))
+    found = await world.registry.resolve(A, source(), URI)
+    assert "hunter2" not in found.message
+    await world.registry.close()
