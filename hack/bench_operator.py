@@ -65,7 +65,7 @@ class Bench:
         self.stage.up()
         start_services(self.stage, self.processes, OUT / "bench" / "mlflow")
         kwok = [str(bin_dir() / "kwok"), f"--kubeconfig={self.stage.cluster.kubeconfig}", "--manage-all-nodes=false"]
-        kwok += ["--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--server-address=127.0.0.1:10247"]
+        kwok += ["--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=40"]
         self.processes.start("kwok", kwok)
         self.stage.load_images()
         self.stage.kubectl("create", "namespace", NAMESPACE)
@@ -75,7 +75,7 @@ class Bench:
         wait_for_services(self.stage, self.processes)
         for path, body in (
             ("registered-models/create", {"name": "bench"}),
-            ("model-versions/create", {"name": "bench", "source": "file:///nowhere"}),
+            ("model-versions/create", {"name": "bench", "source": "s3://nowhere/model"}),
             ("registered-models/alias", {"name": "bench", "alias": "champion", "version": "1"}),
         ):
             self._post(f"{mlflow_uri(self.stage)}/api/2.0/mlflow/{path}", body)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 MEDIA_TYPE = b"application/problem+json"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: context managers set an exception's traceback
 class Problem(Exception):
     """One error answer."""
 

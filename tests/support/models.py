@@ -18,9 +18,13 @@ import mlflow
 from despina_runtime import log_program
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage"
+RAISE = 'raise RuntimeError("this version is broken on import")'
+# Where the code is broken: only where it is served, for it must be imported to be logged.
+IN_A_POD, IN_A_WORKER = '"DESPINA_POD_NAME" in os.environ', '"despina_runtime.app" in sys.modules'
 BROKEN = {
-    "broken-import": 'raise RuntimeError("this version is broken on import")',
-    "never-ready": "import time\n    time.sleep(3600)",
+    "broken-import": (IN_A_POD, RAISE),
+    "never-ready": (IN_A_POD, "import time\n    time.sleep(3600)"),
+    "never-imports": (IN_A_WORKER, RAISE),
 }
 
 
@@ -47,8 +51,8 @@ def log(kind: str, name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "triage.py"
         source = (EXAMPLE / "triage.py").read_text()
-        if kind in BROKEN:  # broken only where it is served: here it must be imported to be logged
-            source += f'\n\nimport os\n\nif "DESPINA_POD_NAME" in os.environ:\n    {BROKEN[kind]}\n'
+        if kind in BROKEN:
+            source += "\n\nimport os\nimport sys\n\nif {}:\n    {}\n".format(*BROKEN[kind])
         code.write_text(source)
         return log_program(program, name, entrypoint="triage:TicketTriage", code_paths=[code])
 

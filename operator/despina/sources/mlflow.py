@@ -140,7 +140,7 @@ class Registry:
                 return found
             aliases = {a["alias"]: a["version"] for a in found["registered_model"].get("aliases") or []}
             versions = {v for v in pinned if await self._has_version(uri, model, v)}
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
             log.warning("Registry did not answer uri=%s model=%s error=%s", uri, model, type(exc).__name__)
             return Answer(
                 problem=Reason.REGISTRY_UNREACHABLE,

@@ -1,0 +1,83 @@
+"""`despina-runtime serve -f`: a manifest served without a cluster, following its alias under traffic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+import yaml
+from services import BIN, free_port
+
+from tests.support.world import ROOT, TICKET, Traffic, eventually
+
+
+@pytest.fixture
+def serve(tmp_path, servers):
+    """Serves the example's manifest with a model of the test's own; ends with the test."""
+    running: list[subprocess.Popen] = []
+
+    def start(model: str, **spec) -> tuple[str, subprocess.Popen]:
+        manifest = yaml.safe_load((ROOT / "examples" / "ticket-triage" / "program.yaml").read_text())
+        manifest["spec"]["source"]["mlflow"]["model"] = model
+        manifest["spec"] |= spec
+        path = tmp_path / "program.yaml"
+        path.write_text(yaml.safe_dump(manifest))
+        port = free_port()
+        command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={port}", "--poll-seconds=0.5"]
+        options = [f"--tracking-uri={servers[1]}", f"--lm-base-url={servers[2]}/v1"]
+        with (tmp_path / "log").open("ab") as log:
+            running.append(subprocess.Popen([*command, *options], stdout=log, stderr=log, env={**os.environ}))
+        return f"http://127.0.0.1:{port}", running[-1]
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def version_at(url: str) -> str | None:
+    try:
+        return httpx.post(f"{url}/execute", json=TICKET, timeout=30).headers.get("despina-model-version")
+    except httpx.TransportError:
+        return None
+
+
+def test_a_new_version_takes_over_without_a_failed_request_and_a_broken_one_does_not(serve, log_model, tmp_path):
+    first = log_model("good", "follow", "champion")
+    url, process = serve("follow")
+    eventually("served", lambda: version_at(url) == first, 90)
+    out = tmp_path / "traffic.jsonl"
+    out.touch()
+    script = str(ROOT / "tests" / "support" / "load.py")
+    load = subprocess.Popen([sys.executable, script, f"{url}/execute", json.dumps(TICKET), "30", str(out)])
+    second = log_model("compiled", "follow", "champion")
+    eventually("the new version", lambda: version_at(url) == second, 90)
+    log_model("never-imports", "follow", "champion")
+    eventually("the broken one's end", lambda: "is not served" in (tmp_path / "log").read_text(), 90)
+    assert version_at(url) == second
+    load.send_signal(signal.SIGTERM)
+    load.wait(40)
+    failed = Traffic(out).report("serve -f: a release and a broken one", allowed={first, second})
+    assert not failed, failed[:5]
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ({"replicas": -1}, "spec.replicas"),
+        ({"lm": "other"}, "lm must be the name"),
+        ({"surprise": 1}, "spec.surprise"),
+    ],
+)
+def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, part):
+    _, process = serve("follow", **spec)
+    assert process.wait(60) == 2
+    log = (tmp_path / "log").read_text()
+    assert part in log
+    assert "Traceback" not in log
