@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from tests.support.world import Kube, manifest
 
 LM = {"name": "main", "model": "openai/gpt-4o-mini"}

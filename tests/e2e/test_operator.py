@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.support.world import NAMESPACE, Kube, eventually, log_model, move_alias, traffic
 
 OPERATOR = "system:serviceaccount:despina-system:despina"

@@ -3,9 +3,8 @@ puts it last: it replaces the operator that the others use."""
 
 from __future__ import annotations
 
-from tests.support.world import Kube, eventually, log_model, move_alias, traffic
-
 from stage import CHART, image_values
+from tests.support.world import Kube, eventually, log_model, move_alias, traffic
 
 
 def test_the_chart_comes_and_goes_while_programs_serve(given, kube):

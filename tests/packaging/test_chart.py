@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 import yaml
-from tests.support.world import ROOT
 
 from localcluster import bin_dir
+from tests.support.world import ROOT
 
 HELM = bin_dir() / "helm"
 pytestmark = pytest.mark.skipif(not HELM.exists(), reason="helm is not built: run `make binaries`")

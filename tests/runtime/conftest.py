@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.support.world import ROOT
 
 from services import Processes, free_port, mlflow_command, standin_command
+from tests.support.world import ROOT
 
 QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
 

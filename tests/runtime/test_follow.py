@@ -11,8 +11,8 @@ import sys
 import httpx
 import pytest
 import yaml
-from services import BIN, free_port
 
+from services import BIN, free_port
 from tests.support.world import ROOT, TICKET, Traffic, eventually
 
 

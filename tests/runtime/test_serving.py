@@ -15,10 +15,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.support.world import TICKET, eventually
 
 from despina.wire import SIGNATURE_HEADER, LMConfig, ModelRef, Order, RuntimeConfig
 from services import free_port
+from tests.support.world import TICKET, eventually
 
 RUN = (
     "import asyncio, sys; from pathlib import Path; from despina.wire import RuntimeConfig;"

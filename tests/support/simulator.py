@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.support.gen import DEFAULTS, found
-
 from despina.api.program import Program, ProgramStatus
 from despina.decide.observed import DeploymentView, Observed, PodView, Resolution
 from despina.decide.plan import Annotate, Apply, Create, Delete, Outcome, Plan, Scale, Tell
@@ -17,6 +15,7 @@ from despina.decide.rollout import decide
 from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, RETIRED_AT, REVISION
 from despina.status.report import report
 from despina.wire import Failure, FailureReason
+from tests.support.gen import DEFAULTS, found
 
 BROKEN = Failure(reason=FailureReason.LOAD_FAILED, message="broken")
 

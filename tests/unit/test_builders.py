@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.gen import a_program, observed
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
@@ -15,6 +14,7 @@ from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Apply, Create
 from despina.decide.rollout import decide
 from despina.desired.overlay import overlay, overlay_problem
+from tests.support.gen import a_program, observed
 
 DATA = Path(__file__).parents[1] / "data"
 PROFILES = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.gen import a_manifest, a_program
 
 from despina.api.conditions import Reason
 from despina.cluster.observe import Unreadable, is_owned, parse, pod_view, preview_ready, read_status
 from despina.decide.observed import PodView
 from despina.wire import Failure, FailureReason
+from tests.support.gen import a_manifest, a_program
 
 WORD = Failure(reason=FailureReason.PICKLE_DENIED, message="m").model_dump_json()
 

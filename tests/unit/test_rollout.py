@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 from despina.api.program import ProgramStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
@@ -15,6 +14,7 @@ from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.labels import PROMOTE, RETRY, REVISION
 from despina.wire import Failure, FailureReason
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 NOW = 1000.0
 FAILURE = Failure(reason=FailureReason.LOAD_FAILED, message="boom")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.support.gen import a_program, hash_of
 from tests.support.simulator import Simulator
 

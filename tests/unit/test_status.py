@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 from despina.api.conditions import Reason, Type
 from despina.api.program import Condition, ConditionStatus, ProgramStatus
@@ -16,6 +15,7 @@ from despina.decide.rollout import decide
 from despina.status.conditions import Finding, merge
 from despina.status.report import report
 from despina.wire import Failure, FailureReason
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 NOW = 5000.0
 P = a_program()
