@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import localcluster
-from localcluster import ROOT, Failed, bin_dir, say, wait_for
+from localcluster import bin_dir
 from services import Processes
 from stage import LocalStage, apply, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
+from tools import ROOT, Failed, run, say, wait_for
 
 PROGRAMS = int(os.environ.get("PROGRAMS", "100"))
 REST_SECONDS = int(os.environ.get("REST_SECONDS", "120"))
@@ -85,7 +86,7 @@ class Bench:
             "import sys, urllib.request as u\n"
             "u.urlopen(u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'}))"
         )
-        localcluster.run([*self.stage.prefix, sys.executable, "-c", code, url, json.dumps(body)], capture=True)
+        run([*self.stage.prefix, sys.executable, "-c", code, url, json.dumps(body)], capture=True)
 
     def _ready(self) -> int:
         template = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'

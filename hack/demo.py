@@ -21,7 +21,6 @@ from typing import Any
 import yaml
 
 import localcluster
-from localcluster import ROOT, Failed, run, say, wait_for
 from release import EXAMPLE, lm_environment, release
 from services import Processes, forward_command, listening_socket, stop_group
 from stage import (
@@ -35,6 +34,7 @@ from stage import (
     start_services,
     wait_for_services,
 )
+from tools import ROOT, Failed, run, say, wait_for
 
 OUT = ROOT / "out"
 STATE = OUT / "demo"

@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from localcluster import CACHE, ROOT, run, say
+from tools import CACHE, ROOT, run, say
 
 INPUTS = {
     "operator": ("Dockerfile", "locks/operator.txt", "operator/despina"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from localcluster import ROOT, run
 from services import BIN, QUIET
+from tools import ROOT, run
 
 EXAMPLE = ROOT / "examples" / "ticket-triage"
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localcluster import ROOT, Failed, wait_for
+from tools import ROOT, Failed, wait_for
 
 BIN = Path(sys.executable).parent
 QUIET = {

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from clusterconfig import NODE_IP
 from images import build_archive, tag_of
-from localcluster import NODE_IP, ROOT, Cluster, Failed, bin_dir, run
+from localcluster import Cluster, bin_dir
 from services import Processes, mlflow_command, standin_command
+from tools import ROOT, Failed, run
 
 MLFLOW_PORT = 5000
 LM_PORT = 8000

@@ -14,9 +14,9 @@ import sys
 import time
 
 import localcluster
-from localcluster import ROOT, Failed, say
 from services import Processes
 from stage import LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
+from tools import ROOT, Failed, say
 
 NAMESPACE = "e2e"
 OUT = ROOT / "out" / "test"

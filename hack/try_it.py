@@ -17,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from localcluster import Failed, say, wait_for
 from release import EXAMPLE, lm_environment, release
 from services import BIN, Processes, free_port, listening_socket, mlflow_command, standin_command
+from tools import Failed, say, wait_for
 
 PORT = int(os.environ.get("PORT", "8080"))
 URL = f"http://localhost:{PORT}"

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
-from localcluster import Cluster, Failed, bin_dir
+from localcluster import Cluster, bin_dir
+from tools import Failed
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out" / "test"

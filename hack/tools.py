@@ -1,0 +1,45 @@
+"""Small tools of all scripts here: where things are, telling the user, waiting, running commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("DESPINA_CACHE", Path.home() / ".cache" / "despina"))
+
+
+class Failed(Exception):
+    """A step failed; the text says what and where the log is."""
+
+
+def say(text: str) -> None:
+    """Tell the user."""
+    print(text, flush=True)
+
+
+def wait_for(what: str, is_done, seconds: float):
+    """Wait until `is_done()` gives something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = is_done()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise Failed(f"{what}: not there after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def run(command: list[str], *, capture=False, quiet=False, check=True, **kwargs) -> str:
+    """Run a command; a failure shows the end of what it printed."""
+    piped = subprocess.PIPE if capture or quiet else None
+    errors = subprocess.STDOUT if quiet else piped
+    done = subprocess.run(command, stdout=piped, stderr=errors, text=True, check=False, **kwargs)
+    if done.returncode and check:
+        tail = ((done.stderr or "") + (done.stdout or ""))[-3000:] if piped else ""
+        raise Failed(f"{' '.join(command[:6])} … ended with {done.returncode}\n{tail}")
+    if quiet:
+        return "" if done.returncode == 0 else "failed"
+    return done.stdout or ""
