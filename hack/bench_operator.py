@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import localcluster
 from localcluster import bin_dir
 from services import Processes
 from stage import LocalStage, apply, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
@@ -37,7 +36,7 @@ class Bench:
     """One run."""
 
     def __init__(self) -> None:
-        self.stage = LocalStage("bench")
+        self.stage = LocalStage("bench", extras=True)
         self.processes = Processes(OUT / "bench" / "logs")
 
     def run(self) -> dict[str, Any]:
@@ -61,7 +60,7 @@ class Bench:
         return figures
 
     def _set_up(self) -> None:
-        localcluster.build()
+        self.stage.prepare()
         shutil.rmtree(OUT / "bench", ignore_errors=True)
         self.stage.up()
         start_services(self.stage, self.processes, OUT / "bench" / "mlflow")

@@ -20,12 +20,10 @@ from typing import Any
 
 import yaml
 
-import localcluster
 from release import EXAMPLE, lm_environment, release
 from services import Processes, forward_command, listening_socket, stop_group
 from stage import (
     LM_PORT,
-    LocalStage,
     apply,
     choose,
     expose_services,
@@ -67,12 +65,12 @@ class Demo:
         self._leave_open()
 
     def _set_the_stage(self) -> None:
-        if isinstance(self.stage, LocalStage):
-            localcluster.build(extras=False)
+        self.step("Building what is missing (the first time, Kubernetes from source: up to 10 minutes)")
+        self.stage.prepare()
         self.step(f"Starting the cluster ({self.figures['cluster']})")
         self.stage.up()
         start_services(self.stage, self.processes, STATE / "mlflow")
-        self.step("Building the images of operator and runtime, and loading them")
+        self.step("Loading the images of operator and runtime")
         self.stage.load_images()
         self.step("helm install despina charts/despina --set watchNamespaces={default}")
         expose_services(self.stage, NAMESPACE)

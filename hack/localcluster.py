@@ -66,7 +66,7 @@ def bin_dir() -> Path:
 
 def build(extras: bool = True) -> None:
     """Build what is missing. Demos need no `extras` (metrics-server and kwok)."""
-    _install_packages()
+    install_packages()
     target = bin_dir()
     target.mkdir(parents=True, exist_ok=True)
     if not (target / "kube").exists():
@@ -106,7 +106,8 @@ def _go(args: list[str], cwd: Path, **env: str) -> None:
     run(["go", *args], cwd=cwd, env={**os.environ, "CGO_ENABLED": "0", **env})
 
 
-def _install_packages() -> None:
+def install_packages() -> None:
+    """Install the Debian packages that are missing."""
     listed = run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n"], capture=True)
     present = {line.split()[0] for line in listed.splitlines() if line.endswith("install ok installed")}
     missing = [p for p in PACKAGES if p not in present]

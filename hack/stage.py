@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+import localcluster
 from clusterconfig import NODE_IP
-from images import build_archive, tag_of
+from images import INPUTS, build_archive, tag_of
 from localcluster import Cluster, bin_dir
 from services import Processes, mlflow_command, standin_command
 from tools import ROOT, Failed, run
@@ -28,6 +30,12 @@ class Stage(Protocol):
     """An address of this machine that pods can reach."""
     prefix: Sequence[str]
     """What starts a process where it can reach Services."""
+
+    def prepare(self) -> None:
+        """Build what the stage is made of."""
+
+    def up(self) -> None:
+        """Start the cluster."""
 
     def kubectl(self, *args: str, **kwargs) -> str:
         """Run kubectl."""
@@ -50,17 +58,25 @@ class LocalStage:
 
     host_ip = NODE_IP
 
-    def __init__(self, name: str, metrics: bool = False) -> None:
+    def __init__(self, name: str, extras: bool = False) -> None:
         self.cluster = Cluster(name)
-        self._metrics = metrics
+        self._extras = extras
 
     @property
     def prefix(self) -> list[str]:
         return self.cluster.enter([])
 
+    def prepare(self) -> None:
+        """Build what is missing; the images meanwhile, for those mostly wait for packages."""
+        localcluster.install_packages()
+        with ThreadPoolExecutor(1) as pool:
+            images = pool.submit(lambda: [build_archive(target) for target in INPUTS])
+            localcluster.build(extras=self._extras)
+            images.result()
+
     def up(self) -> None:
         """Start the cluster."""
-        self.cluster.up(metrics=self._metrics)
+        self.cluster.up(metrics=self._extras)
 
     def kubectl(self, *args: str, **kwargs) -> str:
         return self.cluster.kubectl(*args, **kwargs)
@@ -69,7 +85,7 @@ class LocalStage:
         return self.cluster.helm(*args)
 
     def load_images(self) -> None:
-        for target in ("operator", "runtime"):
+        for target in INPUTS:
             self.cluster.load(build_archive(target))
 
     def wrapper(self) -> list[str]:
@@ -90,6 +106,9 @@ class CurrentStage:
         if not self.host_ip:
             raise Failed("CLUSTER=current needs HOST_IP, an address of this machine that the cluster's pods reach")
 
+    def prepare(self) -> None:
+        """Nothing is built for it but the images."""
+
     def up(self) -> None:
         """It is there already."""
         run(["kubectl", "get", "--raw", "/readyz"], capture=True)
@@ -103,7 +122,7 @@ class CurrentStage:
     def load_images(self) -> None:
         """The cluster must be able to run the images; IMAGE_PUSH names a command that is given each tag."""
         push = os.environ.get("IMAGE_PUSH")
-        for target in ("operator", "runtime"):
+        for target in INPUTS:
             run(["docker", "build", "-q", "--target", target, "-t", tag_of(target), str(ROOT)], quiet=True)
             if push:
                 run([*push.split(), tag_of(target)])
@@ -136,7 +155,7 @@ class KindStage(CurrentStage):
 
     def load_images(self) -> None:
         super().load_images()
-        run(["kind", "load", "docker-image", "--name", self.name, *map(tag_of, ("operator", "runtime"))], quiet=True)
+        run(["kind", "load", "docker-image", "--name", self.name, *map(tag_of, INPUTS)], quiet=True)
 
     def down(self) -> None:
         run(["kind", "delete", "cluster", "--name", self.name])

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-import localcluster
 from services import Processes
 from stage import LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
 from tools import ROOT, Failed, say
@@ -38,10 +37,10 @@ def main(arguments: list[str]) -> int:
     lacking = missing()
     if lacking:
         return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)
-    stage = LocalStage("test", metrics=True)
+    stage = LocalStage("test", extras=True)
     processes = Processes(OUT / "services")
     try:
-        localcluster.build()
+        stage.prepare()
         environment = set_up(stage, processes)
         return pytest(stage.prefix, environment, arguments)
     except Failed as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.world import eventually, log_model, move_alias, traffic
+from tests.support.world import assert_at_rest, eventually, log_model, move_alias, traffic
 
 
 def test_load_scales_and_a_release_starts_at_the_same_size(given, kube):
@@ -18,6 +18,7 @@ def test_load_scales_and_a_release_starts_at_the_same_size(given, kube):
     slow = {"blueGreen": {"scaleDownDelaySeconds": 5, "progressDeadlineSeconds": 240}}
     program = given("scaled", autoscaling=autoscaling, rollout=slow)
     program.becomes_ready()
+    assert_at_rest(kube, 5)
     with traffic(program, rate=50) as requests:
         eventually("three replicas", lambda: program.status.get("readyReplicas") == 3, 200)
         sizes = {v: d["status"].get("readyReplicas", 0) for v, d in program.deployments().items()}

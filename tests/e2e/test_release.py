@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import conditions_of, eventually, log_model, move_alias, traffic
+from tests.support.world import conditions_of, eventually, log_model, manifest, move_alias, traffic
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +14,10 @@ def model():
     return "release"
 
 
-def test_releases_lose_no_request_and_broken_ones_are_quarantined(given, model):
-    program = given("release", replicas=2)
+def test_releases_lose_no_request_and_broken_ones_are_quarantined(given, kube, model):
+    kube("create", "secret", "generic", "lm", "--from-literal=key=sk-of-the-tests")
+    lm = manifest("release")["spec"]["lms"][0] | {"apiKeySecretRef": {"name": "lm", "key": "key"}}
+    program = given("release", replicas=2, lms=[lm])
     program.becomes_ready()
     assert program.is_active("1")
     with conditions_of(program) as seen, traffic(program, rate=50) as requests:
@@ -43,3 +45,6 @@ def test_releases_lose_no_request_and_broken_ones_are_quarantined(given, model):
     assert all(s.get("Available") == "True" for s in seen)
     last = [r["version"] for r in requests.records[-50:]]
     assert set(last) == {"1"}
+    kube("delete", "secret", "lm")
+    configs = kube("get", "configmap,deployment,dspy", "-o", "yaml") + kube("logs", "-l", "despina.dev/program=release")
+    assert "sk-of-the-tests" not in configs

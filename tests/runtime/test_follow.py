@@ -81,3 +81,12 @@ def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, 
     log = (tmp_path / "log").read_text()
     assert part in log
     assert "Traceback" not in log
+
+
+def test_a_program_is_logged_from_the_command_line(servers):
+    command = [str(BIN / "despina-runtime"), "log", "triage:TicketTriage", "--name", "by-hand", "--alias", "champion"]
+    env = {**os.environ, "MLFLOW_TRACKING_URI": servers[1], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    folder = ROOT / "examples" / "ticket-triage"
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "by-hand version 1"

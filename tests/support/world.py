@@ -89,6 +89,24 @@ def manifest(name: str, model: str | None = None, **spec: Any) -> dict[str, Any]
     return document | {"spec": base | spec}
 
 
+OPERATOR = "system:serviceaccount:despina-system:despina"
+
+
+def writes_of_the_operator(kube: Kube) -> int:
+    """The API server's audit log tells, by user; it holds writes only."""
+    lines = (kube.folder / "audit.log").read_text().splitlines()
+    return sum(1 for line in lines if json.loads(line)["user"]["username"] == OPERATOR)
+
+
+def assert_at_rest(kube: Kube, seconds: int) -> None:
+    """That the operator writes nothing for a while. Nothing happens that could be waited for instead."""
+    before = writes_of_the_operator(kube)
+    kube.start(
+        "wait", "namespace", kube.namespace, "--for=jsonpath={.x}=y", f"--timeout={seconds}s", stderr=subprocess.DEVNULL
+    ).wait()
+    assert writes_of_the_operator(kube) == before
+
+
 def log_model(kind: str, name: str, alias: str = "") -> str:
     """Log a model version in a process of its own; returns the version."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "models.py"), kind, name, *([alias] if alias else [])]

@@ -34,7 +34,7 @@ def test_the_operators_own_namespace_is_watched_unless_others_are_named(monkeypa
 def test_a_mistake_in_a_profile_is_named(tmp_path):
     path = tmp_path / "profiles.yaml"
     path.write_text("gpu: {nodeSelektor: {a: b}}")
-    with pytest.raises(ValidationError, match="gpu.nodeSelektor"):
+    with pytest.raises(ValidationError, match=r"gpu\.nodeSelektor"):
         read_profiles(path)
     path.write_text("")
     assert read_profiles(path) == {}

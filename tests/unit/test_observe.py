@@ -89,5 +89,13 @@ def test_a_manifest_that_cannot_be_read_names_its_fields():
     assert "spec.surprise" in found.message
 
 
+def test_a_secret_in_a_manifest_is_refused_without_repeating_it():
+    lm = {"name": "main", "model": "openai/x", "params": {"api_key": "sk-very-secret"}}
+    found = parse(a_manifest(lms=[lm]))
+    assert isinstance(found, Unreadable)
+    assert "apiKeySecretRef" in found.message
+    assert "sk-very-secret" not in found.message
+
+
 def test_a_status_that_cannot_be_read_is_made_anew():
     assert read_status({"observedGeneration": "x"}).observed_generation == 0

@@ -16,11 +16,13 @@ from despina.api.base import (
     Preserved,
     QuantityMap,
     ShortStr,
+    UrlStr,
     map_list,
     rule,
 )
 
 Toggle = Literal["Enabled", "Disabled"]
+SECRET_MARKS = ("api_key", "apikey", "secret", "password", "authorization", "access_key", "session_token")
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
 
 
@@ -46,9 +48,7 @@ class MlflowSource(ApiModel):
     """The alias to follow: moving it in MLflow is a release."""
     version: Annotated[int, Field(ge=1)] | None = None
     """The version to pin, instead of following an alias."""
-    tracking_uri: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=2048)] | None = Field(
-        default=None, alias="trackingURI"
-    )
+    tracking_uri: UrlStr | None = Field(default=None, alias="trackingURI")
     """The MLflow server; the operator's own when left out."""
     poll_period_seconds: Annotated[int, Field(ge=10, le=3600)] = 60
     """How often the alias is looked up, in seconds."""
@@ -93,9 +93,7 @@ class LM(ApiModel):
     """The name that `lm` refers to."""
     model: ShortStr
     """The model as DSPy names it, such as openai/gpt-4o-mini."""
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=2048)] | None = Field(
-        default=None, alias="baseURL"
-    )
+    base_url: UrlStr | None = Field(default=None, alias="baseURL")
     """An OpenAI-compatible endpoint (vLLM, Ollama, llama.cpp) instead of the provider's own."""
     api_key_secret_ref: SecretKeyRef | None = None
     """The API key; mounted as a file and re-read when it changes."""
@@ -105,6 +103,14 @@ class LM(ApiModel):
     """The time one call may take."""
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a call is retried after a provider's 429 or 5xx."""
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        """What stands in a manifest is in Git, in etcd and in a ConfigMap."""
+        for name in self.params:
+            if any(mark in name.lower() for mark in SECRET_MARKS):
+                raise ValueError(f"params.{name}: keep secrets out of manifests, use apiKeySecretRef")
+        return self
 
 
 class Autoscaling(ApiModel):

@@ -50,6 +50,7 @@ class Reconciler:
         manifest = await read_manifest(self.cluster, namespace, name)
         if manifest is None:
             self.registry.forget(key)
+            self.orders.told(key, ())
             return None
         program = parse(manifest)
         if isinstance(program, Unreadable):
@@ -63,8 +64,7 @@ class Reconciler:
         return min((t for t in (plan.again, again) if t is not None), default=None)
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
-        namespace, name = key
-        self.orders.forget(namespace, {p.name for p in live.pods}, f"{name}-")
+        told = self.orders.told(key, [p.name for p in live.pods])
         source = live.program.spec.source.mlflow
         return Observed(
             program=live.program,
@@ -72,7 +72,7 @@ class Reconciler:
             defaults=self.defaults,
             model=await self.registry.resolve(key, source, self.defaults.tracking_uri),
             deployments=live.deployments,
-            pods=tuple(dataclasses.replace(p, told=self.orders.told(namespace, p.name)) for p in live.pods),
+            pods=tuple(dataclasses.replace(p, told=told.get(p.name)) for p in live.pods),
             active=live.active,
             preview_ready=live.preview_ready,
             objects=live.objects,
@@ -82,7 +82,7 @@ class Reconciler:
         """All actions in order. A refusal is told in the status; silence of the API server ends the pass."""
         for action in plan.actions:
             if isinstance(action, Tell):
-                self.orders.tell(live.program.namespace, action.pod, action.order)
+                self.orders.tell((live.program.namespace, live.program.name), action.pod, action.order)
                 continue
             log.info("Acted program=%s/%s action=%s", live.program.namespace, live.program.name, _label(action))
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import httpx
@@ -19,6 +19,8 @@ from despina.decide.observed import PodView
 from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order
 
 log = logging.getLogger(__name__)
+Key = tuple[str, str]
+"""Namespace and name of a program."""
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 
@@ -30,7 +32,7 @@ class Orders:
         self._client = client
         self._key = key
         self._clock = clock
-        self._told: dict[tuple[str, str], Literal["Retire", "Activate"]] = {}
+        self._told: dict[Key, dict[str, Literal["Retire", "Activate"]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -38,24 +40,21 @@ class Orders:
         """Base64 of the public half."""
         return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
 
-    def told(self, namespace: str, pod: str) -> Literal["Retire", "Activate"] | None:
-        """The last order given to a pod."""
-        return self._told.get((namespace, pod))
+    def told(self, program: Key, pods: Iterable[str]) -> Mapping[str, Literal["Retire", "Activate"]]:
+        """The last orders given to a program's pods; what is remembered of any other pods of it is dropped."""
+        kept = {pod: order for pod, order in self._told.pop(program, {}).items() if pod in set(pods)}
+        if kept:
+            self._told[program] = kept
+        return kept
 
-    def tell(self, namespace: str, pod: PodView, order: Literal["Retire", "Activate"]) -> None:
+    def tell(self, program: Key, pod: PodView, order: Literal["Retire", "Activate"]) -> None:
         """Send an order without waiting: nothing depends on it but that callers move over sooner."""
         if pod.ip is None:
             return
-        self._told[namespace, pod.name] = order
-        task = asyncio.create_task(self._send(namespace, pod, order))
+        self._told.setdefault(program, {})[pod.name] = order
+        task = asyncio.create_task(self._send(program[0], pod, order))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def forget(self, namespace: str, present: set[str], prefix: str) -> None:
-        """Drop what is remembered of a program's pods that are gone."""
-        for key in [k for k in self._told if k[0] == namespace and k[1].startswith(prefix)]:
-            if key[1] not in present:
-                del self._told[key]
 
     async def _send(self, namespace: str, pod: PodView, order: Literal["Retire", "Activate"]) -> None:
         for _ in range(ATTEMPTS):
