@@ -50,7 +50,10 @@ class Demo:
         self.started = time.monotonic()
         self.stage = choose("demo")
         self.processes = Processes(STATE / "logs")
-        self.figures: dict[str, Any] = {"cluster": type(self.stage).__name__.removesuffix("Stage").lower()}
+        kind = type(self.stage).__name__.removesuffix("Stage").lower()
+        self.figures: dict[str, Any] = {"cluster": kind}
+        STATE.mkdir(parents=True, exist_ok=True)
+        (STATE / "cluster").write_text(kind)  # for demo-down
 
     def step(self, text: str) -> None:
         """Say what comes next, and when."""
@@ -58,7 +61,6 @@ class Demo:
 
     def run(self) -> None:
         """All of it."""
-        listening_socket(PORT).close()
         self._set_the_stage()
         self._first_version()
         self._second_version()
@@ -230,18 +232,17 @@ class Demo:
         return "\n".join(texts)
 
 
-def down() -> int:
+def down() -> None:
     """End everything that a demo left."""
-    path = STATE / "pids.json"
+    path, cluster = STATE / "pids.json", STATE / "cluster"
     if path.exists():
         for pid in json.loads(path.read_text()).values():
             if _is_ours(pid):
                 stop_group(pid)
-    choose("demo").down()
+    if cluster.exists():
+        choose("demo", cluster.read_text()).down()
     shutil.rmtree(STATE, ignore_errors=True)
     (OUT / "kubectl").unlink(missing_ok=True)
-    say("The demo is down.")
-    return 0
 
 
 def _is_ours(pid: int) -> bool:
@@ -255,12 +256,14 @@ def _is_ours(pid: int) -> bool:
 
 def main(args: list[str]) -> int:
     """Run the demo, or end it."""
-    if args == ["down"]:
-        return down()
-    down()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     demo = None
     try:
+        down()
+        if args == ["down"]:
+            say("The demo is down.")
+            return 0
+        listening_socket(PORT).close()
         demo = Demo()
         demo.run()
     except (Failed, subprocess.SubprocessError, OSError) as exc:

@@ -172,9 +172,9 @@ def docker_runs() -> bool:
     return bool(shutil.which("docker")) and run(["docker", "info"], check=False, quiet=True) == ""
 
 
-def choose(name: str) -> LocalStage | CurrentStage:
-    """The stage that CLUSTER names; without it, kind where it can run."""
-    chosen = os.environ.get("CLUSTER") or ("kind" if docker_runs() and shutil.which("kind") else "local")
+def choose(name: str, before: str | None = None) -> LocalStage | CurrentStage:
+    """The stage that was chosen before, or that CLUSTER names; without either, kind where it can run."""
+    chosen = before or os.environ.get("CLUSTER") or ("kind" if docker_runs() and shutil.which("kind") else "local")
     match chosen:
         case "local":
             return LocalStage(name)

@@ -39,3 +39,13 @@ def why_not(config, tier: str) -> str | None:
     if not os.environ.get("DESPINA_TEST_CLUSTER"):
         return "needs a cluster: use `make test`"
     return None if config.getoption("--all-tiers") else "needs --all-tiers: use `make test`"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what traffic saw: requests sent and failed, in every test that changed a version."""
+    from tests.support.world import REPORTS
+
+    if REPORTS:
+        terminalreporter.section("traffic")
+        for line in REPORTS:
+            terminalreporter.write_line(line)

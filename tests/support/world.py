@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out" / "test"
 NAMESPACE = "e2e"
 MLFLOW = os.environ.get("DESPINA_TEST_MLFLOW", "")
+REPORTS: list[str] = []
+"""What traffic saw, for the end of the run."""
 TICKET = {"ticket": "My card was charged again after I cancelled the plan"}
 
 
@@ -196,9 +198,9 @@ class Traffic:
         return [r for r in self.records if r.get("status") != 200 or r.get("version") not in allowed]
 
     def report(self, what: str, allowed: set[str]) -> list[dict[str, Any]]:
-        """Print sent and failed; returns the failures."""
+        """Put sent and failed into the summary of the test run; returns the failures."""
         failed = self.failures(allowed)
-        print(f"\n{what}: sent={len(self.records)} failed={len(failed)}")
+        REPORTS.append(f"{what}: sent={len(self.records)} failed={len(failed)}")
         return failed
 
 
