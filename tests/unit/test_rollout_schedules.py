@@ -101,3 +101,16 @@ def test_a_rollout_never_makes_a_program_unavailable(events):
             continue
         happen(world, event, argument)
         assert world.ready(active(world)) >= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EVENTS, max_size=30), st.sets(st.sampled_from(["2", "3"])))
+def test_recreate_settles_too(events, broken):
+    world = Simulator(a_program(rollout={"strategy": "Recreate"}), frozenset(broken))
+    settle(world)
+    for event, argument in events:
+        happen(world, event, argument)
+        assert active(world)
+    settle(world)
+    assert world.ready(active(world)) == world.program.spec.replicas
+    assert world.operate().actions == ()
