@@ -60,7 +60,9 @@ async def operator(monkeypatch):
         connection = kopf.ConnectionInfo(server=url)
         monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: connection)
         options = {"namespaces": [NAMESPACE], "standalone": True, "identity": "test"}
-        running = kopf.operator(registry=build_registry(woken.append), stop_flag=stop, ready_flag=ready, **options)
+        running = kopf.operator(
+            registry=build_registry(lambda key, _: woken.append(key)), stop_flag=stop, ready_flag=ready, **options
+        )
         thread = threading.Thread(target=asyncio.run, args=(running,))
         thread.start()
         assert await asyncio.to_thread(ready.wait, 10)

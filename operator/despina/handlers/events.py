@@ -25,8 +25,15 @@ CHILDREN = (
 )
 
 
-def build_registry(wake: Callable[[tuple[str, str]], None]) -> kopf.OperatorRegistry:
-    """kopf's registry with all of Despina's handlers."""
+# Changes come in bursts, of which our own writes are a part: one pass after a burst does for all of it, and a
+# program that is new does not wait behind the others' bursts.
+BURST_SECONDS = 0.2
+
+Wake = Callable[[tuple[str, str], float], None]
+
+
+def build_registry(wake: Wake) -> kopf.OperatorRegistry:
+    """kopf's registry with all of Despina's handlers; they call `wake` with a key and a delay in seconds."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
@@ -41,13 +48,13 @@ def build_registry(wake: Callable[[tuple[str, str]], None]) -> kopf.OperatorRegi
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
-    def program(namespace: str, name: str, **_: Any) -> None:
-        wake((namespace, name))
+    def program(type: str | None, namespace: str, name: str, **_: Any) -> None:  # noqa: A002 - kopf's name
+        wake((namespace, name), BURST_SECONDS if type == "MODIFIED" else 0.0)
 
     for resource in CHILDREN:
 
         @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
         def child(namespace: str, labels: dict[str, str], **_: Any) -> None:
-            wake((namespace, labels[PROGRAM]))
+            wake((namespace, labels[PROGRAM]), BURST_SECONDS)
 
     return registry
