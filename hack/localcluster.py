@@ -103,7 +103,7 @@ def _staging(target: Path):
 
 
 def _go(args: list[str], cwd: Path, **env: str) -> None:
-    run(["go", *args], cwd=cwd, env={**os.environ, "CGO_ENABLED": "0", **env})
+    run(["go", *args], cwd=cwd, env={**os.environ, "CGO_ENABLED": "0", **env}, quiet=True)
 
 
 def install_packages() -> None:
