@@ -231,6 +231,12 @@ def test_a_candidate_that_misses_its_deadline_is_quarantined():
     assert plan.candidate is None
 
 
+def test_a_candidate_that_is_ready_in_the_last_moment_is_promoted():
+    status = status_with_rollout(P, "2", NOW - 601)
+    fields = with_pods(two(P), pods(P, "2", ready=True))
+    assert decide(observed(P, "2", status=status, **fields, preview_ready={G: 1}), NOW).step == "Promote"
+
+
 def test_the_deadline_is_looked_at_without_any_event():
     status = status_with_rollout(P, "2", NOW - 590)
     plan = decide(observed(P, "2", status=status, **with_pods(two(P), pods(P, "2"))), NOW)

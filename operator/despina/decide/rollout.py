@@ -158,7 +158,7 @@ def failure_of(r: Rollout) -> Quarantined | None:
     if failure:
         return quarantine(r.o, r.candidate, failure.reason, failure.message, r.now)
     limit = r.o.program.spec.rollout.blue_green.progress_deadline_seconds
-    if r.now - r.started_at < limit or step_of(r) == "AwaitPromotion":
+    if r.now - r.started_at < limit or step_of(r) != "Prepare":
         return None
     trouble = next((p.trouble for p in r.o.pods_of(r.candidate.hash) if p.trouble), None)
     why = f": {trouble.reason}: {trouble.message}" if trouble else ""
