@@ -84,6 +84,7 @@ async def test_a_result_asks_for_another_turn():
     bench = Bench(results=[0.01])
     bench.queue.add(A)
     await bench.until(lambda: bench.started == [A, A])
+    assert bench.queue.depth == 0
     await bench.close()
 
 
