@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
 from services import Processes, free_port, mlflow_command, standin_command
-from tests.support.world import ROOT
-
-QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
+from tests.support import world
 
 
 @dataclass
@@ -56,19 +51,6 @@ def mlflow_uri(servers) -> str:
 
 @pytest.fixture(scope="session")
 def log_model(servers):
-    """Log a model version in a process of its own, as people do: code of two versions never meets in one."""
-
-    def log(kind: str, name: str, alias: str = "") -> str:
-        script = ROOT / "tests" / "support" / "models.py"
-        env = {
-            **os.environ,
-            **QUIET,
-            "MLFLOW_TRACKING_URI": servers[1],
-            "DESPINA_TEST_MLFLOW_DATA": str(Path(servers[0]) / "mlflow"),
-        }
-        command = [sys.executable, str(script), kind, name, *([alias] if alias else [])]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.split()[-1]
-
-    return log
+    """Log a model version on this tier's server."""
+    folder, uri, _ = servers
+    return functools.partial(world.log_model, uri=uri, data=str(folder / "mlflow"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from despina.api.conditions import Reason
 from despina.api.program import Program, ProgramStatus
-from despina.api.revision import Revision, revision_of
+from despina.api.revision import revision_of
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.desired.network import build_service
 
@@ -75,7 +75,3 @@ def serving(program: Program, version: str, count: int = 1) -> dict[str, Any]:
         "deployments": (a_deployment(program, version, replicas=count, activated_at=1.0),),
         "pods": pods(program, version, count, ready=True),
     }
-
-
-def a_revision(program: Program, version: str) -> Revision:
-    return revision_of(program, version)

@@ -109,11 +109,16 @@ def assert_at_rest(kube: Kube, seconds: int) -> None:
     assert writes_of_the_operator(kube) == before
 
 
-def log_model(kind: str, name: str, alias: str = "") -> str:
-    """Log a model version in a process of its own; returns the version."""
+def log_model(kind: str, name: str, alias: str = "", uri: str = MLFLOW, data: str | None = None) -> str:
+    """Log a model version in a process of its own, as people do: code of two versions never meets in one.
+
+    `data` is the server's folder, for the kind whose artefact is deleted. Returns the version.
+    """
     command = [sys.executable, str(ROOT / "tests" / "support" / "models.py"), kind, name, *([alias] if alias else [])]
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    env = {**os.environ, **quiet, "MLFLOW_TRACKING_URI": MLFLOW}
+    env = {**os.environ, **quiet, "MLFLOW_TRACKING_URI": uri}
+    if data:
+        env["DESPINA_TEST_MLFLOW_DATA"] = data
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()[-1]

@@ -28,7 +28,6 @@ class Live:
 
     program: Program
     status: ProgramStatus
-    live_status: Document
     deployments: tuple[DeploymentView, ...]
     pods: tuple[PodView, ...]
     active: str | None
@@ -73,11 +72,9 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     }
     service = objects.get(("Service", program.name), {})
     pods = tuple(pod_view(p) for p in found["Pod"])
-    live_status = manifest.get("status") or {}
     return Live(
         program=program,
-        status=read_status(live_status),
-        live_status=live_status,
+        status=read_status(manifest.get("status") or {}),
         deployments=tuple(deployment_view(d) for (kind, _), d in objects.items() if kind == "Deployment"),
         pods=pods,
         active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),

@@ -42,7 +42,8 @@ class Orders:
 
     def told(self, program: Key, pods: Iterable[str]) -> Mapping[str, Literal["Retire", "Activate"]]:
         """The last orders given to a program's pods; what is remembered of any other pods of it is dropped."""
-        kept = {pod: order for pod, order in self._told.pop(program, {}).items() if pod in set(pods)}
+        present = set(pods)
+        kept = {pod: order for pod, order in self._told.pop(program, {}).items() if pod in present}
         if kept:
             self._told[program] = kept
         return kept
