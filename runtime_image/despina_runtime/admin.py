@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -60,7 +60,7 @@ def metrics(_: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def build_admin(is_ready: Callable[[], bool], desk: OrderDesk, obey: Callable[[Order], None]) -> Starlette:
+def build_admin(is_ready: Callable[[], bool], desk: OrderDesk, obey: Callable[[Order], Awaitable[bool]]) -> Starlette:
     """The admin application."""
 
     def healthz(_: Request) -> Response:
@@ -73,9 +73,11 @@ def build_admin(is_ready: Callable[[], bool], desk: OrderDesk, obey: Callable[[O
     async def orders(request: Request) -> Response:
         body = await request.body()
         try:
-            obey(desk.accept(body[:MAX_ORDER_BYTES], request.headers.get(SIGNATURE_HEADER, "")))
+            order = desk.accept(body[:MAX_ORDER_BYTES], request.headers.get(SIGNATURE_HEADER, ""))
         except OrderRefused as exc:
             return PlainTextResponse(f"{exc}\n", 403)
+        if not await obey(order):
+            return PlainTextResponse("not all workers have obeyed\n", 503)
         return PlainTextResponse("ok")
 
     return Starlette(

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import itertools
+import os
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
-from despina.wire import REVISION_HEADER, VERSION_HEADER, RuntimeConfig
+import orjson
+
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, REVISION_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.asgi import (
     Disconnected,
+    EventStream,
+    Header,
     Receive,
     Scope,
     Send,
@@ -15,58 +26,194 @@ from despina_runtime.asgi import (
     send_problem,
     with_headers,
 )
-from despina_runtime.pipeline.execute import Executor
-from despina_runtime.pipeline.record import IN_FLIGHT, REQUESTS, SECONDS
-from despina_runtime.pipeline.validate import parse_inputs, render_outputs
+from despina_runtime.lm.meter import Meter
+from despina_runtime.lm.target import KeyFile
+from despina_runtime.modules import Modules
+from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.pipeline.corridor import Corridors, deadline_after
+from despina_runtime.pipeline.record import DEGRADED, IN_FLIGHT, Record
 from despina_runtime.problem import Problem
 from despina_runtime.program.load import Loaded
 from despina_runtime.routes import build_routes
+from despina_runtime.sessions import Sessions
 
 CLOSE = (b"connection", b"close")
+OPEN_PATHS = {"/healthz", "/readyz"}
+EVENTS = b"text/event-stream"
 
 
 class Service:
     """One revision of one program as an ASGI application."""
 
-    def __init__(self, loaded: Loaded, config: RuntimeConfig) -> None:
+    def __init__(self, loaded: Loaded, config: RuntimeConfig, corridors: Corridors, sessions: Sessions) -> None:
         self.is_retired = False
-        self._interface = loaded.interface
-        self._executor = Executor(loaded.program, config)
-        self._routes = build_routes(loaded.interface, config)
-        self._version = config.model.version
-        self._headers = [
+        self._config = config
+        self._sessions = sessions
+        self._main = corridors.build(loaded.program, loaded.is_async, loaded.interface)
+        self._modules = Modules(loaded, corridors)
+        self._token = KeyFile(config.auth_token_file)
+        self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
+        self._record = Record(config.model.version)
+        self._ids = (f"{prefix}{n:x}" for prefix in [os.urandom(6).hex()] for n in itertools.count(1))
+        self._limit = config.limits.max_request_bytes
+        self._headers: list[Header] = [
             (VERSION_HEADER.encode(), config.model.version.encode()),
             (REVISION_HEADER.encode(), config.revision.encode()),
         ]
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> list[Header]:
         """What every answer carries. A retired pod asks each caller to connect anew, to the new version."""
         return [*self._headers, CLOSE] if self.is_retired else self._headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
-        answer = with_headers(send, self.headers)
-        if scope["type"] == "http" and scope["path"] == "/execute":
-            await self._execute(scope, receive, answer)
+        path = scope["path"]
+        if path == "/execute":
+            await self._execute(self._main, scope, receive, send)
+        elif path.startswith("/modules/") and path.endswith("/execute"):
+            await self._execute_module(path, scope, receive, send)
         else:
-            await self._routes(scope, receive, answer)
+            await self._route(scope, receive, with_headers(send, self.headers))
 
-    async def _execute(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        status = 200
-        with IN_FLIGHT.track_inprogress():
+    async def _execute_module(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            module = self._modules.corridor(path.removeprefix("/modules/").removesuffix("/execute"))
+        except Problem as problem:
+            await send_problem(send, problem, self.headers())
+        else:
+            await self._execute(module, scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                await send_body(send, 200, await self._predict(scope, receive))
+                self._authorize(dict(scope["headers"]))
             except Problem as problem:
-                status = problem.status
-                await send_problem(send, problem, [(b"allow", b"POST")] if status == 405 else ())
-            except Disconnected:
-                status = 499
-        REQUESTS.labels(self._version, str(status)).inc()
-        SECONDS.labels(self._version).observe(time.perf_counter() - started)
+                await send_problem(send, problem)
+                return
+        await self._routes(scope, receive, send)
 
-    async def _predict(self, scope: Scope, receive: Receive) -> bytes:
+    async def _execute(self, corridor: Step, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request from its first byte to the last of its answer."""
+        started = time.perf_counter()
+        status, tier = 200, None
+        IN_FLIGHT.inc()
+        try:
+            call = await self._read(scope, receive)
+            if call.emit is not None:
+                await self._stream(corridor, call, receive, send)
+            else:
+                answer = await corridor(call)
+                tier = answer.tier
+                await send_body(send, 200, answer.body, headers=self._headers_of(answer, call.meter))
+        except Problem as problem:
+            status = problem.status
+            allow = [(b"allow", b"POST")] if status == 405 else []
+            await send_problem(send, problem, [*allow, *self.headers()])
+        except Disconnected:
+            status = 499
+        finally:
+            IN_FLIGHT.dec()
+            self._record(status, time.perf_counter() - started, tier)
+
+    async def run(self, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
+        """One item of a batch, through the same corridor."""
+        return await self._main(await self._call(body, headers))
+
+    async def _read(self, scope: Scope, receive: Receive) -> Call:
         if scope["method"] != "POST":
             raise Problem(405, "method-not-allowed", "Use POST")
-        inputs = parse_inputs(self._interface, await read_body(receive))
-        return render_outputs(self._interface, await self._executor.run(inputs))
+        headers = dict(scope["headers"])
+        self._authorize(headers)
+        call = await self._call(await read_body(receive, self._limit), headers)
+        if EVENTS in headers.get(b"accept", b""):
+            call.emit = _nowhere
+        return call
+
+    def _authorize(self, headers: Mapping[bytes, bytes]) -> None:
+        if self._config.auth_token_file is None:
+            return
+        token = self._token.read()
+        given = headers.get(b"authorization", b"")
+        if not token or not hmac.compare_digest(given, b"Bearer " + token.encode()):
+            raise Problem(401, "unauthorized", "Send `Authorization: Bearer TOKEN`")
+
+    async def _call(self, body: bytes, headers: Mapping[bytes, bytes]) -> Call:
+        """The request with everything that its caller may choose: first by itself, then by its session."""
+        lm, temperature = self._config.lm, None
+        if session := headers.get(b"x-session-id"):
+            variables = await self._sessions.get(session.decode("latin-1"))
+            lm, temperature = variables.lm or lm, variables.temperature
+        if chosen := headers.get(b"x-lm"):
+            lm = chosen.decode("latin-1")
+            self._sessions.check_lm(lm)
+        meter = Meter(deadline_after(self._config.request_timeout_seconds))
+        return Call(body, meter, lm, temperature, FALLBACK_HEADER.encode() not in headers)
+
+    async def _stream(self, corridor: Step, call: Call, receive: Receive, send: Send) -> None:
+        """Events as they come: `delta` for text, then `result`, which alone counts, or `problem`; `done` with the
+        account."""
+        stream = EventStream(send, self.headers)
+
+        async def emit(field: str, text: str) -> None:
+            await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
+
+        call.emit = emit
+        leaving = asyncio.create_task(_cancel_when_left(receive, asyncio.current_task()))
+        try:
+            answer = await corridor(call)
+            await stream.tell("result", answer.body)
+        except Problem as problem:
+            if not stream.started:
+                raise
+            await stream.tell("problem", problem.body())
+        except asyncio.CancelledError:
+            raise Disconnected from None
+        finally:
+            leaving.cancel()
+        await stream.tell("done", orjson.dumps(self._account(call.meter)))
+        await stream.end()
+
+    def _account(self, meter: Meter) -> dict[str, Any]:
+        account = {
+            "prediction_id": next(self._ids),
+            "lm_attempts": meter.attempts,
+            "input_tokens": meter.input_tokens,
+            "output_tokens": meter.output_tokens,
+        }
+        return account | ({"cost_usd": str(meter.cost)} if meter.cost is not None else {})
+
+    def _headers_of(self, answer: Answer, meter: Meter) -> list[Header]:
+        """What the caller may want to know about an answer. Cache-Status is RFC 9211."""
+        found = [*self.headers(), (b"despina-prediction-id", next(self._ids).encode())]
+        if answer.tier:
+            status = f'despina; hit; detail={answer.tier}; key="{answer.key}"'
+            return [*found, (b"cache-status", status.encode())]
+        if self._config.cache:
+            found.append((b"cache-status", _miss(answer).encode()))
+        if answer.degraded:
+            DEGRADED.labels(answer.degraded).inc()
+            found.append((DEGRADED_HEADER.encode(), answer.degraded.encode()))
+        found += [
+            (b"despina-lm-attempts", b"%d" % meter.attempts),
+            (b"despina-input-tokens", b"%d" % meter.input_tokens),
+            (b"despina-output-tokens", b"%d" % meter.output_tokens),
+        ]
+        return [*found, (b"despina-cost-usd", str(meter.cost).encode())] if meter.cost is not None else found
+
+
+def _miss(answer: Answer) -> str:
+    stored = f'; stored; key="{answer.key}"' if answer.key else ""
+    return f"despina; fwd=miss{'; collapsed' if answer.collapsed else ''}{stored}"
+
+
+async def _nowhere(field: str, text: str) -> None:
+    """Stands in a call that wants a stream until there is one."""
+
+
+async def _cancel_when_left(receive: Receive, task: asyncio.Task[Any] | None) -> None:
+    """An answer that nobody waits for costs money."""
+    with suppress(asyncio.CancelledError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if task:
+            task.cancel()

@@ -11,46 +11,53 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-MAX_BODY_BYTES = 16 * 2**20
+Header = tuple[bytes, bytes]
 
 
 class Disconnected(Exception):
-    """The caller went away before the whole request had come."""
+    """The caller went away before the whole answer was given."""
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The request's body; a Problem 413 beyond the limit."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The request's body; a Problem 413 beyond so many bytes."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    if not message.get("more_body") and len(body) <= limit:
+        return body
+    return await _read_rest(receive, [body], limit)
+
+
+async def _read_rest(receive: Receive, parts: list[bytes], limit: int) -> bytes:
+    more, size = True, len(parts[0])
+    while size <= limit:
+        if not more:
+            return b"".join(parts)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise Problem(413, "body-too-large", "The body is too large", f"the limit is {MAX_BODY_BYTES} bytes")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+    raise Problem(413, "body-too-large", "The body is too large", f"the limit is {limit} bytes")
 
 
 async def send_body(
-    send: Send, status: int, body: bytes, media_type: bytes = b"application/json", headers: Iterable[Any] = ()
+    send: Send, status: int, body: bytes, media_type: bytes = b"application/json", headers: Iterable[Header] = ()
 ) -> None:
     """One whole answer."""
-    fixed = [(b"content-type", media_type), (b"content-length", str(len(body)).encode())]
+    fixed = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_problem(send: Send, problem: Problem, headers: Iterable[Any] = ()) -> None:
+async def send_problem(send: Send, problem: Problem, headers: Iterable[Header] = ()) -> None:
     """One error answer."""
-    await send_body(send, problem.status, problem.body(), MEDIA_TYPE, headers)
+    await send_body(send, problem.status, problem.body(), MEDIA_TYPE, [*problem.headers(), *headers])
 
 
-def with_headers(send: Send, headers: Callable[[], list[tuple[bytes, bytes]]]) -> Send:
+def with_headers(send: Send, headers: Callable[[], list[Header]]) -> Send:
     """A `send` that adds headers, asked for at the moment the answer starts."""
 
     async def adding(message: Message) -> None:
@@ -59,3 +66,25 @@ def with_headers(send: Send, headers: Callable[[], list[tuple[bytes, bytes]]]) -
         await send(message)
 
     return adding
+
+
+class EventStream:
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as an answer."""
+
+    def __init__(self, send: Send, headers: Callable[[], list[Header]]) -> None:
+        self.started = False
+        self._send = send
+        self._headers = headers
+
+    async def tell(self, event: str, data: bytes) -> None:
+        """One event; `data` is JSON, which holds no line break."""
+        if not self.started:
+            self.started = True
+            fixed = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *self._headers()]})
+        body = b"event: %s\ndata: %s\n\n" % (event.encode(), data)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Nothing more comes."""
+        await self._send({"type": "http.response.body", "body": b""})

@@ -18,7 +18,7 @@ import httpx
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.wire import RuntimeConfig
-from despina_runtime.supervisor import Worker, on_signals, open_port, prepare_environment
+from despina_runtime.supervisor import Crew, on_signals, open_port, prepare_environment
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 2
@@ -31,7 +31,7 @@ class NotServable(Exception):
 
 @dataclass
 class Follower:
-    """One program, its current worker, and versions that failed."""
+    """One program, its current workers, and versions that failed."""
 
     program: Program
     host: str
@@ -39,7 +39,7 @@ class Follower:
     cache: Path
     secrets: Path
     poll_seconds: float
-    current: Worker | None = None
+    current: Crew | None = None
     failed: set[str] = field(default_factory=set)
 
     @property
@@ -64,15 +64,15 @@ class Follower:
         return 0
 
     async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
-        """Until the next poll, a signal, or the worker's end."""
-        waits: list[asyncio.Task[bool] | asyncio.Task[int]] = [asyncio.create_task(stop.wait())]
+        """Until the next poll, a signal, or the workers' end."""
+        waits = [asyncio.create_task(stop.wait())]
         if self.current:
-            waits.append(asyncio.create_task(self.current.process.wait()))
+            waits.append(asyncio.create_task(self.current.ended.wait()))
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
-        if self.current and self.current.process.returncode is not None:
-            log.error("Worker ended code=%s; starting it again", self.current.process.returncode)
+        if self.current and self.current.ended.is_set():
+            log.error("The workers ended; starting them again")
             self.current = None
 
     def _version(self) -> str | None:
@@ -80,15 +80,15 @@ class Follower:
 
     async def _switch(self, version: str, listen: socket.socket) -> None:
         log.info("Starting version=%s", version)
-        worker = await Worker.start(self._config(version), self.cache, listen)
-        failure = await worker.first_word()
+        crew = Crew(self._config(version), self.cache, listen)
+        failure = await crew.start()
         if failure:
             self.failed.add(version)
             log.error("Version %s is not served: %s: %s", version, failure.reason, failure.message)
             if self.current is None:
                 raise NotServable(f"version {version}: {failure.reason}: {failure.message}")
             return
-        old, self.current = self.current, worker
+        old, self.current = self.current, crew
         log.info("Serving version=%s at http://%s:%d/docs", version, self.host, self.port)
         if old:
             old.say("drain")
@@ -101,7 +101,7 @@ class Follower:
     async def _end(self) -> None:
         if self.current:
             self.current.say("drain")
-            await self.current.process.wait()
+            await self.current.ended.wait()
 
 
 async def wanted_version(client: httpx.AsyncClient, program: Program) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+
+from despina.wire import ErrorClass
 
 MEDIA_TYPE = b"application/problem+json"
 
@@ -20,19 +23,34 @@ class Problem(Exception):
     title: str
     detail: str = ""
     errors: tuple[dict[str, str], ...] = ()
+    fault: ErrorClass | None = None
+    """Whose fault it is, where a breaker should know; None for the caller's own and for refusals."""
+    retry_after: float | None = None
+    """Seconds after which it is worth asking again."""
+    can_fall_back: bool = False
+    """Whether the manifest's fallback may answer in its place."""
 
-    def body(self) -> bytes:
-        """The JSON document."""
-        document: dict[str, Any] = {
+    def document(self) -> dict[str, Any]:
+        """The problem document."""
+        found: dict[str, Any] = {
             "type": f"urn:despina:problem:{self.type}",
             "title": self.title,
             "status": self.status,
         }
         if self.detail:
-            document["detail"] = self.detail
+            found["detail"] = self.detail
         if self.errors:
-            document["errors"] = list(self.errors)
-        return json.dumps(document).encode()
+            found["errors"] = list(self.errors)
+        return found
+
+    def body(self) -> bytes:
+        """The document as JSON."""
+        return json.dumps(self.document()).encode()
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that go with it."""
+        found = [(b"retry-after", str(math.ceil(self.retry_after)).encode())] if self.retry_after else []
+        return [*found, (b"www-authenticate", b"Bearer")] if self.status == 401 else found
 
 
 def invalid_input(exc: ValidationError) -> Problem:
@@ -43,3 +61,8 @@ def invalid_input(exc: ValidationError) -> Problem:
     )
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
     return Problem(422, "invalid-input", "The input does not fit the program's signature", detail, found)
+
+
+def deadline_exceeded() -> Problem:
+    """504 for a request that took longer than `runtime.requestTimeoutSeconds`."""
+    return Problem(504, "deadline-exceeded", "The program took too long", fault="Timeout", can_fall_back=True)

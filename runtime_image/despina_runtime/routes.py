@@ -1,22 +1,32 @@
-"""Everything a caller may ask for beside a prediction: the schema, OpenAPI, the page of documents, health."""
+"""Everything a caller may ask for beside one prediction: batches, sessions, schemas, the page of documents, health."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 import swagger_ui
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
 from despina_runtime.admin import metrics
+from despina_runtime.asgi import read_body
+from despina_runtime.modules import Modules
+from despina_runtime.openapi import openapi
+from despina_runtime.pipeline.call import Answer
 from despina_runtime.problem import MEDIA_TYPE, Problem
-from despina_runtime.program.interface import REFS, Interface
+from despina_runtime.program.interface import Interface
+from despina_runtime.sessions import Sessions
 
+LARGEST_BATCH = 256
+Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Answer]]
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
@@ -25,40 +35,102 @@ PAGE = """<!doctype html>
 """
 
 
-def build_routes(interface: Interface, config: RuntimeConfig) -> Starlette:
+def build_routes(
+    interface: Interface, config: RuntimeConfig, modules: Modules, sessions: Sessions, run: Run
+) -> Starlette:
     """The application behind `POST /execute`."""
     schema = interface.schema() | {"program": config.program, "version": config.model.version}
-    document = openapi(interface, config)
-    page = PAGE.format(title=config.program)
-
-    def answer_schema(_: Request) -> Response:
-        return JSONResponse(schema)
-
-    def answer_openapi(_: Request) -> Response:
-        return JSONResponse(document)
-
-    def answer_docs(_: Request) -> Response:
-        return HTMLResponse(page)
-
-    def answer_health(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    def answer_root(_: Request) -> Response:
-        return RedirectResponse("docs")
-
+    schemas = modules.schemas()
     return Starlette(
         routes=[
-            Route("/", answer_root),
-            Route("/schema", answer_schema),
-            Route("/openapi.json", answer_openapi),
-            Route("/docs", answer_docs),
+            Route("/", lambda _: RedirectResponse("docs")),
+            Route("/execute/batch", Batch(run, config), methods=["POST"]),
+            Route("/sessions/{session}/variables", SessionRoute(sessions), methods=["GET", "PUT", "DELETE"]),
+            Route("/schema", _answer(schema)),
+            Route("/modules", _answer({"modules": schemas})),
+            Route("/modules/{path:path}/schema", lambda r: JSONResponse(_schema_of(modules, r))),
+            Route("/openapi.json", _answer(openapi(interface, config, schemas))),
+            Route("/docs", lambda _: HTMLResponse(PAGE.format(title=config.program))),
             Mount("/docs/assets", StaticFiles(directory=_assets())),
-            Route("/healthz", answer_health),
-            Route("/readyz", answer_health),
+            Route("/healthz", lambda _: PlainTextResponse("ok")),
+            Route("/readyz", lambda _: PlainTextResponse("ok")),
             Route("/metrics", metrics),
         ],
-        exception_handlers={404: _not_found, 405: _not_allowed},
+        exception_handlers={404: _not_found, 405: _not_allowed, Problem: _problem, ClientDisconnect: _gone},
     )
+
+
+def _answer(document: Any) -> Callable[[Request], Response]:
+    """A document that does not change."""
+    body = orjson.dumps(document)
+    return lambda _: Response(body, media_type="application/json")
+
+
+def _schema_of(modules: Modules, request: Request) -> dict[str, Any]:
+    return modules.interface(request.path_params["path"]).schema()
+
+
+class Batch:
+    """`POST /execute/batch`: many inputs at once, each with a result of its own, in the same order."""
+
+    def __init__(self, run: Run, config: RuntimeConfig) -> None:
+        self._run = run
+        self._limit = config.limits.max_request_bytes
+        self._at_once = -(-config.max_concurrency // config.workers)
+
+    async def __call__(self, request: Request) -> Response:
+        """Always 200; how each input fared stands beside it."""
+        items = _items(await read_body(request.receive, self._limit))
+        headers, turns = dict(request.scope["headers"]), asyncio.Semaphore(self._at_once)
+
+        async def one(item: Any) -> bytes:
+            async with turns:
+                return await self._one(orjson.dumps(item), headers)
+
+        results = await asyncio.gather(*map(one, items))
+        return Response(b'{"results":[%s]}' % b",".join(results), media_type="application/json")
+
+    async def _one(self, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+        try:
+            answer = await self._run(body, headers)
+        except Problem as problem:
+            return b'{"problem":%s}' % problem.body()
+        degraded = b',"degraded":%s' % orjson.dumps(answer.degraded) if answer.degraded else b""
+        return b'{"outputs":%s%s}' % (answer.body, degraded)
+
+
+def _items(body: bytes) -> list[Any]:
+    try:
+        document = orjson.loads(body)
+        items = document["inputs"]
+    except (ValueError, KeyError, TypeError):
+        items = None
+    if not isinstance(items, list) or not 1 <= len(items) <= LARGEST_BATCH or set(document) != {"inputs"}:
+        wanted = f'an object {{"inputs": [...]}} with 1 to {LARGEST_BATCH} items'
+        raise Problem(
+            422, "invalid-input", "The batch cannot be read", f"inputs: {wanted}",
+            ({"field": "inputs", "message": wanted},),
+        )  # fmt: skip
+    return items
+
+
+class SessionRoute:
+    """`/sessions/{session}/variables`."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def __call__(self, request: Request) -> Response:
+        """The variables as they are then."""
+        session = request.path_params["session"]
+        if request.method == "DELETE":
+            await self._sessions.delete(session)
+            return Response(status_code=204)
+        if request.method == "PUT":
+            variables = await self._sessions.put(session, await read_body(request.receive, 4096))
+        else:
+            variables = await self._sessions.get(session)
+        return JSONResponse(variables.model_dump(exclude_none=True))
 
 
 def _assets() -> Path:
@@ -66,71 +138,23 @@ def _assets() -> Path:
     return Path(swagger_ui.__file__).parent / "static"
 
 
-def _problem(problem: Problem) -> Response:
-    return Response(problem.body(), problem.status, media_type=MEDIA_TYPE.decode())
+async def _problem(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, Problem)  # noqa: S101 - the handler is registered for this type
+    headers = {k.decode(): v.decode() for k, v in exc.headers()}
+    return Response(exc.body(), exc.status, headers, media_type=MEDIA_TYPE.decode())
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
-    return _problem(Problem(404, "not-found", "There is nothing here", request.url.path))
+    return await _problem(request, Problem(404, "not-found", "There is nothing here", request.url.path))
 
 
-async def _not_allowed(request: Request, _: Exception) -> Response:
-    return _problem(Problem(405, "method-not-allowed", "This method is not offered here", request.method))
+async def _not_allowed(request: Request, exc: Exception) -> Response:
+    response = await _problem(
+        request, Problem(405, "method-not-allowed", "This method is not offered here", request.method)
+    )
+    response.headers.update(getattr(exc, "headers", None) or {})
+    return response
 
 
-def openapi(interface: Interface, config: RuntimeConfig) -> dict[str, Any]:
-    """OpenAPI 3.1 of the serving port, from the program's interface."""
-    schemas: dict[str, Any] = {"Problem": PROBLEM}
-    for model, mode in ((interface.inputs, "validation"), (interface.outputs, "serialization")):
-        schema = model.model_json_schema(ref_template=REFS, mode=mode)  # type: ignore[arg-type]
-        schemas |= schema.pop("$defs", {})
-        schemas[model.__name__] = schema
-    problem = {"content": {MEDIA_TYPE.decode(): {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    errors = {"422": "The input does not fit the signature", "500": "The program raised an error"}
-    errors |= {"502": "The language model failed", "504": "The deadline passed"}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": config.program,
-            "version": config.model.version,
-            "description": interface.instructions,
-        },
-        "paths": {
-            "/execute": {
-                "post": {
-                    "summary": f"Run {config.program}",
-                    "operationId": "execute",
-                    "requestBody": {"required": True, "content": _json("Inputs")},
-                    "responses": {
-                        "200": {"description": "The program's outputs", "content": _json("Outputs")},
-                        **{status: {"description": text, **problem} for status, text in errors.items()},
-                    },
-                }
-            }
-        },
-        "components": {"schemas": schemas},
-    }
-
-
-def _json(model: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": REFS.format(model=model)}}}
-
-
-PROBLEM = {
-    "type": "object",
-    "description": "An RFC 9457 problem document.",
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-    "required": ["type", "title", "status"],
-}
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)

@@ -38,31 +38,30 @@ from despina_runtime.server import make_server
 
 log = logging.getLogger(__name__)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
-Word = Literal["retire", "activate", "drain"]
-ORDER_WORDS: dict[str, Word] = {"Retire": "retire", "Activate": "activate"}
+Word = Literal["retire", "activate", "drain", "invalidate"]
+ORDER_WORDS: dict[str, Word] = {"Retire": "retire", "Activate": "activate", "Invalidate": "invalidate"}
+ACKNOWLEDGE_SECONDS = 5.0
+RESTARTS, RESTART_SECONDS = 5, 60.0
 
 
 @dataclass
 class Worker:
     """One worker process."""
 
-    config: RuntimeConfig
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     is_ready: bool = False
 
     @classmethod
-    async def start(cls, config: RuntimeConfig, cache: Path, listen: socket.socket) -> Worker:
+    async def start(cls, config_file: Path, cache: Path, listen: socket.socket) -> Worker:
         """Start a process on a configuration, with the serving socket and one end of a control socket."""
         ours, theirs = socket.socketpair()
-        path = Path(tempfile.mkdtemp(prefix="despina-")) / "config.json"
-        path.write_text(config.model_dump_json())
         fds = (listen.fileno(), theirs.fileno())
-        command = [sys.executable, "-m", "despina_runtime.worker", str(path), str(cache), *map(str, fds)]
+        command = [sys.executable, "-m", "despina_runtime.worker", str(config_file), str(cache), *map(str, fds)]
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         theirs.close()
-        return cls(config, process, *await asyncio.open_connection(sock=ours))
+        return cls(process, *await asyncio.open_connection(sock=ours))
 
     async def first_word(self) -> Failure | None:
         """Wait until the worker serves; the reason if it cannot."""
@@ -71,17 +70,112 @@ class Worker:
             self.is_ready = json.loads(line or b"{}").get("ready") is True
         if self.is_ready:
             return None
-        await self.process.wait()
+        code = await self.process.wait()
         try:
             return Failure.model_validate_json(line)
         except ValidationError:
-            code = self.process.returncode
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    def say(self, word: Word) -> None:
+    def say(self, word: Word, subject: str = "") -> None:
         """One word; a worker that has gone meanwhile does not hear it."""
         if not self.writer.is_closing():
-            self.writer.write(f"{word}\n".encode())
+            self.writer.write(json.dumps({"word": word, "subject": subject}).encode() + b"\n")
+
+    async def ask(self, word: Word, subject: str) -> bool:
+        """One word that is answered when it has been obeyed; True also of a worker that has gone."""
+        self.say(word, subject)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                await self.reader.readline()
+                return True
+        return False
+
+
+class Crew:
+    """All workers of one configuration, on one socket.
+
+    One that ends by itself is replaced while others serve; the crew ends when its only worker does, or when five ended
+    within a minute.
+    """
+
+    def __init__(self, config: RuntimeConfig, cache: Path, listen: socket.socket) -> None:
+        self.config = config
+        self.ended = asyncio.Event()
+        self._file = Path(tempfile.mkdtemp(prefix="despina-")) / "config.json"
+        self._file.write_text(config.model_dump_json())
+        self._cache, self._listen = cache, listen
+        self._workers: list[Worker] = []
+        self._watching: set[asyncio.Task[None]] = set()
+        self._ends: list[float] = []
+        self._is_draining = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether somebody serves: from when all did first, as long as one does."""
+        return any(w.is_ready for w in self._workers)
+
+    async def start(self) -> Failure | None:
+        """Start all; the reason if one cannot serve."""
+        self._workers = [await self._launch() for _ in range(self.config.workers)]
+        failures = await asyncio.gather(*(w.first_word() for w in self._workers))
+        failure = next((f for f in failures if f), None)
+        if failure:
+            await self.kill()
+            return failure
+        for worker in self._workers:
+            self._watch(worker)
+        return None
+
+    async def _launch(self) -> Worker:
+        return await Worker.start(self._file, self._cache, self._listen)
+
+    def _watch(self, worker: Worker) -> None:
+        task = asyncio.create_task(self._outlive(worker))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _outlive(self, worker: Worker) -> None:
+        code = await worker.process.wait()
+        self._workers.remove(worker)
+        if not self._is_draining:
+            log.error("Worker ended by itself code=%s", code)
+            if await self._replace():
+                return
+        if not self._workers:
+            self.ended.set()
+
+    async def _replace(self) -> bool:
+        """Whether another worker serves instead."""
+        now = asyncio.get_running_loop().time()
+        self._ends = [*(t for t in self._ends if t > now - RESTART_SECONDS), now]
+        if not self._workers or len(self._ends) >= RESTARTS:
+            await self.kill()
+            return False
+        worker = await self._launch()
+        if failure := await worker.first_word():
+            log.error("Worker cannot be replaced reason=%s message=%s", failure.reason, failure.message)
+            return False
+        self._workers.append(worker)
+        self._watch(worker)
+        return True
+
+    def say(self, word: Word) -> None:
+        """One word to all."""
+        self._is_draining = self._is_draining or word == "drain"
+        for worker in self._workers:
+            worker.say(word)
+
+    async def ask(self, word: Word, subject: str) -> bool:
+        """One word to all; whether all obeyed."""
+        return all(await asyncio.gather(*(w.ask(word, subject) for w in self._workers)))
+
+    async def kill(self) -> None:
+        """End all at once."""
+        self._is_draining = True
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
+        await asyncio.gather(*(w.process.wait() for w in self._workers))
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -113,45 +207,45 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     prepare_environment()
     stop = asyncio.Event()
     on_signals(stop)
-    listen = open_port(host, config.port)
-    worker = await Worker.start(config, cache, listen)
-    admin = await _serve_admin(config, worker, stop, open_port(host, admin_port))
+    crew = Crew(config, cache, open_port(host, config.port))
+    admin = _serve_admin(crew, stop, open_port(host, admin_port))
     try:
-        return await _live(worker, stop)
+        return await _live(crew, stop)
     finally:
         admin.cancel()
 
 
-async def _serve_admin(
-    config: RuntimeConfig, worker: Worker, stop: asyncio.Event, port: socket.socket
-) -> asyncio.Task[None]:
-    def obey(order: Order) -> None:
-        worker.say(ORDER_WORDS[order.order])
+def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
+    async def obey(order: Order) -> bool:
+        word = ORDER_WORDS[order.order]
+        if word == "invalidate":
+            return await crew.ask(word, order.subject)
+        crew.say(word)
+        return True
 
-    desk = OrderDesk(config.namespace, os.environ.get(POD_NAME_ENV, ""), config.order_key)
-    app = build_admin(lambda: worker.is_ready and not stop.is_set(), desk, obey)
+    desk = OrderDesk(crew.config.namespace, os.environ.get(POD_NAME_ENV, ""), crew.config.order_key)
+    app = build_admin(lambda: crew.is_ready and not stop.is_set(), desk, obey)
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 
 
-async def _live(worker: Worker, stop: asyncio.Event) -> int:
-    """From start to end of a pod's only worker."""
-    ended = asyncio.create_task(worker.process.wait())
+async def _live(crew: Crew, stop: asyncio.Event) -> int:
+    """From start to end of a pod's workers."""
     stopped = asyncio.create_task(stop.wait())
-    first = asyncio.create_task(worker.first_word())
-    await asyncio.wait([first, stopped], return_when=asyncio.FIRST_COMPLETED)
-    if not first.done():
-        worker.process.kill()
+    starting = asyncio.create_task(crew.start())
+    await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        await crew.kill()
         return 0
-    failure = first.result()
-    if failure:
+    if failure := starting.result():
         _leave_word(failure)
         return 1
+    ended = asyncio.create_task(crew.ended.wait())
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
-        log.error("Worker ended by itself code=%s", ended.result())
         return 1
-    worker.say("drain")
-    return await ended
+    crew.say("drain")
+    await ended
+    return 0
 
 
 def _leave_word(failure: Failure) -> None:

@@ -1,7 +1,9 @@
 """The process that holds the program: load, warm up, serve, drain. The supervisor starts it.
 
-It says one line of JSON on its control socket when it can serve, or why it cannot, and obeys one word a line:
-`retire`, `activate`, `drain`.
+It speaks JSON lines on its control socket: `{"ready": true}` when it can serve, or the `Failure` that says why not, and
+`{"done": true}` after each `invalidate`. It hears `{"word": ..., "subject": ...}` with the words of `supervisor.Word`.
+
+Nothing heavy is imported before the model's files are being fetched.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from despina.wire import RuntimeConfig
-from despina_runtime.app import Service
 from despina_runtime.program.errors import ProgramError
-from despina_runtime.program.load import load
-from despina_runtime.program.warmup import warm_up
+from despina_runtime.program.fetch import Fetching
 from despina_runtime.server import Server, make_server
+
+if TYPE_CHECKING:
+    from despina_runtime.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +36,51 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     config = RuntimeConfig.model_validate_json(Path(config_path).read_bytes())
     control = socket.socket(fileno=int(control_fd))
+    fetching = Fetching(config_path, config, Path(cache))
+    from despina_runtime.engine import Engine, load_program
+
     try:
-        loaded = load(config.model, Path(cache), config.allow_pickle)
-        warm_up(loaded)
+        loaded = load_program(fetching.result(), config)
+        asyncio.run(_serve(lambda: Engine(loaded, config, Path(cache)), config, int(listen_fd), control))
     except ProgramError as exc:
         log.error("Cannot serve reason=%s message=%s", exc.failure.reason, exc)
         control.sendall(exc.failure.model_dump_json().encode() + b"\n")
         return 1
-    asyncio.run(_serve(Service(loaded, config), config, socket.socket(fileno=int(listen_fd)), control))
-    return 0
+    # Threads that a request left behind at its deadline must not keep the process.
+    logging.shutdown()
+    os._exit(0)
 
 
-async def _serve(service: Service, config: RuntimeConfig, listen: socket.socket, control: socket.socket) -> None:
-    server = make_server(service, config.request_timeout_seconds)
+async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: socket.socket) -> None:
+    engine: Engine = make()  # type: ignore[operator]
+    await engine.start()
+    server = make_server(engine.service, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control)
-    serving = asyncio.create_task(server.serve(sockets=[listen]))
+    serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))
     while not server.started:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.005)
     log.info("Serving program=%s version=%s", config.program, config.model.version)
     writer.write(json.dumps({"ready": True}).encode() + b"\n")
-    obeying = asyncio.create_task(_obey(reader, service, server, config.drain_seconds))
+    obeying = asyncio.create_task(_obey(reader, writer, engine, server, config.drain_seconds))
     await serving
     obeying.cancel()
+    await engine.stop()
 
 
-async def _obey(reader: asyncio.StreamReader, service: Service, server: Server, drain_seconds: int) -> None:
+async def _obey(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, engine: Engine, server: Server, drain_seconds: int
+) -> None:
     """Follow the supervisor's words; its end is an order to drain."""
-    while word := (await reader.readline()).decode().strip():
-        if word == "drain":
+    while line := await reader.readline():
+        said = json.loads(line)
+        if said["word"] == "drain":
             break
-        service.is_retired = word == "retire"
-    service.is_retired = True
+        if said["word"] == "invalidate":
+            await engine.invalidate(said["subject"])
+            writer.write(b'{"done": true}\n')
+        else:
+            engine.service.is_retired = said["word"] == "retire"
+    engine.service.is_retired = True
     await asyncio.sleep(drain_seconds)
     server.should_exit = True
 

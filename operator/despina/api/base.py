@@ -31,6 +31,11 @@ def rule(cel: str, message: str, field_path: str | None = None) -> JsonDict:
     return {"x-kubernetes-validations": [{"rule": cel, "message": message, **where}]}
 
 
+def rules(*each: JsonDict) -> JsonDict:
+    """Several CEL rules on one type."""
+    return {"x-kubernetes-validations": [r for one in each for r in one["x-kubernetes-validations"]]}  # type: ignore
+
+
 # The API server estimates what a CEL rule costs from these bounds and refuses a CRD without them.
 ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]

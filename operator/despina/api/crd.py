@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from despina.api import GROUP, VERSION
-from despina.api.base import rule
+from despina.api.base import rule, rules
 from despina.api.program import NAME_LIMIT, ProgramSpec, ProgramStatus
 
 DROPPED = {"title", "additionalProperties", "$defs"}
@@ -107,10 +107,18 @@ def _version() -> dict[str, Any]:
                     "spec": spec,
                     "status": status,
                 },
-                **rule(
-                    f"size(self.metadata.name) <= {NAME_LIMIT}"
-                    " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -, starting with a letter",
+                **rules(
+                    rule(
+                        f"size(self.metadata.name) <= {NAME_LIMIT}"
+                        " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+                        f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -,"
+                        " starting with a letter",
+                    ),
+                    rule(
+                        "!has(self.spec.fallback) || !has(self.spec.fallback.programRef)"
+                        " || self.spec.fallback.programRef.name != self.metadata.name",
+                        "spec.fallback.programRef must name another program",
+                    ),
                 ),
             }
         },

@@ -19,20 +19,11 @@ from despina.api.base import (
     UrlStr,
     map_list,
     rule,
+    rules,
 )
+from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
-Toggle = Literal["Enabled", "Disabled"]
-SECRET_MARKS = ("api_key", "apikey", "secret", "password", "authorization", "access_key", "session_token")
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
-
-
-class SecretKeyRef(ApiModel):
-    """One key of a Secret in the program's namespace."""
-
-    name: ShortStr
-    """The Secret's name."""
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-    """The key within the Secret."""
 
 
 class MlflowSource(ApiModel):
@@ -77,40 +68,15 @@ class Runtime(ApiModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the kubelet pulls the image."""
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
-    """How many requests one pod executes at a time; more wait within their deadline."""
+    """How many requests one pod executes at a time; more wait in limits.maxQueue, within their deadline."""
     request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """The deadline of one request, waiting included."""
     drain_seconds: Annotated[int, Field(ge=0, le=600)] = 30
     """How long a pod that was told to end keeps accepting, while routes to it disappear."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8080
     """The container's serving port; the Service's is 80."""
-
-
-class LM(ApiModel):
-    """A language model that the program may call."""
-
-    name: NameStr
-    """The name that `lm` refers to."""
-    model: ShortStr
-    """The model as DSPy names it, such as openai/gpt-4o-mini."""
-    base_url: UrlStr | None = Field(default=None, alias="baseURL")
-    """An OpenAI-compatible endpoint (vLLM, Ollama, llama.cpp) instead of the provider's own."""
-    api_key_secret_ref: SecretKeyRef | None = None
-    """The API key; mounted as a file and re-read when it changes."""
-    params: Preserved = Field(default_factory=dict)
-    """Parameters of each call, such as temperature and max_tokens."""
-    request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
-    """The time one call may take."""
-    retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """How often a call is retried after a provider's 429 or 5xx."""
-
-    @model_validator(mode="after")
-    def _no_secret(self) -> Self:
-        """What stands in a manifest is in Git, in etcd and in a ConfigMap."""
-        for name in self.params:
-            if any(mark in name.lower() for mark in SECRET_MARKS):
-                raise ValueError(f"params.{name}: keep secrets out of manifests, use apiKeySecretRef")
-        return self
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes per pod, behind one port; each holds the program once."""
 
 
 class Autoscaling(ApiModel):
@@ -224,20 +190,29 @@ class Rollout(ApiModel):
 
 
 class Security(ApiModel):
-    """What a program may do that could harm."""
+    """What a program may do that could harm, and who may call it."""
 
     pickle: Literal["Deny", "Allow"] = "Deny"
     """Allow: load what mlflow.dspy.log_model wrote, which runs code from the artefact while unpickling."""
+    auth: Auth = Field(default_factory=Auth)
+    """Who may call."""
 
 
 class ProgramSpec(ApiModel):
     """What a user asks for."""
 
     model_config = ConfigDict(
-        json_schema_extra=rule(
-            "!has(self.lm) || self.lms.exists(l, l.name == self.lm)",
-            "lm must be the name of an entry of lms",
-            ".lm",
+        json_schema_extra=rules(
+            rule(
+                "!has(self.lm) || self.lms.exists(l, l.name == self.lm)",
+                "lm must be the name of an entry of lms",
+                ".lm",
+            ),
+            rule(
+                "!has(self.fallbacks) || self.fallbacks.all(f, self.lms.exists(l, l.name == f))",
+                "fallbacks must be names of entries of lms",
+                ".fallbacks",
+            ),
         )
     )
 
@@ -249,6 +224,18 @@ class ProgramSpec(ApiModel):
     """The language models that the program may call."""
     lm: NameStr | None = None
     """The language model in use; the first of lms when left out."""
+    fallbacks: Annotated[tuple[NameStr, ...], Field(max_length=8)] = ()
+    """Entries of lms to ask, in order, when the chosen one fails."""
+    cache: Cache | None = None
+    """Give answers again without asking; nothing is kept when left out."""
+    limits: Limits = Field(default_factory=Limits)
+    """What the program accepts before it says no."""
+    breaker: ProgramBreaker | None = None
+    """Stop executing for a while when too much fails."""
+    fallback: Fallback | None = None
+    """What answers when the program cannot."""
+    sessions: Sessions = Field(default_factory=Sessions)
+    """Variables that callers set once for many requests."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """The number of pods; ignored when autoscaling is set."""
     autoscaling: Autoscaling | None = None
@@ -270,8 +257,11 @@ class ProgramSpec(ApiModel):
 
     @model_validator(mode="after")
     def _lm_exists(self) -> Self:
-        if self.lm is not None and self.lm not in {lm.name for lm in self.lms}:
+        names = {lm.name for lm in self.lms}
+        if self.lm is not None and self.lm not in names:
             raise ValueError("lm must be the name of an entry of lms")
+        if not names.issuperset(self.fallbacks):
+            raise ValueError("fallbacks must be names of entries of lms")
         return self
 
 
@@ -392,6 +382,13 @@ class Program(ApiModel):
     generation: int = 0
     annotations: dict[str, str] = Field(default_factory=dict)
     spec: ProgramSpec
+
+    @model_validator(mode="after")
+    def _falls_back_elsewhere(self) -> Self:
+        fallback = self.spec.fallback
+        if fallback and fallback.program_ref and fallback.program_ref.name == self.name:
+            raise ValueError("spec.fallback.programRef must name another program")
+        return self
 
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> Program:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from despina.api.base import ApiModel
 from despina.api.program import Program
-from despina.wire import SECRETS_DIR, LMConfig, ModelRef, RuntimeConfig
+from despina.api.serving import LM, Cache, SecretKeyRef
+from despina.wire import (
+    SECRETS_DIR,
+    BreakerConfig,
+    CacheConfig,
+    FallbackConfig,
+    LimitsConfig,
+    LMConfig,
+    ModelRef,
+    Price,
+    ProgramBreakerConfig,
+    RedisConfig,
+    RuntimeConfig,
+)
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
-RELEVANT = ("runtime", "lms", "lm", "placement", "resources", "podTemplate", "serviceAccount", "security")
+RELEVANT = (
+    "runtime", "lms", "lm", "fallbacks", "cache", "limits", "breaker", "fallback",
+    "placement", "resources", "podTemplate", "serviceAccount", "security",
+)  # fmt: skip
+UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 class Revision(ApiModel):
@@ -31,7 +49,9 @@ def digest(document: Any) -> str:
 
 def revision_of(program: Program, version: str) -> Revision:
     """The revision that a program means when its model resolves to `version`."""
-    spec, source = program.spec.dump(), program.spec.source.mlflow
+    # Without defaults: a field that a later operator adds must not change the revision of those who never set it.
+    spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
+    source = program.spec.source.mlflow
     asked = {field: spec.get(field) for field in RELEVANT}
     hash8 = digest([asked, source.model, source.tracking_uri, version])
     return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}")
@@ -50,31 +70,89 @@ def runtime_config(
     secrets_dir: str = SECRETS_DIR,
 ) -> RuntimeConfig:
     """The document that a pod of this revision runs by; `make try` builds its own with the same function."""
-    spec = program.spec
+    spec, runtime = program.spec, program.spec.runtime
+
+    def path(ref: SecretKeyRef | None) -> str | None:
+        return secret_path(ref.name, ref.key, secrets_dir) if ref else None
+
     return RuntimeConfig(
         namespace=program.namespace,
         program=program.name,
         revision=revision.hash,
         model=ModelRef(name=spec.source.mlflow.model, version=revision.version, tracking_uri=tracking_uri),
-        lms=tuple(
-            LMConfig(
-                name=lm.name,
-                model=lm.model,
-                base_url=lm.base_url,
-                api_key_file=secret_path(lm.api_key_secret_ref.name, lm.api_key_secret_ref.key, secrets_dir)
-                if lm.api_key_secret_ref
-                else None,
-                params=lm.params,
-                request_timeout_seconds=lm.request_timeout_seconds,
-                retries=lm.retries,
-            )
-            for lm in spec.lms
-        ),
+        lms=tuple(_lm(lm, path(lm.api_key_secret_ref)) for lm in spec.lms),
         lm=spec.lm or (spec.lms[0].name if spec.lms else None),
+        fallbacks=spec.fallbacks,
         allow_pickle=spec.security.pickle == "Allow",
-        max_concurrency=spec.runtime.max_concurrency,
-        request_timeout_seconds=spec.runtime.request_timeout_seconds,
-        drain_seconds=spec.runtime.drain_seconds,
-        port=spec.runtime.port,
+        workers=runtime.workers,
+        replicas=spec.autoscaling.min_replicas if spec.autoscaling else max(1, spec.replicas),
+        max_concurrency=runtime.max_concurrency,
+        request_timeout_seconds=runtime.request_timeout_seconds,
+        drain_seconds=runtime.drain_seconds,
+        port=runtime.port,
+        cache=_cache(spec.cache, path) if spec.cache else None,
+        limits=LimitsConfig(**spec.limits.model_dump()),
+        breaker=ProgramBreakerConfig(**spec.breaker.model_dump()) if spec.breaker else None,
+        fallback=_fallback(program),
+        auth_token_file=path(spec.security.auth.secret_ref),
+        session_ttl_seconds=spec.sessions.ttl_seconds,
         order_key=order_key,
     )
+
+
+def _lm(lm: LM, key_file: str | None) -> LMConfig:
+    return LMConfig(
+        name=lm.name,
+        model=lm.model,
+        base_url=lm.base_url,
+        api_key_file=key_file,
+        params=lm.params,
+        request_timeout_seconds=lm.request_timeout_seconds,
+        retries=lm.retries,
+        adapter=lm.adapter,
+        structured_output=lm.structured_output == "Enabled",
+        price=Price(**lm.price.model_dump()) if lm.price else None,
+        breaker=BreakerConfig(**lm.breaker.model_dump()) if lm.breaker else None,
+    )
+
+
+def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheConfig:
+    redis = cache.redis
+    return CacheConfig(
+        process_entries=cache.process.max_entries,
+        process_ttl_seconds=cache.process.ttl_seconds,
+        node_bytes=size(cache.node.size_limit) if cache.node.type == "EmptyDir" else 0,
+        redis=RedisConfig(
+            url_file=path(redis.url_secret_ref) or "", key_prefix=redis.key_prefix, ttl_seconds=redis.ttl_seconds
+        )
+        if redis
+        else None,
+        scope=cache.key_scope,
+        single_flight=cache.single_flight == "Enabled",
+    )
+
+
+def _fallback(program: Program) -> FallbackConfig | None:
+    fallback = program.spec.fallback
+    if fallback is None:
+        return None
+    other = fallback.program_ref
+    return FallbackConfig(
+        response=fallback.response, url=f"http://{other.name}.{program.namespace}/execute" if other else None
+    )
+
+
+def size(quantity: str) -> int:
+    """Bytes of a quantity such as 512Mi."""
+    return int(quantity[:-2]) * UNITS[quantity[-2:]]
+
+
+def secret_refs(program: Program) -> list[SecretKeyRef]:
+    """Every key of a Secret that the program's pods mount."""
+    spec = program.spec
+    refs = [lm.api_key_secret_ref for lm in spec.lms]
+    refs += [
+        spec.cache.redis.url_secret_ref if spec.cache and spec.cache.redis else None,
+        spec.security.auth.secret_ref,
+    ]
+    return [ref for ref in refs if ref]

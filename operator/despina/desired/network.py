@@ -21,6 +21,7 @@ def build_service(program: Program, name: str, revision_hash: str) -> dict[str, 
         "metadata": metadata(program, name, program_labels(program)),
         "spec": {
             "type": "ClusterIP",
+            "sessionAffinity": program.spec.sessions.affinity,
             "selector": selector(program, revision_hash),
             "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
         },

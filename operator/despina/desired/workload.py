@@ -6,7 +6,7 @@ from typing import Any
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Accelerator, Placement, Program
-from despina.api.revision import Revision
+from despina.api.revision import Revision, secret_refs
 from despina.desired.identity import service_account_name
 from despina.desired.labels import metadata, revision_labels, selector
 from despina.desired.overlay import CONTAINER, overlay
@@ -130,7 +130,7 @@ def _resources(program: Program, accelerator: Accelerator | None) -> dict[str, A
 
 
 def _secrets(program: Program) -> list[str]:
-    return sorted({lm.api_key_secret_ref.name for lm in program.spec.lms if lm.api_key_secret_ref})
+    return sorted({ref.name for ref in secret_refs(program)})
 
 
 def _secret_checks(program: Program) -> list[dict[str, Any]]:
@@ -138,10 +138,9 @@ def _secret_checks(program: Program) -> list[dict[str, Any]]:
 
     The runtime drops them at its start and reads the mounted files, which follow a rotation.
     """
-    refs = [lm.api_key_secret_ref for lm in program.spec.lms if lm.api_key_secret_ref]
     return [
         {"name": f"{SECRET_CHECK_ENV}{i}", "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
-        for i, ref in enumerate(refs)
+        for i, ref in enumerate(secret_refs(program))
     ]
 
 

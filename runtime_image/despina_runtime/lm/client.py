@@ -1,62 +1,166 @@
-"""DSPy LMs from the manifest. The manifest alone says which LM a program uses: none is taken from the artefact,
-and DSPy's global configuration is never touched."""
+"""The LMs that a program calls. The manifest alone says which: none is taken from the artefact, and DSPy's global
+configuration is never touched."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
 from typing import Any
 
 import dspy
+from dspy.clients.call_result import attributes
+from dspy.clients.engines.streaming import EngineChunk
+from dspy.clients.legacy_requests import _strict_json_schema
+from dspy.utils.callback import with_callbacks
+from dspy.utils.exceptions import LMError, LMInvalidRequestError
+from pydantic import BaseModel
 
 from despina.wire import LMConfig, RuntimeConfig
+from despina_runtime.cache.store import Store
+from despina_runtime.lm.adapters import ADAPTERS
+from despina_runtime.lm.meter import METER
+from despina_runtime.lm.target import Target
+
+SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
+
+
+class ServedLM(dspy.BaseLM):  # type: ignore[misc]
+    """What a program sees: one LM of the manifest, and those to ask when it fails.
+
+    All calls run on the server's event loop, where the connections, the cache and the breakers are; a program that
+    runs in a thread waits for its answer there.
+    """
+
+    def __init__(self, chain: tuple[Target, ...], modules: dict[int, str], loop: asyncio.AbstractEventLoop) -> None:
+        config = chain[0].config
+        super().__init__(model=config.model, cache=False, num_retries=0)
+        self.kwargs: dict[str, Any] = {}
+        self._chain = chain
+        self._modules = modules
+        self._loop = loop
+        self._config = config
+
+    @property
+    def supports_response_schema(self) -> bool:
+        """As the manifest says."""
+        return self._config.structured_output
+
+    @property
+    def supports_function_calling(self) -> bool:
+        """Native tool calls are used where the program's own adapter asks for them."""
+        return True
+
+    @property
+    def supported_params(self) -> set[str]:
+        """What the manifest may set; JSON mode only where it is enabled."""
+        return SUPPORTED if self._config.structured_output else SUPPORTED - {"response_format"}
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
+        """From a thread: wait for the event loop's answer."""
+        if _is_on_a_loop():
+            raise RuntimeError("a program with `aforward` must await its modules (`await module.acall(...)`)")
+        return asyncio.run_coroutine_threadsafe(self._answer(prompt, messages, kwargs), self._loop).result()
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
+        """On the event loop."""
+        return await self._answer(prompt, messages, kwargs)
+
+    async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
+        """The first LM of the chain that answers. Each has its share of the time that is left."""
+        meter = METER.get()
+        asked = messages or [{"role": "user", "content": prompt}]
+        params = _plain({**self.kwargs, **kwargs})
+        module, emit = self._module(), _emit_for(self.model, params)
+        for left, target in zip(range(len(self._chain), 0, -1), self._chain, strict=True):
+            now = asyncio.get_running_loop().time()
+            try:
+                return await target.answer(asked, params, meter, module, now + (meter.deadline - now) / left, emit)
+            except LMInvalidRequestError:
+                raise
+            except LMError:
+                if left == 1 or (emit and emit.started):
+                    raise
+        raise AssertionError("a chain has at least one LM")
+
+    def _module(self) -> str:
+        """The path of the module that asks."""
+        callers = dspy.settings.caller_modules or ()
+        return next((self._modules[id(m)] for m in reversed(callers) if id(m) in self._modules), "")
+
+
+class StreamEmit:
+    """Passes pieces of text on to DSPy's stream listeners."""
+
+    def __init__(self, model: str) -> None:
+        self.started = False
+        self._model = model
+        self._stream = dspy.settings.send_stream
+        self._predict = id(dspy.settings.caller_predict) if dspy.settings.caller_predict else None
+
+    async def __call__(self, text: str) -> None:
+        """One piece."""
+        self.started = True
+        choice = attributes({"index": 0, "delta": {"content": text}, "finish_reason": None})
+        await self._stream.send(EngineChunk(id=None, model=self._model, predict_id=self._predict, choices=[choice]))
+
+
+def _emit_for(model: str, params: dict[str, Any]) -> StreamEmit | None:
+    return StreamEmit(model) if dspy.settings.send_stream is not None and "tools" not in params else None
+
+
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON: DSPy hands a pydantic class over as the response format."""
+    params.pop("cache", None)
+    wanted = params.get("response_format")
+    if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+        schema = {"name": wanted.__name__, "schema": _strict_json_schema(wanted.model_json_schema()), "strict": True}
+        params["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return params
+
+
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class LMs:
-    """The program's LMs; one whose key file changes is made anew."""
+    """All LMs of one worker, and what DSPy is told of them for one request."""
 
-    def __init__(self, config: RuntimeConfig) -> None:
-        self._config = {lm.name: lm for lm in config.lms}
-        self._default = config.lm
-        self._made: dict[str, tuple[int, dspy.LM]] = {}
+    def __init__(self, config: RuntimeConfig, store: Store | None, program: dspy.Module) -> None:
+        loop = asyncio.get_running_loop()
+        lm_store = store if config.cache and config.cache.scope != "Program" else None
+        self._targets = {lm.name: Target(lm, lm_store) for lm in config.lms}
+        modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
+        self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
+        self.default = config.lm
 
-    def current(self) -> dspy.LM | None:
-        """The LM that `spec.lm` names; None for a program without LMs."""
-        return self.get(self._default) if self._default else None
+    def _chain(self, name: str, config: RuntimeConfig) -> tuple[Target, ...]:
+        return tuple(self._targets[n] for n in dict.fromkeys((name, *config.fallbacks)))
 
-    def get(self, name: str) -> dspy.LM:
-        """One LM by its name in the manifest."""
-        config = self._config[name]
-        stamp = _stamp(config.api_key_file)
-        made = self._made.get(name)
-        if made is None or made[0] != stamp:
-            made = self._made[name] = stamp, make_lm(config)
-        return made[1]
+    @property
+    def names(self) -> list[str]:
+        """The names that a request may choose from."""
+        return list(self._targets)
 
+    def context(self, name: str | None, temperature: float | None) -> dict[str, Any]:
+        """Arguments for `dspy.context`. Histories hold callers' words and traces grow, so both are off."""
+        off = {"disable_history": True, "trace": None, "warn_on_type_mismatch": False}
+        if name is None:
+            return off
+        lm: ServedLM = self._served[name]
+        if temperature is not None:
+            lm = lm.copy(temperature=temperature)
+        return {"lm": lm, "adapter": self._adapter(lm), **off}
 
-def _stamp(path: str | None) -> int:
-    """Changes when the mounted key does; 0 without a file."""
-    try:
-        return Path(path).stat().st_mtime_ns if path else 0
-    except FileNotFoundError:
-        return 0
+    def _adapter(self, lm: ServedLM) -> Any:
+        config: LMConfig = lm._config
+        return ADAPTERS[config.adapter]()
 
-
-def make_lm(config: LMConfig) -> dspy.LM:
-    """A DSPy LM. Caching is Despina's business and histories hold callers' words, so both are off.
-
-    An OpenAI-compatible server of one's own often wants no key, but the client insists on one.
-    """
-    options: dict[str, Any] = {"timeout": config.request_timeout_seconds, **config.params}
-    if config.base_url:
-        options["api_base"] = config.base_url
-    key = _read_key(config.api_key_file)
-    if key or config.base_url:
-        options["api_key"] = key or "none"
-    return dspy.LM(config.model, cache=False, num_retries=config.retries, **options)
-
-
-def _read_key(path: str | None) -> str | None:
-    try:
-        return Path(path).read_text().strip() if path else None
-    except FileNotFoundError:
-        return None
+    async def close(self) -> None:
+        """Give the connections back."""
+        for target in self._targets.values():
+            await target.close()

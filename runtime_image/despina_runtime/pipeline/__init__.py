@@ -1,1 +1,1 @@
-"""The corridor of one request, in order: parse → execute under a deadline → validate → record."""
+"""The corridor of one request. `corridor.py` shows its doors in their order."""

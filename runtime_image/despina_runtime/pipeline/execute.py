@@ -9,61 +9,97 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError, LMTimeoutError, LMTransportError
+from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMRateLimitError, LMTimeoutError
 
-from despina.wire import RuntimeConfig
 from despina_runtime.lm.client import LMs
-from despina_runtime.problem import Problem
+from despina_runtime.lm.meter import METER
+from despina_runtime.lm.target import LMUnavailable
+from despina_runtime.pipeline.call import Call, EmitField, Rejected
+from despina_runtime.problem import Problem, deadline_exceeded
 
 log = logging.getLogger(__name__)
+UNREADABLE = "{}: it could not be read in the format that was asked for"
 
 
-class Executor:
-    """At most `max_concurrency` executions at a time; the rest wait within their own deadline."""
+class Execute:
+    """One program, or one of its modules."""
 
-    def __init__(self, program: dspy.Module, config: RuntimeConfig) -> None:
+    def __init__(self, program: dspy.Module, is_async: bool, lms: LMs, pool: ThreadPoolExecutor) -> None:
         self._program = program
-        self._lms = LMs(config)
-        self._timeout = config.request_timeout_seconds
-        self._is_async = hasattr(program, "aforward")
-        self._slots = asyncio.Semaphore(config.max_concurrency)
-        self._pool = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="program")
+        self._is_async = is_async
+        self._lms = lms
+        self._pool = pool
 
-    async def run(self, inputs: dict[str, Any]) -> Any:
-        """The program's prediction. Raises Problem: 504 for a deadline, 502 for the LM, 500 for the program."""
+    async def run(self, call: Call) -> Any:
+        """The program's prediction.
+
+        Raises:
+            Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
+            Rejected: an LM's answer could not be read.
+        """
+        token = METER.set(call.meter)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._call(inputs)
+            async with asyncio.timeout_at(call.meter.deadline):
+                with dspy.context(**self._lms.context(call.lm, call.temperature)):
+                    return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
         except TimeoutError:
-            detail = f"no answer within {self._timeout} s"
-            raise Problem(504, "deadline-exceeded", "The program took too long", detail) from None
-        except Problem:
-            raise
+            raise deadline_exceeded() from None
+        except AdapterParseError as exc:
+            raise Rejected({name: UNREADABLE.format(name) for name in exc.signature.output_fields}) from None
         except Exception as exc:
             raise problem_of(exc) from exc
+        finally:
+            METER.reset(token)
 
     async def _call(self, inputs: dict[str, Any]) -> Any:
-        with dspy.context(lm=self._lms.current()):
-            if self._is_async:
-                async with self._slots:
-                    return await self._program.acall(**inputs)
-            # A thread cannot be stopped: after a deadline it holds its place in the pool until it is done,
-            # so that slow calls can never pile up beyond the limit.
-            call = contextvars.copy_context().run
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
+        if self._is_async:
+            return await self._program.acall(**inputs)
+        # A thread cannot be stopped: after a deadline it is done when its LM calls are, which have the same deadline.
+        call = contextvars.copy_context().run
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
+
+    async def _stream(self, inputs: dict[str, Any], emit: EmitField) -> Any:
+        """The prediction, its text fields told piece by piece before."""
+        run = dspy.streamify(self._program, stream_listeners=self._listeners(), is_async_program=self._is_async)
+        prediction = None
+        async for piece in run(**inputs):
+            if isinstance(piece, dspy.Prediction):
+                prediction = piece
+            elif isinstance(piece, dspy.streaming.StreamResponse):
+                await emit(piece.signature_field_name, piece.chunk)
+        return prediction
+
+    def _listeners(self) -> list[Any]:
+        """A listener holds a stream's state, so each request has its own; one for every text that is generated."""
+        return [
+            dspy.streaming.StreamListener(field, predict=predictor, predict_name=name)
+            for name, predictor in self._program.named_predictors()
+            for field, info in predictor.signature.output_fields.items()
+            if info.annotation is str
+        ]
 
 
 def problem_of(exc: Exception) -> Problem:
     """What a caller is told. A provider's own words may hold keys or prompts, so they go to the log only."""
     kind = type(exc).__name__
-    if isinstance(exc, AdapterParseError):
-        return Problem(502, "lm-answer-unusable", "The language model's answer does not fit the signature", kind)
-    if isinstance(exc, LMTimeoutError) or (isinstance(exc, LMTransportError) and "time" in str(exc).lower()):
-        log.warning("LM timed out error=%s", kind)
-        return Problem(504, "lm-timeout", "The language model took too long", kind)
     if isinstance(exc, LMError):
-        log.warning("LM failed error=%s", kind)
-        return Problem(502, "lm-failure", "The language model could not be used", kind)
+        log.warning("LM failed error=%s status=%s", kind, exc.status)
+        status, name, title = _of_lm(exc)
+        wait = exc.retry_after if status == 503 else None
+        fault = "Timeout" if status == 504 else "Upstream"
+        return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
     log.exception("Program raised", exc_info=exc)
-    return Problem(500, "program-error", "The program raised an error", kind)
+    return Problem(500, "program-error", "The program raised an error", kind, fault="Program", can_fall_back=True)
+
+
+def _of_lm(exc: LMError) -> tuple[int, str, str]:
+    if isinstance(exc, LMUnavailable):
+        return 503, "lm-unavailable", "The language model failed too often and is left alone for a while"
+    if isinstance(exc, LMRateLimitError):
+        return 503, "lm-rate-limited", "The language model's provider limits the rate"
+    if isinstance(exc, LMTimeoutError):
+        return 504, "lm-timeout", "The language model took too long"
+    if isinstance(exc, LMInvalidRequestError):
+        return 502, "lm-refused", "The language model refused the request"
+    return 502, "lm-failure", "The language model could not be used"

@@ -6,28 +6,73 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from despina_runtime.lm.meter import REJECTED
+from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
+from despina_runtime.pipeline.execute import Execute
 from despina_runtime.problem import Problem, invalid_input
 from despina_runtime.program.interface import Interface
 
 
-def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
-    """A request's body as the program's inputs; raises a 422 Problem that names each field."""
-    try:
-        return dict(interface.inputs.model_validate_json(body))
-    except ValidationError as exc:
-        raise invalid_input(exc) from None
+class Parse:
+    """Reads the body as the program's inputs."""
+
+    def __init__(self, interface: Interface, then: Step) -> None:
+        self._inputs = interface.inputs
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """422 that names each field, or what follows."""
+        try:
+            call.inputs = dict(self._inputs.model_validate_json(call.body))
+        except ValidationError as exc:
+            raise invalid_input(exc) from None
+        return await self._then(call)
+
+
+class Validate:
+    """Holds outputs to the types and bounds of the signature, which DSPy does not enforce.
+
+    A rejected answer is asked for once more, with what was wrong with it.
+    """
+
+    def __init__(self, interface: Interface, execute: Execute) -> None:
+        self._interface = interface
+        self._execute = execute
+
+    async def __call__(self, call: Call) -> Answer:
+        """The outputs as JSON; Problem 502 when the second try is no better."""
+        try:
+            return await self._try(call)
+        except Rejected as rejected:
+            call.meter.is_reask = True
+            call.meter.pending.clear()
+            token = REJECTED.set(rejected.fields)
+        try:
+            return await self._try(call)
+        except Rejected as rejected:
+            title = "The program's output does not fit its signature"
+            raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
+        finally:
+            REJECTED.reset(token)
+
+    async def _try(self, call: Call) -> Answer:
+        prediction = await self._execute.run(call)
+        return Answer(render_outputs(self._interface, prediction))
 
 
 def render_outputs(interface: Interface, prediction: Any) -> bytes:
-    """A prediction as JSON, held to the types and bounds of the signature, which DSPy does not enforce."""
+    """A prediction, or a dictionary, as JSON; raises Problem or Rejected where it does not fit."""
+    get = prediction.get if isinstance(prediction, dict) else lambda name: getattr(prediction, name)
     try:
-        values = {name: getattr(prediction, name) for name in interface.outputs.model_fields}
+        values = {name: get(name) for name in interface.outputs.model_fields}
         outputs: BaseModel = interface.outputs.model_validate(values, from_attributes=True)
     except AttributeError as exc:
         name = exc.name or "an output"
-        raise Problem(500, "program-error", "The program left out an output", f"{name} is missing") from None
+        detail = f"{name} is missing"
+        raise Problem(
+            500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
+        ) from None
     except ValidationError as exc:
-        detail = invalid_input(exc).detail
-        title = "The program's output does not fit its signature"
-        raise Problem(502, "invalid-output", title, detail) from None
+        found = invalid_input(exc).errors
+        raise Rejected({e["field"].partition(".")[0]: f"{e['field']}: {e['message']}" for e in found}) from None
     return outputs.model_dump_json().encode()

@@ -1,8 +1,6 @@
 """Loading one version of a registered model, whichever of the two kinds of artefact it is.
 
-The artefact is kept in a folder that outlives the container, not the pod: a container that restarts loads
-without MLflow. One process loads one version, ever: Python would silently give the second one the first one's
-modules.
+One process loads one version, ever: Python would silently give the second one the first one's modules.
 """
 
 from __future__ import annotations
@@ -11,10 +9,7 @@ import importlib
 import json
 import logging
 import os
-import shutil
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,14 +19,12 @@ import dspy
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError
 
-from despina.wire import FailureReason, ModelRef
+from despina.wire import FailureReason
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.interface import Interface, interface_of
 
 log = logging.getLogger(__name__)
-COMPLETE = ".complete"
-RETRY_SECONDS = 3.0
 ALLOW_LINE = "spec.security.pickle: Allow"
 
 
@@ -42,17 +35,16 @@ class Loaded:
     program: dspy.Module
     interface: Interface
     example: dict[str, Any] | None = None
+    is_async: bool = False
+    """Whether it runs on the event loop; known after the warm-up."""
 
 
-def load(model: ModelRef, cache: Path, allow_pickle: bool) -> Loaded:
-    """Fetch and load a model version.
-
-    Waits for as long as MLflow cannot be reached.
+def load(folder: Path, allow_pickle: bool) -> Loaded:
+    """Load a fetched artefact.
 
     Raises:
         ProgramError: the version cannot be served, with the reason.
     """
-    folder = fetch(model, cache)
     try:
         if (folder / MANIFEST).exists():
             return load_despina(folder)
@@ -62,48 +54,6 @@ def load(model: ModelRef, cache: Path, allow_pickle: bool) -> Loaded:
     except Exception as exc:  # whatever the program's own code raises
         log.exception("Program could not be loaded")
         raise ProgramError(FailureReason.LOAD_FAILED, f"{type(exc).__name__}: {exc}") from exc
-
-
-def fetch(model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """The artefact's folder, from the cache or from MLflow."""
-    folder = cache / "models" / model.name / model.version
-    while not (folder / COMPLETE).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if _download(model, folder):
-            (folder / COMPLETE).touch()
-        else:
-            sleep(RETRY_SECONDS)
-    return folder
-
-
-def _download(model: ModelRef, folder: Path) -> bool:
-    """True when the artefact is there, False when MLflow does not answer."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    uri = f"models:/{model.name}/{model.version}"
-    mlflow.set_tracking_uri(model.tracking_uri)
-    try:
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
-    except MlflowException as exc:
-        if _is_missing(exc):
-            raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}") from exc
-        log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc.error_code)
-        return False
-    except OSError as exc:
-        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri}: {exc}") from exc
-    if not (folder / "MLmodel").exists():
-        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
-    return True
-
-
-def _is_missing(exc: Any) -> bool:
-    """MLflow says 404 for what is not there, with several error codes, and anything else for a bad day."""
-    return bool(exc.get_http_status_code() in (400, 404))
 
 
 def load_despina(folder: Path) -> Loaded:

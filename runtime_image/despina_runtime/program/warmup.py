@@ -7,6 +7,10 @@ signature allows.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -17,7 +21,13 @@ from despina.wire import FailureReason
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.load import Loaded
 
+log = logging.getLogger(__name__)
 Schema = dict[str, Any]
+ON_LOOP: ContextVar[bool] = ContextVar("on_loop", default=False)
+
+
+class BlocksTheLoop(Exception):
+    """A module was called on the event loop without await: every other request would wait for it."""
 
 
 def sample(schema: Schema, defs: dict[str, Schema] | None = None) -> Any:
@@ -67,12 +77,17 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
 
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """What an adapter gives: one dictionary of output values per completion."""
-        self.format(signature, demos, inputs)
-        return [{name: sample_value(field.annotation) for name, field in signature.output_fields.items()}]
+        if ON_LOOP.get():
+            raise BlocksTheLoop
+        return self._values(signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The same."""
-        return self(lm, lm_kwargs, signature, demos, inputs)
+        return self._values(signature, demos, inputs)
+
+    def _values(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
+        self.format(signature, demos, inputs)
+        return [{name: sample_value(field.annotation) for name, field in signature.output_fields.items()}]
 
 
 def sample_value(annotation: Any) -> Any:
@@ -96,8 +111,10 @@ class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
         return ["warm-up"]
 
 
-def warm_up(loaded: Loaded) -> None:
+def warm_up(loaded: Loaded) -> Loaded:
     """Run the program once on the logged example, or on inputs made from its signature.
+
+    A program with `aforward` runs on the event loop, if it awaits its modules there; else in threads.
 
     Raises:
         ProgramError: the program raised.
@@ -107,7 +124,23 @@ def warm_up(loaded: Loaded) -> None:
             loaded.example or sample(loaded.interface.inputs.model_json_schema())
         )
         with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter()):
-            loaded.program(**dict(inputs))
+            return replace(loaded, is_async=_run_once(loaded.program, dict(inputs)))
     except Exception as exc:
         text = f"{type(exc).__name__}: {exc}; log the program with input_example= if made-up inputs are the cause"
         raise ProgramError(FailureReason.WARMUP_FAILED, text) from exc
+
+
+def _run_once(program: dspy.Module, inputs: dict[str, Any]) -> bool:
+    """Whether the program ran without blocking the event loop."""
+    if hasattr(program, "aforward"):
+        token = ON_LOOP.set(True)
+        try:
+            asyncio.run(program.acall(**inputs))
+        except BlocksTheLoop:
+            log.warning("The program's aforward calls modules without await, so it runs in threads")
+        else:
+            return True
+        finally:
+            ON_LOOP.reset(token)
+    program(**inputs)
+    return False

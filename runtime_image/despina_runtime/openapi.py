@@ -1,0 +1,192 @@
+"""OpenAPI 3.1 of the serving port, from the program's interface and its modules'."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from despina.wire import RuntimeConfig
+from despina_runtime.problem import MEDIA_TYPE
+from despina_runtime.program.interface import REFS, Interface
+from despina_runtime.sessions import ID, Variables
+
+JSON = "application/json"
+PROBLEMS = {
+    "400": "The session's id cannot be one",
+    "401": "The bearer token is missing or wrong",
+    "404": "There is no such module",
+    "413": "The body is too large",
+    "422": "The input does not fit the signature, or the LM is not listed",
+    "429": "Too many requests; Retry-After says when to come back",
+    "500": "The program raised an error",
+    "502": "The language model failed, or its answer does not fit the signature",
+    "503": "Overloaded, or a breaker is open; Retry-After says when to come back",
+    "504": "The deadline passed",
+}
+PROBLEM = {
+    "type": "object",
+    "description": "An RFC 9457 problem document.",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+    "required": ["type", "title", "status"],
+}
+Schemas = dict[str, Any]
+
+
+def openapi(interface: Interface, config: RuntimeConfig, modules: dict[str, Any]) -> dict[str, Any]:
+    """The document."""
+    schemas: Schemas = {"Problem": PROBLEM, "Variables": Variables.model_json_schema()}
+    for model, mode in ((interface.inputs, "validation"), (interface.outputs, "serialization")):
+        schema = model.model_json_schema(ref_template=REFS, mode=mode)  # type: ignore[arg-type]
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+    secured = config.auth_token_file is not None
+    bearer = {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}} if secured else {}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": config.program, "version": config.model.version, "description": interface.instructions},
+        "paths": {
+            "/execute": {"post": _execute(config, "Inputs", "Outputs")},
+            "/execute/batch": {"post": _batch(config)},
+            "/sessions/{session}/variables": _sessions(secured),
+            **_modules(config, modules, schemas),
+        },
+        "components": {"schemas": schemas, **bearer},
+        **({"security": [{"bearer": []}]} if secured else {}),
+    }
+
+
+def _ref(name: str) -> Schemas:
+    return {"$ref": REFS.format(model=name)}
+
+
+def _json(schema: Schemas) -> Schemas:
+    return {JSON: {"schema": schema}}
+
+
+def _problems(*statuses: str, secured: bool) -> Schemas:
+    content = {MEDIA_TYPE.decode(): {"schema": _ref("Problem")}}
+    wanted = (*statuses, "401") if secured else statuses
+    return {status: {"description": PROBLEMS[status], "content": content} for status in wanted}
+
+
+def _choices(config: RuntimeConfig) -> list[Schemas]:
+    """The headers by which a caller chooses."""
+    names = [lm.name for lm in config.lms]
+    lm = {"name": "X-LM", "description": "Ask this LM.", "schema": {"type": "string", "enum": names}}
+    session = {
+        "name": "X-Session-Id",
+        "description": "Use this session's variables.",
+        "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
+    }
+    return [{"in": "header", "required": False, **h} for h in ([lm, session] if names else [session])]
+
+
+def _execute(config: RuntimeConfig, inputs: str, outputs: str) -> Schemas:
+    failures = ("400", "413", "422", "429", "500", "502", "503", "504")
+    stream = {"description": "delta, result, problem and done events", "type": "string"}
+    return {
+        "summary": f"Run {config.program}",
+        "operationId": "execute" if inputs == "Inputs" else f"execute_{inputs.removesuffix('_Inputs')}",
+        "parameters": _choices(config),
+        "requestBody": {"required": True, "content": _json(_ref(inputs))},
+        "responses": {
+            "200": {
+                "description": "The outputs; whole, or as they grow with `Accept: text/event-stream`",
+                "content": {**_json(_ref(outputs)), "text/event-stream": {"schema": stream}},
+            },
+            **_problems(*failures, secured=config.auth_token_file is not None),
+        },
+    }
+
+
+def _batch(config: RuntimeConfig) -> Schemas:
+    items = {"type": "array", "minItems": 1, "maxItems": 256, "items": {}}
+    result = {
+        "type": "object",
+        "properties": {"outputs": _ref("Outputs"), "problem": _ref("Problem"), "degraded": {"type": "string"}},
+    }
+    return {
+        "summary": f"Run {config.program} on many inputs; each has a result of its own",
+        "operationId": "execute_batch",
+        "parameters": _choices(config),
+        "requestBody": {
+            "required": True,
+            "content": _json(
+                {
+                    "type": "object",
+                    "properties": {"inputs": items},
+                    "required": ["inputs"],
+                    "additionalProperties": False,
+                }
+            ),
+        },
+        "responses": {
+            "200": {
+                "description": "Outputs or a problem for each input, in their order",
+                "content": _json({"type": "object", "properties": {"results": {"type": "array", "items": result}}}),
+            },
+            **_problems("413", "422", secured=config.auth_token_file is not None),
+        },
+    }
+
+
+def _sessions(secured: bool) -> Schemas:
+    session = {
+        "name": "session",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
+    }
+    known = {"200": {"description": "The session's variables", "content": _json(_ref("Variables"))}}
+    body = {"required": True, "content": _json(_ref("Variables"))}
+    return {
+        "parameters": [session],
+        "get": {
+            "operationId": "get_variables",
+            "responses": known | _problems("400", secured=secured),
+        },
+        "put": {
+            "operationId": "put_variables",
+            "requestBody": body,
+            "responses": known | _problems("400", "413", "422", secured=secured),
+        },
+        "delete": {
+            "operationId": "delete_variables",
+            "responses": {"204": {"description": "Forgotten"}, **_problems("400", secured=secured)},
+        },
+    }
+
+
+def _modules(config: RuntimeConfig, modules: dict[str, Any], schemas: Schemas) -> Schemas:
+    """A path for each module; its models stand under the module's name."""
+    paths: Schemas = {}
+    for path, schema in modules.items():
+        name = re.sub(r"\W", "_", path)
+        for part in ("inputs", "outputs"):
+            moved = _moved(schema[part], name)
+            schemas |= {f"{name}_{k}": v for k, v in moved.pop("$defs", {}).items()}
+            schemas[f"{name}_{part.title()}"] = moved
+        paths[f"/modules/{path}/execute"] = {"post": _execute(config, f"{name}_Inputs", f"{name}_Outputs")}
+    return paths
+
+
+def _moved(node: Any, name: str) -> Any:
+    """A schema whose own definitions are found under the document's components."""
+    if isinstance(node, dict):
+        return {
+            k: REFS.format(model=f"{name}_{v.rpartition('/')[2]}") if k == "$ref" else _moved(v, name)
+            for k, v in node.items()
+        }
+    return [_moved(v, name) for v in node] if isinstance(node, list) else node

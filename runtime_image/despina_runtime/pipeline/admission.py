@@ -1,0 +1,89 @@
+"""What a program accepts: so many requests a second, and so many that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.problem import Problem
+
+
+class TokenBucket:
+    """A rate with a burst. `share` is this worker's part of the whole program's rate."""
+
+    def __init__(self, rate: float, burst: float, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self.share = share
+        self._tokens = max(1.0, burst * share)
+        self._at = clock()
+
+    def take(self) -> float:
+        """Take one token: 0.0, or the seconds until there is one."""
+        now = self._clock()
+        rate = self._rate * self.share
+        self._tokens = min(max(1.0, self._burst * self.share), self._tokens + (now - self._at) * rate)
+        self._at = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return 0.0
+        return (1.0 - self._tokens) / rate
+
+
+class RateLimit:
+    """Refuses what comes faster than `limits.requestsPerSecond`."""
+
+    def __init__(self, bucket: TokenBucket, then: Step) -> None:
+        self._bucket = bucket
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """429 with Retry-After, or what follows."""
+        wait = self._bucket.take()
+        if wait:
+            raise Problem(429, "rate-limited", "Too many requests", retry_after=max(1.0, wait))
+        return await self._then(call)
+
+
+class Slots:
+    """`runtime.maxConcurrency` executions at a time; `limits.maxQueue` more wait, each within its own deadline."""
+
+    def __init__(self, slots: int, queue: int) -> None:
+        self._free = asyncio.Semaphore(slots)
+        self._queue = queue
+        self._waiting = 0
+
+    async def take(self, deadline: float) -> None:
+        """Wait for a slot; raises Problem 503 when too many wait and 504 at the deadline."""
+        if self._free.locked() and self._waiting >= self._queue:
+            raise Problem(503, "overloaded", "Too many requests are waiting", retry_after=1.0)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._free.acquire()
+        except TimeoutError:
+            detail = "it waited for its turn until its deadline"
+            raise Problem(504, "deadline-exceeded", "The program is too busy", detail, fault="Timeout") from None
+        finally:
+            self._waiting -= 1
+
+    def give_back(self) -> None:
+        """End of an execution."""
+        self._free.release()
+
+
+class Queue:
+    """Lets so many executions through at a time."""
+
+    def __init__(self, slots: Slots, then: Step) -> None:
+        self._slots = slots
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """What follows, when there is a slot."""
+        await self._slots.take(call.meter.deadline)
+        try:
+            return await self._then(call)
+        finally:
+            self._slots.give_back()

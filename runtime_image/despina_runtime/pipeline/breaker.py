@@ -1,0 +1,49 @@
+"""The breaker in front of the program: when too much fails, nothing is executed for a while."""
+
+from __future__ import annotations
+
+from despina.wire import ProgramBreakerConfig
+from despina_runtime.breaker import Breaker, State
+from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.pipeline.record import BREAKER_OPEN
+from despina_runtime.problem import Problem
+
+
+class Guard:
+    """Counts failures by whose fault they were."""
+
+    def __init__(self, config: ProgramBreakerConfig, then: Step) -> None:
+        self._breaker = Breaker(config)
+        self._counted = set(config.count_errors)
+        self._falls_back = config.on_open[0] == "Fallback" or "Fallback" in config.on_open
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """503 with Retry-After while open, or what follows."""
+        ticket = self._breaker.admit()
+        if ticket is None:
+            raise Problem(
+                503, "breaker-open", "The program failed too often and is left alone for a while",
+                retry_after=self._breaker.retry_after, can_fall_back=self._falls_back,
+            )  # fmt: skip
+        try:
+            answer = await self._then(call)
+        except Problem as problem:
+            self._settle(ticket, problem)
+            raise
+        except BaseException:
+            self._breaker.release(ticket)
+            raise
+        self._breaker.record(ticket, True)
+        self._report()
+        return answer
+
+    def _settle(self, ticket: int, problem: Problem) -> None:
+        if problem.fault is None:
+            self._breaker.release(ticket)  # the caller's own mistake, or a full queue
+        else:
+            self._breaker.record(ticket, problem.fault not in self._counted)
+        self._report()
+
+    def _report(self) -> None:
+        BREAKER_OPEN.set(self._breaker.state is not State.CLOSED)

@@ -1,0 +1,99 @@
+"""Answering from the cache, and single flight for what is not in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from despina_runtime.cache.store import Store
+from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.problem import Problem, deadline_exceeded
+
+LONGEST_BODY = 4096
+
+
+class Replay:
+    """The shortest way: the very bytes of a request that was answered from the process tier before.
+
+    Equal bytes mean equal inputs, so neither parsing nor hashing is needed. A name is remembered, not an answer: what
+    was invalidated or has expired is not in the process tier any more.
+    """
+
+    def __init__(self, store: Store, size: int, then: Step) -> None:
+        self._store = store
+        self._size = size
+        self._then = then
+        self._names: dict[tuple[str | None, float | None, bytes], str] = {}
+
+    async def __call__(self, call: Call) -> Answer:
+        """The stored answer, or what follows."""
+        asked = (call.lm, call.temperature, call.body)
+        name = self._names.get(asked)
+        if name is not None and (tier := self._store.process) and (value := tier.get(name)) is not None:
+            return Answer(value, tier="process", key=name)
+        answer = await self._then(call)
+        if answer.key and not answer.degraded and len(call.body) <= LONGEST_BODY:
+            self._remember(asked, answer.key)
+        return answer
+
+    def _remember(self, asked: tuple[str | None, float | None, bytes], name: str) -> None:
+        """The oldest half goes when there are too many."""
+        if len(self._names) >= self._size:
+            for old in list(self._names)[: self._size // 2 + 1]:
+                del self._names[old]
+        self._names[asked] = name
+
+
+class Cache:
+    """The tiers by the inputs' canonical form; one execution for all who ask the same at one time."""
+
+    def __init__(self, store: Store, path: str, stores_answers: bool, single_flight: bool, then: Step) -> None:
+        self._store = store
+        self._path = path
+        self._stores_answers = stores_answers
+        self._single_flight = single_flight
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """The stored answer, somebody else's who asks the same, or what follows, which is then stored."""
+        key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.inputs)
+        if self._stores_answers and (found := await self._store.get(key)):
+            return Answer(found.value, tier=found.tier, key=key)
+        if call.emit or not self._single_flight:
+            return await self._make(call, key)
+        return await self._together(call, key)
+
+    async def _together(self, call: Call, key: str) -> Answer:
+        """One flight of this worker, led among all workers where a Redis joins them."""
+        while True:
+            leads = not self._store.flights.is_flying(key)
+            try:
+                async with asyncio.timeout_at(call.meter.deadline):
+                    answer = await self._store.flights.share(key, lambda: self._alone(call, key))
+            except TimeoutError:
+                raise deadline_exceeded() from None
+            except Problem as problem:
+                if leads or problem.type != "deadline-exceeded":
+                    raise
+                continue  # it was the leader's deadline, not ours
+            return answer if leads else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True)
+
+    async def _alone(self, call: Call, key: str) -> Answer:
+        async def look() -> Answer | None:
+            found = await self._store.get(key) if self._stores_answers else None
+            return Answer(found.value, found.tier, key) if found else None
+
+        async def make() -> Answer:
+            return await self._make(call, key)
+
+        return await (self._store.redis.once(key, look, make) if self._store.redis else make())
+
+    async def _make(self, call: Call, key: str) -> Answer:
+        answer = await self._then(call)
+        if answer.degraded:
+            return answer
+        kept = list(call.meter.pending)
+        if self._stores_answers:
+            answer.key = key
+            kept.append((key, answer.body))
+        await self._store.put(kept)
+        return answer

@@ -1,0 +1,58 @@
+"""What walks the corridor: a call goes in, an answer comes out or a Problem is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from despina_runtime.lm.meter import Meter
+
+EmitField = Callable[[str, str], Awaitable[None]]
+"""Told the name of an output field and a piece of its text."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request."""
+
+    body: bytes
+    meter: Meter
+    lm: str | None = None
+    temperature: float | None = None
+    may_ask_others: bool = True
+    """False for a request that is itself another program's fallback: two programs must not pass it to and fro."""
+    emit: EmitField | None = None
+    """Set when the caller wants the answer as it grows."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Answer:
+    """The outputs as JSON, and where they came from."""
+
+    body: bytes
+    tier: str | None = None
+    """The cache's tier; None for an answer that was made."""
+    key: str | None = None
+    """The name it is cached under."""
+    degraded: str | None = None
+    """Why this is not the program's own answer."""
+    collapsed: bool = False
+    """Whether another request at the same time had it made."""
+
+
+class Rejected(Exception):
+    """What the program gave does not fit its signature, by output field."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("; ".join(fields.values()))
+        self.fields = fields
+
+
+class Step(Protocol):
+    """One door of the corridor; it holds the next."""
+
+    async def __call__(self, call: Call) -> Answer:
+        """The answer, or a Problem."""
+        ...

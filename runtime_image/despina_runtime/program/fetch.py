@@ -1,0 +1,121 @@
+"""Fetching a model version's files, in a process of its own: `python -m despina_runtime.program.fetch CONFIG CACHE`.
+
+MLflow takes two seconds and 90 MB to import. Here it does so beside the worker's own imports, and is gone afterwards.
+The files are kept in a folder that outlives the container, not the pod: a container that restarts loads without MLflow.
+What is wrong is said on standard output, as a `Failure`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
+from despina_runtime.program.errors import ProgramError
+
+log = logging.getLogger(__name__)
+COMPLETE = ".complete"
+RETRY_SECONDS = 3.0
+
+
+def folder_of(model: ModelRef, cache: Path) -> Path:
+    """Where a version's files are kept."""
+    return cache / "models" / model.name / model.version
+
+
+class Fetching:
+    """A fetch under way, while the one who needs it imports what takes long."""
+
+    def __init__(self, config_path: str, config: RuntimeConfig, cache: Path) -> None:
+        self._folder = folder_of(config.model, cache)
+        self._process: subprocess.Popen[str] | None = None
+        if not (self._folder / COMPLETE).exists():
+            command = [sys.executable, "-m", __name__, config_path, str(cache)]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def result(self) -> Path:
+        """The folder, when everything is in it; raises ProgramError."""
+        if self._process:
+            said, _ = self._process.communicate()
+            if self._process.returncode:
+                raise ProgramError(*_reason(said, self._process.returncode))
+        return self._folder
+
+
+def _reason(said: str, code: int) -> tuple[FailureReason, str]:
+    try:
+        failure = Failure.model_validate_json(said)
+    except ValidationError:
+        return FailureReason.LOAD_FAILED, f"fetching the model ended with code {code}"
+    return failure.reason, failure.message
+
+
+def fetch(model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
+    """The artefact's folder, from the cache or from MLflow."""
+    folder = folder_of(model, cache)
+    while not (folder / COMPLETE).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if _download(model, folder):
+            (folder / COMPLETE).touch()
+        else:
+            sleep(RETRY_SECONDS)
+    return folder
+
+
+def _download(model: ModelRef, folder: Path) -> bool:
+    """True when the artefact is there, False when MLflow does not answer."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{model.name}/{model.version}"
+    mlflow.set_tracking_uri(model.tracking_uri)
+    try:
+        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+    except MlflowException as exc:
+        if _is_missing(exc):
+            raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}") from exc
+        log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc.error_code)
+        return False
+    except OSError as exc:
+        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri}: {exc}") from exc
+    if not (folder / "MLmodel").exists():
+        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
+    return True
+
+
+def _is_missing(exc: Any) -> bool:
+    """MLflow says 404 for what is not there, with several error codes, and anything else for a bad day."""
+    return bool(exc.get_http_status_code() in (400, 404))
+
+
+def main(config_path: str, cache: str) -> int:
+    """Fetch, unless another worker has."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    model = RuntimeConfig.model_validate_json(Path(config_path).read_bytes()).model
+    Path(cache).mkdir(parents=True, exist_ok=True)
+    with (Path(cache) / "fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fetch(model, Path(cache))
+        except ProgramError as exc:
+            sys.stdout.write(exc.failure.model_dump_json())
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
