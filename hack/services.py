@@ -20,6 +20,7 @@ BIN = Path(sys.executable).parent
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # without it MLflow's server may hang at its start with no internet
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes of 400 MB, for nothing that is used here
     "PYTHONWARNINGS": "ignore",
     "GIT_PYTHON_REFRESH": "quiet",
 }

@@ -165,8 +165,8 @@ def test_what_is_not_json_or_not_post_or_not_there_is_a_problem_too(ready):
     [
         ({"status": 500}, 502, "lm-failure"),
         ({"status": 401}, 502, "lm-failure"),
-        ({"status": 429, "retry_after": 1}, 502, "lm-failure"),
-        ({"garble": True}, 502, "lm-answer-unusable"),
+        ({"status": 429, "retry_after": 1}, 503, "lm-rate-limited"),
+        ({"garble": True}, 502, "invalid-output"),
         ({"hang": True}, 504, "lm-timeout"),
     ],
 )

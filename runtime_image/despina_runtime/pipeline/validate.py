@@ -17,16 +17,21 @@ class Parse:
     """Reads the body as the program's inputs."""
 
     def __init__(self, interface: Interface, then: Step) -> None:
-        self._inputs = interface.inputs
+        self._interface = interface
         self._then = then
 
     async def __call__(self, call: Call) -> Answer:
         """422 that names each field, or what follows."""
-        try:
-            call.inputs = dict(self._inputs.model_validate_json(call.body))
-        except ValidationError as exc:
-            raise invalid_input(exc) from None
+        call.inputs = parse_inputs(self._interface, call.body)
         return await self._then(call)
+
+
+def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
+    """A request's body as the program's inputs; raises a 422 Problem that names each field."""
+    try:
+        return dict(interface.inputs.model_validate_json(body))
+    except ValidationError as exc:
+        raise invalid_input(exc) from None
 
 
 class Validate:
@@ -73,6 +78,9 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
         ) from None
     except ValidationError as exc:
-        found = invalid_input(exc).errors
-        raise Rejected({e["field"].partition(".")[0]: f"{e['field']}: {e['message']}" for e in found}) from None
+        wrong: dict[str, list[str]] = {}
+        for error in invalid_input(exc).errors:
+            field = error["field"].partition(".")[0]
+            wrong.setdefault(field, []).append(f"{error['field']}: {error['message']}")
+        raise Rejected({field: "; ".join(reasons) for field, reasons in wrong.items()}) from None
     return outputs.model_dump_json().encode()

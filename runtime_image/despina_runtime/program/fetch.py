@@ -1,6 +1,6 @@
 """Fetching a model version's files, in a process of its own: `python -m despina_runtime.program.fetch CONFIG CACHE`.
 
-MLflow takes two seconds and 90 MB to import. Here it does so beside the worker's own imports, and is gone afterwards.
+It goes on beside the worker's own imports; where it needs MLflow's client, that is gone from memory afterwards.
 The files are kept in a folder that outlives the container, not the pod: a container that restarts loads without MLflow.
 What is wrong is said on standard output, as a `Failure`.
 """
@@ -14,18 +14,21 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
+from despina_runtime.program import proxied
 from despina_runtime.program.errors import ProgramError
 
 log = logging.getLogger(__name__)
 COMPLETE = ".complete"
 RETRY_SECONDS = 3.0
+MISSING = (400, 404)
+"""MLflow says 404 for what is not there, or 400, and anything else for a bad day."""
 
 
 def folder_of(model: ModelRef, cache: Path) -> Path:
@@ -75,31 +78,50 @@ def fetch(model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sl
 
 def _download(model: ModelRef, folder: Path) -> bool:
     """True when the artefact is there, False when MLflow does not answer."""
+    uri = f"models:/{model.name}/{model.version}"
+    try:
+        _download_somehow(model, uri, folder)
+    except Unanswered as exc:
+        log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc)
+        return False
+    if not (folder / "MLmodel").exists():
+        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
+    return True
+
+
+class Unanswered(Exception):
+    """The registry has a bad day."""
+
+
+def _download_somehow(model: ModelRef, uri: str, folder: Path) -> None:
+    try:
+        proxied.download(model, folder)
+    except proxied.NotProxied:
+        _download_by_mlflow(model, uri, folder)
+    except urllib.error.HTTPError as exc:
+        if exc.code in MISSING:
+            raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: status {exc.code}") from exc
+        raise Unanswered(f"status {exc.code}") from exc
+    except (OSError, ValueError) as exc:
+        raise Unanswered(type(exc).__name__) from exc
+
+
+def _download_by_mlflow(model: ModelRef, uri: str, folder: Path) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = f"models:/{model.name}/{model.version}"
     mlflow.set_tracking_uri(model.tracking_uri)
     try:
         mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
     except MlflowException as exc:
-        if _is_missing(exc):
+        if exc.get_http_status_code() in MISSING:
             raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}") from exc
-        log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc.error_code)
-        return False
+        raise Unanswered(exc.error_code) from exc
     except OSError as exc:
         raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri}: {exc}") from exc
-    if not (folder / "MLmodel").exists():
-        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
-    return True
-
-
-def _is_missing(exc: Any) -> bool:
-    """MLflow says 404 for what is not there, with several error codes, and anything else for a bad day."""
-    return bool(exc.get_http_status_code() in (400, 404))
 
 
 def main(config_path: str, cache: str) -> int:
