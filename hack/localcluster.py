@@ -29,7 +29,7 @@ from pathlib import Path
 
 import clusterconfig
 from clusterconfig import NODE_IP, POD_CIDR, TOKEN
-from tools import CACHE, ROOT, Failed, run, say, wait_for
+from tools import CACHE, ROOT, Failed, install_packages, run, say, wait_for
 
 HERE = Path(__file__).resolve().parent
 STATE = ROOT / "out" / "clusters"
@@ -66,7 +66,7 @@ def bin_dir() -> Path:
 
 def build(extras: bool = True) -> None:
     """Build what is missing. Demos need no `extras` (metrics-server and kwok)."""
-    install_packages()
+    install_packages(PACKAGES)
     target = bin_dir()
     target.mkdir(parents=True, exist_ok=True)
     if not (target / "kube").exists():
@@ -104,18 +104,6 @@ def _staging(target: Path):
 
 def _go(args: list[str], cwd: Path, **env: str) -> None:
     run(["go", *args], cwd=cwd, env={**os.environ, "CGO_ENABLED": "0", **env}, quiet=True)
-
-
-def install_packages() -> None:
-    """Install the Debian packages that are missing."""
-    listed = run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n"], capture=True)
-    present = {line.split()[0] for line in listed.splitlines() if line.endswith("install ok installed")}
-    missing = [p for p in PACKAGES if p not in present]
-    if missing:
-        say(f"Installing Debian packages: {' '.join(missing)}")
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update", "-qq"], env=env)
-        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=env, quiet=True)
 
 
 # --- outside: up, down, exec ------------------------------------------------------------------------

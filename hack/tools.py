@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,3 +44,15 @@ def run(command: list[str], *, capture=False, quiet=False, check=True, **kwargs)
     if quiet:
         return "" if done.returncode == 0 else "failed"
     return done.stdout or ""
+
+
+def install_packages(wanted: Sequence[str]) -> None:
+    """Debian packages that are not there yet."""
+    listed = run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n"], capture=True)
+    present = {line.split()[0] for line in listed.splitlines() if line.endswith("install ok installed")}
+    missing = [p for p in wanted if p not in present]
+    if missing:
+        say(f"Installing Debian packages: {' '.join(missing)}")
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "update", "-qq"], env=env)
+        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=env, quiet=True)

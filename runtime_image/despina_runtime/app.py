@@ -32,7 +32,7 @@ from despina_runtime.modules import Modules
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors, deadline_after
 from despina_runtime.pipeline.record import DEGRADED, IN_FLIGHT, Record
-from despina_runtime.problem import Problem
+from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.load import Loaded
 from despina_runtime.routes import build_routes
 from despina_runtime.sessions import Sessions
@@ -105,12 +105,12 @@ class Service:
                 answer = await corridor(call)
                 tier = answer.tier
                 await send_body(send, 200, answer.body, headers=self._headers_of(answer, call.meter))
-        except Problem as problem:
-            status = problem.status
-            allow = [(b"allow", b"POST")] if status == 405 else []
-            await send_problem(send, problem, [*allow, *self.headers()])
         except Disconnected:
             status = 499
+        except Exception as exc:
+            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            status = problem.status
+            await send_problem(send, problem, self.headers())
         finally:
             IN_FLIGHT.dec()
             self._record(status, time.perf_counter() - started, tier)
@@ -155,7 +155,8 @@ class Service:
         stream = EventStream(send, self.headers)
 
         async def emit(field: str, text: str) -> None:
-            await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
+            if text:
+                await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
 
         call.emit = emit
         leaving = asyncio.create_task(_cancel_when_left(receive, asyncio.current_task()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from despina.wire import ErrorClass
 
+log = logging.getLogger(__name__)
 MEDIA_TYPE = b"application/problem+json"
 
 
@@ -50,7 +52,8 @@ class Problem(Exception):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with it."""
         found = [(b"retry-after", str(math.ceil(self.retry_after)).encode())] if self.retry_after else []
-        return [*found, (b"www-authenticate", b"Bearer")] if self.status == 401 else found
+        told = {401: (b"www-authenticate", b"Bearer"), 405: (b"allow", b"POST")}
+        return [*found, told[self.status]] if self.status in told else found
 
 
 def invalid_input(exc: ValidationError) -> Problem:
@@ -61,6 +64,12 @@ def invalid_input(exc: ValidationError) -> Problem:
     )
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
     return Problem(422, "invalid-input", "The input does not fit the program's signature", detail, found)
+
+
+def unexpected(exc: Exception) -> Problem:
+    """500 for what is Despina's own fault; what it was stands in the log."""
+    log.exception("Unexpected", exc_info=exc)
+    return Problem(500, "internal-error", "Something went wrong in the server", type(exc).__name__)
 
 
 def deadline_exceeded() -> Problem:

@@ -10,18 +10,18 @@ from typing import Any
 import orjson
 import swagger_ui
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
 from despina_runtime.admin import metrics
-from despina_runtime.asgi import read_body
+from despina_runtime.asgi import Disconnected, read_body
 from despina_runtime.modules import Modules
 from despina_runtime.openapi import openapi
 from despina_runtime.pipeline.call import Answer
-from despina_runtime.problem import MEDIA_TYPE, Problem
+from despina_runtime.problem import MEDIA_TYPE, Problem, unexpected
 from despina_runtime.program.interface import Interface
 from despina_runtime.sessions import Sessions
 
@@ -44,8 +44,8 @@ def build_routes(
     return Starlette(
         routes=[
             Route("/", lambda _: RedirectResponse("docs")),
-            Route("/execute/batch", Batch(run, config), methods=["POST"]),
-            Route("/sessions/{session}/variables", SessionRoute(sessions), methods=["GET", "PUT", "DELETE"]),
+            Route("/execute/batch", Batch(run, config).answer, methods=["POST"]),
+            Route("/sessions/{session}/variables", SessionRoute(sessions).answer, methods=["GET", "PUT", "DELETE"]),
             Route("/schema", _answer(schema)),
             Route("/modules", _answer({"modules": schemas})),
             Route("/modules/{path:path}/schema", lambda r: JSONResponse(_schema_of(modules, r))),
@@ -56,7 +56,13 @@ def build_routes(
             Route("/readyz", lambda _: PlainTextResponse("ok")),
             Route("/metrics", metrics),
         ],
-        exception_handlers={404: _not_found, 405: _not_allowed, Problem: _problem, ClientDisconnect: _gone},
+        exception_handlers={
+            404: _not_found,
+            405: _not_allowed,
+            Problem: _problem,
+            Disconnected: _gone,
+            Exception: _unexpected,
+        },
     )
 
 
@@ -78,7 +84,7 @@ class Batch:
         self._limit = config.limits.max_request_bytes
         self._at_once = -(-config.max_concurrency // config.workers)
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Always 200; how each input fared stands beside it."""
         items = _items(await read_body(request.receive, self._limit))
         headers, turns = dict(request.scope["headers"]), asyncio.Semaphore(self._at_once)
@@ -120,7 +126,7 @@ class SessionRoute:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """The variables as they are then."""
         session = request.path_params["session"]
         if request.method == "DELETE":
@@ -149,11 +155,14 @@ async def _not_found(request: Request, _: Exception) -> Response:
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
-    response = await _problem(
-        request, Problem(405, "method-not-allowed", "This method is not offered here", request.method)
-    )
+    problem = Problem(405, "method-not-allowed", "This method is not offered here", request.method)
+    response = await _problem(request, problem)
     response.headers.update(getattr(exc, "headers", None) or {})
     return response
+
+
+async def _unexpected(request: Request, exc: Exception) -> Response:
+    return await _problem(request, unexpected(exc))
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -29,6 +29,7 @@ def make_server(app: Any, graceful_seconds: int) -> Server:
             lifespan="off",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=graceful_seconds,
