@@ -22,7 +22,6 @@ from despina_runtime.asgi import (
     Scope,
     Send,
     read_body,
-    send_body,
     send_problem,
     with_headers,
 )
@@ -30,16 +29,18 @@ from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.modules import Modules
 from despina_runtime.pipeline.call import Answer, Call, Step
-from despina_runtime.pipeline.corridor import Corridors, deadline_after
-from despina_runtime.pipeline.record import DEGRADED, IN_FLIGHT, Record
+from despina_runtime.pipeline.corridor import Corridors
+from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.load import Loaded
 from despina_runtime.routes import build_routes
 from despina_runtime.sessions import Sessions
 
 CLOSE = (b"connection", b"close")
+JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
 EVENTS = b"text/event-stream"
+SESSION, LM, FALLBACK = CHOICES = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 
 
 class Service:
@@ -52,10 +53,13 @@ class Service:
         self._main = corridors.build(loaded.program, loaded.is_async, loaded.interface)
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
+        self._secured = config.auth_token_file is not None
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
-        self._record = Record(config.model.version)
-        self._ids = (f"{prefix}{n:x}" for prefix in [os.urandom(6).hex()] for n in itertools.count(1))
-        self._limit = config.limits.max_request_bytes
+        self.record = Record(config.model.version)
+        self._time = asyncio.get_running_loop().time
+        self._id_prefix, self._ids = os.urandom(6).hex().encode(), itertools.count(1)
+        self._limit, self._timeout = config.limits.max_request_bytes, config.request_timeout_seconds
+        self._lm = config.lm
         self._headers: list[Header] = [
             (VERSION_HEADER.encode(), config.model.version.encode()),
             (REVISION_HEADER.encode(), config.revision.encode()),
@@ -86,7 +90,8 @@ class Service:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                self._authorize(dict(scope["headers"]))
+                if self._secured:
+                    self._authorize(dict(scope["headers"]))
             except Problem as problem:
                 await send_problem(send, problem)
                 return
@@ -96,7 +101,7 @@ class Service:
         """One request from its first byte to the last of its answer."""
         started = time.perf_counter()
         status, tier = 200, None
-        IN_FLIGHT.inc()
+        self.record.in_flight += 1
         try:
             call = await self._read(scope, receive)
             if call.emit is not None:
@@ -104,7 +109,8 @@ class Service:
             else:
                 answer = await corridor(call)
                 tier = answer.tier
-                await send_body(send, 200, answer.body, headers=self._headers_of(answer, call.meter))
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers_of(answer, call)})
+                await send({"type": "http.response.body", "body": answer.body})
         except Disconnected:
             status = 499
         except Exception as exc:
@@ -112,42 +118,46 @@ class Service:
             status = problem.status
             await send_problem(send, problem, self.headers())
         finally:
-            IN_FLIGHT.dec()
-            self._record(status, time.perf_counter() - started, tier)
+            self.record.in_flight -= 1
+            self.record(status, time.perf_counter() - started, tier)
 
     async def run(self, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
         """One item of a batch, through the same corridor."""
-        return await self._main(await self._call(body, headers))
+        call = self._call(body)
+        await self._choose(call, headers)
+        return await self._main(call)
 
     async def _read(self, scope: Scope, receive: Receive) -> Call:
         if scope["method"] != "POST":
             raise Problem(405, "method-not-allowed", "Use POST")
         headers = dict(scope["headers"])
-        self._authorize(headers)
-        call = await self._call(await read_body(receive, self._limit), headers)
+        if self._secured:
+            self._authorize(headers)
+        call = self._call(await read_body(receive, self._limit))
+        if not headers.keys().isdisjoint(CHOICES):
+            await self._choose(call, headers)
         if EVENTS in headers.get(b"accept", b""):
             call.emit = _nowhere
         return call
 
     def _authorize(self, headers: Mapping[bytes, bytes]) -> None:
-        if self._config.auth_token_file is None:
-            return
         token = self._token.read()
         given = headers.get(b"authorization", b"")
         if not token or not hmac.compare_digest(given, b"Bearer " + token.encode()):
             raise Problem(401, "unauthorized", "Send `Authorization: Bearer TOKEN`")
 
-    async def _call(self, body: bytes, headers: Mapping[bytes, bytes]) -> Call:
-        """The request with everything that its caller may choose: first by itself, then by its session."""
-        lm, temperature = self._config.lm, None
-        if session := headers.get(b"x-session-id"):
+    def _call(self, body: bytes) -> Call:
+        return Call(body, self._time() + self._timeout, self._lm)
+
+    async def _choose(self, call: Call, headers: Mapping[bytes, bytes]) -> None:
+        """What a caller may choose: first by the request itself, then by its session."""
+        if session := headers.get(SESSION):
             variables = await self._sessions.get(session.decode("latin-1"))
-            lm, temperature = variables.lm or lm, variables.temperature
-        if chosen := headers.get(b"x-lm"):
-            lm = chosen.decode("latin-1")
-            self._sessions.check_lm(lm)
-        meter = Meter(deadline_after(self._config.request_timeout_seconds))
-        return Call(body, meter, lm, temperature, FALLBACK_HEADER.encode() not in headers)
+            call.lm, call.temperature = variables.lm or call.lm, variables.temperature
+        if chosen := headers.get(LM):
+            call.lm = chosen.decode("latin-1")
+            self._sessions.check_lm(call.lm)
+        call.may_ask_others = FALLBACK not in headers
 
     async def _stream(self, corridor: Step, call: Call, receive: Receive, send: Send) -> None:
         """Events as they come: `delta` for text, then `result`, which alone counts, or `problem`; `done` with the
@@ -176,35 +186,49 @@ class Service:
 
     def _account(self, meter: Meter) -> dict[str, Any]:
         account = {
-            "prediction_id": next(self._ids),
+            "prediction_id": self._id().decode(),
             "lm_attempts": meter.attempts,
             "input_tokens": meter.input_tokens,
             "output_tokens": meter.output_tokens,
         }
         return account | ({"cost_usd": str(meter.cost)} if meter.cost is not None else {})
 
-    def _headers_of(self, answer: Answer, meter: Meter) -> list[Header]:
-        """What the caller may want to know about an answer. Cache-Status is RFC 9211."""
-        found = [*self.headers(), (b"despina-prediction-id", next(self._ids).encode())]
-        if answer.tier:
-            status = f'despina; hit; detail={answer.tier}; key="{answer.key}"'
-            return [*found, (b"cache-status", status.encode())]
-        if self._config.cache:
-            found.append((b"cache-status", _miss(answer).encode()))
+    def _id(self) -> bytes:
+        return b"%s%x" % (self._id_prefix, next(self._ids))
+
+    def _headers_of(self, answer: Answer, call: Call) -> list[Header]:
+        """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
+        if answer.headers is None:
+            answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
+        found = [*answer.headers, (b"despina-prediction-id", self._id())]
+        if self.is_retired:
+            found.append(CLOSE)
+        return found if answer.tier else found + _spent(call.meter)
+
+    def _told(self, answer: Answer) -> list[Header]:
+        """Where the answer came from. Cache-Status is RFC 9211."""
+        found = [(b"cache-status", _status(answer).encode())] if self._config.cache else []
         if answer.degraded:
             DEGRADED.labels(answer.degraded).inc()
             found.append((DEGRADED_HEADER.encode(), answer.degraded.encode()))
-        found += [
-            (b"despina-lm-attempts", b"%d" % meter.attempts),
-            (b"despina-input-tokens", b"%d" % meter.input_tokens),
-            (b"despina-output-tokens", b"%d" % meter.output_tokens),
-        ]
-        return [*found, (b"despina-cost-usd", str(meter.cost).encode())] if meter.cost is not None else found
+        return found
 
 
-def _miss(answer: Answer) -> str:
-    stored = f'; stored; key="{answer.key}"' if answer.key else ""
-    return f"despina; fwd=miss{'; collapsed' if answer.collapsed else ''}{stored}"
+def _spent(meter: Meter) -> list[Header]:
+    found = [
+        (b"despina-lm-attempts", b"%d" % meter.attempts),
+        (b"despina-input-tokens", b"%d" % meter.input_tokens),
+        (b"despina-output-tokens", b"%d" % meter.output_tokens),
+    ]
+    return [*found, (b"despina-cost-usd", str(meter.cost).encode())] if meter.cost is not None else found
+
+
+def _status(answer: Answer) -> str:
+    key = f'; key="{answer.key}"' if answer.key else ""
+    if answer.tier:
+        return f"despina; hit; detail={answer.tier}{key}"
+    stored = "; stored" if answer.key else ""
+    return f"despina; fwd=miss{'; collapsed' if answer.collapsed else ''}{stored}{key}"
 
 
 async def _nowhere(field: str, text: str) -> None:

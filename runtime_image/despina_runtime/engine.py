@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from despina_runtime.cache.redis import RedisTier
 
 log = logging.getLogger(__name__)
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 0.25
 MEMBERS_SECONDS = 1.0
 
 
@@ -62,6 +62,7 @@ class Engine:
 
     async def _report(self) -> None:
         while True:
+            self.service.record.flush()
             WORKER_RSS.set(resident_bytes())
             await asyncio.sleep(REPORT_SECONDS)
 
@@ -81,6 +82,7 @@ class Engine:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self.service.record.flush()
         self._corridors.close()
         await self._lms.close()
         self._sessions.close()

@@ -9,6 +9,7 @@ Nothing heavy is imported before the model's files are being fetched.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import uvloop
 
 from despina.wire import RuntimeConfig
 from despina_runtime.program.errors import ProgramError
@@ -41,7 +44,7 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
 
     try:
         loaded = load_program(fetching.result(), config)
-        asyncio.run(_serve(lambda: Engine(loaded, config, Path(cache)), config, int(listen_fd), control))
+        uvloop.run(_serve(lambda: Engine(loaded, config, Path(cache)), config, int(listen_fd), control))
     except ProgramError as exc:
         log.error("Cannot serve reason=%s message=%s", exc.failure.reason, exc)
         control.sendall(exc.failure.model_dump_json().encode() + b"\n")
@@ -54,6 +57,8 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
 async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: socket.socket) -> None:
     engine: Engine = make()  # type: ignore[operator]
     await engine.start()
+    gc.collect()
+    gc.freeze()  # what is loaded stays; looking through it at each full collection would cost a pause
     server = make_server(engine.service, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))

@@ -49,6 +49,8 @@ class Store:
         )
         self._revision = f"revision:{config.revision}"
         self._dropped: set[str] = set()
+        self.era = 0
+        """Grows with everything that is forgotten."""
 
     async def get(self, key: str) -> Found | None:
         """The value from the first tier that has it; the tiers before it get a copy."""
@@ -66,6 +68,10 @@ class Store:
             self.process.put(key, value)
         if self.node and tier == "redis":
             self.node.put(key, value)
+
+    def expires(self, key: str) -> float:
+        """Until when the process tier gives this value."""
+        return self.process.expires(key) if self.process else 0.0
 
     async def put(self, values: Iterable[tuple[str, bytes]]) -> None:
         """Keep values in every tier."""
@@ -97,6 +103,7 @@ class Store:
             await self.redis.run(self.redis.redis.zremrangebyscore(name, 0, now - DROPPED_SECONDS), 0)
 
     def _forget(self, key: str) -> None:
+        self.era += 1
         for tier in (self.process, self.node):
             if tier:
                 tier.drop(key)
@@ -120,6 +127,7 @@ class Store:
             self.keys.epoch = epoch
         else:
             self.keys.revision_epoch = epoch
+        self.era += 1
         # The names alone would do, but for a container that starts again on this disk and has forgotten the epoch.
         for tier in (self.process, self.node):
             if tier:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 UNIT_BYTES = 8192
 EXPIRY = struct.Struct(">d")
@@ -19,18 +19,26 @@ class ProcessTier:
 
     name = "process"
 
-    def __init__(self, entries: int, ttl_seconds: float, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, entries: int, ttl_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._largest = entries * UNIT_BYTES
-        self._entries: TTLCache[str, bytes] = TTLCache(entries, ttl_seconds, timer=timer, getsizeof=_units)
+        self._ttl = ttl_seconds
+        self._clock = clock
+        self._entries: LRUCache[str, tuple[float, bytes]] = LRUCache(entries, getsizeof=_units)
 
     def get(self, key: str) -> bytes | None:
         """The value, or None."""
-        return self._entries.get(key)
+        found = self._entries.get(key)
+        return found[1] if found and found[0] > self._clock() else None
+
+    def expires(self, key: str) -> float:
+        """The clock's time at which a value is too old; 0.0 for one that is not there."""
+        found = self._entries.get(key)
+        return found[0] if found else 0.0
 
     def put(self, key: str, value: bytes) -> None:
         """Keep a value; one larger than the whole tier is not kept."""
         if len(value) < self._largest:
-            self._entries[key] = value
+            self._entries[key] = (self._clock() + self._ttl, value)
 
     def drop(self, key: str) -> None:
         """Forget one value."""
@@ -41,8 +49,8 @@ class ProcessTier:
         self._entries.clear()
 
 
-def _units(value: bytes) -> int:
-    return 1 + len(value) // UNIT_BYTES
+def _units(entry: tuple[float, bytes]) -> int:
+    return 1 + len(entry[1]) // UNIT_BYTES
 
 
 class NodeTier:

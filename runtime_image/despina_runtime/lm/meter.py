@@ -17,7 +17,7 @@ COST = Counter("despina_lm_cost_usd_total", "What calls cost by the manifest's p
 MILLION = Decimal(1_000_000)
 
 
-@dataclass
+@dataclass(slots=True)
 class Meter:
     """The account of one request."""
 

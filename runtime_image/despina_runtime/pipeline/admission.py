@@ -82,7 +82,7 @@ class Queue:
 
     async def __call__(self, call: Call) -> Answer:
         """What follows, when there is a slot."""
-        await self._slots.take(call.meter.deadline)
+        await self._slots.take(call.deadline)
         try:
             return await self._then(call)
         finally:

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from despina_runtime.cache.store import Store
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem, deadline_exceeded
 
 LONGEST_BODY = 4096
+LONGEST_ANSWER = 8192
+Asked = tuple[str | None, float | None, bytes]
 
 
 class Replay:
-    """The shortest way: the very bytes of a request that was answered from the process tier before.
+    """The shortest way: the very bytes of a request that was answered before.
 
-    Equal bytes mean equal inputs, so neither parsing nor hashing is needed. A name is remembered, not an answer: what
-    was invalidated or has expired is not in the process tier any more.
+    Equal bytes mean equal inputs, so neither parsing nor hashing is needed. What is kept here is as old as the process
+    tier allows and of the store's present era: any invalidation ends the era.
     """
 
-    def __init__(self, store: Store, size: int, then: Step) -> None:
-        self._store = store
-        self._size = size
-        self._then = then
-        self._names: dict[tuple[str | None, float | None, bytes], str] = {}
+    def __init__(self, store: Store, size: int, then: Step, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._size, self._then, self._clock = store, size, then, clock
+        self._era = store.era
+        self._kept: dict[Asked, tuple[float, Answer]] = {}
 
     async def __call__(self, call: Call) -> Answer:
-        """The stored answer, or what follows."""
+        """The same answer again, or what follows."""
         asked = (call.lm, call.temperature, call.body)
-        name = self._names.get(asked)
-        if name is not None and (tier := self._store.process) and (value := tier.get(name)) is not None:
-            return Answer(value, tier="process", key=name)
+        kept = self._kept.get(asked)
+        if kept is not None and self._era == self._store.era and kept[0] > self._clock():
+            return kept[1]
         answer = await self._then(call)
-        if answer.key and not answer.degraded and len(call.body) <= LONGEST_BODY:
-            self._remember(asked, answer.key)
+        if answer.tier == "process" and len(call.body) <= LONGEST_BODY and len(answer.body) <= LONGEST_ANSWER:
+            self._keep(asked, answer)
         return answer
 
-    def _remember(self, asked: tuple[str | None, float | None, bytes], name: str) -> None:
-        """The oldest half goes when there are too many."""
-        if len(self._names) >= self._size:
-            for old in list(self._names)[: self._size // 2 + 1]:
-                del self._names[old]
-        self._names[asked] = name
+    def _keep(self, asked: Asked, answer: Answer) -> None:
+        """From the second time on. The older half goes when there are too many."""
+        if self._era != self._store.era:
+            self._kept.clear()
+            self._era = self._store.era
+        if len(self._kept) >= self._size:
+            for old in list(self._kept)[: self._size // 2 + 1]:
+                del self._kept[old]
+        self._kept[asked] = (self._store.expires(answer.key or ""), answer)
 
 
 class Cache:
@@ -67,7 +73,7 @@ class Cache:
         while True:
             leads = not self._store.flights.is_flying(key)
             try:
-                async with asyncio.timeout_at(call.meter.deadline):
+                async with asyncio.timeout_at(call.deadline):
                     answer = await self._store.flights.share(key, lambda: self._alone(call, key))
             except TimeoutError:
                 raise deadline_exceeded() from None

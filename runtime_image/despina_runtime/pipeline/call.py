@@ -17,7 +17,8 @@ class Call:
     """One request."""
 
     body: bytes
-    meter: Meter
+    deadline: float
+    """The event loop's time at which it must have been answered."""
     lm: str | None = None
     temperature: float | None = None
     may_ask_others: bool = True
@@ -25,6 +26,15 @@ class Call:
     emit: EmitField | None = None
     """Set when the caller wants the answer as it grows."""
     inputs: dict[str, Any] = field(default_factory=dict)
+    """The body as the program's inputs, once it was parsed."""
+    _meter: Meter | None = None
+
+    @property
+    def meter(self) -> Meter:
+        """The request's account; one that is answered at once never needs it."""
+        if self._meter is None:
+            self._meter = Meter(self.deadline)
+        return self._meter
 
 
 @dataclass(slots=True)
@@ -38,6 +48,8 @@ class Answer:
     """The name it is cached under."""
     degraded: str | None = None
     """Why this is not the program's own answer."""
+    headers: list[tuple[bytes, bytes]] | None = None
+    """What this answer's headers were, where it is given again."""
     collapsed: bool = False
     """Whether another request at the same time had it made."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import dspy
@@ -59,8 +58,3 @@ def _bucket(config: RuntimeConfig) -> TokenBucket | None:
     if rate is None:
         return None
     return TokenBucket(rate, config.limits.burst or rate, 1 / (config.replicas * config.workers))
-
-
-def deadline_after(seconds: float) -> float:
-    """The event loop's time in so many seconds."""
-    return asyncio.get_running_loop().time() + seconds

@@ -39,7 +39,7 @@ class Execute:
         """
         token = METER.set(call.meter)
         try:
-            async with asyncio.timeout_at(call.meter.deadline):
+            async with asyncio.timeout_at(call.deadline):
                 with dspy.context(**self._lms.context(call.lm, call.temperature)):
                     return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
         except TimeoutError:

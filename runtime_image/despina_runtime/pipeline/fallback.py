@@ -48,8 +48,8 @@ class OtherProgram:
         """What follows, or the other program's answer; its failure leaves the first problem standing."""
         if not call.may_ask_others:
             return await self._then(call)
-        deadline, now = call.meter.deadline, asyncio.get_running_loop().time()
-        call.meter.deadline = deadline - (deadline - now) * RESERVED_PERCENT / 100
+        deadline, now = call.deadline, asyncio.get_running_loop().time()
+        call.deadline = deadline - (deadline - now) * RESERVED_PERCENT / 100
         try:
             return await self._then(call)
         except Problem as problem:
