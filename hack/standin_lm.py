@@ -6,8 +6,9 @@ n-grams), and answers with their outputs; without demonstrations it takes the fi
 compiled program is measurably better on held-out data than an uncompiled one. Its accuracy says something about
 the path that a prompt takes, and nothing about any language model.
 
-`POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "times"} makes it misbehave, for all
-or for the next `times` requests; `GET /admin` counts its calls, in all and of distinct content.
+`POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "not_json", "drop",
+"times"} makes it misbehave, for all or for the next `times` requests; `GET /admin` counts its calls, in all and of
+distinct content.
 """
 
 from __future__ import annotations
@@ -124,6 +125,10 @@ class StandIn:
             headers = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
             error = {"error": {"message": "the stand-in was told to fail", "type": "server_error"}}
             return JSONResponse(error, fault["status"], headers)
+        if fault.get("not_json"):
+            return Response(b'{"choices": [{"mess', media_type="application/json")
+        if fault.get("drop"):
+            return StreamingResponse(_dropped(), media_type="application/json")
         schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
         text = answer(body["messages"], schema)
         if fault.get("garble"):
@@ -131,6 +136,8 @@ class StandIn:
         if fault.get("cut"):
             text = text[: len(text) // 2]
         usage = _usage(body["messages"], text)
+        if body.get("stream") and fault.get("garble"):
+            return StreamingResponse(_garbage(), media_type="text/event-stream")
         if body.get("stream"):
             return StreamingResponse(_stream(body["model"], text, usage), media_type="text/event-stream")
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -150,6 +157,16 @@ def _head(model: str, kind: str) -> dict:
 def _usage(messages: list[dict], text: str) -> dict:
     prompt, completion = sum(len(_text(m["content"])) for m in messages) // 4, len(text) // 4
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+async def _garbage():
+    yield b"data: \xff\xfe{{{\n\n"
+
+
+async def _dropped():
+    """Half an answer, and then nothing: the server closes the connection."""
+    yield b'{"choices": [{"message": '
+    raise ConnectionAbortedError
 
 
 async def _stream(model: str, text: str, usage: dict):

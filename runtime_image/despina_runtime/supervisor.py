@@ -107,12 +107,12 @@ class Crew:
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
         self._ends: list[float] = []
-        self._is_draining = False
+        self._has_started = self._is_draining = False
 
     @property
     def is_ready(self) -> bool:
         """Whether somebody serves: from when all did first, as long as one does."""
-        return any(w.is_ready for w in self._workers)
+        return self._has_started and any(w.is_ready for w in self._workers)
 
     async def start(self) -> Failure | None:
         """Start all; the reason if one cannot serve."""
@@ -124,6 +124,7 @@ class Crew:
             return failure
         for worker in self._workers:
             self._watch(worker)
+        self._has_started = True
         return None
 
     async def _launch(self) -> Worker:
@@ -152,8 +153,11 @@ class Crew:
             await self.kill()
             return False
         worker = await self._launch()
-        if failure := await worker.first_word():
-            log.error("Worker cannot be replaced reason=%s message=%s", failure.reason, failure.message)
+        failure = await worker.first_word()
+        if failure or self._is_draining:
+            log.error("Worker is not replaced reason=%s", failure.reason if failure else "draining")
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
             return False
         self._workers.append(worker)
         self._watch(worker)

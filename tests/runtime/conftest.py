@@ -10,6 +10,7 @@ import pytest
 
 from services import Processes, free_port, mlflow_command, standin_command
 from tests.support import world
+from tests.support.pods import pods
 
 
 @dataclass
@@ -54,3 +55,14 @@ def log_model(servers):
     """Log a model version on this tier's server."""
     folder, uri, _ = servers
     return functools.partial(world.log_model, uri=uri, data=str(folder / "mlflow"))
+
+
+@pytest.fixture
+def pod(tmp_path, servers):
+    with pods(tmp_path, *servers[1:]) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def version(log_model) -> str:
+    return log_model("compiled", "serving")

@@ -2,106 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from despina.wire import SIGNATURE_HEADER, LMConfig, ModelRef, Order, RuntimeConfig
-from services import free_port
-from tests.support.world import TICKET, eventually
-
-RUN = (
-    "import asyncio, sys; from pathlib import Path; from despina.wire import RuntimeConfig;"
-    "from despina_runtime.supervisor import serve_pod;"
-    "config = RuntimeConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
-    "sys.exit(asyncio.run(serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
-)
-
-
-class Pod:
-    """One runtime as a process of this machine."""
-
-    def __init__(self, folder, config: RuntimeConfig, admin: int) -> None:
-        self.config, self.admin = config, f"http://127.0.0.1:{admin}"
-        self.url = f"http://127.0.0.1:{config.port}"
-        self.termination = folder / "termination-log"
-        (folder / "config.json").write_text(config.model_dump_json())
-        env = {
-            **os.environ,
-            "DESPINA_POD_NAME": "pod-1",
-            "DESPINA_TERMINATION_LOG": str(self.termination),
-            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-        }
-        (folder / "metrics").mkdir(exist_ok=True)
-        command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]
-        self.log = folder / "log"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()[-2000:]
-        try:
-            return httpx.get(f"{self.admin}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def ask(self, body=None, **options) -> httpx.Response:
-        return httpx.post(f"{self.url}/execute", json=TICKET if body is None else body, timeout=30, **options)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-
-@contextmanager
-def pods(folder, mlflow_uri: str, lm_url: str):
-    """Starts pods; all end with the block."""
-    started: list[Pod] = []
-
-    def start(version: str, model: str = "serving", **changes) -> Pod:
-        uri, timeout = changes.pop("tracking_uri", mlflow_uri), changes.pop("lm_timeout", 10)
-        main = LMConfig(
-            name="main", model="openai/stand-in", base_url=f"{lm_url}/v1", retries=0, request_timeout_seconds=timeout
-        )
-        config = RuntimeConfig(
-            namespace="ns",
-            program="triage",
-            revision="abcd1234",
-            model=ModelRef(name=model, version=version, tracking_uri=uri),
-            lms=(main,),
-            lm="main",
-            port=free_port(),
-            **{"drain_seconds": 1, "request_timeout_seconds": 20, **changes},
-        )
-        started.append(Pod(folder, config, free_port()))
-        return started[-1]
-
-    yield start
-    for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
-
-
-@pytest.fixture
-def pod(tmp_path, servers):
-    with pods(tmp_path, *servers[1:]) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
-def version(log_model) -> str:
-    return log_model("compiled", "serving")
+from tests.support.pods import pods, signed
+from tests.support.world import eventually
 
 
 @pytest.fixture(scope="module")
@@ -213,38 +122,27 @@ def test_every_accepted_request_is_answered_when_the_pod_ends(pod, version, lm):
     threads = [threading.Thread(target=lambda: answers.append(ready.ask().status_code)) for _ in range(8)]
     for thread in threads:
         thread.start()
-    eventually("all eight", lambda: "despina_in_flight_requests 8.0" in httpx.get(f"{ready.admin}/metrics").text, 10)
+    eventually("all eight", lambda: ready.metric("despina_in_flight_requests") == 8, 10)
     assert ready.stop() == 0
     for thread in threads:
         thread.join()
     assert answers == [200] * 8
 
 
-def signed(key: Ed25519PrivateKey, **changes) -> tuple[bytes, dict[str, str]]:
-    order = {"order": "Retire", "namespace": "ns", "pod": "pod-1", "issued_at": time.time()}
-    body = Order.model_validate(order | changes).model_dump_json().encode()
-    return body, {SIGNATURE_HEADER: base64.b64encode(key.sign(body)).decode()}
-
-
 def test_only_the_operators_new_orders_to_this_pod_count(pod, version):
-    key = Ed25519PrivateKey.generate()
-    public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
-    running = pod(version, order_key=public)
+    running = pod(version)
     eventually("ready", running.is_ready, 90)
 
-    def give(body: bytes, headers: dict[str, str]) -> int:
-        return httpx.post(f"{running.admin}/orders", content=body, headers=headers).status_code
-
     assert "connection" not in running.ask().headers
-    assert give(*signed(Ed25519PrivateKey.generate())) == 403
-    assert give(*signed(key, pod="pod-2")) == 403
-    assert give(b"{}", {}) == 403
-    body, headers = signed(key)
-    assert give(body, headers) == 200
-    assert give(body, headers) == 403  # the same again
+    assert running.give(*signed(Ed25519PrivateKey.generate())) == 403
+    assert running.give(*signed(pod="pod-2")) == 403
+    assert running.give(b"{}", {}) == 403
+    body, headers = signed()
+    assert running.give(body, headers) == 200
+    assert running.give(body, headers) == 403  # the same again
     eventually("retired", lambda: running.ask().headers.get("connection") == "close")
     assert running.ask().status_code == 200
-    assert give(*signed(key, order="Activate")) == 200
+    assert running.give(*signed(order="Activate")) == 200
     eventually("active", lambda: "connection" not in running.ask().headers)
 
 

@@ -24,7 +24,9 @@ class Clock:
 
 def breaker(**config) -> tuple[Breaker, Clock]:
     clock = Clock()
-    return Breaker(BreakerConfig(**{"min_requests": 4, "window_seconds": 10, "open_seconds": 5, **config}), clock), clock
+    return Breaker(
+        BreakerConfig(**{"min_requests": 4, "window_seconds": 10, "open_seconds": 5, **config}), clock
+    ), clock
 
 
 def call(b: Breaker, ok: bool) -> bool:

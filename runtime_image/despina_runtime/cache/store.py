@@ -52,12 +52,18 @@ class Store:
         self.era = 0
         """Grows with everything that is forgotten."""
 
-    async def get(self, key: str) -> Found | None:
-        """The value from the first tier that has it; the tiers before it get a copy."""
+    def here(self, key: str) -> Found | None:
+        """The value from this pod's own tiers; the first gets a copy."""
         for tier in (self.process, self.node):
             if tier and (value := tier.get(key)) is not None:
                 self._copy(key, value, tier.name)
                 return Found(value, tier.name)
+        return None
+
+    async def get(self, key: str) -> Found | None:
+        """The value from the first tier that has it; those before it get a copy."""
+        if found := self.here(key):
+            return found
         if self.redis and (value := await self.redis.get(key)) is not None:
             self._copy(key, value, self.redis.name)
             return Found(value, self.redis.name)

@@ -14,7 +14,7 @@ from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
 
 from despina.wire import LMConfig
 from despina_runtime.breaker import Breaker
-from despina_runtime.cache.store import Store
+from despina_runtime.cache.store import Found, Store
 from despina_runtime.lm.adapters import COLLECTED
 from despina_runtime.lm.meter import CALLS, Meter
 from despina_runtime.lm.openai_compatible import Completion, Emit, Endpoint, is_compatible
@@ -99,17 +99,19 @@ class Target:
         if self._store is None:
             return (await self._ask(messages, params, meter, module, until, emit)).outputs
         key = self._store.keys.of_lm(self.config, messages, params, rollout)
-        if found := await self._store.get(key):
-            outputs: list[Any] = attributes(orjson.loads(found.value))
-            return outputs
+        if found := self._store.here(key):
+            return _outputs(found.value)
+        store = self._store
 
-        async def ask() -> Completion:
-            return await self._ask(messages, params, meter, module, until, emit)
+        async def ask() -> Completion | Found:
+            return await store.get(key) or await self._ask(messages, params, meter, module, until, emit)
 
-        completion = await (ask() if emit else self._store.flights.share(key, ask))
+        answer = await (ask() if emit else store.flights.share(key, ask))
+        if isinstance(answer, Found):
+            return _outputs(answer.value)
         collected = COLLECTED.get()
-        (meter.pending if collected is None else collected).append((key, orjson.dumps(completion.outputs)))
-        return completion.outputs
+        (meter.pending if collected is None else collected).append((key, orjson.dumps(answer.outputs)))
+        return answer.outputs
 
     async def _ask(
         self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
@@ -168,6 +170,11 @@ class Target:
     async def close(self) -> None:
         """Give the connections back."""
         await self._client.close()
+
+
+def _outputs(value: bytes) -> list[Any]:
+    found: list[Any] = attributes(orjson.loads(value))
+    return found
 
 
 def emit_started(emit: Emit) -> bool:

@@ -62,11 +62,15 @@ class Cache:
     async def __call__(self, call: Call) -> Answer:
         """The stored answer, somebody else's who asks the same, or what follows, which is then stored."""
         key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.inputs)
-        if self._stores_answers and (found := await self._store.get(key)):
+        if self._stores_answers and (found := self._store.here(key)):
             return Answer(found.value, tier=found.tier, key=key)
         if call.emit or not self._single_flight:
-            return await self._make(call, key)
+            return await self._look(key) or await self._make(call, key)
         return await self._together(call, key)
+
+    async def _look(self, key: str) -> Answer | None:
+        found = await self._store.get(key) if self._stores_answers else None
+        return Answer(found.value, found.tier, key) if found else None
 
     async def _together(self, call: Call, key: str) -> Answer:
         """One flight of this worker, led among all workers where a Redis joins them."""
@@ -84,14 +88,19 @@ class Cache:
             return answer if leads else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True)
 
     async def _alone(self, call: Call, key: str) -> Answer:
+        """What Redis has, or what is made by one of all workers. A crowd of one worker asks Redis only once."""
+
         async def look() -> Answer | None:
-            found = await self._store.get(key) if self._stores_answers else None
-            return Answer(found.value, found.tier, key) if found else None
+            return await self._look(key)
 
         async def make() -> Answer:
             return await self._make(call, key)
 
-        return await (self._store.redis.once(key, look, make) if self._store.redis else make())
+        redis = self._store.redis
+        if redis is None:
+            return await make()
+        found = await look()
+        return found or await redis.once(key, look, make)
 
     async def _make(self, call: Call, key: str) -> Answer:
         answer = await self._then(call)

@@ -1,0 +1,204 @@
+"""A real Redis beside real workers: shared answers, one call among all, and what happens when Redis is not well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+
+import httpx
+import pytest
+
+from despina.wire import CacheConfig, LimitsConfig, RedisConfig
+from services import free_port
+from tests.support.pods import signed
+from tests.support.world import REPORTS, eventually
+
+REDIS = shutil.which("redis-server")
+pytestmark = pytest.mark.skipif(not REDIS, reason="redis-server is not installed; `make test` installs it")
+
+
+class Redis:
+    """One server on loopback, without persistence."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.start()
+
+    def start(self, *options: str) -> None:
+        command = [REDIS, f"--port {self.port}", "--bind 127.0.0.1", "--save ''", "--appendonly no", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        eventually("redis", lambda: self.cli("ping") == "PONG", 10)
+
+    def cli(self, *args: str) -> str:
+        command = ["redis-cli", "-p", str(self.port), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def redis():
+    server = Redis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def shared(pod, version, redis, tmp_path):
+    """A pod with two workers and Redis."""
+    url = tmp_path / "redis-url"
+    url.write_text(f"redis://127.0.0.1:{redis.port}/0\n")
+    cache = CacheConfig(scope="Both", redis=RedisConfig(url_file=str(url), ttl_seconds=600))
+
+    def start(**changes):
+        running = pod(version, **{"workers": 2, "cache": cache, "max_concurrency": 256, **changes})
+        eventually("ready", running.is_ready, 90)
+        return running
+
+    return start
+
+
+def fresh() -> dict[str, str]:
+    return {"ticket": f"My card was charged twice {uuid.uuid4().hex}"}
+
+
+def ask(pod, body) -> httpx.Response:
+    """On a new connection, so that either worker may get it."""
+    return httpx.post(f"{pod.url}/execute", json=body, timeout=30)
+
+
+async def burst(pod, bodies) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=len(bodies), max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+        return await asyncio.gather(*(client.post(f"{pod.url}/execute", json=b) for b in bodies))
+
+
+def test_a_hundred_equal_questions_to_two_workers_are_one_call(shared, lm):
+    running = shared()
+    lm.misbehave(delay_seconds=0.5)
+    body, before = fresh(), lm.calls
+    answers = asyncio.run(burst(running, [body] * 100))
+    assert [a.status_code for a in answers] == [200] * 100
+    assert lm.calls == before + 1
+    assert {a.text for a in answers} == {'{"category":"billing"}'}
+
+
+def test_two_replicas_make_one_call(shared, lm):
+    pods = [shared(workers=1, home=name) for name in ("one", "two")]
+    lm.misbehave(delay_seconds=0.5)
+    body, before = fresh(), lm.calls
+
+    async def scene() -> list[list[httpx.Response]]:
+        return await asyncio.gather(*(burst(pod, [body] * 50) for pod in pods))
+
+    answers = [a for found in asyncio.run(scene()) for a in found]
+    assert {a.status_code for a in answers} == {200}
+    assert lm.calls == before + 1
+
+
+def test_a_waiter_takes_over_when_the_leader_dies(shared, lm):
+    leader, waiter = (shared(workers=1, home=name) for name in ("leader", "waiter"))
+    lm.misbehave(delay_seconds=1.0)
+    body, before = fresh(), lm.calls
+
+    async def scene() -> list[httpx.Response]:
+        first = asyncio.create_task(burst(leader, [body]))
+        await asyncio.to_thread(eventually, "the call", lambda: lm.calls > before, 10)
+        waiting = asyncio.create_task(burst(waiter, [body] * 20))
+        await asyncio.to_thread(eventually, "they wait", lambda: waiter.metric("despina_in_flight_requests") == 20, 10)
+        os.kill(leader.workers()[0], signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            await first
+        return await waiting
+
+    answers = asyncio.run(scene())
+    assert {a.status_code for a in answers} == {200}
+    assert lm.calls == before + 2
+
+
+def test_all_workers_forget_within_a_second(shared, lm):
+    running = shared()
+    body = fresh()
+    for _ in range(20):
+        ask(running, body)
+    assert running.give(*signed(order="Invalidate", subject="now")) == 200
+    before = lm.calls
+    for _ in range(20):
+        ask(running, body)
+    assert lm.calls == before + 1
+
+
+def test_a_replica_follows_another_ones_invalidation(shared, redis, lm):
+    running = shared()
+    body = fresh()
+    for _ in range(10):
+        ask(running, body)
+    prefix = f"despina:{running.config.namespace}:{running.config.program}"
+    redis.cli("hset", f"{prefix}:epochs", "program", "abc:elsewhere")
+    began = time.monotonic()
+    before = lm.calls
+    eventually("asked again", lambda: ask(running, body) and lm.calls > before, 5)
+    assert time.monotonic() - began < 3
+    redis.cli("flushall")  # Redis forgets; the workers do not
+    eventually("told again", lambda: redis.cli("hget", f"{prefix}:epochs", "program") == "abc:elsewhere", 5)
+
+
+def test_every_worker_sees_a_session(shared):
+    running = shared()
+    path = f"{running.url}/sessions/me/variables"
+    httpx.put(path, json={"temperature": 0.3}).raise_for_status()
+    assert all(httpx.get(path).json() == {"temperature": 0.3} for _ in range(20))
+
+
+def test_the_rate_limit_is_shared_by_all_workers_that_redis_sees(shared):
+    running = shared(limits=LimitsConfig(requests_per_second=40, burst=40))
+    time.sleep(1.5)  # the workers count each other once a second
+    answers = asyncio.run(burst(running, [fresh() for _ in range(120)]))
+    served = sum(a.status_code == 200 for a in answers)
+    assert {a.status_code for a in answers} == {200, 429}
+    assert 15 <= served <= 75  # one worker may have got most of them, and each has a half
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen", "full"])
+def test_a_redis_that_is_not_well_fails_no_request(shared, redis, trouble):
+    running = shared()
+    bodies = [fresh() for _ in range(20)]
+    for body in bodies:
+        assert ask(running, body).status_code == 200
+    statuses: list[int] = []
+
+    def traffic(count: int) -> None:
+        statuses.extend(ask(running, bodies[n % 20] if n % 2 else fresh()).status_code for n in range(count))
+
+    if trouble == "killed":
+        redis.stop()
+    elif trouble == "frozen":
+        redis.process.send_signal(signal.SIGSTOP)
+    else:
+        redis.cli("config", "set", "maxmemory", "1")
+    began = time.monotonic()
+    traffic(60)
+    spent = time.monotonic() - began
+    if trouble == "killed":
+        redis.start()
+    elif trouble == "frozen":
+        redis.process.send_signal(signal.SIGCONT)
+    else:
+        redis.cli("config", "set", "maxmemory", "0")
+    traffic(60)
+    failed = sum(s != 200 for s in statuses)
+    REPORTS.append(f"redis {trouble}: sent={len(statuses)} failed={failed}")
+    assert failed == 0
+    assert spent < 30
+    body = fresh()
+    ask(running, body)
+    eventually("hits from Redis again", lambda: int(redis.cli("dbsize") or 0) > 0, 10)
+    assert sum("hit" in ask(running, body).headers["cache-status"] for _ in range(10)) >= 9

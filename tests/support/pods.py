@@ -1,0 +1,119 @@
+"""The runtime's processes on this machine, as a pod would run them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from despina.wire import SIGNATURE_HEADER, LMConfig, ModelRef, Order, RuntimeConfig
+from services import free_port
+from tests.support.world import TICKET
+
+KEY = Ed25519PrivateKey.generate()
+"""The operator's, as far as these pods know."""
+
+RUN = (
+    "import asyncio, sys; from pathlib import Path; from despina.wire import RuntimeConfig;"
+    "from despina_runtime.supervisor import serve_pod;"
+    "config = RuntimeConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
+    "sys.exit(asyncio.run(serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
+)
+
+
+PUBLIC_KEY = base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
+
+
+def lm_config(lm_url: str, name: str = "main", **changes) -> LMConfig:
+    return LMConfig(name=name, base_url=f"{lm_url}/v1", **{"model": f"openai/{name}", **changes})
+
+
+def signed(key: Ed25519PrivateKey = KEY, **changes) -> tuple[bytes, dict[str, str]]:
+    order = {"order": "Retire", "namespace": "ns", "pod": "pod-1", "issued_at": time.time()}
+    body = Order.model_validate(order | changes).model_dump_json().encode()
+    return body, {SIGNATURE_HEADER: base64.b64encode(key.sign(body)).decode()}
+
+
+class Pod:
+    """One runtime as a process of this machine."""
+
+    def __init__(self, folder, config: RuntimeConfig, admin: int) -> None:
+        self.config, self.admin = config, f"http://127.0.0.1:{admin}"
+        self.url = f"http://127.0.0.1:{config.port}"
+        self.termination = folder / "termination-log"
+        (folder / "config.json").write_text(config.model_dump_json())
+        env = {
+            **os.environ,
+            "DESPINA_POD_NAME": "pod-1",
+            "DESPINA_TERMINATION_LOG": str(self.termination),
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        }
+        (folder / "metrics").mkdir(exist_ok=True)
+        command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]
+        self.log = folder / "log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()[-2000:]
+        try:
+            return httpx.get(f"{self.admin}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def ask(self, body=None, **options) -> httpx.Response:
+        return httpx.post(f"{self.url}/execute", json=TICKET if body is None else body, timeout=30, **options)
+
+    def give(self, body: bytes, headers: dict[str, str]) -> int:
+        return httpx.post(f"{self.admin}/orders", content=body, headers=headers).status_code
+
+    def metrics(self) -> str:
+        return httpx.get(f"{self.admin}/metrics").text
+
+    def metric(self, name: str) -> float:
+        return sum(float(line.rpartition(" ")[2]) for line in self.metrics().splitlines() if line.startswith(name))
+
+    def workers(self) -> list[int]:
+        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
+        return [int(pid) for pid in out.split()]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextmanager
+def pods(folder, mlflow_uri: str, lm_url: str):
+    """Starts pods; all end with the block."""
+    started: list[Pod] = []
+
+    def start(version: str, model: str = "serving", home: str = "", **changes) -> Pod:
+        uri, timeout = changes.pop("tracking_uri", mlflow_uri), changes.pop("lm_timeout", 10)
+        lms = changes.pop("lms", None) or (lm_config(lm_url, retries=0, request_timeout_seconds=timeout),)
+        config = RuntimeConfig(
+            namespace="ns",
+            program="triage",
+            revision="abcd1234",
+            model=ModelRef(name=model, version=version, tracking_uri=uri),
+            lms=lms,
+            lm=lms[0].name,
+            port=free_port(),
+            **{"drain_seconds": 1, "request_timeout_seconds": 20, "order_key": PUBLIC_KEY, **changes},
+        )
+        home = folder / home if home else folder
+        home.mkdir(exist_ok=True)
+        started.append(Pod(home, config, free_port()))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
