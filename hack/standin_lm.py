@@ -104,6 +104,7 @@ class StandIn:
     faults: dict = field(default_factory=dict)
     calls: int = 0
     contents: set[str] = field(default_factory=set)
+    echo: bool = False
 
     def fault(self) -> dict:
         """The faults of this request; `times` counts down."""
@@ -116,6 +117,8 @@ class StandIn:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
+        if self.echo:
+            return await _echo(await request.json())
         body = await request.json()
         self.calls += 1
         self.contents.add(hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest())
@@ -150,6 +153,22 @@ class StandIn:
         return JSONResponse({"calls": self.calls, "distinct": len(self.contents), "faults": self.faults})
 
 
+async def _echo(body: dict) -> Response:
+    """An answer that is a function of the question alone, so that a mixed-up one shows: an allowed value by the digest
+    of its first field. By the same digest one of 20 fails and one of 50 takes a second."""
+    question = next(iter(dict(FIELD.findall(_text(body["messages"][-1]["content"]))).values()))
+    digest = hashlib.sha256(question.encode()).digest()
+    if digest[1] % 20 == 0:
+        return JSONResponse({"error": {"message": "one of twenty"}}, 500)
+    await asyncio.sleep(1.0 if digest[2] % 50 == 0 else 0.02)
+    allowed = _allowed(_text(body["messages"][0]["content"]), None)
+    values = {name: options[digest[0] % len(options)] for name, options in allowed.items()}
+    text = "\n\n".join(f"[[ ## {k} ## ]]\n{v}" for k, v in values.items()) + "\n\n[[ ## completed ## ]]"
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = _usage(body["messages"], text)
+    return JSONResponse({**_head(body["model"], "chat.completion"), "choices": [choice], "usage": usage})
+
+
 def _head(model: str, kind: str) -> dict:
     return {"id": "chatcmpl-stand-in", "object": kind, "created": int(time.time()), "model": model}
 
@@ -178,9 +197,9 @@ async def _stream(model: str, text: str, usage: dict):
     yield f"data: {json.dumps({**head, 'choices': [end], 'usage': usage})}\n\ndata: [DONE]\n\n"
 
 
-def build_app() -> Starlette:
+def build_app(echo: bool = False) -> Starlette:
     """The server's application."""
-    state = StandIn()
+    state = StandIn(echo=echo)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", state.chat, methods=["POST"]),
@@ -194,5 +213,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--echo", action="store_true", help="answer by a digest of the question")
     args = parser.parse_args()
-    uvicorn.run(build_app(), host=args.host, port=args.port, log_level="warning")
+    uvicorn.run(build_app(args.echo), host=args.host, port=args.port, log_level="warning")

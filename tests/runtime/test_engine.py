@@ -281,10 +281,12 @@ def test_requests_under_way_when_the_pod_ends_are_answered_by_both_workers(pod, 
     lm.misbehave(delay_seconds=1.5)
 
     async def drain() -> list[httpx.Response]:
-        asking = asyncio.ensure_future(at_once(running, [fresh() for _ in range(32)], {}))
-        await asyncio.to_thread(eventually, "all", lambda: running.metric("despina_in_flight_requests") == 32, 10)
+        answers, _ = await asyncio.gather(at_once(running, [fresh() for _ in range(32)], {}), asyncio.to_thread(end))
+        return answers
+
+    def end() -> None:
+        eventually("all", lambda: running.metric("despina_in_flight_requests") == 32, 10)
         running.process.send_signal(signal.SIGTERM)
-        return await asking
 
     answers = asyncio.run(drain())
     assert [a.status_code for a in answers] == [200] * 32

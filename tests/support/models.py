@@ -1,11 +1,12 @@
 """Logging models for tests, in a process of its own: `python models.py KIND NAME [ALIAS]` prints the version.
 
 Kinds: good, compiled (as good, with demonstrations), broken-import, never-ready, gone (its artefact is deleted),
-pickled (by mlflow.dspy.log_model).
+pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -28,10 +29,32 @@ BROKEN = {
 }
 
 
+BOUNDED = """
+import dspy
+
+
+class Sure(dspy.Signature):
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(max_length=3)
+
+
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict(Sure)
+
+    def forward(self, question):
+        return self.answer(question=question)
+
+    async def aforward(self, question):
+        return await self.answer.acall(question=question)
+"""
+
+
 def main(kind: str, name: str, alias: str = "") -> None:
     sys.path.insert(0, str(EXAMPLE))
     client = mlflow.MlflowClient()
-    version = log_pickled(name) if kind == "pickled" else log(kind, name)
+    version = {"pickled": log_pickled, "bounded": log_bounded}.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":
         delete_artifact(client, name, version)
     if alias:
@@ -51,10 +74,21 @@ def log(kind: str, name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "triage.py"
         source = (EXAMPLE / "triage.py").read_text()
+        if kind == "sync":
+            source = source.partition("    async def aforward")[0]
         if kind in BROKEN:
             source += "\n\nimport os\nimport sys\n\nif {}:\n    {}\n".format(*BROKEN[kind])
         code.write_text(source)
         return log_program(program, name, entrypoint="triage:TicketTriage", code_paths=[code])
+
+
+def log_bounded(name: str) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bounded.py").write_text(BOUNDED)
+        sys.path.insert(0, folder)
+        import bounded
+
+        return log_program(bounded.Program(), name, entrypoint="bounded:Program", code_paths=[f"{folder}/bounded.py"])
 
 
 def log_pickled(name: str) -> int:

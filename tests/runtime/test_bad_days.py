@@ -1,0 +1,123 @@
+"""Providers on a bad day, under traffic: what callers see, how often the LM is asked, what the breakers do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+
+import pytest
+
+from despina.wire import BreakerConfig, FallbackConfig, LimitsConfig, ProgramBreakerConfig
+from tests.support.pods import lm_config
+from tests.support.traffic import drive
+from tests.support.world import REPORTS, eventually
+
+SECONDS = float(os.environ.get("BAD_DAY_SECONDS", "4"))
+DEADLINE = 3
+FAULTS = {
+    "500": {"status": 500},
+    "429": {"status": 429, "retry_after": 1},
+    "hang": {"hang": True},
+    "malformed": {"not_json": True},
+    "dropped": {"drop": True},
+    "garbled": {"garble": True},
+}
+LM_BREAKER = BreakerConfig(min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2)
+PROGRAM_BREAKER = ProgramBreakerConfig(
+    min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2, on_open=("Fallback", "Shed")
+)
+
+
+def fresh(_: int) -> dict[str, str]:
+    return {"ticket": f"My card was charged twice {uuid.uuid4().hex}"}
+
+
+@pytest.fixture(scope="module", params=["problem", "fallback"])
+def guarded(request, tmp_path_factory, servers, version):
+    """A pod with breakers, with and without a fixed fallback."""
+    from tests.support.pods import pods
+
+    main = lm_config(servers[2], retries=2, request_timeout_seconds=1, breaker=LM_BREAKER)
+    fallback = FallbackConfig(response={"category": "bug"}) if request.param == "fallback" else None
+    with pods(tmp_path_factory.mktemp("guarded"), *servers[1:]) as start:
+        running = start(
+            version, lms=(main,), request_timeout_seconds=DEADLINE, max_concurrency=64, fallback=fallback,
+            breaker=PROGRAM_BREAKER, limits=LimitsConfig(max_queue=1000),
+        )  # fmt: skip
+        eventually("ready", running.is_ready, 90)
+        yield running
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_callers_see_a_fallback_or_a_problem_within_their_deadline(guarded, lm, fault):
+    before = lm.calls
+    lm.misbehave(**FAULTS[fault])
+    traffic = asyncio.run(drive(f"{guarded.url}/execute", fresh, 40, lambda t: t > SECONDS))
+    asked = lm.calls - before
+    lm.misbehave()
+    sent, statuses = len(traffic.answers), traffic.statuses()
+    REPORTS.append(f"LM {fault}, {'fallback' if guarded.config.fallback else 'no fallback'}: sent={sent} {statuses}")
+    assert statuses.get(0, 0) == 0
+    assert max(a.seconds for a in traffic.answers) < DEADLINE + 2
+    # Three attempts, and once more for an answer that cannot be used.
+    assert asked <= 3 * 2 * sent
+    for answer in traffic.answers:
+        if answer.status == 200 and "despina-degraded" not in answer.headers:
+            assert answer.body == {"category": "billing"}  # a probe, or what was asked before
+        elif guarded.config.fallback:
+            assert (answer.status, answer.body) == (200, {"category": "bug"})
+        else:
+            assert answer.status in (502, 503, 504)
+            assert answer.body["type"].startswith("urn:despina:problem:")
+            assert "Traceback" not in str(answer.body)
+    is_well = eventually("well again", lambda: _is_well(guarded), 15)
+    assert is_well
+
+
+def _is_well(pod) -> bool:
+    time.sleep(0.3)
+    answer = pod.ask(fresh(0))
+    return answer.status_code == 200 and "despina-degraded" not in answer.headers
+
+
+def test_the_program_breaker_opens_sheds_and_closes(guarded, lm):
+    def closed() -> bool:
+        """Probes close it, so it is asked."""
+        return _is_well(guarded) and guarded.metric("despina_breaker_open") == 0
+
+    eventually("closed", closed, 20)
+    before = lm.calls
+    lm.misbehave(status=500)
+    traffic = asyncio.run(drive(f"{guarded.url}/execute", fresh, 40, lambda t: t > 4))
+    asked = lm.calls - before
+    # Most of them never reached the LM: a breaker was open.
+    assert asked < len(traffic.answers)
+    if not guarded.config.fallback:
+        shed = [a for a in traffic.answers if a.body.get("type", "").endswith(("breaker-open", "lm-unavailable"))]
+        assert shed
+        assert all(a.status == 503 and int(a.headers["retry-after"]) >= 1 for a in shed)
+    lm.misbehave()
+    eventually("closed again", closed, 20)
+
+
+def test_an_answer_out_of_bounds_is_asked_for_once_more(pod, log_model, lm, servers):
+    """DSPy accepts what `OutputField(ge=, le=)` forbids; the stand-in answers "stand-in" for a number."""
+    running = pod(log_model("bounded", "bounded"), model="bounded", lms=(lm_config(servers[2]),))
+    eventually("ready", running.is_ready, 90)
+    before = lm.calls
+    answer = running.ask({"question": "how sure are you?"})
+    assert answer.status_code == 502
+    assert answer.json()["type"].endswith("invalid-output")
+    assert lm.calls == before + 2
+
+
+def test_a_program_without_await_runs_in_threads(pod, log_model, lm):
+    running = pod(log_model("sync", "sync"), model="sync", max_concurrency=8)
+    eventually("ready", running.is_ready, 90)
+    lm.misbehave(delay_seconds=0.5)
+    began = time.monotonic()
+    traffic = asyncio.run(drive(f"{running.url}/execute", fresh, 100, lambda t: t > 0.16))
+    assert set(traffic.statuses()) == {200}
+    assert time.monotonic() - began < 5
