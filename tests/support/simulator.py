@@ -79,9 +79,10 @@ class Simulator:
                 self.deployments[name] = replace(self.deployments[name], replicas=replicas)
             case Annotate(name, notes):
                 self.note(name, notes)
-            case Tell(pod, order):
+            case Tell(pod, order, subject):
                 if pod.name in self.pods:
-                    self.pods[pod.name] = replace(self.pods[pod.name], told=order)
+                    told = {"forgot": subject} if order == "Invalidate" else {"told": order}
+                    self.pods[pod.name] = replace(self.pods[pod.name], **told)
             case Delete((kind, name)):
                 self.objects.pop((kind, name), None)
                 if kind == "Deployment":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,8 +34,8 @@ def short(action: Action) -> str:
             return f"note {deployment} {' '.join(n.rpartition('/')[2] for n in notes)}"
         case Delete((kind, name)):
             return f"delete {kind} {name}"
-        case Tell(pod, order):
-            return f"tell {pod.name} {order}"
+        case Tell(pod, order, subject):
+            return f"tell {pod.name} {order} {subject}".strip()
         case Emit(_, reason, _):
             return f"event {reason}"
 
@@ -337,3 +338,13 @@ def test_retired_follows_the_later_of_the_two_notes():
     view = DeploymentView("d", "r", "1", activated_at=5.0, retired_at=4.0)
     assert not view.is_retired
     assert dataclasses.replace(view, retired_at=6.0).is_retired
+
+
+def test_a_new_value_of_the_annotation_empties_every_ready_pods_cache_once():
+    program = a_program(annotations={"despina.dev/invalidate-cache": "2026-11-23"})
+    fields = serving(program, "1")
+    ready, starting = pods(program, "1", 2, ready=True), pods(program, "2", ready=False)
+    fields["pods"] = (ready[0], replace(ready[1], forgot="2026-11-23"), *starting)
+    told = [s for s in steps(observed(program, **fields)) if s.startswith("tell")]
+    assert told == [f"tell {ready[0].name} Invalidate 2026-11-23"]
+    assert not [s for s in steps(observed(P, **serving(P, "1"))) if "Invalidate" in s]

@@ -36,6 +36,8 @@ class PodView:
     trouble: Trouble | None = None
     told: Literal["Retire", "Activate"] | None = None
     """The last order that this operator process gave it."""
+    forgot: str | None = None
+    """The subject of the last `Invalidate` that this operator process gave it."""
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,12 @@ class Delete:
 
 @dataclass(frozen=True)
 class Tell:
-    """Give a pod an order; best effort, for nothing depends on it but comfort."""
+    """Give a pod an order; best effort, for nothing depends on it but comfort and the freshness of caches."""
 
     pod: PodView
-    order: Literal["Retire", "Activate"]
+    order: Literal["Retire", "Activate", "Invalidate"]
+    subject: str = ""
+    """What an `Invalidate` is about."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from despina.decide.quarantine import (
 )
 from despina.desired.config import build_config
 from despina.desired.identity import build_service_account
-from despina.desired.labels import ACTIVATED_AT, PROMOTE, RETIRED_AT
+from despina.desired.labels import ACTIVATED_AT, INVALIDATE_CACHE, PROMOTE, RETIRED_AT
 from despina.desired.network import build_service, preview_name
 from despina.desired.overlay import overlay_problem
 from despina.desired.scaling import build_hpa, build_pdb
@@ -208,6 +208,7 @@ def _steps(r: Rollout, step: Step | None) -> Iterator[Action]:
     else:
         yield from _serve(r, current)
     yield from _let_go(r)
+    yield from _forgotten(r)
 
 
 def _identity(r: Rollout) -> Iterator[Action]:
@@ -347,6 +348,15 @@ def _let_go(r: Rollout) -> Iterator[Action]:
         if position >= HISTORY_LIMIT and not view.replicas:
             yield Delete(("Deployment", view.name))
             yield Delete(("ConfigMap", view.name))
+
+
+def _forgotten(r: Rollout) -> Iterator[Action]:
+    """Have every pod empty its cache, once for each value of the annotation. A pod that is told twice does it once."""
+    subject = r.o.program.annotations.get(INVALIDATE_CACHE, "")[:253]
+    if subject:
+        yield from (
+            Tell(p, "Invalidate", subject) for p in r.o.pods if p.ready and not p.ending and p.forgot != subject
+        )
 
 
 def remaining(r: Rollout, view: DeploymentView) -> float:

@@ -18,6 +18,7 @@ ACTIVATED_AT = f"{GROUP}/activated-at"
 RETIRED_AT = f"{GROUP}/retired-at"
 PROMOTE = f"{GROUP}/promote"
 RETRY = f"{GROUP}/retry"
+INVALIDATE_CACHE = f"{GROUP}/invalidate-cache"
 
 
 def program_labels(program: Program) -> dict[str, str]:

@@ -21,7 +21,7 @@ from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.reconcile.queue import Key
 from despina.sources.mlflow import Registry
-from despina.sources.runtime_admin import Orders
+from despina.sources.runtime_admin import Orders, Told
 from despina.status.report import report
 from despina.telemetry import RECONCILE_SECONDS
 
@@ -72,7 +72,7 @@ class Reconciler:
             defaults=self.defaults,
             model=await self.registry.resolve(key, source, self.defaults.tracking_uri),
             deployments=live.deployments,
-            pods=tuple(dataclasses.replace(p, told=told.get(p.name)) for p in live.pods),
+            pods=tuple(dataclasses.replace(p, **dataclasses.asdict(told.get(p.name, Told()))) for p in live.pods),
             active=live.active,
             preview_ready=live.preview_ready,
             objects=live.objects,
@@ -82,7 +82,8 @@ class Reconciler:
         """All actions in order. A refusal is told in the status; silence of the API server ends the pass."""
         for action in plan.actions:
             if isinstance(action, Tell):
-                self.orders.tell((live.program.namespace, live.program.name), action.pod, action.order)
+                key = (live.program.namespace, live.program.name)
+                self.orders.tell(key, action.pod, action.order, action.subject)
                 continue
             log.info("Acted program=%s/%s action=%s", live.program.namespace, live.program.name, _label(action))
             try:

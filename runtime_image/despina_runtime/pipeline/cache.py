@@ -99,8 +99,10 @@ class Cache:
         redis = self._store.redis
         if redis is None:
             return await make()
-        found = await look()
-        return found or await redis.once(key, look, make)
+        if found := await look():
+            return found
+        answer: Answer = await redis.once(key, look, make)
+        return answer
 
     async def _make(self, call: Call, key: str) -> Answer:
         answer = await self._then(call)
