@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-down test test-fast bench-operator locks binaries clean
+.PHONY: install crds check try demo demo-down test test-fast bench-operator bench-serving bench-soak locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -44,6 +44,12 @@ test: install check              ## everything that this machine can run
 
 bench-operator: install          ## 100 programs: time to Deployment, memory, writes at rest
 	@$(PY) hack/bench_operator.py
+
+bench-serving: install           ## Despina beside hand-written servers and mlflow models serve
+	@$(PY) hack/bench_serving.py
+
+bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do
+	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py
 
 locks: install                   ## newer versions of everything
 	@rm -f locks/*.txt

@@ -15,7 +15,7 @@ import time
 
 from services import Processes
 from stage import LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
-from tools import ROOT, Failed, say
+from tools import ROOT, Failed, install_packages, say
 
 NAMESPACE = "e2e"
 OUT = ROOT / "out" / "test"
@@ -34,6 +34,8 @@ def missing() -> str | None:
 def main(arguments: list[str]) -> int:
     """Run the tests; the result is pytest's."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        install_packages(["redis-server", "iproute2"])
     lacking = missing()
     if lacking:
         return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)
