@@ -16,7 +16,7 @@ from clusterconfig import NODE_IP
 from images import INPUTS, build_archive, tag_of
 from localcluster import Cluster, bin_dir
 from services import Processes, mlflow_command, standin_command
-from tools import ROOT, Failed, run
+from tools import ROOT, Failed, install_packages, run
 
 MLFLOW_PORT = 5000
 LM_PORT = 8000
@@ -68,7 +68,7 @@ class LocalStage:
 
     def prepare(self) -> None:
         """Build what is missing; the images meanwhile, for those mostly wait for packages."""
-        localcluster.install_packages()
+        install_packages(localcluster.PACKAGES)
         with ThreadPoolExecutor(1) as pool:
             images = pool.submit(lambda: [build_archive(target) for target in INPUTS])
             localcluster.build(extras=self._extras)

@@ -73,7 +73,7 @@ BAD = {
     "a breaker that does nothing": (changed("spec.breaker", {"onOpen": []}), "spec.breaker.onOpen"),
     "both kinds of fallback": (
         changed("spec.fallback", {"response": {"a": 1}, "programRef": {"name": "x"}}), "exactly one of response"),
-    "a fallback to itself": (changed("spec.fallback", {"programRef": {"name": "bad"}}), "must name another program"),
+    "a fallback to itself": (changed("spec.fallback", {"programRef": {"name": "good"}}), "must name another program"),
     "a cache without Secret for its Redis": (changed("spec.cache", {"redis": {}}), "spec.cache.redis.urlSecretRef"),
     "a cache size in words": (changed("spec.cache", {"node": {"sizeLimit": "large"}}), "spec.cache.node.sizeLimit"),
     "an unknown key scope": (changed("spec.cache", {"keyScope": "All"}), "spec.cache.keyScope"),

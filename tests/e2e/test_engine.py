@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 import httpx
 
-from tests.support.world import TICKET, eventually, log_model
+from tests.support.world import REPORTS, TICKET, eventually, log_model
 
 TOKEN = "s3cret"
 AUTH = {"authorization": f"Bearer {TOKEN}"}
@@ -30,6 +31,10 @@ def test_a_manifest_turns_everything_on_and_an_annotation_empties_the_cache(give
     program.becomes_ready()
     ready_after = time.monotonic() - began
     assert ready_after < 120
+    (pod,) = program.pods()
+    times = {c["type"]: datetime.fromisoformat(c["lastTransitionTime"]) for c in pod["status"]["conditions"]}
+    start = (times["Ready"] - times["PodScheduled"]).total_seconds()
+    REPORTS.append(f"two workers, scheduled to Ready: {start:.0f} s")
     service = kube.json("get", "service", "cached")
     assert service["spec"]["sessionAffinity"] == "ClientIP"
 

@@ -136,6 +136,8 @@ def test_an_answer_streams_and_ends_with_the_one_that_counts(full):
     body = fresh()
     told = events(ask(full, body, accept="text/event-stream"))
     assert [e for e, _ in told][-2:] == ["result", "done"]
+    assert "".join(d["text"] for e, d in told if e == "delta").strip() == "billing"
+    assert {d["field"] for e, d in told if e == "delta"} == {"category"}
     assert told[-2][1] == {"category": "billing"}
     assert told[-1][1]["lm_attempts"] == 1
     assert [e for e, _ in events(ask(full, body, accept="text/event-stream"))] == ["result", "done"]  # from the cache
@@ -291,3 +293,25 @@ def test_requests_under_way_when_the_pod_ends_are_answered_by_both_workers(pod, 
     answers = asyncio.run(drain())
     assert [a.status_code for a in answers] == [200] * 32
     assert running.process.wait(30) == 0
+
+
+def test_an_lm_of_another_provider_goes_through_dspys_own_client(pod, version, lm, servers):
+    """The same retry loop, breaker, cache and account; the client alone is another."""
+    other = lm_config(servers[2], "other", model="deepseek/stand-in", retries=1)
+    running = pod(version, lms=(other,), cache=CacheConfig())
+    eventually("ready", running.is_ready, 90)
+    body = fresh()
+    answer = httpx.post(f"{running.url}/execute", json=body, timeout=30)
+    assert (answer.status_code, answer.json()) == (200, {"category": "billing"})
+    assert int(answer.headers["despina-input-tokens"]) > 0
+    before = lm.calls
+    assert httpx.post(f"{running.url}/execute", json=body, timeout=30).json() == {"category": "billing"}
+    assert lm.calls == before  # the LM call was cached, as `keyScope: LM` says
+    lm.misbehave(status=500)
+    assert httpx.post(f"{running.url}/execute", json=fresh(), timeout=30).status_code == 502
+    assert lm.calls == before + 2
+    lm.misbehave()
+    stream = httpx.post(f"{running.url}/execute", json=fresh(), headers={"accept": "text/event-stream"}, timeout=30)
+    told = events(stream)
+    assert "".join(d["text"] for e, d in told if e == "delta").strip() == "billing"
+    assert told[-2] == ("result", {"category": "billing"})

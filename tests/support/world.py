@@ -85,6 +85,7 @@ def manifest(name: str, model: str | None = None, **spec: Any) -> dict[str, Any]
     base = document["spec"]
     base["source"]["mlflow"] |= {"model": model or name, "trackingURI": f"http://mlflow.{NAMESPACE}:5000"}
     base["lms"][0]["baseURL"] = f"http://stand-in-lm.{NAMESPACE}:8000/v1"
+    base.pop("cache")  # each request shall go the whole way
     base["runtime"] = {"drainSeconds": 6, "requestTimeoutSeconds": 20}
     base["rollout"] = {"blueGreen": {"scaleDownDelaySeconds": 10, "progressDeadlineSeconds": 45}}
     base["rollout"]["blueGreen"]["abortScaleDownDelaySeconds"] = 5

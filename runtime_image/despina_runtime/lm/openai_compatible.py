@@ -28,7 +28,7 @@ from dspy.utils.exceptions import (
 
 from despina.wire import LMConfig
 
-PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile", "ollama_chat"}
+PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile"}
 KEEP_ALIVE_SECONDS = 30
 Emit = Callable[[str], Awaitable[None]]
 """Told each piece of text of a streamed answer."""

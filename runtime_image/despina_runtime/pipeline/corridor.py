@@ -34,7 +34,8 @@ class Corridors:
     def build(self, program: dspy.Module, is_async: bool, interface: Interface, path: str = "") -> Step:
         """rate limit → replay → parse → cache → fallback → breaker → queue → validate → execute."""
         config, cache = self._config, self._config.cache
-        step: Step = Validate(interface, Execute(program, is_async, self._lms, self._pool))
+        execute = Execute(program, is_async, interface.outputs.model_fields, self._lms, self._pool)
+        step: Step = Validate(interface, execute)
         step = Queue(self._slots, step)
         if config.breaker and not path:
             step = Guard(config.breaker, step)

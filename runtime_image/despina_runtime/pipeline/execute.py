@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,8 +25,11 @@ UNREADABLE = "{}: it could not be read in the format that was asked for"
 class Execute:
     """One program, or one of its modules."""
 
-    def __init__(self, program: dspy.Module, is_async: bool, lms: LMs, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, program: dspy.Module, is_async: bool, fields: Iterable[str], lms: LMs, pool: ThreadPoolExecutor
+    ) -> None:
         self._program = program
+        self._fields = set(fields)
         self._is_async = is_async
         self._lms = lms
         self._pool = pool
@@ -60,7 +64,7 @@ class Execute:
         return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
 
     async def _stream(self, inputs: dict[str, Any], emit: EmitField) -> Any:
-        """The prediction, its text fields told piece by piece before."""
+        """The prediction, its fields told piece by piece before."""
         run = dspy.streamify(self._program, stream_listeners=self._listeners(), is_async_program=self._is_async)
         prediction = None
         async for piece in run(**inputs):
@@ -71,12 +75,19 @@ class Execute:
         return prediction
 
     def _listeners(self) -> list[Any]:
-        """A listener holds a stream's state, so each request has its own; one for every text that is generated."""
+        """One for each of the program's outputs that a predictor generates; of several, the last in the program.
+
+        A listener holds a stream's state, so each request has its own.
+        """
+        sources = {
+            field: (name, predictor)
+            for name, predictor in self._program.named_predictors()
+            for field in predictor.signature.output_fields
+            if field in self._fields
+        }
         return [
             dspy.streaming.StreamListener(field, predict=predictor, predict_name=name)
-            for name, predictor in self._program.named_predictors()
-            for field, info in predictor.signature.output_fields.items()
-            if info.annotation is str
+            for field, (name, predictor) in sources.items()
         ]
 
 
