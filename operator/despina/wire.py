@@ -20,7 +20,6 @@ ADMIN_PORT = 8081
 ORDERS_PATH = "/orders"
 SIGNATURE_HEADER = "despina-signature"
 VERSION_HEADER = "despina-model-version"
-REVISION_HEADER = "despina-revision"
 DEGRADED_HEADER = "despina-degraded"
 FALLBACK_HEADER = "despina-fallback"
 ENV_PREFIX = "DESPINA_"

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, REVISION_HEADER, VERSION_HEADER, RuntimeConfig
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.asgi import (
     Disconnected,
     EventStream,
@@ -57,13 +57,11 @@ class Service:
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
-        self._id_prefix, self._ids = os.urandom(6).hex().encode(), itertools.count(1)
+        self._id_prefix = f"{config.revision}-{os.urandom(4).hex()}-".encode()
+        self._ids = itertools.count(1)
         self._limit, self._timeout = config.limits.max_request_bytes, config.request_timeout_seconds
         self._lm = config.lm
-        self._headers: list[Header] = [
-            (VERSION_HEADER.encode(), config.model.version.encode()),
-            (REVISION_HEADER.encode(), config.revision.encode()),
-        ]
+        self._headers: list[Header] = [(VERSION_HEADER.encode(), config.model.version.encode())]
 
     def headers(self) -> list[Header]:
         """What every answer carries. A retired pod asks each caller to connect anew, to the new version."""
@@ -123,7 +121,7 @@ class Service:
 
     async def run(self, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
         """One item of a batch, through the same corridor."""
-        call = self._call(body)
+        call = Call(body, self._time() + self._timeout, self._lm)
         await self._choose(call, headers)
         return await self._main(call)
 
@@ -133,7 +131,7 @@ class Service:
         headers = dict(scope["headers"])
         if self._secured:
             self._authorize(headers)
-        call = self._call(await read_body(receive, self._limit))
+        call = Call(await read_body(receive, self._limit), self._time() + self._timeout, self._lm)
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
         if EVENTS in headers.get(b"accept", b""):
@@ -145,9 +143,6 @@ class Service:
         given = headers.get(b"authorization", b"")
         if not token or not hmac.compare_digest(given, b"Bearer " + token.encode()):
             raise Problem(401, "unauthorized", "Send `Authorization: Bearer TOKEN`")
-
-    def _call(self, body: bytes) -> Call:
-        return Call(body, self._time() + self._timeout, self._lm)
 
     async def _choose(self, call: Call, headers: Mapping[bytes, bytes]) -> None:
         """What a caller may choose: first by the request itself, then by its session."""
@@ -194,6 +189,7 @@ class Service:
         return account | ({"cost_usd": str(meter.cost)} if meter.cost is not None else {})
 
     def _id(self) -> bytes:
+        """A prediction's name: its revision, its worker, its number there."""
         return b"%s%x" % (self._id_prefix, next(self._ids))
 
     def _headers_of(self, answer: Answer, call: Call) -> list[Header]:

@@ -77,17 +77,18 @@ class Engine:
             await asyncio.sleep(MEMBERS_SECONDS)
 
     async def stop(self) -> None:
-        """Give everything back."""
+        """Give everything back; what does not let go within a second ends with the process."""
         for task in self._beside:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.wait(self._beside, timeout=1)
         self.service.record.flush()
         self._corridors.close()
-        await self._lms.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._lms.close()
+                if self._store:
+                    await self._store.close()
         self._sessions.close()
-        if self._store:
-            await self._store.close()
 
 
 def _redis(config: RuntimeConfig) -> RedisTier | None:

@@ -27,7 +27,7 @@ def test_answers_name_their_version_and_fit_the_signature(ready, version):
     assert answer.status_code == 200
     assert answer.json() == {"category": "billing"}
     assert answer.headers["despina-model-version"] == version
-    assert answer.headers["despina-revision"] == "abcd1234"
+    assert answer.headers["despina-prediction-id"].startswith("abcd1234-")
     schema = httpx.get(f"{ready.url}/schema").json()
     assert schema["inputs"]["properties"]["ticket"]["description"] == "what the customer wrote"
     openapi = httpx.get(f"{ready.url}/openapi.json").json()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from despina_runtime.lm.meter import Meter
@@ -12,22 +13,24 @@ EmitField = Callable[[str, str], Awaitable[None]]
 """Told the name of an output field and a piece of its text."""
 
 
-@dataclass(slots=True)
 class Call:
-    """One request."""
+    """One request. Its defaults stand on the class, so that a cached answer pays for three assignments."""
 
-    body: bytes
-    deadline: float
-    """The event loop's time at which it must have been answered."""
-    lm: str | None = None
+    lm: str | None
     temperature: float | None = None
-    may_ask_others: bool = True
+    may_ask_others = True
     """False for a request that is itself another program's fallback: two programs must not pass it to and fro."""
     emit: EmitField | None = None
     """Set when the caller wants the answer as it grows."""
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = MappingProxyType({})
     """The body as the program's inputs, once it was parsed."""
     _meter: Meter | None = None
+
+    def __init__(self, body: bytes, deadline: float, lm: str | None = None) -> None:
+        self.body = body
+        self.deadline = deadline
+        """The event loop's time at which it must have been answered."""
+        self.lm = lm
 
     @property
     def meter(self) -> Meter:

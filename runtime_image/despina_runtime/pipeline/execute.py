@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,7 +55,7 @@ class Execute:
         finally:
             METER.reset(token)
 
-    async def _call(self, inputs: dict[str, Any]) -> Any:
+    async def _call(self, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:
             return await self._program.acall(**inputs)
         # A thread cannot be stopped: after a deadline it is done when its LM calls are, which have the same deadline.
@@ -63,7 +63,7 @@ class Execute:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
 
-    async def _stream(self, inputs: dict[str, Any], emit: EmitField) -> Any:
+    async def _stream(self, inputs: Mapping[str, Any], emit: EmitField) -> Any:
         """The prediction, its fields told piece by piece before."""
         run = dspy.streamify(self._program, stream_listeners=self._listeners(), is_async_program=self._is_async)
         prediction = None
