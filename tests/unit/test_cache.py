@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
 
+import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from despina.wire import CacheConfig, LMConfig, ModelRef, RuntimeConfig
 from despina_runtime.cache.flight import Flights
@@ -58,6 +62,24 @@ def test_the_order_of_fields_does_not_matter_and_parts_cannot_run_together():
     keys = Keys(config())
     assert keys.of_answer("", None, None, {"a": 1, "b": 2}) == keys.of_answer("", None, None, {"b": 2, "a": 1})
     assert digest(b"ab", b"c") != digest(b"a", b"bc")
+
+
+def test_inputs_may_be_anything_that_pydantic_parses():
+    class Passage(BaseModel):
+        title: str
+        at: datetime
+
+    def key(title: str) -> str:
+        passage = Passage(title=title, at=datetime(2026, 1, 1, tzinfo=UTC))
+        inputs = {
+            "passages": [passage],
+            "sure": Decimal("0.5"),
+            "tags": {"b"},
+            "image": dspy.Image(url="http://x/y.png"),
+        }
+        return Keys(config()).of_answer("", None, None, inputs)
+
+    assert key("a") == key("a") != key("b")
 
 
 @pytest.fixture

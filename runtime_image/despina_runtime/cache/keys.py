@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic_core import to_jsonable_python
 
 from despina.wire import LMConfig, RuntimeConfig
 
@@ -28,14 +29,12 @@ def digest(*parts: bytes) -> str:
 
 def canonical(document: Any) -> bytes:
     """The same bytes for the same JSON value, however its keys are ordered."""
-    return orjson.dumps(document, option=CANONICAL, default=_described)
+    return orjson.dumps(document, option=CANONICAL, default=as_json)
 
 
-def _described(value: Any) -> Any:
-    """A response format may be a pydantic class, which its JSON Schema describes."""
-    if isinstance(value, type) and hasattr(value, "model_json_schema"):
-        return value.model_json_schema()
-    raise TypeError(type(value).__name__)
+def as_json(value: Any) -> Any:
+    """What pydantic parsed (nested models, images, sets, decimals), as JSON again."""
+    return to_jsonable_python(value)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import aiohttp
 import orjson
 
 from despina.wire import FALLBACK_HEADER, FailureReason, FallbackConfig
+from despina_runtime.cache.keys import as_json
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.validate import render_outputs
 from despina_runtime.problem import Problem
@@ -64,7 +65,7 @@ class OtherProgram:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout())
         headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
-        data = orjson.dumps(inputs, default=_as_json)
+        data = orjson.dumps(inputs, default=as_json)
         try:
             async with (
                 asyncio.timeout_at(deadline),
@@ -74,11 +75,6 @@ class OtherProgram:
         except (aiohttp.ClientError, TimeoutError) as exc:
             log.warning("Fallback program did not answer url=%s error=%s", self._url, type(exc).__name__)
             return None
-
-
-def _as_json(value: object) -> object:
-    """Inputs may be pydantic objects."""
-    return value.model_dump(mode="json")  # type: ignore[attr-defined]
 
 
 def build_fallback(config: FallbackConfig, interface: Interface, then: Step) -> Step:
