@@ -1,7 +1,8 @@
 """`make bench-serving`: Despina beside what one would write or run instead, in one run on one machine.
 
 Systems: `raw` (an ASGI echo, the limit), `handwritten` (FastAPI, 64 threads, DSPy's cache), `dict` (the same with a
-dictionary in front), `mlflow` (`mlflow models serve`), `despina`. Each load is measured in interleaved rounds, and
+dictionary in front), `mlflow` (`mlflow models serve`), `despina`, and `despina-dspy`, the same with DSPy's client in place
+of its own. Each load is measured in interleaved rounds, and
 ratios are medians of each round's ratio, for a machine's speed changes from minute to minute. wrk makes the closed
 loops. With one worker, the server has one core and everything else the other.
 
@@ -168,13 +169,13 @@ class Bench:
         wait_for(name, lambda: is_open(port), 60)
         return System(name, port, name, pid=pid)
 
-    def served(self, workers: int, model: str) -> System:
-        """Despina."""
+    def served(self, workers: int, model: str, name: str = "despina", provider: str = "openai") -> System:
+        """Despina. Of another provider than OpenAI, LMs are asked through DSPy's own client."""
         port, admin = free_port(), free_port()
         config = RuntimeConfig(
             namespace="bench", program="qa", revision="00000000",
             model=ModelRef(name="qa", version=self.version, tracking_uri=f"http://127.0.0.1:{self.mlflow}"),
-            lms=(LMConfig(name="main", model=f"openai/{model}", base_url=self.lm_url),), lm="main",
+            lms=(LMConfig(name="main", model=f"{provider}/{model}", base_url=self.lm_url),), lm="main",
             workers=workers, max_concurrency=512, drain_seconds=0, port=port,
             cache=CacheConfig(scope="Both"), limits=LimitsConfig(max_queue=4096),
         )  # fmt: skip
@@ -182,13 +183,13 @@ class Bench:
         path.write_text(config.model_dump_json())
         command = [sys.executable, "-c", SERVE_POD, str(path), str(self.folder / "cache"), str(admin)]
         began = time.monotonic()
-        pid = self.start("despina", command, None)
-        self.processes.wait_for_http("despina", f"http://127.0.0.1:{admin}/readyz", 60)
+        pid = self.start(name, command, None)
+        self.processes.wait_for_http(name, f"http://127.0.0.1:{admin}/readyz", 60)
         self.figures.setdefault("ready_seconds", time.monotonic() - began)
         if workers == 1:
             for child in tree(pid):
                 subprocess.run(["taskset", "-a", "-cp", SERVER_CPU, str(child)], capture_output=True, check=False)
-        return System("despina", port, "despina", pid=pid)
+        return System(name, port, name, pid=pid)
 
     def mlflow_serve(self) -> System:
         """`mlflow models serve`."""
@@ -297,13 +298,14 @@ def misses(bench: Bench, latency: int, connections: tuple[int, ...]) -> None:
     systems = [bench.served(1, f"ms{latency}"), bench.handwritten("dspy", 1, f"ms{latency}")]
     if latency == 50:
         systems.append(bench.mlflow_serve())
+        systems.append(bench.served(1, "ms50", "despina-dspy", "deepseek"))
     bench.figures.setdefault("worker_rss_mib", max(rss_one(p) for p in tree(systems[0].pid)[1:]))
     for system in systems:
         bench.closed_loop(system, "warm-up", 16, hits=False)
     for _ in range(ROUNDS):
         for count in connections:
             for system in systems:
-                if system.name != "mlflow" or count == 64:
+                if system.name not in ("mlflow", "despina-dspy") or count == 64:
                     bench.closed_loop(system, f"miss {latency} ms, {count} concurrent", count, hits=False)
     bench.figures["worker_rss_mib"] = max(rss_one(p) for p in tree(systems[0].pid)[1:])
     if latency == 50:

@@ -186,7 +186,7 @@ class Service:
             "input_tokens": meter.input_tokens,
             "output_tokens": meter.output_tokens,
         }
-        return account | ({"cost_usd": str(meter.cost)} if meter.cost is not None else {})
+        return account | ({"cost_usd": format(meter.cost, "f")} if meter.cost is not None else {})
 
     def _id(self) -> bytes:
         """A prediction's name: its revision, its worker, its number there."""
@@ -216,7 +216,7 @@ def _spent(meter: Meter) -> list[Header]:
         (b"despina-input-tokens", b"%d" % meter.input_tokens),
         (b"despina-output-tokens", b"%d" % meter.output_tokens),
     ]
-    return [*found, (b"despina-cost-usd", str(meter.cost).encode())] if meter.cost is not None else found
+    return [*found, (b"despina-cost-usd", format(meter.cost, "f").encode())] if meter.cost is not None else found
 
 
 def _status(answer: Answer) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
 
 from despina.wire import (
@@ -107,7 +108,7 @@ class Crew:
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
         self._ends: list[float] = []
-        self._has_started = self._is_draining = False
+        self._has_started = self._is_draining = self._is_retired = False
 
     @property
     def is_ready(self) -> bool:
@@ -138,6 +139,8 @@ class Crew:
     async def _outlive(self, worker: Worker) -> None:
         code = await worker.process.wait()
         self._workers.remove(worker)
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            mark_process_dead(worker.process.pid)  # or its gauges would count for ever
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
             if await self._replace():
@@ -161,11 +164,14 @@ class Crew:
             return False
         self._workers.append(worker)
         self._watch(worker)
+        if self._is_retired:
+            worker.say("retire")
         return True
 
     def say(self, word: Word) -> None:
         """One word to all."""
         self._is_draining = self._is_draining or word == "drain"
+        self._is_retired = word == "retire"
         for worker in self._workers:
             worker.say(word)
 

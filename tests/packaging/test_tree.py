@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
 from despina.cli import crds
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +79,26 @@ def test_functions_and_files_stay_small():
 def test_locks_name_no_registry():
     for path in (ROOT / "locks").glob("*.txt"):
         assert "://" not in path.read_text(), path
+
+
+def test_the_manifest_in_the_serving_page_is_one_that_the_schema_accepts():
+    text = (ROOT / "docs" / "serving.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    manifest = yaml.safe_load(block)
+    manifest["spec"]["source"] = {"mlflow": {"model": "m", "alias": "champion"}}
+    head = {"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyProgram", "metadata": {"name": "shown"}}
+    program = Program.parse(head | manifest)
+    config = runtime_config(program, revision_of(program, "1"), "http://mlflow")
+    assert config.cache.redis.url_file.endswith("redis/url")
+    assert config.fallbacks == ("cheap",)
+    shown = set(manifest["spec"]) | {"replicas", "autoscaling", "placement", "resources", "podTemplate"}
+    assert {"cache", "limits", "breaker", "fallback", "sessions", "security", "runtime", "lms"} <= shown
+
+
+def test_every_metric_in_the_serving_page_exists():
+    text = (ROOT / "docs" / "serving.md").read_text()
+    sources = "\n".join(p.read_text() for p in (ROOT / "runtime_image").rglob("*.py"))
+    named = set(re.findall(r"`(despina_[a-z_]+)", text))
+    assert len(named) >= 9
+    for name in named:
+        assert f'"{name}"' in sources, name

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 
 import pytest
 
 from despina.wire import BreakerConfig, FallbackConfig, LimitsConfig, ProgramBreakerConfig
-from tests.support.pods import lm_config
+from tests.support.pods import fresh, lm_config
 from tests.support.traffic import drive
 from tests.support.world import REPORTS, eventually
 
@@ -28,10 +27,6 @@ LM_BREAKER = BreakerConfig(min_requests=10, window_seconds=2, open_seconds=1, ha
 PROGRAM_BREAKER = ProgramBreakerConfig(
     min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2, on_open=("Fallback", "Shed")
 )
-
-
-def fresh(_: int) -> dict[str, str]:
-    return {"ticket": f"My card was charged twice {uuid.uuid4().hex}"}
 
 
 @pytest.fixture(scope="module", params=["problem", "fallback"])

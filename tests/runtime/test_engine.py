@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from despina.wire import CacheConfig, FallbackConfig, LimitsConfig, Price
-from tests.support.pods import lm_config, pods, signed
+from tests.support.pods import fresh, lm_config, pods, signed
 from tests.support.world import TICKET, eventually
 
 
@@ -40,10 +40,6 @@ def full(tmp_path_factory, servers, version):
 
 
 AUTH = {"authorization": "Bearer s3cret"}
-
-
-def fresh() -> dict[str, str]:
-    return {"ticket": f"My card was charged twice {uuid.uuid4().hex}"}
 
 
 def ask(pod, body=None, path="/execute", method="POST", **headers) -> httpx.Response:

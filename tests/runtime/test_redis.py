@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
-import uuid
 
 import httpx
 import pytest
 
 from despina.wire import CacheConfig, LimitsConfig, RedisConfig
 from services import free_port
-from tests.support.pods import signed
+from tests.support.pods import fresh, signed
 from tests.support.world import REPORTS, eventually
 
 REDIS = shutil.which("redis-server")
@@ -64,10 +63,6 @@ def shared(pod, version, redis, tmp_path):
         return running
 
     return start
-
-
-def fresh() -> dict[str, str]:
-    return {"ticket": f"My card was charged twice {uuid.uuid4().hex}"}
 
 
 def ask(pod, body) -> httpx.Response:

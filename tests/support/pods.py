@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import signal
 import subprocess
@@ -39,6 +40,14 @@ def signed(key: Ed25519PrivateKey = KEY, **changes) -> tuple[bytes, dict[str, st
     order = {"order": "Retire", "namespace": "ns", "pod": "pod-1", "issued_at": time.time()}
     body = Order.model_validate(order | changes).model_dump_json().encode()
     return body, {SIGNATURE_HEADER: base64.b64encode(key.sign(body)).decode()}
+
+
+NUMBERS = itertools.count(1)
+
+
+def fresh(_: int = 0) -> dict[str, str]:
+    """A ticket that nobody asked before. It is numbered, so that what the stand-in answers is the same in every run."""
+    return {"ticket": f"My card was charged twice after I cancelled the plan ({next(NUMBERS)})"}
 
 
 class Pod:

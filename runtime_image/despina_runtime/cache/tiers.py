@@ -68,6 +68,7 @@ class NodeTier:
         folder.mkdir(parents=True, exist_ok=True)
         # Losing the last writes in a crash is what a cache may do, so nothing is synced.
         self._env = lmdb.open(str(folder), map_size=size_bytes, sync=False, metasync=False)
+        self._env.reader_check()  # what a killed process left open would keep its pages for ever
         self._db = self._env.open_db(None)
         self._ttl = ttl_seconds
         self._clock = clock

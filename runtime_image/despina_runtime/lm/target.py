@@ -52,7 +52,9 @@ class DspyClient:
     async def complete(
         self, messages: list[dict[str, Any]], params: dict[str, Any], key: str | None, emit: Emit | None
     ) -> Completion:
-        """One attempt. What streams is told by DSPy itself."""
+        """One attempt. What streams is told by DSPy itself, so nobody here knows whether it has begun: no second one."""
+        if emit is not None:
+            emit.started = True  # type: ignore[attr-defined]
         from dspy.utils.usage_tracker import UsageTracker
 
         lm, tracker = self._lm(key), UsageTracker()
@@ -121,9 +123,8 @@ class Target:
         attempt = 0
         while True:
             attempt += 1
-            meter.attempts += 1
             try:
-                completion = await self._attempt(messages, params, until, emit)
+                completion = await self._attempt(messages, params, meter, until, emit)
             except LMError as exc:
                 CALLS.labels(self.config.name, module, type(exc).__name__).inc()
                 remaining = until - asyncio.get_running_loop().time()
@@ -138,14 +139,15 @@ class Target:
                 return completion
 
     async def _attempt(
-        self, messages: list[dict[str, Any]], params: dict[str, Any], until: float, emit: Emit | None
+        self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, until: float, emit: Emit | None
     ) -> Completion:
         """One call, if the breaker lets it; the breaker learns how it went."""
-        if self._breaker is None:
-            return await self._call(messages, params, until, emit)
-        ticket = self._breaker.admit()
-        if ticket is None:
+        ticket = self._breaker.admit() if self._breaker else 0
+        if self._breaker and ticket is None:
             raise LMUnavailable(self.config.name, self._breaker.retry_after)
+        meter.attempts += 1
+        if self._breaker is None or ticket is None:
+            return await self._call(messages, params, until, emit)
         try:
             completion = await self._call(messages, params, until, emit)
         except LMError as exc:

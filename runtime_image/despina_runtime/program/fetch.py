@@ -124,6 +124,17 @@ def _download_by_mlflow(model: ModelRef, uri: str, folder: Path) -> None:
         raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri}: {exc}") from exc
 
 
+def _sleep_while_wanted(parent: int) -> Callable[[float], None]:
+    """A pause that ends the process when its parent has gone."""
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+    return sleep
+
+
 def main(config_path: str, cache: str) -> int:
     """Fetch, unless another worker has."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -132,7 +143,7 @@ def main(config_path: str, cache: str) -> int:
     with (Path(cache) / "fetch.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            fetch(model, Path(cache))
+            fetch(model, Path(cache), _sleep_while_wanted(os.getppid()))
         except ProgramError as exc:
             sys.stdout.write(exc.failure.model_dump_json())
             return 1
