@@ -1,10 +1,10 @@
 """`make bench-serving`: Despina beside what one would write or run instead, in one run on one machine.
 
 Systems: `raw` (an ASGI echo, the limit), `handwritten` (FastAPI, 64 threads, DSPy's cache), `dict` (the same with a
-dictionary in front), `mlflow` (`mlflow models serve`), `despina`, and `despina-dspy`, the same with DSPy's client in place
-of its own. Each load is measured in interleaved rounds, and
-ratios are medians of each round's ratio, for a machine's speed changes from minute to minute. wrk makes the closed
-loops. With one worker, the server has one core and everything else the other.
+dictionary in front), `mlflow` (`mlflow models serve`), `despina`, and `despina-dspy` (the same with DSPy's client in
+place of its own). Each load is measured in interleaved rounds, and ratios are medians of each round's ratio, for a
+machine's speed changes from minute to minute. wrk makes the closed loops. With one worker, the server has one core and
+everything else the other.
 
 ROUNDS (5) of SECONDS_EACH (3). The table goes to the terminal, all figures to out/bench-serving.json; the exit code is
 1 when a request failed or a figure missed its goal.

@@ -8,9 +8,9 @@ Reference: https://platform.openai.com/docs/api-reference/chat/create
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -30,8 +30,17 @@ from despina.wire import LMConfig
 
 PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile"}
 KEEP_ALIVE_SECONDS = 30
-Emit = Callable[[str], Awaitable[None]]
-"""Told each piece of text of a streamed answer."""
+
+
+class Emit(Protocol):
+    """Told each piece of text of a streamed answer."""
+
+    started: bool
+    """Whether a caller has seen a part of the answer already: then it cannot be begun anew."""
+
+    async def __call__(self, text: str) -> None:
+        """One piece."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ class DspyClient:
     async def complete(
         self, messages: list[dict[str, Any]], params: dict[str, Any], key: str | None, emit: Emit | None
     ) -> Completion:
-        """One attempt. What streams is told by DSPy itself, so nobody here knows whether it has begun: no second one."""
+        """One attempt. DSPy streams by itself, so whether it has begun is not known here: there is no second one."""
         if emit is not None:
-            emit.started = True  # type: ignore[attr-defined]
+            emit.started = True
         from dspy.utils.usage_tracker import UsageTracker
 
         lm, tracker = self._lm(key), UsageTracker()
@@ -130,7 +130,7 @@ class Target:
                 remaining = until - asyncio.get_running_loop().time()
                 retries = 0 if isinstance(exc, LMUnavailable) else self.config.retries
                 wait = next_delay(attempt, retries, exc, random.random(), remaining)  # noqa: S311 - jitter
-                if wait is None or (emit and emit_started(emit)):
+                if wait is None or (emit and emit.started):
                     raise
                 await asyncio.sleep(wait)
             else:
@@ -177,11 +177,6 @@ class Target:
 def _outputs(value: bytes) -> list[Any]:
     found: list[Any] = attributes(orjson.loads(value))
     return found
-
-
-def emit_started(emit: Emit) -> bool:
-    """Whether a caller has seen a part of the answer already: then it cannot be begun anew."""
-    return bool(getattr(emit, "started", False))
 
 
 class KeyFile:
