@@ -140,7 +140,7 @@ class Crew:
         code = await worker.process.wait()
         self._workers.remove(worker)
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            mark_process_dead(worker.process.pid)  # or its gauges would count for ever
+            mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
             if await self._replace():
