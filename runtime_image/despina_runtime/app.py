@@ -70,12 +70,15 @@ class Service:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
         path = scope["path"]
-        if path == "/execute":
+        if self._secured and path not in OPEN_PATHS and not self._is_allowed(dict(scope["headers"])):
+            refused = Problem(401, "unauthorized", "Send `Authorization: Bearer TOKEN`")
+            await send_problem(send, refused, self.headers())
+        elif path == "/execute":
             await self._execute(self._main, scope, receive, send)
         elif path.startswith("/modules/") and path.endswith("/execute"):
             await self._execute_module(path, scope, receive, send)
         else:
-            await self._route(scope, receive, with_headers(send, self.headers))
+            await self._routes(scope, receive, with_headers(send, self.headers))
 
     async def _execute_module(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -84,16 +87,6 @@ class Service:
             await send_problem(send, problem, self.headers())
         else:
             await self._execute(module, scope, receive, send)
-
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            try:
-                if self._secured:
-                    self._authorize(dict(scope["headers"]))
-            except Problem as problem:
-                await send_problem(send, problem)
-                return
-        await self._routes(scope, receive, send)
 
     async def _execute(self, corridor: Step, scope: Scope, receive: Receive, send: Send) -> None:
         """One request from its first byte to the last of its answer."""
@@ -129,8 +122,6 @@ class Service:
         if scope["method"] != "POST":
             raise Problem(405, "method-not-allowed", "Use POST")
         headers = dict(scope["headers"])
-        if self._secured:
-            self._authorize(headers)
         call = Call(await read_body(receive, self._limit), self._time() + self._timeout, self._lm)
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
@@ -138,11 +129,12 @@ class Service:
             call.emit = _nowhere
         return call
 
-    def _authorize(self, headers: Mapping[bytes, bytes]) -> None:
+    def _is_allowed(self, headers: Mapping[bytes, bytes]) -> bool:
         token = self._token.read()
+        if not token:
+            return False  # a missing or empty Secret opens no door
         given = headers.get(b"authorization", b"")
-        if not token or not hmac.compare_digest(given, b"Bearer " + token.encode()):
-            raise Problem(401, "unauthorized", "Send `Authorization: Bearer TOKEN`")
+        return hmac.compare_digest(given, b"Bearer " + token.encode())
 
     async def _choose(self, call: Call, headers: Mapping[bytes, bytes]) -> None:
         """What a caller may choose: first by the request itself, then by its session."""
@@ -163,10 +155,11 @@ class Service:
             if text:
                 await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
 
-        call.emit = emit
+        call.emit, degraded = emit, None
         leaving = asyncio.create_task(_cancel_when_left(receive, asyncio.current_task()))
         try:
             answer = await corridor(call)
+            degraded = answer.degraded
             await stream.tell("result", answer.body)
         except Problem as problem:
             if not stream.started:
@@ -176,16 +169,18 @@ class Service:
             raise Disconnected from None
         finally:
             leaving.cancel()
-        await stream.tell("done", orjson.dumps(self._account(call.meter)))
+        await stream.tell("done", orjson.dumps(self._account(call.meter, degraded)))
         await stream.end()
 
-    def _account(self, meter: Meter) -> dict[str, Any]:
-        account = {
+    def _account(self, meter: Meter, degraded: str | None) -> dict[str, Any]:
+        account: dict[str, Any] = {
             "prediction_id": self._id().decode(),
             "lm_attempts": meter.attempts,
             "input_tokens": meter.input_tokens,
             "output_tokens": meter.output_tokens,
         }
+        if degraded:
+            account["degraded"] = degraded
         return account | ({"cost_usd": format(meter.cost, "f")} if meter.cost is not None else {})
 
     def _id(self) -> bytes:

@@ -44,7 +44,9 @@ class Sessions:
         """The session's variables; none are set in one that is not known."""
         key = f"session:{check_id(session)}"
         found = (await self._redis.get(key) if self._redis else None) or self._node.get(key)
-        return Variables.model_validate_json(found) if found else Variables()
+        variables = Variables.model_validate_json(found) if found else Variables()
+        # Sessions outlive releases: an LM that the manifest no longer lists is as if it had not been chosen.
+        return variables if variables.lm in self._lms else variables.model_copy(update={"lm": None})
 
     async def put(self, session: str, body: bytes) -> Variables:
         """Set the session's variables, all at once."""

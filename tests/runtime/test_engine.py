@@ -146,6 +146,7 @@ def test_only_who_has_the_token_may_ask_and_health_needs_none(full, tmp_path):
             method = "POST" if path.endswith("execute") else "GET"
             refused = httpx.request(method, full.url + path, headers=headers)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), path
+    assert httpx.post(f"{full.url}/modules/nothing/execute").status_code == 401  # nor what modules there are
     assert httpx.get(f"{full.url}/healthz").status_code == 200
 
 
@@ -224,6 +225,19 @@ def test_another_program_answers_when_this_one_cannot(pod, version, lm, servers)
     assert running.ask(headers={"despina-fallback": "1"}).status_code == 502
     other.stop()
     assert running.ask().status_code == 502
+
+
+def test_a_deadline_leads_to_the_fallback_and_a_stream_says_so(pod, version, lm):
+    fixed = FallbackConfig(response={"category": "bug"})
+    running = pod(version, fallback=fixed, cache=CacheConfig(scope="Both"), request_timeout_seconds=2, lm_timeout=20)
+    eventually("ready", running.is_ready, 90)
+    lm.misbehave(hang=True)
+    answer = running.ask(fresh())
+    assert (answer.status_code, answer.json()) == (200, {"category": "bug"})
+    assert answer.headers["despina-degraded"] in ("deadline-exceeded", "lm-timeout")
+    told = events(running.ask(fresh(), headers={"accept": "text/event-stream"}))
+    assert told[0] == ("result", {"category": "bug"})
+    assert told[-1][1]["degraded"] in ("deadline-exceeded", "lm-timeout")
 
 
 def test_a_fixed_fallback_must_fit_the_signature(pod, version):

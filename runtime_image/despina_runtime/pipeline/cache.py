@@ -12,6 +12,7 @@ from despina_runtime.problem import Problem, deadline_exceeded
 
 LONGEST_BODY = 4096
 LONGEST_ANSWER = 8192
+GRACE_SECONDS = 1.0
 Asked = tuple[str | None, float | None, bytes]
 
 
@@ -77,7 +78,8 @@ class Cache:
         while True:
             leads = not self._store.flights.is_flying(key)
             try:
-                async with asyncio.timeout_at(call.deadline):
+                # A little later than its own deadline, at which a fallback may still answer.
+                async with asyncio.timeout_at(call.deadline + GRACE_SECONDS):
                     answer = await self._store.flights.share(key, lambda: self._alone(call, key))
             except TimeoutError:
                 raise deadline_exceeded() from None
