@@ -127,6 +127,16 @@ def test_a_full_node_tier_starts_anew(tiers):
     assert node.get("huge") is None
 
 
+def test_a_node_tier_is_filled_over_and_over(tmp_path):
+    """Small entries fill a file to its very last page, and a file without a free page cannot be emptied."""
+    node = NodeTier(tmp_path, 2**20, 60)
+    for n in range(40_000):
+        node.put(f"{n:032x}", b"x" * (40 if n % 2 else 300))
+    assert node.get(f"{39_999:032x}")
+    node.clear()
+    node.close()
+
+
 def test_two_processes_share_a_node_tier(tmp_path):
     import subprocess
     import sys
