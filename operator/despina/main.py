@@ -17,12 +17,14 @@ from despina.reconcile.program import Reconciler
 from despina.reconcile.queue import Queue
 from despina.settings import Settings
 from despina.sources.mlflow import Registry
+from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
 REGISTRY_TIMEOUT_SECONDS = 10.0
-ORDER_TIMEOUT_SECONDS = 2.0
+ORDER_TIMEOUT_SECONDS = 6.0
+REPORT_TIMEOUT_SECONDS = 1.0
 KEY = "ed25519"
 
 
@@ -35,8 +37,9 @@ async def run(settings: Settings) -> None:
     orders = await _orders(settings, cluster)
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
+    reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
     registry = Registry(_registry_client(settings), queue.add)
-    reconcilers.append(Reconciler(cluster, registry, orders, settings.defaults(orders.public_key)))
+    reconcilers.append(Reconciler(cluster, registry, orders, reports, settings.defaults(orders.public_key)))
     QUEUE_DEPTH.set_function(lambda: queue.depth)
     health = await serve(settings.health_port, lambda: queue.lag)
     log.info("Started namespaces=%s", ",".join(settings.namespaces))
@@ -52,6 +55,7 @@ async def run(settings: Settings) -> None:
         for task in tasks:
             task.cancel()
         await registry.close()
+        await reports.close()
         await health.cleanup()
         await cluster.close()
 

@@ -9,6 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_la
 
 RECONCILE_SECONDS = Histogram("despina_reconcile_seconds", "Time of one pass over one program.")
 QUEUE_DEPTH = Gauge("despina_queue_depth", "Programs that wait for a pass.")
+BREAKER_STATE = Gauge(
+    "despina_program_breaker_state",
+    "1 for the state of a program's breaker over all replicas.",
+    ["namespace", "program", "state"],
+)
 MAX_LAG_SECONDS = 120.0
 
 

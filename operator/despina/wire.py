@@ -13,11 +13,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CONFIG_DIR = "/etc/despina"
+GENERATION_DIR = "/etc/despina-generation"
 CONFIG_FILE = "config.json"
 SECRETS_DIR = "/etc/despina-secrets"
 CACHE_DIR = "/var/lib/despina"
 ADMIN_PORT = 8081
 ORDERS_PATH = "/orders"
+STATE_PATH = "/state"
+INTERFACE_PATH = "/interface"
+PROGRESS_PATH = "/progress"
+MAX_ORDER_BYTES = 2**20
 SIGNATURE_HEADER = "despina-signature"
 VERSION_HEADER = "despina-model-version"
 DEGRADED_HEADER = "despina-degraded"
@@ -54,7 +59,8 @@ class ProgramBreakerConfig(BreakerConfig):
     """The breaker in front of the whole program."""
 
     count_errors: tuple[ErrorClass, ...] = ("Program", "Upstream", "Timeout")
-    on_open: tuple[Literal["Fallback", "Shed"], ...] = ("Fallback", "Shed")
+    falls_back: bool = True
+    """Whether the fallback may answer while it is open."""
 
 
 class Price(Document):
@@ -124,6 +130,16 @@ class ModelRef(Document):
     tracking_uri: str
 
 
+class ModuleConfig(Document):
+    """One module of the program that goes its own way."""
+
+    path: str
+    lm: str | None = None
+    """The entry of `lms` that it always asks."""
+    version: str | None = None
+    """The version of the same model that its compiled state comes from."""
+
+
 class RuntimeConfig(Document):
     """What one pod shall run. Immutable for the life of a revision."""
 
@@ -135,6 +151,7 @@ class RuntimeConfig(Document):
     lm: str | None = None
     fallbacks: tuple[str, ...] = ()
     """LMs to ask, in order, when the chosen one fails."""
+    modules: tuple[ModuleConfig, ...] = ()
     allow_pickle: bool = False
     workers: int = 1
     replicas: int = 1
@@ -153,6 +170,12 @@ class RuntimeConfig(Document):
     order_key: str | None = None
     """Base64 of the Ed25519 public key that orders must be signed with; without one, orders are refused."""
 
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every model version that is needed: the program's own, and those of modules."""
+        versions = dict.fromkeys([self.model.version, *(m.version for m in self.modules if m.version)])
+        return tuple(self.model.model_copy(update={"version": version}) for version in versions)
+
 
 class FailureReason(enum.StrEnum):
     """Why a pod could not serve its revision."""
@@ -165,6 +188,11 @@ class FailureReason(enum.StrEnum):
     SIGNATURE_UNKNOWN = "SignatureUnknown"
     WARMUP_FAILED = "WarmupFailed"
     FALLBACK_INVALID = "FallbackInvalid"
+    UNKNOWN_MODULE = "UnknownModule"
+    CODE_CHANGED = "CodeChanged"
+    """Another version's code or requirements differ from what this process has imported."""
+    NOT_SWAPPABLE = "NotSwappable"
+    """The artefact does not separate state from code, so that a process cannot change from it or to it."""
 
 
 class Failure(Document):
@@ -182,19 +210,161 @@ class Failure(Document):
             return None
 
 
+class ShadowConfig(Document):
+    """Which of the live requests are asked of a candidate too, and where it is."""
+
+    revision: str
+    percent: int
+    url: str | None = None
+    """The candidate's address; None when this pod holds it."""
+
+
+OrderName = Literal[
+    "Retire", "Activate", "Invalidate", "Prepare", "Commit", "Release", "Try", "Shadow", "OpenBreaker", "CloseBreaker"
+]
+
+
 class Order(Document):
-    """A signed instruction to one pod.
+    """A signed instruction to one pod. Each says what shall be so, and may be given twice.
 
     `Retire`: answer on, each time with `Connection: close`, so that kept-alive callers reconnect to the
     new version. `Activate` takes that back. `Invalidate` empties the caches; `subject` is any word that changes from
     one time to the next, or `key:KEY` or `revision:REVISION` to drop only those answers.
 
+    `Prepare` loads the revision of `config` beside the one that serves; `Commit` lets the held revision `subject`
+    serve; `Release` frees it. `Try` asks a revision (`subject`: `REVISION:NAME`) for an answer to `inputs`; `Shadow`
+    has it asked a part of the live requests, or ends that when `shadow` is left out. `OpenBreaker` and `CloseBreaker`
+    make the program's breaker as the other pods' is.
+
     `issued_at` (seconds since the epoch) must grow from order to
     order and `pod` must be the receiver's name, so that an order can be replayed neither later nor elsewhere.
     """
 
-    order: Literal["Retire", "Activate", "Invalidate"]
+    order: OrderName
     subject: str = Field(default="", max_length=253)
+    config: RuntimeConfig | None = None
+    inputs: dict[str, Any] | None = None
+    shadow: ShadowConfig | None = None
     namespace: str
     pod: str
     issued_at: float
+
+
+SECONDS_BOUNDS = (
+    0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60,
+)  # fmt: skip
+"""Upper bounds of the latency histograms in reports, in seconds; one more bucket holds what took longer."""
+
+
+class Report(Document):
+    """A document that pods send: a newer one may say more than this operator knows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Counts(Report):
+    """How one revision's executions went in one pod since it was loaded there; cached answers are not among them."""
+
+    ok: int = 0
+    caller: int = 0
+    """Refused as the caller's own mistakes."""
+    program: int = 0
+    upstream: int = 0
+    timeout: int = 0
+    outage: int = 0
+    """Those of `upstream` where no LM could be reached, so that the version is not at fault."""
+    seconds: tuple[int, ...] = ()
+    """Executions by how long they took; see SECONDS_BOUNDS."""
+    cost_usd: float = 0.0
+
+    @property
+    def executed(self) -> int:
+        """All but the callers' mistakes."""
+        return self.ok + self.program + self.upstream + self.timeout
+
+
+class BreakerReport(Report):
+    """The program's breaker in one worker."""
+
+    state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
+    age_seconds: float | None = None
+    """Since its last change; None when it was never anything but closed."""
+    window: dict[str, int] = Field(default_factory=dict)
+    """What it has counted: `ok`, and failures by class."""
+
+
+class HeldRevision(Report):
+    """A revision that a pod holds beside others."""
+
+    phase: Literal["Preparing", "Ready", "Failed"]
+    failure: Failure | None = None
+    digest: str = ""
+    """Of the compiled state that was loaded."""
+
+
+class TryReport(Report):
+    """How a `Try` went."""
+
+    ok: bool
+    message: str = Field(default="", max_length=1024)
+
+
+class ShadowReport(Report):
+    """How a candidate did on mirrored requests, beside what callers got."""
+
+    revision: str
+    mirrored: int = 0
+    dropped: int = 0
+    """Not mirrored, since too many were under way."""
+    failed: int = 0
+    agreed: int = 0
+    """Equal outputs."""
+    live_seconds: tuple[int, ...] = ()
+    seconds: tuple[int, ...] = ()
+
+
+class PodState(Report):
+    """What one pod says of itself on its admin port: what it holds, what it serves, and how that goes."""
+
+    revision: str = ""
+    """The revision that serves; empty while its workers differ."""
+    held: dict[str, HeldRevision] = Field(default_factory=dict)
+    counts: dict[str, Counts] = Field(default_factory=dict)
+    breakers: tuple[BreakerReport, ...] = ()
+    """One for each worker."""
+    tries: dict[str, TryReport] = Field(default_factory=dict)
+    shadow: ShadowReport | None = None
+    uptime_seconds: float = 0.0
+
+
+class DatasetConfig(Document):
+    """Where an evaluation's examples are; one of the three is set."""
+
+    mlflow: str | None = None
+    file: str | None = None
+    uri: str | None = None
+
+
+class EvaluationConfig(Document):
+    """What an evaluation Job shall do."""
+
+    candidate: RuntimeConfig
+    baseline: RuntimeConfig | None = None
+    """Scored on the same examples, to compare with."""
+    dataset: DatasetConfig
+    metric: str
+    max_examples: int
+    budget_usd: str | None = None
+
+
+class EvaluationResult(Report):
+    """What it found, as its container's termination message."""
+
+    score_percent: float | None = None
+    baseline_percent: float | None = None
+    examples: int = 0
+    failed: int = 0
+    """Examples that the candidate could not answer; they score 0."""
+    cost_usd: float = 0.0
+    error: str | None = None
+    """Why there is no score."""

@@ -16,9 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from despina.wire import ORDERS_PATH, SIGNATURE_HEADER, Order
-
-MAX_ORDER_BYTES = 4096
+from despina.wire import INTERFACE_PATH, MAX_ORDER_BYTES, ORDERS_PATH, SIGNATURE_HEADER, STATE_PATH, Order, PodState
 
 
 class OrderRefused(Exception):
@@ -60,8 +58,14 @@ def metrics(_: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def build_admin(is_ready: Callable[[], bool], desk: OrderDesk, obey: Callable[[Order], Awaitable[bool]]) -> Starlette:
-    """The admin application."""
+def build_admin(
+    is_ready: Callable[[], bool],
+    desk: OrderDesk,
+    obey: Callable[[Order], Awaitable[bool]],
+    state: Callable[[], PodState],
+    interface: Callable[[str], bytes | None],
+) -> Starlette:
+    """The admin application. What can be read holds no secret and no caller's words."""
 
     def healthz(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -71,17 +75,30 @@ def build_admin(is_ready: Callable[[], bool], desk: OrderDesk, obey: Callable[[O
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     async def orders(request: Request) -> Response:
-        body = await request.body()
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_ORDER_BYTES:
+                return PlainTextResponse("an order is not that long\n", 413)
         try:
-            order = desk.accept(body[:MAX_ORDER_BYTES], request.headers.get(SIGNATURE_HEADER, ""))
+            order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
         except OrderRefused as exc:
             return PlainTextResponse(f"{exc}\n", 403)
         if not await obey(order):
             return PlainTextResponse("not all workers have obeyed\n", 503)
         return PlainTextResponse("ok")
 
+    async def tell_state(_: Request) -> Response:
+        return Response(state().model_dump_json(exclude_defaults=True), media_type="application/json")
+
+    async def tell_interface(request: Request) -> Response:
+        found = interface(request.path_params["revision"])
+        return Response(found or b"{}", 200 if found else 404, media_type="application/json")
+
     return Starlette(
         routes=[
+            Route(STATE_PATH, tell_state),
+            Route(f"{INTERFACE_PATH}/{{revision}}", tell_interface),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),

@@ -31,6 +31,7 @@ from despina_runtime.modules import Modules
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.pipeline.record import DEGRADED, Record
+from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.load import Loaded
 from despina_runtime.routes import build_routes
@@ -48,9 +49,11 @@ class Service:
 
     def __init__(self, loaded: Loaded, config: RuntimeConfig, corridors: Corridors, sessions: Sessions) -> None:
         self.is_retired = False
+        self.shadow: Shadow | None = None
         self._config = config
         self._sessions = sessions
         self._main = corridors.build(loaded.program, loaded.is_async, loaded.interface)
+        self._tally = corridors.tally
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
@@ -102,15 +105,25 @@ class Service:
                 tier = answer.tier
                 await send({"type": "http.response.start", "status": 200, "headers": self._headers_of(answer, call)})
                 await send({"type": "http.response.body", "body": answer.body})
+                if self.shadow is not None and corridor is self._main:
+                    self._mirror(call, answer, time.perf_counter() - started)
         except Disconnected:
             status = 499
         except Exception as exc:
             problem = exc if isinstance(exc, Problem) else unexpected(exc)
             status = problem.status
+            if self._tally and 400 <= status < 500 and status != 429:
+                self._tally.refuse()
             await send_problem(send, problem, self.headers())
         finally:
             self.record.in_flight -= 1
             self.record(status, time.perf_counter() - started, tier)
+
+    def _mirror(self, call: Call, answer: Answer, seconds: float) -> None:
+        """Have a candidate asked the same, unless the answer cost nothing or is not the program's usual one."""
+        is_usual = call.lm == self._lm and call.temperature is None and answer.degraded is None
+        if self.shadow and is_usual and answer.tier is None and not answer.collapsed:
+            self.shadow(call.body, answer.body, seconds)
 
     async def run(self, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
         """One item of a batch, through the same corridor."""

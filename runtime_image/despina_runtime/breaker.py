@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
+from despina.api.breaking import OK, must_open
 from despina.wire import BreakerConfig
 
 BUCKETS = 10
@@ -21,26 +22,25 @@ class State(enum.StrEnum):
 
 
 class Window:
-    """Successes and failures of the last `seconds`, in ten buckets."""
+    """What happened in the last `seconds`, by kind, in ten buckets."""
 
     def __init__(self, seconds: float) -> None:
         self._width = seconds / BUCKETS
-        self._buckets: deque[list[int]] = deque()
+        self._buckets: deque[tuple[int, Counter[str]]] = deque()
 
-    def add(self, now: float, ok: bool) -> None:
+    def add(self, now: float, kind: str) -> None:
         """Count one result."""
         index = int(now / self._width)
         if not self._buckets or self._buckets[-1][0] != index:
-            self._buckets.append([index, 0, 0])
-        self._buckets[-1][1 if ok else 2] += 1
+            self._buckets.append((index, Counter()))
+        self._buckets[-1][1][kind] += 1
 
-    def counts(self, now: float) -> tuple[int, int]:
-        """All results and the failures among them."""
+    def counts(self, now: float) -> Counter[str]:
+        """How many there were of each kind."""
         oldest = int(now / self._width) - BUCKETS
         while self._buckets and self._buckets[0][0] <= oldest:
             self._buckets.popleft()
-        failed = sum(b[2] for b in self._buckets)
-        return failed + sum(b[1] for b in self._buckets), failed
+        return sum((counter for _, counter in self._buckets), Counter())
 
     def clear(self) -> None:
         """Forget everything."""
@@ -62,6 +62,7 @@ class Breaker:
         self._state = State.CLOSED
         self._era = 0
         self._opened_at = 0.0
+        self._changed_at: float | None = None
         self._in_a_row = 0
         self._probes = 0
         self._passed = 0
@@ -93,14 +94,29 @@ class Breaker:
         if ticket == self._era and self._state is State.HALF_OPEN:
             self._probes -= 1
 
-    def record(self, ticket: int, ok: bool) -> None:
-        """Hand a ticket back with the call's result."""
+    def record(self, ticket: int, kind: str = OK) -> None:
+        """Hand a ticket back with the call's result: OK, or the kind of its failure."""
         if ticket != self._era:
             return
         if self._state is State.HALF_OPEN:
-            self._record_probe(ok)
+            self._record_probe(kind == OK)
         else:
-            self._record_call(ok)
+            self._record_call(kind)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last change of state; None when there was none."""
+        return None if self._changed_at is None else self._clock() - self._changed_at
+
+    @property
+    def window(self) -> Counter[str]:
+        """What the window holds, by kind."""
+        return self._window.counts(self._clock())
+
+    def force(self, state: State) -> None:
+        """Be as the other workers of the same program are."""
+        if state is not self.state:
+            self._enter(state)
 
     def _record_probe(self, ok: bool) -> None:
         self._passed += ok
@@ -109,25 +125,25 @@ class Breaker:
         elif self._passed >= self._config.half_open_requests:
             self._enter(State.CLOSED)
 
-    def _record_call(self, ok: bool) -> None:
+    def _record_call(self, kind: str) -> None:
         now = self._clock()
-        self._window.add(now, ok)
-        self._in_a_row = 0 if ok else self._in_a_row + 1
-        if not ok and self._must_open(now):
+        self._window.add(now, kind)
+        self._in_a_row = 0 if kind == OK else self._in_a_row + 1
+        if kind != OK and self._must_open(now):
             self._enter(State.OPEN)
 
     def _must_open(self, now: float) -> bool:
         limit = self._config.consecutive_failures
         if limit is not None and self._in_a_row >= limit:
             return True
-        total, failed = self._window.counts(now)
-        return total >= self._config.min_requests and failed * 100 >= total * self._config.error_rate_percent
+        return must_open(self._config, self._window.counts(now))
 
     def _enter(self, state: State) -> None:
         self._state = state
         self._era += 1
         self._probes = self._passed = self._in_a_row = 0
+        self._changed_at = self._clock()
         if state is State.OPEN:
-            self._opened_at = self._clock()
+            self._opened_at = self._changed_at
         if state is State.CLOSED:
             self._window.clear()

@@ -1,21 +1,47 @@
-"""Everything of one worker put together, and what runs beside the requests."""
+"""One worker: the revisions that it holds, which of them serves, and what runs beside the requests.
+
+Revisions of equal code share one process: caches, sessions and capacity are the worker's, while program, LMs, corridor
+and counts are each revision's own. Committing one is a single assignment; a request ends on the revision that it began
+with, for it holds that revision's objects.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import threading
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from despina.wire import RuntimeConfig
+import aiohttp
+
+from despina.wire import (
+    FALLBACK_HEADER,
+    HeldRevision,
+    Order,
+    PodState,
+    RuntimeConfig,
+    ShadowConfig,
+    TryReport,
+)
 from despina_runtime.app import Service
+from despina_runtime.asgi import Receive, Scope, Send
+from despina_runtime.breaker import State
+from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.corridor import Corridors
-from despina_runtime.pipeline.record import WORKER_RSS
+from despina_runtime.pipeline.call import Call
+from despina_runtime.pipeline.corridor import Capacity, Corridors
+from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
+from despina_runtime.pipeline.shadow import Ask, Shadow
+from despina_runtime.problem import Problem, unexpected
+from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.sessions import Sessions
@@ -26,69 +52,296 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 0.25
 MEMBERS_SECONDS = 1.0
+TRIES_KEPT = 8
+INTERFACES = "interfaces"
 
 
-def load_program(folder: Path, config: RuntimeConfig) -> Loaded:
-    """The program, tried out once; raises ProgramError."""
-    return warm_up(load(folder, config.allow_pickle))
+def load_program(config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
+    """The program, tried out once; raises ProgramError. Its interface is left where the supervisor finds it."""
+    loaded = warm_up(load(folder_of(config.model, cache), config, cache, running))
+    folder = cache / INTERFACES
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{config.revision}.json").write_text(json.dumps(loaded.interface.schema()))
+    return loaded
+
+
+class Revision:
+    """One revision in one worker, ready to serve. It is made on the event loop."""
+
+    def __init__(
+        self, loaded: Loaded, config: RuntimeConfig, store: Store | None, sessions: Sessions, capacity: Capacity
+    ) -> None:
+        self.config = config
+        self.loaded = loaded
+        self.store = store
+        self.lms = LMs(config, store, loaded.program)
+        self.corridors = Corridors(config, store, self.lms, capacity)
+        self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names))
+        self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
+
+    async def try_out(self, body: bytes) -> bytes:
+        """The outputs for one body, past cache, limits and fallback; raises Problem."""
+        deadline = asyncio.get_running_loop().time() + self.config.request_timeout_seconds
+        return (await self._trial(Call(body, deadline, self.config.lm))).body
 
 
 class Engine:
-    """One worker's cache, LMs, corridors and application. It is made on a running event loop."""
+    """All revisions of one worker."""
 
     def __init__(self, loaded: Loaded, config: RuntimeConfig, cache: Path) -> None:
+        self._cache = cache
         self._redis = _redis(config)
-        self._store = Store(config, cache, self._redis) if config.cache else None
-        self._lms = LMs(config, self._store, loaded.program)
-        self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, self._lms.names)
-        self._corridors = Corridors(config, self._store, self._lms)
-        self.service = Service(loaded, config, self._corridors, self._sessions)
+        self._capacity = Capacity(config)
+        self._first_store = Store(config, cache, self._redis) if config.cache else None
+        self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
+        self._held: dict[str, Revision] = {}
+        self._others: dict[str, HeldRevision] = {}
+        self._preparing: dict[str, tuple[asyncio.Task[None], threading.Event]] = {}
+        self._tries: dict[str, TryReport] = {}
+        self._is_retired = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._beside: list[asyncio.Task[None]] = []
+        self.current = self._held[config.revision] = self._revision(loaded, config)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI entry point; not a coroutine itself, for that would cost each request another one."""
+        return self.current.service(scope, receive, send)
+
+    def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
+        store = self._first_store.beside(config) if self._first_store else None
+        return Revision(loaded, config, store, self._sessions, self._capacity)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
-        if self._store:
-            await self._store.follow()
+        await self._follow_epochs()
         self._beside = [asyncio.create_task(work) for work in (self._report(), self._follow(), self._share())]
 
-    async def invalidate(self, subject: str) -> None:
-        """Forget cached answers."""
-        if self._store:
-            await self._store.invalidate(subject)
+    async def obey(self, order: Order) -> bool:
+        """Carry out an order of the operator's; what takes long only begins here. False: it could not be done."""
+        match order.order:
+            case "Retire" | "Activate":
+                self.retire(order.order == "Retire")
+            case "Invalidate":
+                await self._invalidate(order.subject)
+            case "Prepare" if order.config:
+                self._prepare(order.config)
+            case "Commit":
+                return self._commit(order.subject)
+            case "Release":
+                self._release(order.subject)
+            case "Try":
+                self._try(order.subject, order.inputs or {})
+            case "Shadow":
+                self._shadow(order.shadow)
+            case "OpenBreaker" | "CloseBreaker":
+                self._force_breaker(State.OPEN if order.order == "OpenBreaker" else State.CLOSED)
+        return True
+
+    def retire(self, is_retired: bool) -> None:
+        """Whether each answer asks its caller to connect anew."""
+        self._is_retired = is_retired
+        self.current.service.is_retired = is_retired
+
+    def _prepare(self, config: RuntimeConfig) -> None:
+        """Begin to load a revision beside the others, unless it is here or on its way."""
+        name = config.revision
+        known = self._others.get(name)
+        if name in self._held or (known and known.phase == "Preparing"):
+            return
+        self._others[name] = HeldRevision(phase="Preparing")
+        unwanted = threading.Event()
+        self._preparing[name] = (asyncio.create_task(self._load_beside(config, unwanted)), unwanted)
+
+    async def _load_beside(self, config: RuntimeConfig, unwanted: threading.Event) -> None:
+        """In a thread, for files are fetched and code of the program's runs."""
+        try:
+            loaded = await asyncio.to_thread(self._fetch_and_load, config, unwanted)
+            revision = self._revision(loaded, config)
+        except ProgramError as exc:
+            log.warning("Cannot hold revision=%s reason=%s message=%s", config.revision, exc.failure.reason, exc)
+            self._others[config.revision] = HeldRevision(phase="Failed", failure=exc.failure)
+        except Unwanted:
+            self._others.pop(config.revision, None)
+        else:
+            self._held[config.revision] = revision
+            self._others[config.revision] = HeldRevision(phase="Ready", digest=loaded.digest)
+
+    def _fetch_and_load(self, config: RuntimeConfig, unwanted: threading.Event) -> Loaded:
+        def sleep(seconds: float) -> None:
+            if unwanted.wait(seconds):
+                raise Unwanted
+
+        fetch_beside(config, self._cache, sleep)
+        return load_program(config, self._cache, self.current.loaded)
+
+    def _commit(self, name: str) -> bool:
+        """From now on requests begin on this revision."""
+        if name not in self._held:
+            return False
+        before, self.current = self.current, self._held[name]
+        self.current.service.is_retired = self._is_retired
+        if before is not self.current:
+            before.service.shadow = None
+            log.info("Committed revision=%s version=%s", name, self.current.config.model.version)
+        return True
+
+    def _release(self, name: str) -> None:
+        """Free a revision that does not serve; its last requests end first."""
+        if name == self.current.config.revision:
+            return
+        self._others.pop(name, None)
+        if name in self._preparing:
+            self._preparing.pop(name)[1].set()
+        if revision := self._held.pop(name, None):
+            self._later(_close(revision))
+
+    def _try(self, subject: str, inputs: dict[str, Any]) -> None:
+        if subject not in self._tries:
+            while len(self._tries) >= TRIES_KEPT:
+                self._tries.pop(next(iter(self._tries)))
+            self._later(self._ask(subject, canonical(inputs)))
+
+    async def _ask(self, subject: str, body: bytes) -> None:
+        revision = self._held.get(subject.partition(":")[0])
+        if revision is None:
+            return
+        try:
+            await revision.try_out(body)
+        except Exception as exc:
+            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            text = f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+            self._tries[subject] = TryReport(ok=False, message=text[:1024])
+        else:
+            self._tries[subject] = TryReport(ok=True, message="answered")
+
+    def _shadow(self, config: ShadowConfig | None) -> None:
+        service = self.current.service
+        if service.shadow and config and service.shadow.config == config:
+            return
+        if service.shadow:
+            service.shadow.close()
+        service.shadow = Shadow(config, self._asker(config)) if config else None
+
+    def _asker(self, config: ShadowConfig) -> Ask:
+        if config.url:
+            return _Elsewhere(config.url, self.current.config).ask
+
+        async def ask(body: bytes) -> bytes | None:
+            candidate = self._held.get(config.revision)
+            return await candidate.try_out(body) if candidate else None
+
+        return ask
+
+    def _force_breaker(self, state: State) -> None:
+        if guard := self.current.corridors.guard:
+            guard.force(state)
+
+    async def _invalidate(self, subject: str) -> None:
+        for store in self._stores():
+            await store.invalidate(subject)
+
+    def _stores(self) -> list[Store]:
+        return [r.store for r in self._held.values() if r.store]
+
+    async def _follow_epochs(self) -> None:
+        for store in self._stores():
+            await store.follow()
 
     async def _follow(self) -> None:
-        if self._store:
-            await self._store.watch()
+        if self._redis:
+            await self._redis.watch(self._follow_epochs)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def state(self) -> PodState:
+        """What this worker says of itself."""
+        guard, shadow = self.current.corridors.guard, self.current.service.shadow
+        name = self.current.config.revision
+        ready = {r: HeldRevision(phase="Ready", digest=held.loaded.digest) for r, held in self._held.items()}
+        return PodState(
+            revision=name,
+            held=self._others | ready,
+            counts={n: r.corridors.tally.report() for n, r in self._held.items() if r.corridors.tally},
+            breakers=(guard.report(),) if guard else (),
+            tries=self._tries,
+            shadow=shadow.report() if shadow else None,
+        )
 
     async def _report(self) -> None:
         while True:
-            self.service.record.flush()
+            for revision in self._held.values():
+                revision.service.record.flush()
+            IN_FLIGHT.set(sum(r.service.record.in_flight for r in self._held.values()))
             WORKER_RSS.set(resident_bytes())
+            if guard := self.current.corridors.guard:
+                BREAKER_OPEN.set(guard.report().state != State.CLOSED.value)
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _share(self) -> None:
         """The rate limit is the whole program's: each worker has its part, by the workers that Redis sees."""
-        if not (self._redis and self._corridors.bucket):
+        if not (self._redis and self._capacity.bucket):
             return
         while True:
             members = await self._redis.count_members(MEMBERS_SECONDS * 3)
             if members:
-                self._corridors.bucket.share = 1 / members
+                self._capacity.bucket.share = 1 / members
             await asyncio.sleep(MEMBERS_SECONDS)
 
     async def stop(self) -> None:
         """Give everything back; what does not let go within a second ends with the process."""
-        for task in self._beside:
+        for task in (*self._beside, *self._tasks):
             task.cancel()
+        for _, unwanted in self._preparing.values():
+            unwanted.set()
         await asyncio.wait(self._beside, timeout=1)
-        self.service.record.flush()
-        self._corridors.close()
+        for revision in self._held.values():
+            revision.service.record.flush()
+        self._capacity.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
-                await self._lms.close()
-                if self._store:
-                    await self._store.close()
+                for revision in self._held.values():
+                    await revision.lms.close()
+                if self._first_store:
+                    await self._first_store.close()
         self._sessions.close()
+
+
+class Unwanted(Exception):
+    """Nobody waits for this revision any more."""
+
+
+class _Elsewhere:
+    """A candidate in other pods, behind the preview Service."""
+
+    def __init__(self, url: str, config: RuntimeConfig) -> None:
+        self._url = url
+        self._token = KeyFile(config.auth_token_file)
+        self._timeout = aiohttp.ClientTimeout(total=config.request_timeout_seconds)
+        self._client: aiohttp.ClientSession | None = None
+
+    async def ask(self, body: bytes) -> bytes | None:
+        """The candidate's outputs; None for anything but a 200."""
+        self._client = self._client or aiohttp.ClientSession(timeout=self._timeout)
+        headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
+        if token := self._token.read():
+            headers["authorization"] = f"Bearer {token}"
+        try:
+            async with self._client.post(self._url, data=body, headers=headers) as response:
+                return await response.read() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+
+async def _close(revision: Revision) -> None:
+    """When its last request has ended."""
+    record = revision.service.record
+    while record.in_flight:
+        await asyncio.sleep(REPORT_SECONDS)
+    record.flush()
+    await revision.lms.close()
 
 
 def _redis(config: RuntimeConfig) -> RedisTier | None:

@@ -91,7 +91,7 @@ class Follower:
         old, self.current = self.current, crew
         log.info("Serving version=%s at http://%s:%d/docs", version, self.host, self.port)
         if old:
-            old.say("drain")
+            old.drain()
 
     def _config(self, version: str) -> RuntimeConfig:
         revision = revision_of(self.program, version)
@@ -100,7 +100,7 @@ class Follower:
 
     async def _end(self) -> None:
         if self.current:
-            self.current.say("drain")
+            self.current.drain()
             await self.current.ended.wait()
 
 

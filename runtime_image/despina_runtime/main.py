@@ -16,9 +16,9 @@ import yaml
 from pydantic import ValidationError
 
 from despina.api.program import Program
-from despina.wire import CACHE_DIR, RuntimeConfig
+from despina.wire import CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig
 from despina_runtime.follow import NotServable, follow
-from despina_runtime.supervisor import serve_pod
+from despina_runtime.supervisor import latest, serve_pod
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> int:
     if args.config:
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
-        return asyncio.run(serve_pod(config, Path(CACHE_DIR)))
+        generation = Path(GENERATION_DIR) / CONFIG_FILE
+        return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
     manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
 

@@ -26,6 +26,7 @@ def make_server(app: Any, graceful_seconds: int) -> Server:
     return Server(
         uvicorn.Config(
             app,
+            interface="asgi3",
             lifespan="off",
             access_log=False,
             server_header=False,

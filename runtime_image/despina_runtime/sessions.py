@@ -6,6 +6,7 @@ pod's disk (then the Service should be sticky: `sessions.affinity`). While Redis
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,12 @@ class Sessions:
         self._node = NodeTier(folder / "sessions", SIZE_BYTES, ttl_seconds)
         self._redis = redis
         self._lms = lms
+
+    def beside(self, lms: list[str]) -> Sessions:
+        """The same sessions for another revision of the program, which may know other LMs."""
+        other = copy.copy(self)
+        other._lms = lms
+        return other
 
     async def get(self, session: str) -> Variables:
         """The session's variables; none are set in one that is not known."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -16,9 +17,8 @@ import signal
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
@@ -32,16 +32,18 @@ from despina.wire import (
     Failure,
     FailureReason,
     Order,
+    PodState,
     RuntimeConfig,
 )
 from despina_runtime.admin import OrderDesk, build_admin
 from despina_runtime.server import make_server
+from despina_runtime.state import merged
 
 log = logging.getLogger(__name__)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
-Word = Literal["retire", "activate", "drain", "invalidate"]
-ORDER_WORDS: dict[str, Word] = {"Retire": "retire", "Activate": "activate", "Invalidate": "invalidate"}
 ACKNOWLEDGE_SECONDS = 5.0
+LONGEST_LINE = 2**22
+NUMBERS = itertools.count(1)
 RESTARTS, RESTART_SECONDS = 5, 60.0
 
 
@@ -53,6 +55,9 @@ class Worker:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     is_ready: bool = False
+    state: PodState = field(default_factory=PodState)
+    """What it last said of itself."""
+    asked: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
 
     @classmethod
     async def start(cls, config_file: Path, cache: Path, listen: socket.socket) -> Worker:
@@ -62,7 +67,7 @@ class Worker:
         command = [sys.executable, "-m", "despina_runtime.worker", str(config_file), str(cache), *map(str, fds)]
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         theirs.close()
-        return cls(process, *await asyncio.open_connection(sock=ours))
+        return cls(process, *await asyncio.open_connection(sock=ours, limit=LONGEST_LINE))
 
     async def first_word(self) -> Failure | None:
         """Wait until the worker serves; the reason if it cannot."""
@@ -77,19 +82,32 @@ class Worker:
         except ValidationError:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    def say(self, word: Word, subject: str = "") -> None:
-        """One word; a worker that has gone meanwhile does not hear it."""
-        if not self.writer.is_closing():
-            self.writer.write(json.dumps({"word": word, "subject": subject}).encode() + b"\n")
+    async def listen(self) -> None:
+        """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
+        while line := await self.reader.readline():
+            said = json.loads(line)
+            if "state" in said:
+                self.state = PodState.model_validate(said["state"])
+            if waiting := self.asked.pop(said.get("done", 0), None):
+                waiting.set_result(said["ok"])
+        for waiting in self.asked.values():
+            waiting.set_result(True)
 
-    async def ask(self, word: Word, subject: str) -> bool:
-        """One word that is answered when it has been obeyed; True also of a worker that has gone."""
-        self.say(word, subject)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
-                await self.reader.readline()
-                return True
-        return False
+    def say(self, what: dict[str, object]) -> None:
+        """One line; a worker that has gone meanwhile does not hear it."""
+        if not self.writer.is_closing():
+            self.writer.write(json.dumps(what).encode() + b"\n")
+
+    async def ask(self, order: Order) -> bool:
+        """An order; whether it was obeyed."""
+        number = next(NUMBERS)
+        waiting = self.asked[number] = asyncio.get_running_loop().create_future()
+        self.say({"id": number, "order": order.model_dump(mode="json", exclude_none=True)})
+        try:
+            return await asyncio.wait_for(waiting, ACKNOWLEDGE_SECONDS)
+        except TimeoutError:
+            self.asked.pop(number, None)
+            return False
 
 
 class Crew:
@@ -102,13 +120,17 @@ class Crew:
     def __init__(self, config: RuntimeConfig, cache: Path, listen: socket.socket) -> None:
         self.config = config
         self.ended = asyncio.Event()
-        self._file = Path(tempfile.mkdtemp(prefix="despina-")) / "config.json"
+        self._folder = tempfile.TemporaryDirectory(prefix="despina-")
+        self._file = Path(self._folder.name) / "config.json"
         self._file.write_text(config.model_dump_json())
         self._cache, self._listen = cache, listen
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
         self._ends: list[float] = []
-        self._has_started = self._is_draining = self._is_retired = False
+        self._has_started = self._is_draining = False
+        self._retired: Order | None = None
+        self._known = {config.revision: config}
+        self._began = asyncio.get_running_loop().time()
 
     @property
     def is_ready(self) -> bool:
@@ -132,9 +154,10 @@ class Crew:
         return await Worker.start(self._file, self._cache, self._listen)
 
     def _watch(self, worker: Worker) -> None:
-        task = asyncio.create_task(self._outlive(worker))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
+        for work in (self._outlive(worker), worker.listen()):
+            task = asyncio.create_task(work)
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
 
     async def _outlive(self, worker: Worker) -> None:
         code = await worker.process.wait()
@@ -164,20 +187,49 @@ class Crew:
             return False
         self._workers.append(worker)
         self._watch(worker)
-        if self._is_retired:
-            worker.say("retire")
+        if self._retired:
+            await worker.ask(self._retired)
         return True
 
-    def say(self, word: Word) -> None:
-        """One word to all."""
-        self._is_draining = self._is_draining or word == "drain"
-        self._is_retired = word == "retire"
+    def drain(self) -> None:
+        """Have all end when what they accepted is answered."""
+        self._is_draining = True
         for worker in self._workers:
-            worker.say(word)
+            worker.say({"drain": True})
 
-    async def ask(self, word: Word, subject: str) -> bool:
-        """One word to all; whether all obeyed."""
-        return all(await asyncio.gather(*(w.ask(word, subject) for w in self._workers)))
+    async def obey(self, order: Order) -> bool:
+        """An order to all workers; whether all obeyed. A revision is committed only where all hold it."""
+        match order.order:
+            case "Prepare" if order.config:
+                self._known[order.config.revision] = order.config
+            case "Commit" if not self._all_hold(order.subject):
+                return False
+            case "Retire" | "Activate":
+                self._retired = order if order.order == "Retire" else None
+        workers = self._workers[:1] if order.order == "Try" else self._workers
+        obeyed = all(await asyncio.gather(*(w.ask(order) for w in workers)))
+        if obeyed and order.order == "Commit":
+            self.config = self._known[order.subject]
+            self._file.write_text(self.config.model_dump_json())  # for a worker that takes another one's place
+        return obeyed
+
+    def _all_hold(self, revision: str) -> bool:
+        held = [w.state.held.get(revision) for w in self._workers]
+        return revision in self._known and bool(held) and all(h is not None and h.phase == "Ready" for h in held)
+
+    def state(self) -> PodState:
+        """All workers' states as one."""
+        uptime = asyncio.get_running_loop().time() - self._began
+        return merged([w.state for w in self._workers], uptime)
+
+    def interface(self, revision: str) -> bytes | None:
+        """A held revision's interface as JSON Schema, as its workers left it."""
+        if revision not in self._known:
+            return None
+        try:
+            return (self._cache / "interfaces" / f"{revision}.json").read_bytes()
+        except FileNotFoundError:
+            return None
 
     async def kill(self) -> None:
         """End all at once."""
@@ -212,6 +264,18 @@ def on_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
 
+def latest(config: RuntimeConfig, generation: Path) -> RuntimeConfig:
+    """What a pod that starts shall run: the revision that its fellows were changed to, if they were."""
+    try:
+        found = RuntimeConfig.model_validate_json(generation.read_bytes())
+    except FileNotFoundError:
+        return config
+    except (OSError, ValidationError) as exc:
+        log.error("The generation cannot be read, so the Deployment's own revision starts error=%s", type(exc).__name__)
+        return config
+    return found
+
+
 async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, admin_port: int = ADMIN_PORT) -> int:
     """Serve one configuration until SIGTERM, then drain. The result is the exit code."""
     prepare_environment()
@@ -226,15 +290,8 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
 
 
 def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
-    async def obey(order: Order) -> bool:
-        word = ORDER_WORDS[order.order]
-        if word == "invalidate":
-            return await crew.ask(word, order.subject)
-        crew.say(word)
-        return True
-
     desk = OrderDesk(crew.config.namespace, os.environ.get(POD_NAME_ENV, ""), crew.config.order_key)
-    app = build_admin(lambda: crew.is_ready and not stop.is_set(), desk, obey)
+    app = build_admin(lambda: crew.is_ready and not stop.is_set(), desk, crew.obey, crew.state, crew.interface)
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 
 
@@ -253,7 +310,7 @@ async def _live(crew: Crew, stop: asyncio.Event) -> int:
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
         return 1
-    crew.say("drain")
+    crew.drain()
     await ended
     return 0
 

@@ -1,7 +1,8 @@
 """The process that holds the program: load, warm up, serve, drain. The supervisor starts it.
 
-It speaks JSON lines on its control socket: `{"ready": true}` when it can serve, or the `Failure` that says why not, and
-`{"done": true}` after each `invalidate`. It hears `{"word": ..., "subject": ...}` with the words of `supervisor.Word`.
+It speaks JSON lines on its control socket: `{"ready": true}` when it can serve, or the `Failure` that says why not;
+then `{"state": PodState}` whenever that changes, and `{"done": ID, "ok": ...}` for what it was told. It hears
+`{"id": ID, "order": Order}`, or `{"drain": true}`.
 
 Nothing heavy is imported before the model's files are being fetched.
 """
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from despina.wire import RuntimeConfig
+from despina.wire import Order, RuntimeConfig
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.server import Server, make_server
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from despina_runtime.engine import Engine
 
 log = logging.getLogger(__name__)
+TELL_SECONDS = 0.1
 
 
 def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
@@ -43,7 +45,8 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     from despina_runtime.engine import Engine, load_program
 
     try:
-        loaded = load_program(fetching.result(), config)
+        fetching.result()
+        loaded = load_program(config, Path(cache))
         uvloop.run(_serve(lambda: Engine(loaded, config, Path(cache)), config, int(listen_fd), control))
     except ProgramError as exc:
         log.error("Cannot serve reason=%s message=%s", exc.failure.reason, exc)
@@ -62,17 +65,36 @@ async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: s
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-    server = make_server(engine.service, config.request_timeout_seconds)
-    reader, writer = await asyncio.open_connection(sock=control)
+    server = make_server(engine, config.request_timeout_seconds)
+    reader, writer = await asyncio.open_connection(sock=control, limit=2**22)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))
     while not server.started:
         await asyncio.sleep(0.005)
     log.info("Serving program=%s version=%s", config.program, config.model.version)
-    writer.write(json.dumps({"ready": True}).encode() + b"\n")
-    obeying = asyncio.create_task(_obey(reader, writer, engine, server, config.drain_seconds))
+    _say(writer, {"ready": True})
+    beside = [
+        asyncio.create_task(_obey(reader, writer, engine, server, config.drain_seconds)),
+        asyncio.create_task(_tell(writer, engine)),
+    ]
     await serving
-    obeying.cancel()
+    for task in beside:
+        task.cancel()
     await engine.stop()
+
+
+def _say(writer: asyncio.StreamWriter, what: object) -> None:
+    writer.write(json.dumps(what).encode() + b"\n")
+
+
+async def _tell(writer: asyncio.StreamWriter, engine: Engine) -> None:
+    """The worker's state, whenever it is another one."""
+    before = None
+    while True:
+        state = engine.state().model_dump(mode="json", exclude_defaults=True)
+        if state != before:
+            _say(writer, {"state": state})
+        before = state
+        await asyncio.sleep(TELL_SECONDS)
 
 
 async def _obey(
@@ -81,14 +103,11 @@ async def _obey(
     """Follow the supervisor's words; its end is an order to drain."""
     while line := await reader.readline():
         said = json.loads(line)
-        if said["word"] == "drain":
+        if "drain" in said:
             break
-        if said["word"] == "invalidate":
-            await engine.invalidate(said["subject"])
-            writer.write(b'{"done": true}\n')
-        else:
-            engine.service.is_retired = said["word"] == "retire"
-    engine.service.is_retired = True
+        ok = await engine.obey(Order.model_validate(said["order"]))
+        _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})
+    engine.retire(True)
     await asyncio.sleep(drain_seconds)
     server.should_exit = True
 

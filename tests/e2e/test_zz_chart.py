@@ -26,6 +26,7 @@ def test_the_chart_comes_and_goes_while_programs_serve(given, kube):
     assert not requests.report("chart upgraded, removed, installed again", allowed={"1", "2"})
     assert pods.isdisjoint({p["metadata"]["name"] for p in program.pods()})
     columns = kube("get", "dspy").splitlines()[0].split()
-    assert columns == ["NAME", "READY", "AVAILABLE", "VERSION", "CANDIDATE", "REPLICAS", "REASON", "AGE"]
+    names = "NAME READY AVAILABLE VERSION CANDIDATE STEP BREAKER REPLICAS REASON AGE"
+    assert columns == names.split()
     log = Kube("despina-system")("logs", "deployment/again-despina")
     assert "Traceback" not in log

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from despina.wire import SIGNATURE_HEADER, LMConfig, ModelRef, Order, RuntimeConfig
+from despina.wire import SIGNATURE_HEADER, LMConfig, ModelRef, Order, PodState, RuntimeConfig
 from services import free_port
 from tests.support.world import TICKET
 
@@ -82,6 +82,12 @@ class Pod:
 
     def give(self, body: bytes, headers: dict[str, str]) -> int:
         return httpx.post(f"{self.admin}/orders", content=body, headers=headers).status_code
+
+    def order(self, order: str, **changes) -> int:
+        return self.give(*signed(order=order, **changes))
+
+    def state(self) -> PodState:
+        return PodState.model_validate(httpx.get(f"{self.admin}/state").json())
 
     def metrics(self) -> str:
         return httpx.get(f"{self.admin}/metrics").text

@@ -33,7 +33,7 @@ def call(b: Breaker, ok: bool) -> bool:
     ticket = b.admit()
     if ticket is None:
         return False
-    b.record(ticket, ok)
+    b.record(ticket, "ok" if ok else "failed")
     return True
 
 
@@ -78,9 +78,9 @@ def test_half_open_lets_so_many_probes_through_and_closes_when_all_succeed():
     assert first is not None
     assert second is not None
     assert b.admit() is None
-    b.record(first, True)
+    b.record(first)
     assert b.state is State.HALF_OPEN
-    b.record(second, True)
+    b.record(second)
     assert b.state is State.CLOSED
 
 
@@ -101,7 +101,7 @@ def test_a_result_from_before_the_last_change_counts_for_nothing():
     call(b, False)
     clock.now += 5
     assert b.state is State.HALF_OPEN
-    b.record(slow, True)
+    b.record(slow)
     assert b.state is State.HALF_OPEN
 
 
@@ -112,7 +112,7 @@ def test_whatever_happens_it_recovers(steps):
         clock.now += seconds
         ticket = b.admit()
         if ticket is not None:
-            b.release(ticket) if is_cancelled else b.record(ticket, ok)
+            b.release(ticket) if is_cancelled else b.record(ticket, "ok" if ok else "failed")
         assert (b.admit() is None) <= (b.state is not State.CLOSED)
     # Whoever holds a ticket hands it back; then time and successes close it.
     fresh, clock = breaker(half_open_requests=2, consecutive_failures=1)

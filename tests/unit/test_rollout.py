@@ -344,7 +344,7 @@ def test_a_new_value_of_the_annotation_empties_every_ready_pods_cache_once():
     program = a_program(annotations={"despina.dev/invalidate-cache": "2026-11-23"})
     fields = serving(program, "1")
     ready, starting = pods(program, "1", 2, ready=True), pods(program, "2", ready=False)
-    fields["pods"] = (ready[0], replace(ready[1], forgot="2026-11-23"), *starting)
+    fields["pods"] = (ready[0], replace(ready[1], told={"Invalidate": "Invalidate 2026-11-23"}), *starting)
     told = [s for s in steps(observed(program, **fields)) if s.startswith("tell")]
     assert told == [f"tell {ready[0].name} Invalidate 2026-11-23"]
     assert not [s for s in steps(observed(P, **serving(P, "1"))) if "Invalidate" in s]

@@ -21,6 +21,7 @@ from despina.api.base import (
     rule,
     rules,
 )
+from despina.api.gates import Gate, PostPromotion
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
@@ -77,6 +78,24 @@ class Runtime(ApiModel):
     """The container's serving port; the Service's is 80."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes per pod, behind one port; each holds the program once."""
+
+
+class ModuleSource(ApiModel):
+    """Where one module's compiled state comes from."""
+
+    version: Annotated[int, Field(ge=1)]
+    """A version of the same model."""
+
+
+class Module(ApiModel):
+    """One module of the program."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.\[\]'\"-]*$", max_length=253)]
+    """Its path within the program, such as `generate` or `steps[0]`; GET /modules lists them."""
+    source: ModuleSource | None = None
+    """Take its compiled state from another version, and leave the others alone."""
+    lm: NameStr | None = None
+    """The entry of lms that it asks, whatever a request chooses."""
 
 
 class Autoscaling(ApiModel):
@@ -183,10 +202,22 @@ class BlueGreen(ApiModel):
 class Rollout(ApiModel):
     """How versions change."""
 
-    strategy: Literal["BlueGreen", "Recreate"] = "BlueGreen"
-    """BlueGreen starts the new version beside the old; Recreate stops the old first, where there is no room for two."""
+    strategy: Literal["Auto", "HotSwap", "BlueGreen", "Recreate"] = "Auto"
+    """HotSwap loads a version beside the old one in the same processes, where only compiled state, LMs or modules
+    changed. BlueGreen starts new pods beside the old. Recreate stops the old ones first. Auto takes the first that
+    can."""
     blue_green: BlueGreen = Field(default_factory=BlueGreen)
-    """The delays of a switch; progressDeadlineSeconds holds for Recreate too."""
+    """The delays of a change; they hold for every strategy."""
+    gates: Annotated[tuple[Gate, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
+    """What a prepared version must pass before callers reach it, in this order."""
+    post_promotion: PostPromotion = Field(default_factory=PostPromotion)
+    """How a new version is watched once callers reach it."""
+    state: Literal["Active", "Paused"] = "Active"
+    """Paused: nothing new is begun, and what is under way stops where it is."""
+    rollback_to: Annotated[int, Field(ge=1)] | None = None
+    """A model version to serve whatever the alias says, until this is taken out again."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=2)] = 2
+    """How many Deployments of earlier versions are kept at size 0."""
 
 
 class Security(ApiModel):
@@ -213,6 +244,11 @@ class ProgramSpec(ApiModel):
                 "fallbacks must be names of entries of lms",
                 ".fallbacks",
             ),
+            rule(
+                "!has(self.modules) || self.modules.all(m, !has(m.lm) || self.lms.exists(l, l.name == m.lm))",
+                "modules[].lm must be names of entries of lms",
+                ".modules",
+            ),
         )
     )
 
@@ -226,6 +262,8 @@ class ProgramSpec(ApiModel):
     """The language model in use; the first of lms when left out."""
     fallbacks: Annotated[tuple[NameStr, ...], Field(max_length=8)] = ()
     """Entries of lms to ask, in order, when the chosen one fails."""
+    modules: Annotated[tuple[Module, ...], Field(max_length=32, json_schema_extra=map_list("path"))] = ()
+    """Modules of the program that go their own way."""
     cache: Cache | None = None
     """Give answers again without asking; nothing is kept when left out."""
     limits: Limits = Field(default_factory=Limits)
@@ -262,6 +300,8 @@ class ProgramSpec(ApiModel):
             raise ValueError("lm must be the name of an entry of lms")
         if not names.issuperset(self.fallbacks):
             raise ValueError("fallbacks must be names of entries of lms")
+        if not names.issuperset(m.lm for m in self.modules if m.lm):
+            raise ValueError("modules[].lm must be names of entries of lms")
         return self
 
 
@@ -301,6 +341,8 @@ class RevisionStatus(ApiModel):
     """The Deployment's name."""
     ready_replicas: int = 0
     """Pods that are Ready."""
+    loaded: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """How many ready pods hold it, such as 2/3, where it is loaded beside another."""
 
 
 class Quarantined(ApiModel):
@@ -331,17 +373,68 @@ class ModelStatus(ApiModel):
     """Versions that failed."""
 
 
+class GateStatus(ApiModel):
+    """How a candidate did at one gate."""
+
+    name: ShortStr
+    """The gate's name."""
+    type: ShortStr
+    """Its type."""
+    result: Literal["Running", "Passed", "Failed"]
+    """How far it is."""
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """The figures, or what is wrong."""
+    started_at: ShortStr
+    """When it began."""
+    finished_at: ShortStr | None = None
+    """When it was decided."""
+
+
 class RolloutStatus(ApiModel):
     """The change of version under way."""
 
     id: ShortStr
     """The revision it leads to."""
     strategy: ShortStr
-    """How it is done."""
+    """How it is done: HotSwap, BlueGreen or Recreate."""
+    strategy_reason: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why this strategy."""
     step: ShortStr
-    """Where it stands: Prepare, Promote or AwaitPromotion."""
+    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch or Paused."""
+    gates: Annotated[tuple[GateStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
+    """The gates so far."""
     started_at: ShortStr
     """When it began."""
+
+
+class BreakerStatus(ApiModel):
+    """The program's breaker over all replicas."""
+
+    state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
+    """Closed: executing. Open: not executing. HalfOpen: probing."""
+    class_: ShortStr | None = Field(default=None, alias="class")
+    """Whose fault most failures were: Program, Upstream or Timeout."""
+    reason: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """The figures that opened it, and what is done about it."""
+    since: ShortStr | None = None
+    """When it last changed."""
+    restarts_last_hour: int = 0
+    """Restarts that it caused."""
+
+
+class HistoryEntry(ApiModel):
+    """A version that callers reached."""
+
+    revision: ShortStr
+    """The digest of what was asked for."""
+    version: ShortStr
+    """The model version."""
+    activated_at: ShortStr
+    """When callers were sent there."""
+    trigger: ShortStr
+    """Why: Alias, Spec or Rollback."""
+    outcome: ShortStr
+    """Serving, Superseded or RolledBack."""
 
 
 class ProgramStatus(ApiModel):
@@ -350,7 +443,7 @@ class ProgramStatus(ApiModel):
     observed_generation: int = 0
     """The generation of the spec that this status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
-    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved."""
+    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, BreakerClosed."""
     url: LongStr | None = None
     """The address within the cluster."""
     preview_url: LongStr | None = Field(default=None, alias="previewURL")
@@ -371,6 +464,10 @@ class ProgramStatus(ApiModel):
     """The version before, while it is kept warm."""
     rollout: RolloutStatus | None = None
     """The change of version under way."""
+    breaker: BreakerStatus | None = None
+    """The program's breaker over all replicas."""
+    history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
+    """The versions that callers reached, the latest last."""
 
 
 class Program(ApiModel):

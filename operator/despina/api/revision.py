@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from despina.api.base import ApiModel
-from despina.api.program import Program
-from despina.api.serving import LM, Cache, SecretKeyRef
+from despina.api.program import Module, Program
+from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
 from despina.wire import (
     SECRETS_DIR,
     BreakerConfig,
@@ -18,6 +18,7 @@ from despina.wire import (
     LimitsConfig,
     LMConfig,
     ModelRef,
+    ModuleConfig,
     Price,
     ProgramBreakerConfig,
     RedisConfig,
@@ -26,9 +27,10 @@ from despina.wire import (
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
-    "runtime", "lms", "lm", "fallbacks", "cache", "limits", "breaker", "fallback",
+    "runtime", "lms", "lm", "fallbacks", "modules", "cache", "limits", "breaker", "fallback",
     "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
+SWAPPABLE = ("lms", "lm", "fallbacks", "modules")
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -39,6 +41,8 @@ class Revision(ApiModel):
     """Eight hexadecimal digits over the relevant spec, the model's name and its version."""
     version: str
     deployment: str
+    base: str
+    """The label of its pods: its own hash, or that of the Deployment in whose processes it is loaded."""
 
 
 def digest(document: Any) -> str:
@@ -52,9 +56,19 @@ def revision_of(program: Program, version: str) -> Revision:
     # Without defaults: a field that a later operator adds must not change the revision of those who never set it.
     spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
     source = program.spec.source.mlflow
-    asked = {field: spec.get(field) for field in RELEVANT}
+    asked = {field: spec[field] for field in RELEVANT if field in spec}
     hash8 = digest([asked, source.model, source.tracking_uri, version])
-    return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}")
+    return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}", base=hash8)
+
+
+def shape_of(program: Program) -> dict[str, str]:
+    """What pods must be started anew for, part by part: a revision of equal shape can be loaded beside another."""
+    spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
+    source = program.spec.source.mlflow
+    parts = {field: spec[field] for field in RELEVANT if field in spec and field not in SWAPPABLE}
+    secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
+    parts |= {"source": [source.model, source.tracking_uri]} | ({"Secrets": secrets} if secrets else {})
+    return {name: digest(part) for name, part in parts.items()}
 
 
 def secret_path(secret: str, key: str, root: str = SECRETS_DIR) -> str:
@@ -83,6 +97,7 @@ def runtime_config(
         lms=tuple(_lm(lm, path(lm.api_key_secret_ref)) for lm in spec.lms),
         lm=spec.lm or (spec.lms[0].name if spec.lms else None),
         fallbacks=spec.fallbacks,
+        modules=tuple(_module(m) for m in spec.modules),
         allow_pickle=spec.security.pickle == "Allow",
         workers=runtime.workers,
         replicas=spec.autoscaling.min_replicas if spec.autoscaling else max(1, spec.replicas),
@@ -92,7 +107,7 @@ def runtime_config(
         port=runtime.port,
         cache=_cache(spec.cache, path) if spec.cache else None,
         limits=LimitsConfig(**spec.limits.model_dump()),
-        breaker=ProgramBreakerConfig(**spec.breaker.model_dump()) if spec.breaker else None,
+        breaker=_breaker(spec.breaker) if spec.breaker else None,
         fallback=_fallback(program),
         auth_token_file=path(spec.security.auth.secret_ref),
         session_ttl_seconds=spec.sessions.ttl_seconds,
@@ -116,6 +131,11 @@ def _lm(lm: LM, key_file: str | None) -> LMConfig:
     )
 
 
+def _module(module: Module) -> ModuleConfig:
+    version = str(module.source.version) if module.source else None
+    return ModuleConfig(path=module.path, lm=module.lm, version=version)
+
+
 def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheConfig:
     redis = cache.redis
     return CacheConfig(
@@ -130,6 +150,11 @@ def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheCon
         scope=cache.key_scope,
         single_flight=cache.single_flight == "Enabled",
     )
+
+
+def _breaker(breaker: ProgramBreaker) -> ProgramBreakerConfig:
+    own = breaker.model_dump(exclude={"on_open", "restart"})
+    return ProgramBreakerConfig(**own, falls_back="Fallback" in breaker.on_open)
 
 
 def _fallback(program: Program) -> FallbackConfig | None:

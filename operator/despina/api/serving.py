@@ -38,8 +38,18 @@ class Breaker(ApiModel):
     """How many probes must succeed to close it."""
 
 
+class Restart(ApiModel):
+    """How often pods are restarted to heal a program."""
+
+    max_per_hour: Annotated[int, Field(ge=1, le=60)] = 3
+    """More restarts within an hour are not tried."""
+    backoff_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """The shortest time between two restarts; it doubles with each one within the hour."""
+
+
 class ProgramBreaker(Breaker):
-    """The breaker in front of the program. Each worker of each pod has its own and acts at once."""
+    """The breaker in front of the program. Each worker of each pod has its own and acts at once; the operator adds all
+    of their counts up and has all of them agree."""
 
     count_errors: Annotated[
         tuple[Literal["Program", "Upstream", "Timeout"], ...], Field(min_length=1, max_length=3)
@@ -49,11 +59,14 @@ class ProgramBreaker(Breaker):
         "Timeout",
     )
     """Which failures count; a caller's own mistakes never do."""
-    on_open: Annotated[tuple[Literal["Fallback", "Shed"], ...], Field(min_length=1, max_length=2)] = (
-        "Fallback",
-        "Shed",
-    )
-    """What happens while it is open, the first that can: answer with `fallback`, or refuse with 503 and Retry-After."""
+    on_open: Annotated[
+        tuple[Literal["Fallback", "Rollback", "Restart", "Shed"], ...], Field(min_length=1, max_length=4)
+    ] = ("Fallback", "Rollback", "Restart", "Shed")
+    """What happens when it opens. Callers get the first they can of Fallback (`fallback` answers) and Shed (503 with
+    Retry-After). The operator does the first it can of Rollback (while a new version is watched) and Restart (one pod
+    at a time, each after its successor; only for failures of class Program or Timeout)."""
+    restart: Restart = Field(default_factory=Restart)
+    """How often pods are restarted."""
 
 
 DecimalStr = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", max_length=20)]

@@ -35,6 +35,7 @@ PATHS = {
     "Secret": ("/api/v1", "secrets"),
     "Pod": ("/api/v1", "pods"),
     "Event": ("/api/v1", "events"),
+    "Job": ("/apis/batch/v1", "jobs"),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
     "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
@@ -97,6 +98,12 @@ class Cluster:
     async def annotate(self, namespace: str, deployment: str, annotations: dict[str, str]) -> None:
         """Set annotations of a Deployment."""
         body = {"metadata": {"annotations": annotations}}
+        await self._merge(_path("Deployment", namespace, deployment), body)
+
+    async def restart(self, namespace: str, deployment: str, pod_notes: dict[str, str], notes: dict[str, str]) -> None:
+        """Have a Deployment replace its pods, as `kubectl rollout restart` does; `notes` are set on it in one write."""
+        template = {"metadata": {"annotations": pod_notes}}
+        body = {"metadata": {"annotations": notes}, "spec": {"template": template}}
         await self._merge(_path("Deployment", namespace, deployment), body)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:

@@ -10,7 +10,8 @@ from despina.api.program import Program
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Refused
 from despina.cluster.observe import Live, is_owned
-from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Scale
+from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale
+from despina.desired.labels import RESTARTED_AT
 
 
 async def execute(action: Action, live: Live, cluster: Cluster) -> None:
@@ -25,6 +26,8 @@ async def execute(action: Action, live: Live, cluster: Cluster) -> None:
             await cluster.scale(namespace, deployment, replicas)
         case Annotate(deployment, annotations):
             await cluster.annotate(namespace, deployment, annotations)
+        case Restart(deployment, at, notes):
+            await cluster.restart(namespace, deployment, {RESTARTED_AT: repr(at)}, notes)
         case Delete((kind, name)):
             await cluster.delete(kind, namespace, name)
         case Emit():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +14,22 @@ from pydantic import ValidationError
 from despina.api.conditions import Reason
 from despina.api.program import Program, ProgramStatus
 from despina.cluster.client import Cluster, Document
-from despina.decide.observed import DeploymentView, ObjectKey, PodView, Trouble
-from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, PROGRAM, RETIRED_AT, REVISION
+from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
+from despina.desired.config import AT, PREVIOUS_FILE, generation_name
+from despina.desired.labels import (
+    ACTIVATED_AT,
+    EVALUATION,
+    GENERATION_OF,
+    MODEL_VERSION,
+    PROGRAM,
+    RESTARTED_BY,
+    RESTARTS,
+    RETIRED_AT,
+    REVISION,
+    SHAPE,
+)
 from despina.desired.network import preview_name
-from despina.wire import Failure
+from despina.wire import CONFIG_FILE, EvaluationResult, Failure, RuntimeConfig
 
 OWNED = ("Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -33,6 +47,7 @@ class Live:
     active: str | None
     preview_ready: Mapping[str, int]
     objects: Mapping[ObjectKey, Document]
+    jobs: tuple[JobView, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ def parse(manifest: Document) -> Program | Unreadable:
 async def observe(cluster: Cluster, program: Program, manifest: Document) -> Live:
     """Read all that belongs to a program. The reads are not one moment; the next pass evens that out."""
     labels = {PROGRAM: program.name}
-    kinds = (*OWNED, "Pod", "EndpointSlice")
+    kinds = (*OWNED, "ConfigMap", "Job", "Pod", "EndpointSlice")
     lists = await asyncio.gather(*(cluster.list(kind, program.namespace, labels) for kind in kinds))
     found = dict(zip(kinds, lists, strict=True))
     objects = {
@@ -72,15 +87,53 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     }
     service = objects.get(("Service", program.name), {})
     pods = tuple(pod_view(p) for p in found["Pod"])
+    configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     return Live(
         program=program,
         status=read_status(manifest.get("status") or {}),
-        deployments=tuple(deployment_view(d) for (kind, _), d in objects.items() if kind == "Deployment"),
+        deployments=tuple(deployment_view(d, configs) for (kind, _), d in objects.items() if kind == "Deployment"),
         pods=pods,
         active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
-        objects={key: value for key, value in objects.items() if key[0] != "Deployment"},
+        objects=_compared(objects, configs),
+        jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
+
+
+def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> dict[ObjectKey, Document]:
+    """What is applied again when it is not as it should be, and generations, which are the program's too."""
+    generations = {("ConfigMap", n): c for n, c in configs.items() if GENERATION_OF in c["metadata"]["labels"]}
+    return {key: value for key, value in objects.items() if key[0] != "Deployment"} | generations
+
+
+async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tuple[JobView, ...]:
+    pods = await asyncio.gather(
+        *(cluster.list("Pod", program.namespace, {EVALUATION: j["metadata"]["name"]}) for j in found)
+    )
+    return tuple(job_view(job, mine) for job, mine in zip(found, pods, strict=True))
+
+
+def job_view(item: Document, pods: list[Document]) -> JobView:
+    """An evaluation as decisions see it; its pod's last words are its result."""
+    name, status = item["metadata"]["name"], item.get("status") or {}
+    ended = any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in status.get("conditions") or [])
+    states = [pod.get("status") or {} for pod in pods]
+    trouble = next((t for t in map(_trouble, states) if t), None)
+    return JobView(
+        name=name,
+        ended=ended,
+        result=next((r for r in map(_result, states) if r), None),
+        ip=next((s.get("podIP") for s in states if s.get("phase") == "Running"), None),
+        trouble=f"{trouble.reason}: {trouble.message}" if trouble else "",
+    )
+
+
+def _result(status: Document) -> EvaluationResult | None:
+    for container in _containers(status):
+        ended = (container.get("state") or {}).get("terminated") or {}
+        with contextlib.suppress(ValidationError):
+            return EvaluationResult.model_validate_json(ended.get("message") or "")
+    return None
 
 
 def read_status(status: Document) -> ProgramStatus:
@@ -97,18 +150,47 @@ def is_owned(item: Document, program: Program) -> bool:
     return any(owner["uid"] == program.uid for owner in owners)
 
 
-def deployment_view(item: Document) -> DeploymentView:
-    """A Deployment as decisions see it."""
+def deployment_view(item: Document, configs: Mapping[str, Document]) -> DeploymentView:
+    """A Deployment as decisions see it, with what its pods were made to run and what they were changed to."""
     meta = item["metadata"]
     notes = meta.get("annotations") or {}
+    loading = _loading(configs.get(generation_name(meta["name"])))
     return DeploymentView(
         name=meta["name"],
         revision=meta["labels"][REVISION],
-        version=meta["labels"].get(MODEL_VERSION, ""),
+        version=loading.version if loading else meta["labels"].get(MODEL_VERSION, ""),
+        shape=_json(notes.get(SHAPE)),
+        config=_config(configs.get(meta["name"]), CONFIG_FILE),
+        loading=loading,
+        restarts=tuple(_json(notes.get(RESTARTS)) or ()),
+        restarted_by=notes.get(RESTARTED_BY, ""),
         replicas=item["spec"].get("replicas", 1),
         activated_at=_number(notes.get(ACTIVATED_AT)),
         retired_at=_number(notes.get(RETIRED_AT)),
     )
+
+
+def _loading(item: Document | None) -> Loading | None:
+    config = _config(item, CONFIG_FILE)
+    if item is None or config is None:
+        return None
+    at = _number(item["data"].get(AT)) or 0.0
+    return Loading(config.revision, config.model.version, config, at, _config(item, PREVIOUS_FILE))
+
+
+def _config(item: Document | None, key: str) -> RuntimeConfig | None:
+    """A configuration as it was written; None for one that this operator cannot read."""
+    try:
+        return RuntimeConfig.model_validate_json(((item or {}).get("data") or {}).get(key, ""))
+    except ValidationError:
+        return None
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
 
 
 def _number(text: str | None) -> float | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program, ProgramStatus
-from despina.wire import Failure
+from despina.wire import EvaluationResult, Failure, PodState, RuntimeConfig
 
 ObjectKey = tuple[str, str]
 """Kind and name; the namespace is the program's."""
@@ -34,30 +34,82 @@ class PodView:
     ip: str | None = None
     failure: Failure | None = None
     trouble: Trouble | None = None
-    told: Literal["Retire", "Activate"] | None = None
-    """The last order that this operator process gave it."""
-    forgot: str | None = None
-    """The subject of the last `Invalidate` that this operator process gave it."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """The last order of each kind that this operator process gave it, with its subject."""
+    report: PodState | None = None
+    """What it said of itself a moment ago, where somebody listens."""
+
+    def has_been_told(self, order: str, subject: str = "") -> bool:
+        """Whether an order need not be given again for now."""
+        return self.told.get(kind_of(order)) == f"{order} {subject}"
+
+
+def kind_of(order: str) -> str:
+    """Orders of one kind take each other back."""
+    return {"Activate": "Retire", "CloseBreaker": "OpenBreaker"}.get(order, order)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A revision that was loaded into the processes of a Deployment, after the one they started with."""
+
+    revision: str
+    version: str
+    config: RuntimeConfig
+    at: float
+    """When callers were sent there, in seconds since the epoch."""
+    previous: RuntimeConfig | None = None
+    """What served there before; its pods keep it for a while."""
 
 
 @dataclass(frozen=True)
 class DeploymentView:
-    """One revision's Deployment."""
+    """One Deployment of the program."""
 
     name: str
     revision: str
+    """The label of its pods: the revision that they were made for."""
     version: str
+    """The model version that it serves."""
     replicas: int = 0
     """What its scale asks for."""
     activated_at: float | None = None
     """When callers were first sent there, in seconds since the epoch; None if never."""
     retired_at: float | None = None
     """When callers were last sent elsewhere."""
+    shape: Mapping[str, str] | None = None
+    """What its pods were made for, part by part; None if nobody noted it."""
+    config: RuntimeConfig | None = None
+    """What its pods were made to run."""
+    loading: Loading | None = None
+    """What they run instead by now."""
+    restarts: tuple[float, ...] = ()
+    """When its pods were restarted because of the breaker."""
+    restarted_by: str = ""
+    """The last value of the restart annotation that was acted on."""
 
     @property
     def is_retired(self) -> bool:
         """Whether callers were sent elsewhere and have not come back since."""
         return self.retired_at is not None and self.retired_at >= (self.activated_at or 0)
+
+    @property
+    def serves(self) -> str:
+        """The revision that its pods serve."""
+        return self.loading.revision if self.loading else self.revision
+
+
+@dataclass(frozen=True)
+class JobView:
+    """The Job of an Evaluate gate."""
+
+    name: str
+    ended: bool = False
+    result: EvaluationResult | None = None
+    ip: str | None = None
+    """Where its pod tells how far it is."""
+    progress: str = ""
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,20 +148,34 @@ class Observed:
     deployments: tuple[DeploymentView, ...] = ()
     pods: tuple[PodView, ...] = ()
     active: str | None = None
-    """The revision that the active Service selects."""
+    """The pods that the active Service selects, by their label."""
     preview_ready: Mapping[str, int] = field(default_factory=dict)
     """Ready endpoints of the preview Service, by revision."""
     objects: Mapping[ObjectKey, Mapping[str, Any]] = field(default_factory=dict)
     """The live ServiceAccount, Services, budget and autoscalers that are the program's own."""
+    interfaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What revisions take and give, as their pods say."""
+    jobs: tuple[JobView, ...] = ()
+    """Evaluations."""
 
-    def deployment(self, revision: str | None) -> DeploymentView | None:
-        """The Deployment of a revision, if there is one."""
-        return next((d for d in self.deployments if d.revision == revision), None)
+    def deployment(self, base: str | None) -> DeploymentView | None:
+        """The Deployment whose pods carry this label."""
+        return next((d for d in self.deployments if d.revision == base), None)
 
-    def pods_of(self, revision: str | None) -> tuple[PodView, ...]:
-        """The pods of a revision that are not ending."""
-        return tuple(p for p in self.pods if p.revision == revision and not p.ending)
+    @property
+    def serving(self) -> str | None:
+        """The revision that callers reach."""
+        view = self.deployment(self.active)
+        return view.serves if view else self.active
 
-    def ready(self, revision: str | None) -> int:
-        """How many pods of a revision are ready."""
-        return sum(p.ready for p in self.pods_of(revision))
+    def pods_of(self, base: str | None) -> tuple[PodView, ...]:
+        """The pods with this label that are not ending."""
+        return tuple(p for p in self.pods if p.revision == base and not p.ending)
+
+    def ready_pods(self, base: str | None) -> tuple[PodView, ...]:
+        """Those that are ready."""
+        return tuple(p for p in self.pods_of(base) if p.ready)
+
+    def ready(self, base: str | None) -> int:
+        """How many pods with this label are ready."""
+        return len(self.ready_pods(base))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from despina.api.program import Quarantined
+from despina.api.program import BreakerStatus, GateStatus, Quarantined
 from despina.api.revision import Revision
 from despina.decide.observed import ObjectKey, PodView
+from despina.wire import OrderName, RuntimeConfig, ShadowConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Annotate:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Have a Deployment replace its pods, each after its successor is ready."""
+
+    deployment: str
+    at: float
+    annotations: dict[str, str]
+    """Noted on the Deployment in the same write."""
+
+
+@dataclass(frozen=True)
 class Delete:
     """Remove an object, and what belongs to it."""
 
@@ -49,12 +61,14 @@ class Delete:
 
 @dataclass(frozen=True)
 class Tell:
-    """Give a pod an order; best effort, for nothing depends on it but comfort and the freshness of caches."""
+    """Give a pod an order. It may be lost: the pod's report shows whether it must be given again."""
 
     pod: PodView
-    order: Literal["Retire", "Activate", "Invalidate"]
+    order: OrderName
     subject: str = ""
-    """What an `Invalidate` is about."""
+    config: RuntimeConfig | None = None
+    inputs: Mapping[str, Any] | None = None
+    shadow: ShadowConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,8 @@ class Emit:
     message: str
 
 
-Action = Create | Apply | Scale | Annotate | Delete | Tell | Emit
-Step = Literal["Prepare", "AwaitPromotion", "Promote"]
+Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit
+Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Paused"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,18 @@ class Plan:
     candidate: Revision | None = None
     """The wanted revision, while it is on its way."""
     step: Step | None = None
+    strategy: tuple[str, str] = ("", "")
+    """How the candidate comes, and why so."""
+    gates: tuple[GateStatus, ...] = ()
+    """How the candidate did at the gates so far."""
     started_at: float | None = None
     """When the candidate's rollout, or the first start, began."""
+    breaker: BreakerStatus | None = None
+    """The program's breaker over all replicas."""
+    writes_status_first: bool = False
+    """Whether what was decided must be on record before it is acted on."""
+    listen: float | None = None
+    """Seconds between looks at what the pods report; None: nobody needs to know."""
     quarantined: tuple[Quarantined, ...] = ()
     blocked: Quarantined | None = None
     """Why the wanted revision is not tried."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from despina.api.conditions import Reason
 from despina.api.program import Quarantined
 from despina.api.revision import Revision
 from despina.decide.observed import Observed
@@ -11,7 +12,8 @@ from despina.desired.labels import RETRY
 from despina.wire import FailureReason
 
 # These are cured in the manifest, not in the registry: an edit of the spec lifts them.
-SPEC_REASONS = {FailureReason.PICKLE_DENIED}
+SPEC_REASONS = {FailureReason.PICKLE_DENIED, FailureReason.UNKNOWN_MODULE, FailureReason.FALLBACK_INVALID}
+TAKEN_BACK = {Reason.WATCH_FAILED, Reason.BREAKER_OPEN}
 LIMIT = 20
 
 

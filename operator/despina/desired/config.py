@@ -6,7 +6,7 @@ from typing import Any
 
 from despina.api.program import Program
 from despina.api.revision import Revision
-from despina.desired.labels import metadata, revision_labels
+from despina.desired.labels import GENERATION_OF, metadata, program_labels, revision_labels
 from despina.wire import CONFIG_FILE, RuntimeConfig
 
 
@@ -17,5 +17,32 @@ def build_config(program: Program, revision: Revision, config: RuntimeConfig) ->
         "kind": "ConfigMap",
         "metadata": metadata(program, revision.deployment, revision_labels(program, revision)),
         "immutable": True,
-        "data": {CONFIG_FILE: config.model_dump_json(exclude_none=True)},
+        "data": {CONFIG_FILE: dump(config)},
     }
+
+
+PREVIOUS_FILE, AT = "previous.json", "at"
+
+
+def generation_name(deployment: str) -> str:
+    """The ConfigMap that says what a Deployment's pods were changed to."""
+    return f"{deployment}-generation"
+
+
+def build_generation(
+    program: Program, deployment: str, base: str, config: RuntimeConfig, at: float, previous: RuntimeConfig | None
+) -> dict[str, Any]:
+    """What pods serve that were made for another revision. Writing it is what commits a hot swap: the pods are told at
+    once, and those that start later read it."""
+    data = {CONFIG_FILE: dump(config), AT: repr(at)} | ({PREVIOUS_FILE: dump(previous)} if previous else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(program, generation_name(deployment), program_labels(program) | {GENERATION_OF: base}),
+        "data": data,
+    }
+
+
+def dump(config: RuntimeConfig) -> str:
+    """Without defaults: a runtime that is older than this operator refuses what it does not know."""
+    return config.model_dump_json(exclude_defaults=True)

@@ -19,6 +19,15 @@ RETIRED_AT = f"{GROUP}/retired-at"
 PROMOTE = f"{GROUP}/promote"
 RETRY = f"{GROUP}/retry"
 INVALIDATE_CACHE = f"{GROUP}/invalidate-cache"
+ABORT = f"{GROUP}/abort"
+RESTART = f"{GROUP}/restart"
+
+SHAPE = f"{GROUP}/shape"
+GENERATION_OF = f"{GROUP}/generation-of"
+EVALUATION = f"{GROUP}/evaluation"
+RESTARTED_AT = f"{GROUP}/restarted-at"
+RESTARTED_BY = f"{GROUP}/restarted-by"
+RESTARTS = f"{GROUP}/restarts"
 
 
 def program_labels(program: Program) -> dict[str, str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Accelerator, Placement, Program
-from despina.api.revision import Revision, secret_refs
+from despina.api.revision import Revision, secret_refs, shape_of
+from despina.desired.config import generation_name
 from despina.desired.identity import service_account_name
-from despina.desired.labels import metadata, revision_labels, selector
+from despina.desired.labels import RESTART, RESTARTED_BY, SHAPE, metadata, revision_labels, selector
 from despina.desired.overlay import CONTAINER, overlay
 from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
     CONFIG_DIR,
     CONFIG_FILE,
+    GENERATION_DIR,
     POD_NAME_ENV,
     SECRET_CHECK_ENV,
     SECRETS_DIR,
@@ -37,10 +40,12 @@ def build_deployment(
         "metadata": {"labels": dict(labels)},
         "spec": _pod_spec(program, revision, profile, default_image),
     }
+    restarted = program.annotations.get(RESTART)
+    notes = {SHAPE: json.dumps(shape_of(program))} | ({RESTARTED_BY: restarted} if restarted else {})
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(program, revision.deployment, labels),
+        "metadata": metadata(program, revision.deployment, labels) | {"annotations": notes},
         "spec": {
             "selector": {"matchLabels": selector(program, revision.hash)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -50,8 +55,20 @@ def build_deployment(
 
 
 def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, default_image: str) -> dict[str, Any]:
+    args = ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"]
+    accelerator = _accelerator(program, profile)
+    container = build_container(program, args, default_image, accelerator) | _serving(program)
+    container["volumeMounts"].append({"name": "generation", "mountPath": GENERATION_DIR, "readOnly": True})
+    spec = build_pod_spec(program, revision.deployment, [container])
+    generation = {"name": generation_name(revision.deployment), "optional": True}
+    spec["volumes"].append({"name": "generation", "configMap": generation})
+    return spec | _placement(program.spec.placement, profile)
+
+
+def build_pod_spec(program: Program, config: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all pods have that run a program: an identity, no rights, its configuration and its Secrets."""
     runtime = program.spec.runtime
-    spec = {
+    return {
         "serviceAccountName": service_account_name(program),
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": runtime.drain_seconds + runtime.request_timeout_seconds + EXIT_SECONDS,
@@ -62,9 +79,9 @@ def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, d
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(program, _accelerator(program, profile), default_image)],
+        "containers": containers,
         "volumes": [
-            {"name": "config", "configMap": {"name": revision.deployment}},
+            {"name": "config", "configMap": {"name": config}},
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
             *(
@@ -73,27 +90,34 @@ def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, d
             ),
         ],
     }
-    return spec | _placement(program.spec.placement, profile)
 
 
-def _container(program: Program, accelerator: Accelerator | None, default_image: str) -> dict[str, Any]:
+def _serving(program: Program) -> dict[str, Any]:
+    return {
+        "ports": [
+            {"name": "http", "containerPort": program.spec.runtime.port},
+            {"name": "admin", "containerPort": ADMIN_PORT},
+        ],
+        "readinessProbe": _probe("/readyz", period=2, failures=3),
+        "livenessProbe": _probe("/healthz", period=10, failures=3) | {"initialDelaySeconds": 10},
+    }
+
+
+def build_container(
+    program: Program, args: list[str], default_image: str, accelerator: Accelerator | None = None
+) -> dict[str, Any]:
+    """The runtime, with its configuration, its Secrets and room to write."""
     runtime = program.spec.runtime
     return {
         "name": CONTAINER,
         "image": runtime.image or default_image,
         "imagePullPolicy": runtime.image_pull_policy,
-        "args": ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"],
-        "ports": [
-            {"name": "http", "containerPort": runtime.port},
-            {"name": "admin", "containerPort": ADMIN_PORT},
-        ],
+        "args": args,
         "env": [
             {"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             *_secret_checks(program),
         ],
         "resources": _resources(program, accelerator),
-        "readinessProbe": _probe("/readyz", period=2, failures=3),
-        "livenessProbe": _probe("/healthz", period=10, failures=3) | {"initialDelaySeconds": 10},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

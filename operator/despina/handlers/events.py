@@ -22,6 +22,7 @@ CHILDREN = (
     ("discovery.k8s.io", "v1", "endpointslices"),
     ("autoscaling", "v2", "horizontalpodautoscalers"),
     ("policy", "v1", "poddisruptionbudgets"),
+    ("batch", "v1", "jobs"),
 )
 
 

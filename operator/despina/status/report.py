@@ -5,12 +5,14 @@ from __future__ import annotations
 from despina.api.conditions import Reason, Type
 from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus
 from despina.api.revision import Revision
-from despina.decide.observed import DeploymentView, Observed
+from despina.decide.notes import ENDED, holds, previous
+from despina.decide.observed import Observed
 from despina.decide.plan import Outcome, Plan
-from despina.decide.quarantine import timestamp
+from despina.decide.quarantine import TAKEN_BACK, timestamp
 from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
 from despina.status.conditions import Finding, merge
+from despina.status.history import history
 
 
 def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
@@ -22,8 +24,8 @@ def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStat
         progressing(o, plan, now),
         model_resolved(o),
         refs_resolved(o, plan),
+        breaker_closed(plan),
     )
-    active = o.deployment(o.active)
     return ProgramStatus(
         observed_generation=o.program.generation,
         conditions=merge(o.status.conditions, found, o.program.generation, timestamp(now)),
@@ -37,10 +39,12 @@ def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStat
             resolved_version=o.model.version or o.status.model.resolved_version,
             quarantined=plan.quarantined,
         ),
-        active=_view(o, active),
-        candidate=_candidate(o, plan.candidate),
-        previous=_view(o, _previous(o)),
+        active=_active(o),
+        candidate=_candidate(o, plan),
+        previous=_previous(o),
         rollout=_rollout(o, plan),
+        breaker=plan.breaker,
+        history=history(o, timestamp(now)),
     )
 
 
@@ -54,43 +58,80 @@ def _url(o: Observed, service: str) -> str:
     return f"http://{service}.{o.program.namespace}.svc.{o.defaults.cluster_domain}"
 
 
-def _view(o: Observed, view: DeploymentView | None) -> RevisionStatus | None:
+def _active(o: Observed) -> RevisionStatus | None:
+    view = o.deployment(o.active)
     if view is None:
         return None
     return RevisionStatus(
-        revision=view.revision,
+        revision=view.serves,
         version=view.version,
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
+        loaded=_loaded(o, view.revision, view.serves) if view.loading else None,
     )
 
 
-def _candidate(o: Observed, candidate: Revision | None) -> RevisionStatus | None:
+def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
+    candidate = plan.candidate
     if candidate is None:
         return None
     return RevisionStatus(
         revision=candidate.hash,
         version=candidate.version,
         deployment=candidate.deployment,
-        ready_replicas=o.ready(candidate.hash),
+        ready_replicas=o.ready(candidate.base),
+        loaded=_loaded(o, candidate.base, candidate.hash) if plan.strategy[0] == "HotSwap" else None,
     )
 
 
-def _previous(o: Observed) -> DeploymentView | None:
-    """The version that callers were sent to before, while its pods are still there."""
-    warm = [d for d in o.deployments if d.is_retired and d.activated_at and d.replicas and d.revision != o.active]
-    return max(warm, key=lambda d: d.retired_at or 0, default=None)
+def _loaded(o: Observed, base: str, revision: str) -> str:
+    """How many of the ready pods hold a revision; while nobody listens to them, all that should."""
+    pods = o.ready_pods(base)
+    if not any(p.report for p in pods):
+        return f"{len(pods)}/{len(pods)}"
+    return f"{sum(holds(p, revision) for p in pods)}/{len(pods)}"
+
+
+def _previous(o: Observed) -> RevisionStatus | None:
+    """The version that callers were sent to before, while it is still there."""
+    before = previous(o)
+    if before is None:
+        return None
+    revision = before.revision
+    return RevisionStatus(
+        revision=revision.hash,
+        version=revision.version,
+        deployment=revision.deployment,
+        ready_replicas=o.ready(revision.base),
+    )
 
 
 def _rollout(o: Observed, plan: Plan) -> RolloutStatus | None:
+    """The change under way; when it is over, the last one with how it ended."""
+    before = o.status.rollout
     if plan.wanted is None or plan.started_at is None:
-        return None
+        if before is None or before.step in ENDED:
+            return before
+        return before.model_copy(update={"step": _end(plan), "gates": plan.gates or before.gates})
+    is_same = before is not None and before.id == plan.wanted.hash and before.step not in ENDED
+    strategy, reason = plan.strategy
+    if not strategy:
+        first = (before.strategy, before.strategy_reason) if before and is_same else ("BlueGreen", "the first version")
+        strategy, reason = first
     return RolloutStatus(
         id=plan.wanted.hash,
-        strategy=o.program.spec.rollout.strategy,
+        strategy=strategy,
+        strategy_reason=reason[:1024],
         step=plan.step or "Prepare",
+        gates=plan.gates,
         started_at=timestamp(plan.started_at),
     )
+
+
+def _end(plan: Plan) -> str:
+    if plan.blocked is None:
+        return "Done"
+    return "RolledBack" if plan.blocked.reason in TAKEN_BACK else "Failed"
 
 
 def _is_suspended(o: Observed) -> bool:
@@ -163,11 +204,23 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
     if plan.wanted is None:
         return Finding(kind, None, o.model.reason, o.model.message)
     if plan.candidate is None:
-        return Finding(kind, True, Reason.UP_TO_DATE)
+        return Finding(kind, True, Reason.UP_TO_DATE, _pinned(o))
     if plan.step == "AwaitPromotion":
         note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
         return Finding(kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}")
+    if plan.step == "Paused":
+        text = f"version {plan.candidate.version} waits: set spec.rollout.state to Active to go on"
+        return Finding(kind, False, Reason.PAUSED, text)
+    gate = next((g for g in plan.gates if g.result == "Running"), None)
+    if gate:
+        text = f"version {plan.candidate.version} is at gate {gate.name}: {gate.message}"
+        return Finding(kind, False, Reason.IN_PROGRESS, text)
     return Finding(kind, False, Reason.IN_PROGRESS, f"version {plan.candidate.version} is being prepared")
+
+
+def _pinned(o: Observed) -> str:
+    pinned = o.program.spec.rollout.rollback_to
+    return f"pinned to version {pinned} by spec.rollout.rollbackTo" if pinned is not None else ""
 
 
 def progressing(o: Observed, plan: Plan, now: float) -> Finding:
@@ -189,6 +242,14 @@ def model_resolved(o: Observed) -> Finding:
         return Finding(Type.MODEL_RESOLVED, True, Reason.MODEL_FOUND)
     status = None if o.model.is_unknown else False
     return Finding(Type.MODEL_RESOLVED, status, o.model.reason, o.model.message)
+
+
+def breaker_closed(plan: Plan) -> Finding:
+    """Whether the program is executed."""
+    breaker = plan.breaker
+    if breaker is None or breaker.state == "Closed":
+        return Finding(Type.BREAKER_CLOSED, True, Reason.CLOSED)
+    return Finding(Type.BREAKER_CLOSED, False, Reason.BREAKER_OPEN, f"{breaker.state}: {breaker.reason}")
 
 
 def refs_resolved(o: Observed, plan: Plan) -> Finding:

@@ -67,13 +67,13 @@ class RedisTier:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 result = await command
         except (RedisError, OSError, TimeoutError) as exc:
-            self._breaker.record(ticket, False)
+            self._breaker.record(ticket, "failed")
             log.debug("Redis did not answer error=%s", type(exc).__name__)
             return default
         except BaseException:
             self._breaker.release(ticket)
             raise
-        self._breaker.record(ticket, True)
+        self._breaker.record(ticket)
         return result
 
     async def get(self, key: str) -> bytes | None:

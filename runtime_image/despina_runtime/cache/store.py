@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ class Store:
         self._dropped: set[str] = set()
         self.era = 0
         """Grows with everything that is forgotten."""
+
+    def beside(self, config: RuntimeConfig) -> Store:
+        """The same tiers and flights for another revision of the program."""
+        other = copy.copy(self)
+        other.keys = Keys(config, epoch=self.keys.epoch)
+        other._revision = f"revision:{config.revision}"
+        return other
 
     def here(self, key: str) -> Found | None:
         """The value from this pod's own tiers; the first gets a copy."""
@@ -161,11 +169,6 @@ class Store:
             self._enter(field, theirs)
         elif ours and not theirs and self.redis:
             await self.redis.run(self.redis.redis.hsetnx(self.redis.key(EPOCHS), field, ours), 0)
-
-    async def watch(self) -> None:
-        """Follow the other workers until cancelled."""
-        if self.redis:
-            await self.redis.watch(self.follow)
 
     async def close(self) -> None:
         """Give files and connections back."""

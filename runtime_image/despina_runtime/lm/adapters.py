@@ -80,6 +80,19 @@ class JSONAdapter(_Careful, dspy.JSONAdapter):  # type: ignore[misc]
 ADAPTERS = {"Chat": ChatAdapter, "JSON": JSONAdapter}
 
 
+class EachItsOwn(ChatAdapter):
+    """For programs whose modules ask LMs of different adapters: each call is written as its LM wants it."""
+
+    def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        values: list[dict[str, Any]] = ADAPTERS[lm.adapter]()(lm, *args, **kwargs)
+        return values
+
+    async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The same, awaited."""
+        values: list[dict[str, Any]] = await ADAPTERS[lm.adapter]().acall(lm, *args, **kwargs)
+        return values
+
+
 def _with_note(message: dict[str, Any], wrong: dict[str, str]) -> dict[str, Any]:
     lines = "\n".join(f"- {field}: {why}" for field, why in wrong.items())
     note = f"\n\nAn earlier answer to this was rejected:\n{lines}\nAnswer again, in the format that is asked for."

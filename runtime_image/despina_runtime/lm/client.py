@@ -14,11 +14,12 @@ from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import LMError, LMInvalidRequestError
 from pydantic import BaseModel
 
-from despina.wire import LMConfig, RuntimeConfig
+from despina.wire import RuntimeConfig
 from despina_runtime.cache.store import Store
-from despina_runtime.lm.adapters import ADAPTERS
+from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import METER
 from despina_runtime.lm.target import Target
+from despina_runtime.program.load import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
 
@@ -38,6 +39,11 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         self._modules = modules
         self._loop = loop
         self._config = config
+
+    @property
+    def adapter(self) -> str:
+        """How its prompts are written: `Chat` or `JSON`."""
+        return self._config.adapter
 
     @property
     def supports_response_schema(self) -> bool:
@@ -136,7 +142,17 @@ class LMs:
         self._targets = {lm.name: Target(lm, lm_store) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
+        self._is_mixed = self._pin(program, config)
         self.default = config.lm
+
+    def _pin(self, program: dspy.Module, config: RuntimeConfig) -> bool:
+        """Give modules the LMs that the manifest names for them; whether adapters differ then."""
+        pinned = [m for m in config.modules if m.lm]
+        for module in pinned:
+            for name, predictor in program.named_predictors():
+                if is_in(name, module.path):
+                    predictor.lm = self._served[str(module.lm)]
+        return bool(pinned) and len({lm.adapter for lm in config.lms}) > 1
 
     def _chain(self, name: str, config: RuntimeConfig) -> tuple[Target, ...]:
         return tuple(self._targets[n] for n in dict.fromkeys((name, *config.fallbacks)))
@@ -157,8 +173,7 @@ class LMs:
         return {"lm": lm, "adapter": self._adapter(lm), **off}
 
     def _adapter(self, lm: ServedLM) -> Any:
-        config: LMConfig = lm._config
-        return ADAPTERS[config.adapter]()
+        return EachItsOwn() if self._is_mixed else ADAPTERS[lm.adapter]()
 
     async def close(self) -> None:
         """Give the connections back."""

@@ -12,6 +12,7 @@ import orjson
 from dspy.clients.call_result import attributes
 from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
 
+from despina.api.breaking import OK
 from despina.wire import LMConfig
 from despina_runtime.breaker import Breaker
 from despina_runtime.cache.store import Found, Store
@@ -151,12 +152,12 @@ class Target:
         try:
             completion = await self._call(messages, params, until, emit)
         except LMError as exc:
-            self._breaker.record(ticket, not is_outage(exc))
+            self._breaker.record(ticket, "outage" if is_outage(exc) else OK)
             raise
         except BaseException:
             self._breaker.release(ticket)
             raise
-        self._breaker.record(ticket, True)
+        self._breaker.record(ticket)
         return completion
 
     async def _call(

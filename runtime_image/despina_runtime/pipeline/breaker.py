@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from despina.wire import ProgramBreakerConfig
+from despina.api.breaking import OK
+from despina.wire import BreakerReport, ProgramBreakerConfig
 from despina_runtime.breaker import Breaker, State
 from despina_runtime.pipeline.call import Answer, Call, Step
-from despina_runtime.pipeline.record import BREAKER_OPEN
 from despina_runtime.problem import Problem
 
 
@@ -15,7 +15,7 @@ class Guard:
     def __init__(self, config: ProgramBreakerConfig, then: Step) -> None:
         self._breaker = Breaker(config)
         self._counted = set(config.count_errors)
-        self._falls_back = config.on_open[0] == "Fallback" or "Fallback" in config.on_open
+        self._falls_back = config.falls_back
         self._then = then
 
     async def __call__(self, call: Call) -> Answer:
@@ -34,16 +34,20 @@ class Guard:
         except BaseException:
             self._breaker.release(ticket)
             raise
-        self._breaker.record(ticket, True)
-        self._report()
+        self._breaker.record(ticket)
         return answer
 
     def _settle(self, ticket: int, problem: Problem) -> None:
         if problem.fault is None:
             self._breaker.release(ticket)  # the caller's own mistake, or a full queue
         else:
-            self._breaker.record(ticket, problem.fault not in self._counted)
-        self._report()
+            self._breaker.record(ticket, problem.fault if problem.fault in self._counted else OK)
 
-    def _report(self) -> None:
-        BREAKER_OPEN.set(self._breaker.state is not State.CLOSED)
+    def force(self, state: State) -> None:
+        """Be as the other workers' breakers are."""
+        self._breaker.force(state)
+
+    def report(self) -> BreakerReport:
+        """For the supervisor and the operator."""
+        breaker = self._breaker
+        return BreakerReport(state=breaker.state.value, age_seconds=breaker.age, window=breaker.window)

@@ -15,30 +15,45 @@ from despina_runtime.pipeline.cache import Cache, Replay
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.pipeline.fallback import build_fallback
+from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
 
+TRIALS = 2
+
+
+class Capacity:
+    """What one worker can do at a time, whichever revisions it holds."""
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        slots = -(-config.max_concurrency // config.workers)
+        self.slots = Slots(slots, -(-config.limits.max_queue // config.workers))
+        self.trial_slots = Slots(TRIALS, TRIALS)
+        self.pool = ThreadPoolExecutor(slots + TRIALS, thread_name_prefix="program")
+        self.bucket = _bucket(config)
+
+    def close(self) -> None:
+        """End the threads that have nothing to do."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
 
 class Corridors:
-    """Builds corridors, for the program and for its modules; they share LMs, cache, limits and threads."""
+    """Builds corridors, for a revision of the program and for its modules."""
 
-    def __init__(self, config: RuntimeConfig, store: Store | None, lms: LMs) -> None:
-        slots = -(-config.max_concurrency // config.workers)
+    def __init__(self, config: RuntimeConfig, store: Store | None, lms: LMs, capacity: Capacity) -> None:
         self._config = config
         self._store = store
         self._lms = lms
-        self._slots = Slots(slots, -(-config.limits.max_queue // config.workers))
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="program")
-        self.bucket = _bucket(config)
+        self._capacity = capacity
+        self.tally: Tally | None = None
+        self.guard: Guard | None = None
 
     def build(self, program: dspy.Module, is_async: bool, interface: Interface, path: str = "") -> Step:
-        """rate limit → replay → parse → cache → fallback → breaker → queue → validate → execute."""
+        """rate limit → replay → parse → cache → fallback → tally → breaker → queue → validate → execute."""
         config, cache = self._config, self._config.cache
-        execute = Execute(program, is_async, interface.outputs.model_fields, self._lms, self._pool)
-        step: Step = Validate(interface, execute)
-        step = Queue(self._slots, step)
-        if config.breaker and not path:
-            step = Guard(config.breaker, step)
+        step: Step = Queue(self._capacity.slots, self._validated(program, is_async, interface))
+        if not path:
+            step = self._counted(step)
         if config.fallback and not path:
             step = build_fallback(config.fallback, interface, step)
         keeps = cache is not None and cache.scope != "LM"
@@ -47,11 +62,21 @@ class Corridors:
         step = Parse(interface, step)
         if keeps and cache and self._store and cache.process_entries:
             step = Replay(self._store, cache.process_entries, step)
-        return RateLimit(self.bucket, step) if self.bucket else step
+        return RateLimit(self._capacity.bucket, step) if self._capacity.bucket else step
 
-    def close(self) -> None:
-        """End the threads that have nothing to do."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def build_trial(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
+        """parse → queue → validate → execute: for a candidate, with slots of its own, so that no caller waits."""
+        return Parse(interface, Queue(self._capacity.trial_slots, self._validated(program, is_async, interface)))
+
+    def _validated(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
+        execute = Execute(program, is_async, interface.outputs.model_fields, self._lms, self._capacity.pool)
+        return Validate(interface, execute)
+
+    def _counted(self, step: Step) -> Step:
+        if self._config.breaker:
+            step = self.guard = Guard(self._config.breaker, step)
+        self.tally = Tally(step)
+        return self.tally
 
 
 def _bucket(config: RuntimeConfig) -> TokenBucket | None:

@@ -40,7 +40,6 @@ class Record:
 
     def flush(self) -> None:
         """Hand the sums over. prometheus-client cannot observe many values at once but by its private parts."""
-        IN_FLIGHT.set(self.in_flight)
         if not self._counts:
             return
         for (status, tier), count in self._counts.items():

@@ -7,15 +7,17 @@ What is wrong is said on standard output, as a `Failure`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,19 +42,17 @@ class Fetching:
     """A fetch under way, while the one who needs it imports what takes long."""
 
     def __init__(self, config_path: str, config: RuntimeConfig, cache: Path) -> None:
-        self._folder = folder_of(config.model, cache)
         self._process: subprocess.Popen[str] | None = None
-        if not (self._folder / COMPLETE).exists():
+        if not all((folder_of(model, cache) / COMPLETE).exists() for model in config.models):
             command = [sys.executable, "-m", __name__, config_path, str(cache)]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def result(self) -> Path:
-        """The folder, when everything is in it; raises ProgramError."""
+    def result(self) -> None:
+        """Wait until everything is there; raises ProgramError."""
         if self._process:
             said, _ = self._process.communicate()
             if self._process.returncode:
                 raise ProgramError(*_reason(said, self._process.returncode))
-        return self._folder
 
 
 def _reason(said: str, code: int) -> tuple[FailureReason, str]:
@@ -63,24 +63,56 @@ def _reason(said: str, code: int) -> tuple[FailureReason, str]:
     return failure.reason, failure.message
 
 
-def fetch(model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """The artefact's folder, from the cache or from MLflow."""
+Download = Callable[[ModelRef, str, Path], None]
+
+
+def fetch_beside(config: RuntimeConfig, cache: Path, sleep: Callable[[float], None]) -> None:
+    """All that a configuration needs, from a thread of a process that serves: where MLflow's client is needed, that is
+    imported elsewhere."""
+
+    def refuse(model: ModelRef, uri: str, folder: Path) -> None:
+        raise proxied.NotProxied
+
+    try:
+        with _alone(cache):
+            for model in config.models:
+                fetch(model, cache, sleep, refuse)
+    except proxied.NotProxied:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(config.model_dump_json())
+            file.flush()
+            Fetching(file.name, config, cache).result()
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """One fetch at a time in a pod."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fetch(
+    model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep, elsewhere: Download | None = None
+) -> Path:
+    """The artefact's folder, from the cache or from MLflow; `elsewhere` takes the place of MLflow's client."""
     folder = folder_of(model, cache)
     while not (folder / COMPLETE).exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if _download(model, folder):
+        if _download(model, folder, elsewhere or _download_by_mlflow):
             (folder / COMPLETE).touch()
         else:
             sleep(RETRY_SECONDS)
     return folder
 
 
-def _download(model: ModelRef, folder: Path) -> bool:
+def _download(model: ModelRef, folder: Path, elsewhere: Download) -> bool:
     """True when the artefact is there, False when MLflow does not answer."""
     uri = f"models:/{model.name}/{model.version}"
     try:
-        _download_somehow(model, uri, folder)
+        _download_somehow(model, uri, folder, elsewhere)
     except Unanswered as exc:
         log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc)
         return False
@@ -93,11 +125,11 @@ class Unanswered(Exception):
     """The registry has a bad day."""
 
 
-def _download_somehow(model: ModelRef, uri: str, folder: Path) -> None:
+def _download_somehow(model: ModelRef, uri: str, folder: Path, elsewhere: Download) -> None:
     try:
         proxied.download(model, folder)
     except proxied.NotProxied:
-        _download_by_mlflow(model, uri, folder)
+        elsewhere(model, uri, folder)
     except urllib.error.HTTPError as exc:
         if exc.code in MISSING:
             raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: status {exc.code}") from exc
@@ -138,12 +170,11 @@ def _sleep_while_wanted(parent: int) -> Callable[[float], None]:
 def main(config_path: str, cache: str) -> int:
     """Fetch, unless another worker has."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    model = RuntimeConfig.model_validate_json(Path(config_path).read_bytes()).model
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    with (Path(cache) / "fetch.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    config = RuntimeConfig.model_validate_json(Path(config_path).read_bytes())
+    with _alone(Path(cache)):
         try:
-            fetch(model, Path(cache), _sleep_while_wanted(os.getppid()))
+            for model in config.models:
+                fetch(model, Path(cache), _sleep_while_wanted(os.getppid()))
         except ProgramError as exc:
             sys.stdout.write(exc.failure.model_dump_json())
             return 1

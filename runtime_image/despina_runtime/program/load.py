@@ -5,11 +5,13 @@ One process loads one version, ever: Python would silently give the second one t
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +21,10 @@ import dspy
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError
 
-from despina.wire import FailureReason
+from despina.wire import FailureReason, ModuleConfig, RuntimeConfig
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.fetch import folder_of
 from despina_runtime.program.interface import Interface, interface_of
 
 log = logging.getLogger(__name__)
@@ -37,18 +40,29 @@ class Loaded:
     example: dict[str, Any] | None = None
     is_async: bool = False
     """Whether it runs on the event loop; known after the warm-up."""
+    manifest: Manifest | None = None
+    """What the artefact says of itself; None for a pickle."""
+    digest: str = ""
+    """Of the compiled state."""
 
 
-def load(folder: Path, allow_pickle: bool) -> Loaded:
-    """Load a fetched artefact.
+def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
+    """Load a fetched artefact, in a fresh process or beside the one that is running.
 
     Raises:
         ProgramError: the version cannot be served, with the reason.
     """
     try:
+        if running:
+            check_same_code(folder, running)
         if (folder / MANIFEST).exists():
-            return load_despina(folder)
-        return load_mlflow(folder, allow_pickle)
+            return load_despina(folder, config.modules, lambda version: _state_of(config, version, cache))
+        if any(m.version for m in config.modules):
+            text = "spec.modules: state of single modules needs models logged with despina_runtime.log_program"
+            raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
+        loaded = load_mlflow(folder, config.allow_pickle)
+        check_paths(loaded.program, config.modules)
+        return loaded
     except ProgramError:
         raise
     except Exception as exc:  # whatever the program's own code raises
@@ -56,18 +70,85 @@ def load(folder: Path, allow_pickle: bool) -> Loaded:
         raise ProgramError(FailureReason.LOAD_FAILED, f"{type(exc).__name__}: {exc}") from exc
 
 
-def load_despina(folder: Path) -> Loaded:
+def check_same_code(folder: Path, running: Loaded) -> None:
+    """Raise CODE_CHANGED or NOT_SWAPPABLE unless only the compiled state differs: Python would go on with the code that
+    it has imported."""
+    before = running.manifest
+    if before is None or not (folder / MANIFEST).exists():
+        raise ProgramError(FailureReason.NOT_SWAPPABLE, "a pickle holds its code: its process serves no other version")
+    now = read_manifest(folder)
+    files = {f.path for f in set(before.code) ^ set(now.code)}
+    parts = ("entrypoint", "signature", "requirements")
+    changed = [*sorted(files), *(p for p in parts if getattr(before, p) != getattr(now, p))]
+    if changed:
+        raise ProgramError(FailureReason.CODE_CHANGED, f"changed: {', '.join(changed)}")
+
+
+def _state_of(config: RuntimeConfig, version: str, cache: Path) -> dict[str, Any]:
+    """The compiled state of another version of the same model."""
+    folder = folder_of(config.model.model_copy(update={"version": version}), cache)
+    if not (folder / MANIFEST).exists():
+        text = f"spec.modules: version {version} was not logged with despina_runtime.log_program"
+        raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
+    read_manifest(folder)
+    state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    return state
+
+
+def module_paths(program: dspy.Module) -> list[str]:
+    """Every module's path within the program (`rewrite`, `steps[0]`, `answer.predict`)."""
+    names = [name.removeprefix("self").lstrip(".") for name, _ in program.named_sub_modules()]
+    return [name for name in names if name]
+
+
+def check_paths(program: dspy.Module, modules: Iterable[ModuleConfig]) -> None:
+    """Raise UNKNOWN_MODULE, with the paths that there are."""
+    known = module_paths(program)
+    unknown = [m.path for m in modules if m.path not in known]
+    if unknown:
+        text = f"spec.modules: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        raise ProgramError(FailureReason.UNKNOWN_MODULE, text)
+
+
+def with_modules(
+    state: dict[str, Any], modules: Iterable[ModuleConfig], state_of: Callable[[str], dict[str, Any]]
+) -> dict[str, Any]:
+    """A program's state, with that of some modules taken from other versions."""
+    for module in modules:
+        if module.version is None:
+            continue
+        theirs = {k: v for k, v in state_of(module.version).items() if is_in(k, module.path)}
+        if theirs.keys() != {k for k in state if is_in(k, module.path)}:
+            text = f"spec.modules: version {module.version} has another {module.path}"
+            raise ProgramError(FailureReason.UNKNOWN_MODULE, text)
+        state = state | theirs
+    return state
+
+
+def is_in(name: str, path: str) -> bool:
+    """Whether a predictor's name lies within a module's path."""
+    return name == path or name.startswith((f"{path}.", f"{path}["))
+
+
+def load_despina(
+    folder: Path, modules: tuple[ModuleConfig, ...] = (), state_of: Callable[[str], dict[str, Any]] = lambda _: {}
+) -> Loaded:
     """Load Despina's own format: verify, import, construct, restore the compiled state."""
     manifest = read_manifest(folder)
     check_requirements(manifest.requirements)
-    sys.path.insert(0, str(folder / CODE))
+    if str(folder / CODE) not in sys.path:
+        sys.path.insert(0, str(folder / CODE))
     module, _, name = manifest.entrypoint.partition(":")
     factory: Any = importlib.import_module(module)
     for part in name.split("."):
         factory = getattr(factory, part)
     program = factory()
-    program.load_state(json.loads((folder / STATE).read_bytes()))
-    return Loaded(program, interface_of(program, manifest.signature), manifest.example)
+    check_paths(program, modules)
+    state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
+    program.load_state(state)
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
+    interface = interface_of(program, manifest.signature)
+    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest)
 
 
 def read_manifest(folder: Path) -> Manifest:

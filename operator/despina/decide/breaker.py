@@ -1,0 +1,128 @@
+"""The program's breaker over all replicas: the pods count, and what they counted together decides.
+
+Each worker's own breaker acts at once. Here their windows are added up: when the sum is too bad all are opened, and
+what one worker's probes find out afterwards holds for all. A single worker that opens by itself is left to itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from despina.api.breaking import OK, must_open
+from despina.api.program import BreakerStatus
+from despina.api.serving import ProgramBreaker
+from despina.decide.observed import DeploymentView, Observed, PodView
+from despina.decide.plan import Tell
+from despina.decide.quarantine import parse_timestamp, timestamp
+from despina.wire import BreakerConfig, BreakerReport, OrderName
+
+SETTLE_SECONDS = 3.0
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One worker's breaker at this moment."""
+
+    pod: PodView
+    report: BreakerReport
+    changed_at: float
+    """0.0 for one that was never anything but closed."""
+
+
+def merged(o: Observed, now: float) -> BreakerStatus | None:
+    """The breaker's state over all replicas; None where the manifest has none."""
+    spec = o.program.spec.breaker
+    if spec is None:
+        return None
+    before = o.status.breaker or BreakerStatus()
+    seen = _seen(o, now)
+    if before.state == "Closed":
+        # Just after it closed, some workers have not heard of it yet and still hold what had opened it.
+        is_settled = before.since is None or now - parse_timestamp(before.since) >= SETTLE_SECONDS
+        status = (_tripped(spec, seen, now) if is_settled else None) or before
+    else:
+        status = _settled(before, seen, now)
+    active = o.deployment(o.active)
+    return status.model_copy(update={"restarts_last_hour": len(restarts_within_hour(active, now))})
+
+
+def _seen(o: Observed, now: float) -> list[_Seen]:
+    return [
+        _Seen(pod, report, now - report.age_seconds if report.age_seconds is not None else 0.0)
+        for pod in o.ready_pods(o.active)
+        if pod.report
+        for report in pod.report.breakers
+    ]
+
+
+def _tripped(spec: ProgramBreaker, seen: list[_Seen], now: float) -> BreakerStatus | None:
+    counts: Counter[str] = sum((Counter(s.report.window) for s in seen), Counter())
+    all_open = bool(seen) and all(s.report.state == "Open" for s in seen)
+    config = BreakerConfig(**{name: getattr(spec, name) for name in BreakerConfig.model_fields})
+    if not (all_open or must_open(config, counts)):
+        return None
+    failed = counts - Counter({OK: counts[OK]})
+    kind, number = failed.most_common(1)[0] if failed else ("Program", 0)
+    total = sum(counts.values())
+    reason = f"{failed.total()} of {total} requests within {spec.window_seconds} s failed, {number} of them: {kind}"
+    return BreakerStatus(state="Open", class_=kind, reason=reason, since=timestamp(now))
+
+
+def _settled(before: BreakerStatus, seen: list[_Seen], now: float) -> BreakerStatus:
+    """Where the worker is whose breaker changed last; pods that came later than the trip say nothing about it."""
+    since = parse_timestamp(before.since or timestamp(now))
+    changed = [s for s in seen if s.changed_at]
+    if not changed:
+        return before if now - since < SETTLE_SECONDS or not seen else _become(before, "Closed", now)
+    latest = max(changed, key=lambda s: s.changed_at)
+    if latest.report.state == "Closed" and latest.changed_at < since:
+        return before if now - since < SETTLE_SECONDS else _become(before, "Closed", now)
+    return _become(before, latest.report.state, now)
+
+
+def _become(before: BreakerStatus, state: str, now: float) -> BreakerStatus:
+    if state == before.state:
+        return before
+    return before.model_copy(update={"state": state, "since": timestamp(now)})
+
+
+def orders(o: Observed, breaker: BreakerStatus | None, now: float) -> Iterator[Tell]:
+    """What makes all replicas agree."""
+    if breaker is None or breaker.since is None:
+        return
+    since = parse_timestamp(breaker.since)
+    for seen in _seen(o, now):
+        order = _order_for(seen, breaker, since, now)
+        if order and not seen.pod.has_been_told(order, breaker.since):
+            yield Tell(seen.pod, order, breaker.since)
+
+
+def _order_for(seen: _Seen, breaker: BreakerStatus, since: float, now: float) -> OrderName | None:
+    report = seen.pod.report
+    is_older = report is not None and now - report.uptime_seconds < since
+    if seen.changed_at >= since + 1 or not is_older:  # `since` has whole seconds
+        return None
+    if breaker.state == "Open" and seen.report.state == "Closed":
+        return "OpenBreaker"
+    if breaker.state == "Closed" and seen.report.state != "Closed":
+        return "CloseBreaker"
+    return None
+
+
+def restarts_within_hour(view: DeploymentView | None, now: float) -> tuple[float, ...]:
+    """When the breaker restarted the pods, lately."""
+    return tuple(at for at in view.restarts if at > now - HOUR) if view else ()
+
+
+def may_restart(spec: ProgramBreaker, breaker: BreakerStatus, active: DeploymentView, now: float) -> bool:
+    """Whether a restart is what the manifest wants, could help, and is within bounds. An outage of a provider never
+    restarts a pod."""
+    if breaker.state == "Closed" or breaker.class_ not in ("Program", "Timeout") or "Restart" not in spec.on_open:
+        return False
+    done = restarts_within_hour(active, now)
+    if len(done) >= spec.restart.max_per_hour:
+        return False
+    return not done or now - max(done) >= spec.restart.backoff_seconds * 2 ** (len(done) - 1)

@@ -1,0 +1,234 @@
+"""The gates of a prepared version, one after the other. What a gate found is read off pods and Jobs, each time anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from despina.api.conditions import Reason
+from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
+from despina.api.program import GateStatus
+from despina.api.revision import Revision, digest, runtime_config
+from despina.decide.notes import Rollout, holds
+from despina.decide.observed import Defaults, JobView, Observed
+from despina.decide.plan import Action, Create, Tell
+from despina.decide.quarantine import parse_timestamp, timestamp
+from despina.decide.schema import incompatibilities
+from despina.decide.watch import p95_millis
+from despina.desired.evaluation import build_evaluation, evaluation_name
+from despina.desired.network import preview_name
+from despina.wire import EvaluationResult, ShadowConfig, ShadowReport
+
+REASONS = {
+    "Smoke": Reason.SMOKE_FAILED,
+    "SchemaCompatibility": Reason.SCHEMA_INCOMPATIBLE,
+    "Evaluate": Reason.EVALUATION_FAILED,
+    "Shadow": Reason.SHADOW_FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a gate: passed, failed, or (None) not yet; and what must be done to know more."""
+
+    passed: bool | None
+    message: str = ""
+    actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gates:
+    """All gates of one candidate so far."""
+
+    states: tuple[GateStatus, ...] = ()
+    actions: tuple[Action, ...] = ()
+    news: tuple[GateStatus, ...] = field(default=())
+    """Those that were decided just now."""
+
+    @property
+    def failed(self) -> GateStatus | None:
+        """The gate that stopped the candidate."""
+        return next((s for s in self.states if s.result == "Failed"), None)
+
+    @property
+    def running(self) -> GateStatus | None:
+        """The gate it stands at."""
+        return next((s for s in self.states if s.result == "Running"), None)
+
+
+def pass_gates(r: Rollout, candidate: Revision) -> Gates:
+    """How far a prepared candidate gets."""
+    known = {s.name: s for s in r.earlier.gates} if r.earlier else {}
+    states: list[GateStatus] = []
+    news: list[GateStatus] = []
+    for gate in r.o.program.spec.rollout.gates:
+        status = known.get(gate.name)
+        if status and status.type == gate.type and status.result == "Passed":
+            states.append(status)
+            continue
+        started = parse_timestamp(status.started_at) if status else r.now
+        verdict = _judge(r, candidate, gate, started)
+        states.append(_status(gate, verdict, started, r.now))
+        if verdict.passed is None:
+            return Gates(tuple(states), verdict.actions, tuple(news))
+        news.append(states[-1])
+        if not verdict.passed:
+            break
+    return Gates(tuple(states), news=tuple(news))
+
+
+def _judge(r: Rollout, candidate: Revision, gate: Gate, started: float) -> Verdict:
+    verdict = JUDGES[gate.type](r, candidate, gate)
+    if verdict.passed is None and r.now - started >= gate.timeout_seconds:
+        so_far = f": {verdict.message}" if verdict.message else ""
+        return Verdict(False, f"no result within {gate.timeout_seconds} s{so_far}")
+    return verdict
+
+
+def _status(gate: Gate, verdict: Verdict, started: float, now: float) -> GateStatus:
+    results = {None: "Running", True: "Passed", False: "Failed"}
+    return GateStatus(
+        name=gate.name,
+        type=gate.type,
+        result=results[verdict.passed],
+        message=verdict.message[:1024],
+        started_at=timestamp(started),
+        finished_at=None if verdict.passed is None else timestamp(now),
+    )
+
+
+def smoke(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+    """One pod is asked once."""
+    inputs = gate.smoke.inputs if gate.smoke else {}
+    subject = f"{candidate.hash}:{gate.name}-{digest([inputs, timestamp(r.started_at)])}"
+    pods = r.o.ready_pods(candidate.base)
+    for pod in pods:
+        if pod.report and (found := pod.report.tries.get(subject)):
+            return Verdict(found.ok, found.message)
+    able = next((p for p in pods if holds(p, candidate.hash)), None)
+    if able is None or able.has_been_told("Try", subject):
+        return Verdict(None, "waiting for the answer")
+    return Verdict(None, "asked", (Tell(able, "Try", subject, inputs=inputs),))
+
+
+def schema_compatibility(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+    """Both interfaces are compared."""
+    before, after = r.o.interfaces.get(r.o.serving or ""), r.o.interfaces.get(candidate.hash)
+    if before is None or after is None:
+        return Verdict(None, "waiting for the pods to say what they take and give")
+    found = incompatibilities(before, after)
+    mode = (gate.schema_compatibility or SchemaCompatibility()).mode
+    return Verdict(not found or mode == "Any", "; ".join(found) or "callers need not change anything")
+
+
+def evaluate(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+    """A Job scores both versions."""
+    policy = gate.evaluate
+    if policy is None:
+        return Verdict(False, "it has no settings")
+    name = evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
+    job = next((j for j in r.o.jobs if j.name == name), None)
+    if job is None:
+        return Verdict(None, "the Job is being made", tuple(_job(r, candidate, gate, policy, name)))
+    if job.result:
+        return _scored(policy, job.result)
+    return Verdict(False if job.ended else None, _told_by(job))
+
+
+def _told_by(job: JobView) -> str:
+    if job.ended:
+        return f"Job {job.name} ended without a result{f': {job.trouble}' if job.trouble else ''}; see its log"
+    return job.progress or job.trouble or f"Job {job.name} is starting"
+
+
+def _job(r: Rollout, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Iterator[Action]:
+    uri = tracking_uri(r.o.program.spec.source.mlflow.tracking_uri, r.o.defaults)
+    config = runtime_config(r.o.program, candidate, uri)
+    active = r.active
+    serving = (active.loading.config if active.loading else active.config) if active else None
+    baseline = serving if policy.max_regression_percent is not None else None
+    for document in build_evaluation(r.o.program, gate, policy, name, config, baseline, r.o.defaults.runtime_image):
+        yield Create(document)
+
+
+def tracking_uri(own: str | None, defaults: Defaults) -> str:
+    """The registry that the program's pods load from."""
+    return own or defaults.tracking_uri or ""
+
+
+def _scored(policy: Evaluate, result: EvaluationResult) -> Verdict:
+    if result.error is not None or result.score_percent is None:
+        return Verdict(False, result.error or "there is no score")
+    score, baseline = result.score_percent, result.baseline_percent
+    text = f"score {score:.1f} %" + (f", {baseline:.1f} % now" if baseline is not None else "")
+    text += f", on {result.examples} examples" + (f", {result.failed} unanswered" if result.failed else "")
+    text += f", {result.cost_usd:.4f} USD" if result.cost_usd else ""
+    if policy.min_score_percent is not None and score < policy.min_score_percent:
+        return Verdict(False, f"{text}; at least {policy.min_score_percent} % is asked for")
+    allowed = policy.max_regression_percent
+    if allowed is not None and baseline is not None and score < baseline - allowed:
+        return Verdict(False, f"{text}; at most {allowed} points less are allowed")
+    return Verdict(True, text)
+
+
+def shadow(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+    """The active pods ask it what they are asked."""
+    policy = gate.shadow or Shadow()
+    wanted = shadow_of(r, candidate, policy)
+    reports = [p.report.shadow for p in r.o.ready_pods(r.o.active) if p.report and p.report.shadow]
+    reports = [s for s in reports if s.revision == candidate.hash]
+    verdict = _compared(policy, reports)
+    if verdict.passed is not None:
+        return verdict
+    return Verdict(None, verdict.message, tuple(_mirrored(r.o, wanted)))
+
+
+def shadow_of(r: Rollout, candidate: Revision, policy: Shadow) -> ShadowConfig:
+    """What the active pods are told."""
+    url = None if r.swaps else f"http://{preview_name(r.o.program)}.{r.o.program.namespace}/execute"
+    return ShadowConfig(revision=candidate.hash, percent=policy.percent, url=url)
+
+
+def _mirrored(o: Observed, wanted: ShadowConfig) -> Iterator[Action]:
+    for pod in o.ready_pods(o.active):
+        mirrors = pod.report.shadow.revision if pod.report and pod.report.shadow else None
+        if pod.report and mirrors != wanted.revision and not pod.has_been_told("Shadow", wanted.revision):
+            yield Tell(pod, "Shadow", wanted.revision, shadow=wanted)
+
+
+def unmirrored(o: Observed) -> Iterator[Action]:
+    """End what no gate needs any more."""
+    for pod in o.pods:
+        if pod.report and pod.report.shadow and not pod.has_been_told("Shadow"):
+            yield Tell(pod, "Shadow")
+
+
+def _compared(policy: Shadow, reports: list[ShadowReport]) -> Verdict:
+    asked, failed = sum(s.mirrored for s in reports), sum(s.failed for s in reports)
+    text = f"{asked} of {policy.min_requests} requests mirrored"
+    if asked < policy.min_requests:
+        return Verdict(None, text)
+    agreed = 100 * sum(s.agreed for s in reports) / max(1, asked - failed)
+    live, mirrored = (_p95(reports, name) for name in ("live_seconds", "seconds"))
+    text = f"{asked} requests mirrored: {failed} failed, {agreed:.0f} % agree, 95th percentile {mirrored:.0f} ms"
+    text += f" beside {live:.0f} ms"
+    if 100 * failed > policy.max_error_rate_percent * asked:
+        return Verdict(False, f"{text}; at most {policy.max_error_rate_percent} % may fail")
+    if agreed < policy.min_agreement_percent:
+        return Verdict(False, f"{text}; at least {policy.min_agreement_percent} % must agree")
+    limit = policy.max_latency_increase_percent
+    if limit is not None and mirrored > live * (1 + limit / 100):
+        return Verdict(False, f"{text}; at most {limit} % more is allowed")
+    return Verdict(True, text)
+
+
+def _p95(reports: list[ShadowReport], name: str) -> float:
+    return p95_millis(map(sum, zip(*(getattr(s, name) for s in reports), strict=False))) or 0.0
+
+
+JUDGES: dict[str, Callable[[Rollout, Revision, Gate], Verdict]] = {
+    "Smoke": smoke,
+    "SchemaCompatibility": schema_compatibility,
+    "Evaluate": evaluate,
+    "Shadow": shadow,
+}

@@ -1,0 +1,83 @@
+"""How a version changes: in the running processes, beside them, or in their place; and why so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from despina.api.conditions import Reason
+from despina.api.revision import Revision, shape_of
+from despina.decide.notes import still_there
+from despina.decide.observed import Observed
+from despina.wire import FailureReason
+
+PATIENCE_SECONDS = 20
+NOT_IN_THIS_PROCESS = {FailureReason.CODE_CHANGED, FailureReason.NOT_SWAPPABLE}
+Choice = tuple[str, str]
+"""HotSwap, BlueGreen or Recreate; and the reason."""
+
+
+def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice:
+    """The strategy of a change. What was once found impossible is not tried again for the same revision."""
+    asked = o.program.spec.rollout.strategy
+    there = still_there(o, wanted.hash)
+    if there and there.replicas:
+        return "BlueGreen", "its pods are still there"
+    if asked in ("BlueGreen", "Recreate"):
+        return asked, "spec.rollout.strategy"
+    if asked == "HotSwap":
+        return "HotSwap", "spec.rollout.strategy"
+    return _without_room(o, wanted, started_at, now) or _automatic(o, wanted, started_at, now)
+
+
+def _automatic(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice:
+    before = o.status.rollout
+    if before and before.id == wanted.hash and before.strategy in ("BlueGreen", "Recreate"):
+        return before.strategy, before.strategy_reason
+    why = why_not_in_place(o, wanted)
+    if why is None and now - started_at > PATIENCE_SECONDS and _is_silent(o):
+        why = "pods do not answer on their admin port"
+    return ("BlueGreen", why) if why else ("HotSwap", "only compiled state, LMs or modules changed")
+
+
+def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
+    """Why the running processes cannot take a revision in; None when they can, as far as is known."""
+    active = o.deployment(o.active)
+    if active is None or not o.ready(o.active):
+        return "no pod is ready that could take it in"
+    if active.shape is None:
+        return "the running pods were made by an earlier Despina"
+    changed = _changed(active.shape, shape_of(o.program))
+    if changed:
+        return f"{', '.join(changed)} changed"
+    for pod in o.pods_of(o.active):
+        held = pod.report.held.get(wanted.hash) if pod.report else None
+        if held and held.failure and held.failure.reason in NOT_IN_THIS_PROCESS:
+            return f"{held.failure.reason}: {held.failure.message}"
+    return None
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
+
+
+def _is_silent(o: Observed) -> bool:
+    return any(pod.report is None for pod in o.ready_pods(o.active))
+
+
+def _without_room(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice | None:
+    """Recreate, where the new pods wait for a device that the old ones hold and nobody brings another."""
+    resource = _device(o)
+    patience = o.program.spec.rollout.blue_green.progress_deadline_seconds / 2
+    if resource is None or now - started_at < patience:
+        return None
+    troubles = [p.trouble for p in o.pods_of(wanted.base) if p.trouble and p.trouble.reason == Reason.UNSCHEDULABLE]
+    if any(f"Insufficient {resource}" in t.message for t in troubles):
+        return "Recreate", f"no node has a free {resource}"
+    return None
+
+
+def _device(o: Observed) -> str | None:
+    placement = o.program.spec.placement
+    profile = o.defaults.profiles.get(placement.profile)
+    accelerator = placement.accelerator or (profile.accelerator if profile else None)
+    return accelerator.resource if accelerator else None

@@ -1,0 +1,92 @@
+"""Watching a version that callers have just been sent to, against the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from despina.api.gates import PostPromotion
+from despina.decide.notes import Rollout, previous
+from despina.decide.observed import DeploymentView, Observed
+from despina.wire import SECONDS_BOUNDS, Counts
+
+
+def promoted_at(view: DeploymentView | None) -> float | None:
+    """When callers were sent to what a Deployment serves."""
+    if view is None:
+        return None
+    return max(view.activated_at or 0.0, view.loading.at) if view.loading else view.activated_at
+
+
+def watch_left(r: Rollout) -> float:
+    """Seconds for which the active revision is still watched; 0 when there is nothing to go back to."""
+    at = promoted_at(r.active)
+    if at is None or not r.is_at_target or previous(r.o) is None:
+        return 0.0
+    return max(0.0, at + r.o.program.spec.rollout.post_promotion.watch_seconds - r.now)
+
+
+def breach_of(r: Rollout) -> str | None:
+    """Why the active revision must be taken back; None when it does well, as far as is known."""
+    policy, before = r.o.program.spec.rollout.post_promotion, previous(r.o)
+    if r.wanted is None or before is None or not watch_left(r):
+        return None
+    now, then = counts_of(r.o, r.wanted.hash), counts_of(r.o, before.revision.hash)
+    return judge(policy, now, then)
+
+
+def counts_of(o: Observed, revision: str) -> Counts:
+    """What all pods counted for one revision, together."""
+    reports = [pod.report.counts[revision] for pod in o.pods if pod.report and revision in pod.report.counts]
+    sums = {f: sum(getattr(c, f) for c in reports) for f in Counts.model_fields if f != "seconds"}
+    return Counts(**sums, seconds=tuple(map(sum, zip(*(c.seconds for c in reports if c.seconds), strict=False))))
+
+
+def judge(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
+    """The first limit that is passed, in words."""
+    if now.executed < policy.min_requests:
+        return None
+    return _errors(policy, now, then) or _latency(policy, now, then) or _cost(policy, now, then)
+
+
+def error_rate(counts: Counts) -> float:
+    """Failed executions in percent, without those where no LM could be reached."""
+    judged = counts.executed - counts.outage
+    return 100 * (counts.program + counts.timeout + counts.upstream - counts.outage) / judged if judged > 0 else 0.0
+
+
+def _errors(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
+    rate, before = error_rate(now), error_rate(then)
+    if rate <= policy.max_error_rate_percent or rate <= before:
+        return None
+    limit = policy.max_error_rate_percent
+    return f"{rate:.1f} % of {now.executed} requests failed, {before:.1f} % before; at most {limit} %"
+
+
+def p95_millis(seconds: Iterable[int]) -> float | None:
+    """The bucket's upper bound in which the 95th percentile lies; None without any."""
+    buckets = list(seconds)
+    rank, seen = 0.95 * sum(buckets), 0
+    for bound, count in zip((*SECONDS_BOUNDS, SECONDS_BOUNDS[-1]), buckets, strict=False):
+        seen += count
+        if count and seen >= rank:
+            return bound * 1000
+    return None
+
+
+def _latency(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
+    limit = policy.max_p95_latency_millis
+    found, before = p95_millis(now.seconds), p95_millis(then.seconds)
+    if limit is None or found is None or found <= limit or (before is not None and found <= before):
+        return None
+    was = f"{before:.0f} ms" if before else "unknown"
+    return f"the 95th percentile is {found:.0f} ms, {was} before; at most {limit} ms"
+
+
+def _cost(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
+    limit = policy.max_cost_increase_percent
+    if limit is None or not then.executed or not then.cost_usd:
+        return None
+    found, before = now.cost_usd / now.executed, then.cost_usd / then.executed
+    if found <= before * (1 + limit / 100):
+        return None
+    return f"a request costs {found:.6f} USD, {before:.6f} before; at most {limit} % more"

@@ -1,0 +1,143 @@
+"""Listening to pods: what they hold, serve and count, while a decision depends on it.
+
+A pass says how closely a program's pods are to be listened to; each round asks all of them at once, and wakes the
+program when something was said that decisions look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from despina.decide.observed import JobView, PodView
+from despina.sources.runtime_admin import Key, address
+from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
+
+log = logging.getLogger(__name__)
+STALE_ROUNDS = 4
+
+
+@dataclass
+class _Listener:
+    """One program's pods."""
+
+    pods: tuple[PodView, ...] = ()
+    period: float = 1.0
+    said: dict[str, PodState] = field(default_factory=dict)
+    silent: dict[str, int] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    again: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Reports:
+    """What all programs' pods said last."""
+
+    def __init__(self, client: httpx.AsyncClient, wake: Callable[[Key], None]) -> None:
+        self._client = client
+        self._wake = wake
+        self._listeners: dict[Key, _Listener] = {}
+        self._interfaces: dict[str, Mapping[str, Any]] = {}
+
+    def said(self, program: Key) -> Mapping[str, PodState]:
+        """Each pod's last report; a pod that has been silent for a while has none."""
+        listener = self._listeners.get(program)
+        return dict(listener.said) if listener else {}
+
+    def listen(self, program: Key, pods: Iterable[PodView], period: float | None) -> None:
+        """How closely to listen from now on, in seconds between rounds; None: not at all."""
+        if period is None:
+            self.forget(program)
+            return
+        listener = self._listeners.setdefault(program, _Listener())
+        is_sooner = period < listener.period
+        listener.pods = tuple(p for p in pods if p.ip and not p.ending)
+        listener.period = period
+        present = {p.name for p in listener.pods}
+        listener.said = {name: state for name, state in listener.said.items() if name in present}
+        if listener.task is None:
+            listener.task = asyncio.create_task(self._rounds(program, listener), name=f"listen {program}")
+        elif is_sooner:
+            listener.again.set()
+
+    def forget(self, program: Key) -> None:
+        """Stop listening."""
+        listener = self._listeners.pop(program, None)
+        if listener and listener.task:
+            listener.task.cancel()
+
+    async def close(self) -> None:
+        """Stop listening to anybody."""
+        for program in list(self._listeners):
+            self.forget(program)
+        await self._client.aclose()
+
+    async def _rounds(self, program: Key, listener: _Listener) -> None:
+        while True:
+            before = {name: facts(state) for name, state in listener.said.items()}
+            await asyncio.gather(*(self._ask(listener, pod) for pod in listener.pods))
+            if before != {name: facts(state) for name, state in listener.said.items()}:
+                self._wake(program)
+            listener.again.clear()
+            try:
+                await asyncio.wait_for(listener.again.wait(), listener.period)
+            except TimeoutError:
+                continue
+
+    async def _ask(self, listener: _Listener, pod: PodView) -> None:
+        try:
+            response = await self._client.get(f"{address(pod)}{STATE_PATH}")
+            state = PodState.model_validate_json(response.raise_for_status().content)
+        except (httpx.HTTPError, ValidationError) as exc:
+            log.debug("Pod said nothing pod=%s error=%s", pod.name, type(exc).__name__)
+            listener.silent[pod.name] = listener.silent.get(pod.name, 0) + 1
+            if listener.silent[pod.name] >= STALE_ROUNDS:
+                listener.said.pop(pod.name, None)
+        else:
+            listener.silent.pop(pod.name, None)
+            listener.said[pod.name] = state
+
+    async def interfaces(self, pods: Iterable[PodView], revisions: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """What revisions take and give, as the first pod says that holds them; they never change."""
+        found = {}
+        for revision in revisions:
+            if revision not in self._interfaces:
+                await self._learn(pods, revision)
+            if revision in self._interfaces:
+                found[revision] = self._interfaces[revision]
+        return found
+
+    async def progress(self, job: JobView) -> str:
+        """How far an evaluation is, in words."""
+        if job.ip is None or job.result:
+            return ""
+        try:
+            response = await self._client.get(f"http://{job.ip}:{ADMIN_PORT}{PROGRESS_PATH}")
+            return response.raise_for_status().text[:200]
+        except httpx.HTTPError:
+            return ""
+
+    async def _learn(self, pods: Iterable[PodView], revision: str) -> None:
+        for pod in pods:
+            held = pod.report.held.get(revision) if pod.report else None
+            if held is None or held.phase != "Ready":
+                continue
+            try:
+                response = await self._client.get(f"{address(pod)}{INTERFACE_PATH}/{revision}")
+                self._interfaces[revision] = response.raise_for_status().json()
+            except (httpx.HTTPError, ValueError):
+                continue
+            return
+
+
+def facts(state: PodState) -> tuple[Any, ...]:
+    """What decisions look at at once; plain counts are read when the next pass comes anyway."""
+    held = tuple(sorted((name, h.phase) for name, h in state.held.items()))
+    breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in state.breakers)
+    mirrors = state.shadow.revision if state.shadow else None
+    return state.revision, held, breakers, tuple(state.tries), mirrors
