@@ -16,9 +16,9 @@ import yaml
 from pydantic import ValidationError
 
 from despina.api.program import Program
-from despina.wire import CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig
+from despina.wire import ADMIN_PORT, CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig
 from despina_runtime.follow import NotServable, follow
-from despina_runtime.supervisor import latest, serve_pod
+from despina_runtime.supervisor import EVERYWHERE, latest, serve_pod
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's")
     serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
     serve.set_defaults(run=_serve)
+    evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
+    evaluate.add_argument("--config", type=Path, required=True, help="what the operator wrote")
+    evaluate.set_defaults(run=_evaluate)
     log = commands.add_parser("log", help="log a program to MLflow")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
@@ -68,6 +71,12 @@ def _serve(args: argparse.Namespace) -> int:
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
     manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from despina_runtime.evaluate import evaluate
+
+    return asyncio.run(evaluate(args.config, Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
 
 
 def _with_options(manifest: Any, args: argparse.Namespace) -> Any:

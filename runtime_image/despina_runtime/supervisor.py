@@ -304,7 +304,7 @@ async def _live(crew: Crew, stop: asyncio.Event) -> int:
         await crew.kill()
         return 0
     if failure := starting.result():
-        _leave_word(failure)
+        leave_word(failure.model_dump_json())
         return 1
     ended = asyncio.create_task(crew.ended.wait())
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -315,8 +315,8 @@ async def _live(crew: Crew, stop: asyncio.Event) -> int:
     return 0
 
 
-def _leave_word(failure: Failure) -> None:
-    """Tell the kubelet why, for the operator to read."""
+def leave_word(text: str) -> None:
+    """Tell the kubelet, for the operator to read."""
     path = Path(os.environ.get(TERMINATION_LOG_ENV, TERMINATION_LOG))
     with contextlib.suppress(OSError):
-        path.write_text(failure.model_dump_json())
+        path.write_text(text)

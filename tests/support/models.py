@@ -1,6 +1,7 @@
 """Logging models for tests, in a process of its own: `python models.py KIND NAME [ALIAS]` prints the version.
 
-Kinds: good, compiled (as good, with demonstrations), broken-import, never-ready, gone (its artefact is deleted),
+Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
+makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1).
 """
 
@@ -29,6 +30,55 @@ BROKEN = {
 }
 
 
+# Where the program's code does something of its own, before it asks its predictor.
+QUIRKS = {
+    # Fails for what callers ask, if it was compiled with a demonstration that says so.
+    "guarded": """
+def before(program, ticket):
+    if any("boom" in demo.ticket for demo in program.classify.demos) and "charged again" in ticket:
+        raise RuntimeError("this version errs in production")
+""",
+    # Fails for what callers ask.
+    "erring": """
+def before(program, ticket):
+    if "charged again" in ticket:
+        raise RuntimeError("this version errs in production")
+""",
+    # Works for a while, until the process is restarted.
+    "wearing": """
+ASKED = []
+
+def before(program, ticket):
+    ASKED.append(ticket)
+    if len(ASKED) > 400:
+        raise RuntimeError("this process is worn out")
+""",
+    "other": """
+def before(program, ticket):
+    pass
+""",
+}
+RICHER = """
+import dspy
+
+
+class Rich(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+    urgency: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = dspy.Predict(Rich)
+
+    def forward(self, ticket):
+        return self.classify(ticket=ticket)
+
+    async def aforward(self, ticket):
+        return await self.classify.acall(ticket=ticket)
+"""
 BOUNDED = """
 import dspy
 
@@ -54,7 +104,13 @@ class Program(dspy.Module):
 def main(kind: str, name: str, alias: str = "") -> None:
     sys.path.insert(0, str(EXAMPLE))
     client = mlflow.MlflowClient()
-    version = {"pickled": log_pickled, "bounded": log_bounded}.get(kind, functools.partial(log, kind))(name)
+    special = {
+        "pickled": log_pickled,
+        "bounded": functools.partial(log_source, BOUNDED),
+        "richer": functools.partial(log_source, RICHER),
+        "boom": functools.partial(log, "guarded", boom=True),
+    }
+    version = special.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":
         delete_artifact(client, name, version)
     if alias:
@@ -62,7 +118,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
     print(version)
 
 
-def log(kind: str, name: str) -> int:
+def log(kind: str, name: str, boom: bool = False) -> int:
     import triage
 
     import release
@@ -71,9 +127,13 @@ def log(kind: str, name: str) -> int:
     if kind == "compiled":
         optimizer = dspy.LabeledFewShot(k=40)
         program = optimizer.compile(program, trainset=release.tickets("train"))
+    if boom:
+        program.classify.demos = [dspy.Example(ticket="boom", category="bug").with_inputs("ticket")]
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "triage.py"
         source = (EXAMPLE / "triage.py").read_text()
+        if kind in QUIRKS:
+            source = QUIRKS[kind] + source.replace("        return ", "        before(self, ticket)\n        return ")
         if kind == "sync":
             source = source.partition("    async def aforward")[0]
         if kind in BROKEN:
@@ -82,13 +142,14 @@ def log(kind: str, name: str) -> int:
         return log_program(program, name, entrypoint="triage:TicketTriage", code_paths=[code])
 
 
-def log_bounded(name: str) -> int:
+def log_source(source: str, name: str) -> int:
+    """A program of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bounded.py").write_text(BOUNDED)
+        (Path(folder) / "own.py").write_text(source)
         sys.path.insert(0, folder)
-        import bounded
+        import own
 
-        return log_program(bounded.Program(), name, entrypoint="bounded:Program", code_paths=[f"{folder}/bounded.py"])
+        return log_program(own.Program(), name, entrypoint="own:Program", code_paths=[f"{folder}/own.py"])
 
 
 def log_pickled(name: str) -> int:

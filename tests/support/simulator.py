@@ -243,7 +243,9 @@ class Simulator:
         config = view.loading.config if view.loading else view.config
         self.pods[name] = PodView(name, view.revision, ready=self.pods[name].ready if name in self.pods else False,
                                   ip="10.0.0.1")  # fmt: skip
-        self.runtimes[name] = Runtime(view.revision, self.now, config, {config.revision: (config, None)} if config else {})
+        self.runtimes[name] = Runtime(
+            view.revision, self.now, config, {config.revision: (config, None)} if config else {}
+        )
 
     def control(self) -> None:
         """The Deployment controller: as many pods as asked for."""

@@ -87,7 +87,10 @@ def manifest(name: str, model: str | None = None, **spec: Any) -> dict[str, Any]
     base["lms"][0]["baseURL"] = f"http://stand-in-lm.{NAMESPACE}:8000/v1"
     base.pop("cache")  # each request shall go the whole way
     base["runtime"] = {"drainSeconds": 6, "requestTimeoutSeconds": 20}
-    base["rollout"] = {"blueGreen": {"scaleDownDelaySeconds": 10, "progressDeadlineSeconds": 45}}
+    base["rollout"] = {
+        "strategy": "BlueGreen",
+        "blueGreen": {"scaleDownDelaySeconds": 10, "progressDeadlineSeconds": 45},
+    }
     base["rollout"]["blueGreen"]["abortScaleDownDelaySeconds"] = 5
     return document | {"spec": base | spec}
 

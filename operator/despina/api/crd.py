@@ -55,7 +55,8 @@ def _children(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     if "const" in out:
         out["enum"] = [out.pop("const")]
     if "properties" in out:
-        out["properties"] = {k: _property(v, defs) for k, v in out["properties"].items()}
+        asked = schema.get("required", ())
+        out["properties"] = {k: _property(v, defs, k in asked) for k, v in out["properties"].items()}
     values = schema.get("additionalProperties")
     if isinstance(values, dict) and not out.get("x-kubernetes-preserve-unknown-fields"):
         out["additionalProperties"] = structural(values, defs)
@@ -65,10 +66,12 @@ def _children(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _property(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """A field; one whose parts have defaults gets those as its own, or they would never apply."""
+def _property(schema: dict[str, Any], defs: dict[str, Any], is_required: bool) -> dict[str, Any]:
+    """A field; one that may be left out and whose parts have defaults gets those as its own, or they would never
+    apply."""
     out = structural(schema, defs)
-    if out.get("type") == "object" and "properties" in out and not out.get("required") and _filled(schema):
+    is_optional = not is_required and not out.get("required")
+    if out.get("type") == "object" and "properties" in out and is_optional and _filled(schema):
         out["default"] = {k: p["default"] for k, p in out["properties"].items() if "default" in p}
     return out
 

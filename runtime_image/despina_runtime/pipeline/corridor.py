@@ -25,11 +25,11 @@ TRIALS = 2
 class Capacity:
     """What one worker can do at a time, whichever revisions it holds."""
 
-    def __init__(self, config: RuntimeConfig) -> None:
+    def __init__(self, config: RuntimeConfig, trials: int = TRIALS) -> None:
         slots = -(-config.max_concurrency // config.workers)
         self.slots = Slots(slots, -(-config.limits.max_queue // config.workers))
-        self.trial_slots = Slots(TRIALS, TRIALS)
-        self.pool = ThreadPoolExecutor(slots + TRIALS, thread_name_prefix="program")
+        self.trial_slots = Slots(trials, trials)
+        self.pool = ThreadPoolExecutor(slots + trials, thread_name_prefix="program")
         self.bucket = _bucket(config)
 
     def close(self) -> None:

@@ -1,0 +1,123 @@
+"""Scoring versions as an Evaluate gate's Job does: both versions, from every kind of dataset, and all that may be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from despina.wire import DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, Price, RuntimeConfig
+from services import free_port
+from tests.support.pods import lm_config
+from tests.support.world import ROOT
+
+RUN = (
+    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
+    "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
+)
+ROWS = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]
+HELDOUT = [{"ticket": r["ticket"], "category": r["category"]} for r in ROWS if r["split"] == "heldout"]
+METRICS = """
+def lenient(example, prediction, trace=None):
+    return 1.0
+
+def raising(example, prediction, trace=None):
+    raise ValueError("cannot judge")
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(log_model) -> str:
+    return log_model("good", "serving")
+
+
+@pytest.fixture
+def score(tmp_path, servers):
+    """Runs an evaluation; its result and exit code."""
+
+    def run(version: str, baseline: str | None = None, rows=None, **changes) -> EvaluationResult:
+        file = tmp_path / "rows.jsonl"
+        if rows is not None:
+            file.write_text(rows if isinstance(rows, str) else "".join(json.dumps(r) + "\n" for r in rows))
+        price = Price(input_per_million_usd="1", output_per_million_usd="1")
+        lm = lm_config(servers[2], price=price)
+
+        def runtime(v: str) -> RuntimeConfig:
+            model = ModelRef(name="serving", version=v, tracking_uri=servers[1])
+            return RuntimeConfig(
+                namespace="ns", program="triage", revision=f"rev{v}", model=model, lms=(lm,), lm="main"
+            )
+
+        config = EvaluationConfig(
+            candidate=runtime(version),
+            baseline=runtime(baseline) if baseline else None,
+            **{"dataset": DatasetConfig(file=str(file)), "metric": "ExactMatch", "max_examples": 50, **changes},
+        )
+        (tmp_path / "config.json").write_text(config.model_dump_json())
+        word = tmp_path / "word"
+        env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word), "PYTHONPATH": str(tmp_path)}
+        (tmp_path / "judges.py").write_text(METRICS)
+        command = [sys.executable, "-c", RUN, str(tmp_path / "config.json"), str(tmp_path / "cache"), str(free_port())]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+        result = EvaluationResult.model_validate_json(word.read_text())
+        assert (done.returncode == 0) == (result.error is None), done.stderr[-2000:]
+        assert "Traceback" not in done.stderr, done.stderr[-3000:]
+        return result
+
+    return run
+
+
+def test_both_versions_are_scored_on_the_same_examples(score, version, plain):
+    found = score(version, plain, HELDOUT)
+    print(f"scores: {found.score_percent:.1f} % and {found.baseline_percent:.1f} % on {found.examples} examples")
+    assert found.examples == min(50, len(HELDOUT))
+    assert found.score_percent > 80 > 40 > found.baseline_percent
+    assert found.cost_usd > 0
+    nested = [{"inputs": {"ticket": r["ticket"]}, "expectations": {"category": r["category"]}} for r in HELDOUT[:10]]
+    assert score(version, rows=nested, metric="F1").score_percent > 50
+    assert score(plain, rows=HELDOUT[:5], metric="judges:lenient").score_percent == 100
+
+
+def test_a_dataset_of_mlflow(score, version, servers):
+    rows = [{"inputs": {"ticket": r["ticket"]}, "expectations": {"category": r["category"]}} for r in HELDOUT[:10]]
+    code = (
+        "import json, sys, mlflow; from mlflow.genai.datasets import create_dataset;"
+        "mlflow.set_tracking_uri(sys.argv[1]); create_dataset(name='heldout').merge_records(json.loads(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", code, servers[1], json.dumps(rows)], check=True, capture_output=True)
+    found = score(version, dataset=DatasetConfig(mlflow="heldout"))
+    assert found.examples == 10
+    assert found.score_percent > 50
+
+
+PROBLEMS = {
+    "no such file": ({"dataset": DatasetConfig(file="/nowhere/rows.jsonl")}, "rows.jsonl is not there"),
+    "no such MLflow dataset": ({"dataset": DatasetConfig(mlflow="nothing")}, "MLflow has no dataset 'nothing'"),
+    "no such artifact": ({"dataset": DatasetConfig(uri="runs:/0123/rows.jsonl")}, "cannot be fetched"),
+    "not JSON Lines": ({"rows": "ticket,category\n"}, "not JSON Lines"),
+    "not objects": ({"rows": "[1]\n"}, "must be a JSON object"),
+    "empty": ({"rows": "\n"}, "no examples"),
+    "nothing expected": ({"rows": [{"ticket": "x"}]}, "example 1 of the dataset has no expected outputs"),
+    "an input is missing": ({"rows": [{"category": "bug"}]}, "has no ticket"),
+    "an input of a wrong type": ({"rows": [{"ticket": 1, "category": "bug"}]}, "does not fit the program's inputs"),
+    "no such metric": ({"rows": HELDOUT[:2], "metric": "judges:absent"}, "metric judges:absent: AttributeError"),
+    "no such module": ({"rows": HELDOUT[:2], "metric": "absent:judge"}, "ModuleNotFoundError"),
+    "a metric that raises": ({"rows": HELDOUT[:2], "metric": "judges:raising"}, "raised ValueError: cannot judge"),
+    "too expensive": ({"rows": HELDOUT, "budget_usd": "0.0001"}, "costs more than budgetUSD"),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_what_is_wrong_is_said(score, plain, case):
+    changes, text = PROBLEMS[case]
+    assert text in score(plain, **changes).error
+
+
+def test_a_version_that_cannot_be_loaded_and_one_that_nobody_answers(score, plain, lm):
+    assert "no artefact" in score("999", rows=HELDOUT[:2]).error
+    lm.misbehave(status=500)
+    found = score(plain, rows=HELDOUT[:3])
+    assert (found.score_percent, found.failed) == (0, 3)

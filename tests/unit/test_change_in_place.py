@@ -1,0 +1,362 @@
+"""How a version changes and why, what gates say, and what is watched: case by case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from despina.api.gates import PostPromotion
+from despina.api.program import GateStatus, ProgramStatus, RolloutStatus
+from despina.api.revision import revision_of, runtime_config, shape_of
+from despina.decide.observed import JobView, Loading, Trouble
+from despina.decide.plan import Apply, Create, Emit, Restart, Tell
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.decide.strategy import choose
+from despina.decide.watch import judge, p95_millis
+from despina.desired.labels import ABORT, RESTART
+from despina.wire import (
+    SECONDS_BOUNDS,
+    Counts,
+    EvaluationResult,
+    Failure,
+    FailureReason,
+    HeldRevision,
+    PodState,
+    ShadowReport,
+    TryReport,
+)
+from tests.support.gen import a_program, hash_of, observed, pods, serving
+
+NOW = 1_000_000.0
+LMS = [{"name": "a", "model": "openai/a"}, {"name": "b", "model": "openai/b"}]
+EVALUATE = {"datasetRef": {"configMap": {"name": "rows", "key": "rows.jsonl"}}, "minScorePercent": 60,
+            "maxRegressionPercent": 5}  # fmt: skip
+
+
+def held(**phases: str) -> dict[str, HeldRevision]:
+    return {name: HeldRevision(phase=phase) for name, phase in phases.items()}
+
+
+def running(program, version="1", count=2, report: PodState | None = None, **changes):
+    """A version that serves, in pods that were made for the program as it is."""
+    fields = serving(program, version, count)
+    config = runtime_config(program, revision_of(program, version), "http://mlflow:5000")
+    (view,) = fields["deployments"]
+    fields["deployments"] = (replace(view, shape=shape_of(program), config=config, **changes),)
+    fields["pods"] = tuple(replace(p, report=report) for p in fields["pods"])
+    return fields
+
+
+def choice(program, target: str = "2", version: str = "1", now: float = NOW, **changes):
+    return choose(
+        observed(program, target, **running(program, version, **changes)), revision_of(program, target), NOW, now
+    )
+
+
+def edited(before, after):
+    """One program runs and its manifest was edited."""
+    return replace(observed(after, "1", **running(before)), active=hash_of(before, "1"))
+
+
+def test_a_new_version_is_loaded_in_place():
+    assert choice(a_program()) == ("HotSwap", "only compiled state, LMs or modules changed")
+
+
+def test_what_pods_are_made_of_needs_new_pods_and_is_named():
+    before = a_program(lms=LMS)
+    after = a_program(lms=LMS, resources={"requests": {"cpu": "2"}}, security={"pickle": "Allow"})
+    o = edited(before, after)
+    assert choose(o, revision_of(after, "1"), NOW, NOW) == ("BlueGreen", "resources, security changed")
+
+
+@pytest.mark.parametrize("change", [{"lm": "b"}, {"fallbacks": ["b"]}, {"modules": [{"path": "x", "lm": "b"}]}])
+def test_lms_and_modules_are_changed_in_place(change):
+    o = edited(a_program(lms=LMS), a_program(lms=LMS, **change))
+    assert choose(o, revision_of(o.program, "1"), NOW, NOW)[0] == "HotSwap"
+
+
+def test_an_lm_that_names_a_new_secret_needs_new_pods():
+    keyed = [{**LMS[0], "apiKeySecretRef": {"name": "key", "key": "key"}}, LMS[1]]
+    o = edited(a_program(lms=LMS), a_program(lms=keyed))
+    assert choose(o, revision_of(o.program, "1"), NOW, NOW) == ("BlueGreen", "Secrets changed")
+
+
+def test_other_code_is_what_a_pod_says_and_is_remembered():
+    program = a_program()
+    target = hash_of(program, "2")
+    failure = Failure(reason=FailureReason.CODE_CHANGED, message="changed: qa.py")
+    said = PodState(held={target: HeldRevision(phase="Failed", failure=failure)})
+    assert choice(program, report=said) == ("BlueGreen", "CodeChanged: changed: qa.py")
+    status = RolloutStatus(
+        id=target, strategy="BlueGreen", strategy_reason="as before", step="Prepare", started_at=timestamp(NOW)
+    )
+    o = observed(program, "2", **running(program), status=ProgramStatus(rollout=status))
+    assert choose(o, revision_of(program, "2"), NOW, NOW) == ("BlueGreen", "as before")
+
+
+def test_pods_that_nobody_hears_get_new_pods_beside_them_after_a_while():
+    assert choice(a_program(), now=NOW + 10)[0] == "HotSwap"
+    assert choice(a_program(), now=NOW + 30) == ("BlueGreen", "pods do not answer on their admin port")
+
+
+def test_without_a_free_device_the_old_pods_go_first():
+    program = a_program(placement={"accelerator": {"resource": "nvidia.com/gpu", "count": 1}})
+    waiting = Trouble("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    fields = running(program, report=PodState())
+    fields["pods"] += tuple(replace(p, trouble=waiting) for p in pods(program, "2"))
+    o = observed(program, "2", **fields)
+    assert choose(o, revision_of(program, "2"), NOW, NOW + 100)[0] == "HotSwap"
+    assert choose(o, revision_of(program, "2"), NOW, NOW + 301) == ("Recreate", "no node has a free nvidia.com/gpu")
+
+
+def test_asked_for_is_asked_for():
+    for strategy in ("HotSwap", "BlueGreen", "Recreate"):
+        assert choice(a_program(rollout={"strategy": strategy})) == (strategy, "spec.rollout.strategy")
+
+
+# One hot swap, step by step
+
+
+def plan(program, target="2", report=None, now=NOW, status=None, **more):
+    base = running(program, report=report) | more
+    return decide(observed(program, target, **base, **({"status": status} if status else {})), now)
+
+
+def told(found) -> list[str]:
+    return [f"{a.pod.name.rpartition('-')[2]} {a.order}" for a in found.actions if isinstance(a, Tell)]
+
+
+def applied(found) -> list[str]:
+    return [
+        a.document["metadata"]["name"]
+        for a in found.actions
+        if isinstance(a, Apply) and a.document["kind"] == "ConfigMap"
+    ]
+
+
+P = a_program()
+TARGET, BASE = hash_of(P, "2"), hash_of(P, "1")
+
+
+def test_every_ready_pod_is_told_to_prepare():
+    found = plan(P, report=PodState(revision=BASE))
+    assert (found.step, told(found), applied(found)) == ("Prepare", ["0 Prepare", "1 Prepare"], [])
+    config = next(a.config for a in found.actions if isinstance(a, Tell))
+    assert (config.revision, config.model.version) == (TARGET, "2")
+    assert found.listen < 0.5
+
+
+def test_callers_are_sent_there_when_all_hold_it_and_not_before():
+    half = plan(P, report=PodState(revision=BASE, held=held(**{TARGET: "Preparing"})))
+    assert (half.step, told(half), applied(half)) == ("Prepare", [], [])
+    ready = plan(P, report=PodState(revision=BASE, held=held(**{TARGET: "Ready"})))
+    assert (ready.step, told(ready)) == ("Promote", ["0 Commit", "1 Commit"])
+    assert applied(ready) == [f"qa-{BASE}-generation"]
+    written = next(i for i, a in enumerate(ready.actions) if isinstance(a, Apply) and "generation" in str(a.document))
+    ordered = next(i for i, a in enumerate(ready.actions) if isinstance(a, Tell))
+    assert written < ordered, "what is decided is written before anybody acts on it"
+
+
+def test_a_pod_that_cannot_take_it_in_ends_the_swap_for_all():
+    failure = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
+    said = PodState(revision=BASE, held={TARGET: HeldRevision(phase="Failed", failure=failure)})
+    found = plan(P, report=said)
+    assert [q.reason for q in found.quarantined] == ["LoadFailed"]
+    assert (found.candidate, told(found), applied(found)) == (None, ["0 Release", "1 Release"], [])
+
+
+def loaded(program, report, ago=100.0):
+    """After a swap from 1 to 2."""
+    fields = running(program, report=report)
+    (view,) = fields["deployments"]
+    uri = "http://mlflow:5000"
+    new, old = (runtime_config(program, revision_of(program, v), uri) for v in ("2", "1"))
+    loading = Loading(new.revision, "2", new, NOW - ago, old)
+    fields["deployments"] = (replace(view, loading=loading, version="2", activated_at=NOW - 1000),)
+    return fields
+
+
+def test_a_pod_that_came_half_way_is_brought_up():
+    late = plan(P, **loaded(P, PodState(revision=BASE, held=held(**{BASE: "Ready"}))))
+    assert told(late) == ["0 Prepare", "1 Prepare"]
+    both = plan(P, **loaded(P, PodState(revision=BASE, held=held(**{BASE: "Ready", TARGET: "Ready"}))))
+    assert told(both) == ["0 Commit", "1 Commit"]
+
+
+def test_memory_is_freed_after_the_delay_and_going_back_needs_no_loading_until_then():
+    said = PodState(revision=TARGET, held=held(**{BASE: "Ready", TARGET: "Ready"}))
+    assert told(plan(P, **loaded(P, said))) == []
+    back = plan(P, "1", **loaded(P, said))
+    assert (back.step, told(back)) == ("Promote", ["0 Commit", "1 Commit"])
+    assert told(plan(P, **loaded(P, said, ago=301))) == ["0 Release", "1 Release"]
+
+
+ERRING = PodState(
+    revision=TARGET,
+    held=held(**{BASE: "Ready", TARGET: "Ready"}),
+    counts={TARGET: Counts(ok=10, program=30), BASE: Counts(ok=1000)},
+)
+
+
+def test_what_misbehaves_is_quarantined_first_and_then_taken_back():
+    found = plan(P, **loaded(P, ERRING))
+    assert found.writes_status_first
+    assert [(q.version, q.reason) for q in found.quarantined] == [("2", "WatchFailed")]
+    assert "75.0 % of 80 requests failed, 0.0 % before" in found.quarantined[0].message
+    assert (told(found), applied(found)) == (["0 Commit", "1 Commit"], [f"qa-{BASE}-generation"])
+    assert "RolledBack" in [a.reason for a in found.actions if isinstance(a, Emit)]
+    again = plan(
+        P, status=ProgramStatus(model={"quarantined": found.quarantined}), **loaded(P, PodState(revision=TARGET))
+    )
+    assert applied(again) == [], "with nothing to go back to, callers keep what they have"
+
+
+def test_it_is_not_taken_back_where_only_a_word_is_asked_for():
+    program = a_program(rollout={"postPromotion": {"action": "None"}})
+    assert plan(program, **loaded(program, ERRING)).quarantined == ()
+
+
+def test_nothing_happens_while_paused():
+    program = a_program(rollout={"state": "Paused"})
+    found = plan(program, report=PodState(revision=BASE))
+    assert (found.step, told(found), found.quarantined) == ("Paused", [], ())
+
+
+def test_a_pin_holds_against_the_alias():
+    program = a_program(rollout={"rollbackTo": 7})
+    assert plan(program, "2").wanted.version == "7"
+
+
+def test_an_abort_ends_it():
+    program = a_program({ABORT: TARGET})
+    assert [q.reason for q in plan(program, report=PodState(revision=BASE)).quarantined] == ["Aborted"]
+
+
+def test_a_restart_is_made_once_for_each_value():
+    program = a_program({RESTART: "today"})
+    fields = running(program, "1")
+    found = [a for a in decide(observed(program, "1", **fields), NOW).actions if isinstance(a, Restart)]
+    assert [r.annotations for r in found] == [{"despina.dev/restarted-by": "today"}]
+    done = running(program, "1", restarted_by="today")
+    assert not any(isinstance(a, Restart) for a in decide(observed(program, "1", **done), NOW).actions)
+
+
+# Gates
+
+READY = PodState(revision=BASE, held=held(**{TARGET: "Ready", BASE: "Ready"}))
+
+
+def gated(*gates, report=READY, since=0.0, **more):
+    program = a_program(rollout={"gates": list(gates)})
+    target, base = hash_of(program, "2"), hash_of(program, "1")
+    names = {TARGET: target, BASE: base}
+    report = report.model_copy(update={"held": {names.get(k, k): v for k, v in report.held.items()}})
+    if report.shadow:
+        report = report.model_copy(update={"shadow": report.shadow.model_copy(update={"revision": target})})
+    status = None
+    if since:
+        first = GateStatus(
+            name=gates[0]["name"], type=gates[0]["type"], result="Running", started_at=timestamp(NOW - since)
+        )
+        rollout = RolloutStatus(
+            id=target, strategy="HotSwap", step="Gate", gates=(first,), started_at=timestamp(NOW - since)
+        )
+        status = ProgramStatus(rollout=rollout)
+    return plan(program, report=report, status=status, **more)
+
+
+SMOKE = {"name": "ask", "type": "Smoke", "smoke": {"inputs": {"question": "?"}}}
+SCORED = {"name": "score", "type": "Evaluate", "evaluate": EVALUATE}
+MIRROR = {"name": "mirror", "type": "Shadow", "shadow": {"minRequests": 10, "maxErrorRatePercent": 10}}
+
+
+def test_a_smoke_test_is_asked_of_one_pod_and_its_answer_counts():
+    found = gated(SMOKE)
+    assert (found.step, told(found), found.gates[0].result) == ("Gate", ["0 Try"], "Running")
+    subject = next(a.subject for a in found.actions if isinstance(a, Tell))
+    for ok, result in ((True, "Passed"), (False, "Failed")):
+        after = gated(SMOKE, report=READY.model_copy(update={"tries": {subject: TryReport(ok=ok, message="422 no")}}))
+        assert after.gates[0].result == result
+        assert (after.step == "Promote") is ok
+        assert [q.reason for q in after.quarantined] == ([] if ok else ["SmokeFailed"])
+
+
+def test_a_gate_that_takes_too_long_has_failed():
+    found = gated(SMOKE | {"timeoutSeconds": 60}, since=61)
+    assert found.gates[0].message.startswith("no result within 60 s")
+    assert found.quarantined[0].reason == "SmokeFailed"
+
+
+def test_an_evaluation_is_a_job_for_both_versions():
+    found = gated(SCORED)
+    made = [a.document for a in found.actions if isinstance(a, Create)]
+    assert [d["kind"] for d in made] == ["ConfigMap", "Job"]
+    assert '"baseline"' in made[0]["data"]["config.json"]
+    assert "despina.dev/program" not in made[1]["spec"]["template"]["metadata"]["labels"]
+    name = made[1]["metadata"]["name"]
+    results = {
+        "score 90.0 %, 80.0 % now, on 50 examples": (EvaluationResult(score_percent=90, baseline_percent=80, examples=50), True),
+        "score 70.0 %, 80.0 % now, on 50 examples; at most 5 points less are allowed": (
+            EvaluationResult(score_percent=70, baseline_percent=80, examples=50), False),
+        "score 59.0 %, 20.0 % now, on 50 examples; at least 60 % is asked for": (
+            EvaluationResult(score_percent=59, baseline_percent=20, examples=50), False),
+        "the metric raised ValueError: no": (EvaluationResult(error="the metric raised ValueError: no"), False),
+    }  # fmt: skip
+    for text, (result, ok) in results.items():
+        after = gated(SCORED, jobs=(JobView(name, ended=True, result=result),))
+        assert (after.gates[0].message, after.gates[0].result) == (text, "Passed" if ok else "Failed")
+    lost = gated(SCORED, jobs=(JobView(name, ended=True, trouble="OOMKilled: x"),))
+    assert "ended without a result: OOMKilled: x" in lost.gates[0].message
+    busy = gated(SCORED, jobs=(JobView(name, progress="candidate: 3 of 50 examples"),))
+    assert (busy.gates[0].result, busy.gates[0].message) == ("Running", "candidate: 3 of 50 examples")
+
+
+def test_a_shadow_is_judged_on_enough_requests_and_ended():
+    assert told(gated(MIRROR)) == ["0 Shadow", "1 Shadow"]
+    cases = {(5, 0): None, (10, 0): True, (10, 2): False}
+    for (mirrored, failed), passed in cases.items():
+        half = ShadowReport(revision=TARGET, mirrored=mirrored // 2 + mirrored % 2, failed=failed // 2, agreed=1)
+        found = gated(MIRROR, report=READY.model_copy(update={"shadow": half}))
+        assert found.gates[0].result == {None: "Running", True: "Passed", False: "Failed"}[passed], found.gates
+        if passed is not None:
+            assert [t for t in told(found) if "Shadow" in t] == ["0 Shadow", "1 Shadow"]
+
+
+# Watching
+
+GOOD, BAD = Counts(ok=1000), Counts(ok=50, program=50)
+SLOW = Counts(ok=100, seconds=tuple(100 if b == 2 else 0 for b in (*SECONDS_BOUNDS, 0)))
+FAST = Counts(ok=100, seconds=tuple(100 if b == 0.1 else 0 for b in (*SECONDS_BOUNDS, 0)))
+WATCHES = {
+    "it does well": ({}, GOOD, GOOD, None),
+    "it fails": ({}, BAD, GOOD, "50.0 % of 100 requests failed, 0.0 % before; at most 10 %"),
+    "too few to tell": ({}, Counts(program=19), GOOD, None),
+    "it failed as much before": ({}, BAD, Counts(ok=1, program=9), None),
+    "no LM can be reached": ({}, Counts(ok=10, upstream=90, outage=90), GOOD, None),
+    "its outputs do not fit": ({}, Counts(ok=10, upstream=90), GOOD, "90.0 % of 100"),
+    "it is slow": ({"maxP95LatencyMillis": 500}, SLOW, FAST, "the 95th percentile is 2000 ms, 100 ms before"),
+    "it was slow before": ({"maxP95LatencyMillis": 500}, SLOW, SLOW, None),
+    "nobody cares that it is slow": ({}, SLOW, FAST, None),
+    "it is dear": (
+        {"maxCostIncreasePercent": 20}, Counts(ok=100, cost_usd=2), Counts(ok=100, cost_usd=1), "at most 20 % more"),
+    "it is a little dearer": (
+        {"maxCostIncreasePercent": 20}, Counts(ok=100, cost_usd=1.1), Counts(ok=100, cost_usd=1), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WATCHES)
+def test_watching(case):
+    policy, now, then, words = WATCHES[case]
+    found = judge(PostPromotion.model_validate(policy), now, then)
+    assert (found is None) == (words is None), found
+    if words:
+        assert words in found
+
+
+def test_a_percentile_is_a_buckets_bound():
+    assert p95_millis([]) is None
+    assert p95_millis([0] * 23) is None
+    assert p95_millis([95, 5, *[0] * 21]) == 5
+    assert p95_millis([90, 10, *[0] * 21]) == 10
