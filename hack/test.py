@@ -14,7 +14,7 @@ import sys
 import time
 
 from services import Processes
-from stage import LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
+from stage import LM_PORT, LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
 from tools import ROOT, Failed, install_packages, say
 
 NAMESPACE = "e2e"
@@ -72,6 +72,7 @@ def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
     return {
         "DESPINA_TEST_CLUSTER": stage.cluster.name,
         "DESPINA_TEST_MLFLOW": mlflow_uri(stage),
+        "DESPINA_TEST_LM": f"http://{stage.host_ip}:{LM_PORT}",
         "DESPINA_TEST_MLFLOW_DATA": str(OUT / "mlflow"),
     }
 

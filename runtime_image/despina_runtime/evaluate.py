@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from despina.wire import PROGRESS_PATH, EvaluationConfig, EvaluationResult
+from despina.wire import EVALUATION_ENV, PROGRESS_PATH, EvaluationConfig, EvaluationResult
 from despina_runtime.server import make_server
 from despina_runtime.supervisor import leave_word, open_port, prepare_environment
 
@@ -30,9 +31,8 @@ LONGEST_LINE = 2**20
 class Evaluation:
     """One Job's work."""
 
-    def __init__(self, config_file: Path, cache: Path) -> None:
-        self._file, self._cache = config_file, cache
-        self._config = EvaluationConfig.model_validate_json(config_file.read_bytes())
+    def __init__(self, config: EvaluationConfig, cache: Path) -> None:
+        self._config, self._cache = config, cache
         self.progress = "starting"
 
     async def run(self) -> EvaluationResult:
@@ -47,8 +47,10 @@ class Evaluation:
         return candidate.model_copy(update={"baseline_percent": baseline.score_percent, "cost_usd": cost})
 
     async def _score(self, which: str) -> EvaluationResult:
-        command = [sys.executable, "-m", "despina_runtime.score", str(self._file), which, str(self._cache)]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=LONGEST_LINE)
+        command = [sys.executable, "-m", "despina_runtime.score", which, str(self._cache)]
+        env = {**os.environ, EVALUATION_ENV: self._config.model_dump_json()}
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, limit=LONGEST_LINE, env=env)
         result = None
         while process.stdout and (line := await process.stdout.readline()):
             said = _read(line)
@@ -69,10 +71,10 @@ def _read(line: bytes) -> dict[str, Any]:
     return {}
 
 
-async def evaluate(config_file: Path, cache: Path, host: str, port: int) -> int:
+async def evaluate(cache: Path, host: str, port: int) -> int:
     """Run one evaluation; exit code 0 also when the score is bad, for that is the operator's to judge."""
     prepare_environment()
-    evaluation = Evaluation(config_file, cache)
+    evaluation = Evaluation(EvaluationConfig.model_validate_json(os.environ[EVALUATION_ENV]), cache)
 
     async def tell(_: Request) -> PlainTextResponse:
         return PlainTextResponse(evaluation.progress)

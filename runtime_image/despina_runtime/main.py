@@ -50,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
     serve.set_defaults(run=_serve)
     evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
-    evaluate.add_argument("--config", type=Path, required=True, help="what the operator wrote")
     evaluate.set_defaults(run=_evaluate)
     log = commands.add_parser("log", help="log a program to MLflow")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
@@ -73,10 +72,10 @@ def _serve(args: argparse.Namespace) -> int:
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+def _evaluate(_: argparse.Namespace) -> int:
     from despina_runtime.evaluate import evaluate
 
-    return asyncio.run(evaluate(args.config, Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
+    return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
 
 
 def _with_options(manifest: Any, args: argparse.Namespace) -> Any:

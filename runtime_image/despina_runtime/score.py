@@ -1,4 +1,5 @@
-"""Scoring one version on examples: `python -m despina_runtime.score CONFIG candidate|baseline CACHE`.
+"""Scoring one version on examples: `python -m despina_runtime.score candidate|baseline CACHE`, by the EvaluationConfig
+in its environment.
 
 Says JSON lines on standard output: `{"done": N, "of": M}` and, at the end, `{"result": EvaluationResult}`.
 """
@@ -22,7 +23,7 @@ from typing import Any
 import dspy
 import orjson
 
-from despina.wire import DatasetConfig, EvaluationConfig, EvaluationResult, RuntimeConfig
+from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, EvaluationResult, RuntimeConfig
 from despina_runtime.cache.keys import canonical
 from despina_runtime.engine import load_program
 from despina_runtime.lm.client import LMs
@@ -244,10 +245,10 @@ async def score(config: EvaluationConfig, which: str, cache: Path) -> Evaluation
         raise group.exceptions[0] from None
 
 
-def main(config_file: str, which: str, cache: str) -> int:
+def main(which: str, cache: str) -> int:
     """Score, and say the result."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    config = EvaluationConfig.model_validate_json(Path(config_file).read_bytes())
+    config = EvaluationConfig.model_validate_json(os.environ[EVALUATION_ENV])
     runtime: RuntimeConfig = getattr(config, which)
     try:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:

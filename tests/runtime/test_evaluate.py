@@ -9,14 +9,22 @@ import sys
 
 import pytest
 
-from despina.wire import DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, Price, RuntimeConfig
+from despina.wire import (
+    EVALUATION_ENV,
+    DatasetConfig,
+    EvaluationConfig,
+    EvaluationResult,
+    ModelRef,
+    Price,
+    RuntimeConfig,
+)
 from services import free_port
 from tests.support.pods import lm_config
 from tests.support.world import ROOT
 
 RUN = (
     "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
-    "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
+    "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), '127.0.0.1', int(sys.argv[2]))))"
 )
 ROWS = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]
 HELDOUT = [{"ticket": r["ticket"], "category": r["category"]} for r in ROWS if r["split"] == "heldout"]
@@ -56,11 +64,11 @@ def score(tmp_path, servers):
             baseline=runtime(baseline) if baseline else None,
             **{"dataset": DatasetConfig(file=str(file)), "metric": "ExactMatch", "max_examples": 50, **changes},
         )
-        (tmp_path / "config.json").write_text(config.model_dump_json())
         word = tmp_path / "word"
         env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word), "PYTHONPATH": str(tmp_path)}
+        env[EVALUATION_ENV] = config.model_dump_json()
         (tmp_path / "judges.py").write_text(METRICS)
-        command = [sys.executable, "-c", RUN, str(tmp_path / "config.json"), str(tmp_path / "cache"), str(free_port())]
+        command = [sys.executable, "-c", RUN, str(tmp_path / "cache"), str(free_port())]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
         result = EvaluationResult.model_validate_json(word.read_text())
         assert (done.returncode == 0) == (result.error is None), done.stderr[-2000:]

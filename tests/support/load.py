@@ -44,6 +44,8 @@ async def send(client: httpx.AsyncClient, kind: str, url: str, body: str, out) -
     try:
         response = await client.post(url, content=body, headers={"content-type": "application/json"})
         record |= {"status": response.status_code, "version": response.headers.get("despina-model-version")}
+        if "despina-degraded" in response.headers:
+            record["degraded"] = response.headers["despina-degraded"]
         if response.status_code != 200:
             record["error"] = response.text[:300]
     except httpx.HTTPError as exc:

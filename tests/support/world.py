@@ -134,6 +134,11 @@ def move_alias(model: str, version: str, alias: str = "champion") -> None:
     httpx.post(f"{MLFLOW}/api/2.0/mlflow/registered-models/alias", json=body, timeout=30).raise_for_status()
 
 
+def stand_in(**faults: Any) -> None:
+    """Have the stand-in LM misbehave, or behave again."""
+    httpx.post(os.environ["DESPINA_TEST_LM"] + "/admin", json=faults, timeout=10).raise_for_status()
+
+
 class Given:
     """One program in the cluster."""
 

@@ -215,7 +215,11 @@ def test_what_misbehaves_is_quarantined_first_and_then_taken_back():
 
 def test_it_is_not_taken_back_where_only_a_word_is_asked_for():
     program = a_program(rollout={"postPromotion": {"action": "None"}})
-    assert plan(program, **loaded(program, ERRING)).quarantined == ()
+    said = {hash_of(program, v): ERRING.counts[hash_of(P, v)] for v in ("1", "2")}
+    report = PodState(revision=hash_of(program, "2"), held=held(**dict.fromkeys(said, "Ready")), counts=said)
+    found = plan(program, **loaded(program, report))
+    assert found.quarantined == ()
+    assert "75.0 % of 80 requests failed" in found.remark
 
 
 def test_nothing_happens_while_paused():
@@ -292,10 +296,11 @@ def test_a_gate_that_takes_too_long_has_failed():
 def test_an_evaluation_is_a_job_for_both_versions():
     found = gated(SCORED)
     made = [a.document for a in found.actions if isinstance(a, Create)]
-    assert [d["kind"] for d in made] == ["ConfigMap", "Job"]
-    assert '"baseline"' in made[0]["data"]["config.json"]
-    assert "despina.dev/program" not in made[1]["spec"]["template"]["metadata"]["labels"]
-    name = made[1]["metadata"]["name"]
+    assert [d["kind"] for d in made] == ["Job"]
+    template = made[0]["spec"]["template"]
+    assert '"baseline"' in template["spec"]["containers"][0]["env"][-1]["value"]
+    assert "despina.dev/program" not in template["metadata"]["labels"]
+    name = made[0]["metadata"]["name"]
     results = {
         "score 90.0 %, 80.0 % now, on 50 examples": (EvaluationResult(score_percent=90, baseline_percent=80, examples=50), True),
         "score 70.0 %, 80.0 % now, on 50 examples; at most 5 points less are allowed": (

@@ -168,4 +168,4 @@ class PostPromotion(ApiModel):
     max_cost_increase_percent: Annotated[int, Field(ge=0, le=100000)] | None = None
     """How much more an execution may cost than with the version before, by the LMs' prices."""
     action: Literal["Rollback", "None"] = "Rollback"
-    """None: only say so, in an Event."""
+    """None: only say so, in the condition UpToDate."""

@@ -129,7 +129,7 @@ def evaluate(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
     name = evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
     job = next((j for j in r.o.jobs if j.name == name), None)
     if job is None:
-        return Verdict(None, "the Job is being made", tuple(_job(r, candidate, gate, policy, name)))
+        return Verdict(None, "the Job is being made", (_job(r, candidate, gate, policy, name),))
     if job.result:
         return _scored(policy, job.result)
     return Verdict(False if job.ended else None, _told_by(job))
@@ -141,14 +141,13 @@ def _told_by(job: JobView) -> str:
     return job.progress or job.trouble or f"Job {job.name} is starting"
 
 
-def _job(r: Rollout, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Iterator[Action]:
+def _job(r: Rollout, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
     uri = tracking_uri(r.o.program.spec.source.mlflow.tracking_uri, r.o.defaults)
     config = runtime_config(r.o.program, candidate, uri)
     active = r.active
     serving = (active.loading.config if active.loading else active.config) if active else None
     baseline = serving if policy.max_regression_percent is not None else None
-    for document in build_evaluation(r.o.program, gate, policy, name, config, baseline, r.o.defaults.runtime_image):
-        yield Create(document)
+    return Create(build_evaluation(r.o.program, gate, policy, name, config, baseline, r.o.defaults.runtime_image))
 
 
 def tracking_uri(own: str | None, defaults: Defaults) -> str:

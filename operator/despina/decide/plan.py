@@ -102,6 +102,8 @@ class Plan:
     """When the candidate's rollout, or the first start, began."""
     breaker: BreakerStatus | None = None
     """The program's breaker over all replicas."""
+    remark: str = ""
+    """What users should know of the version that they reach."""
     writes_status_first: bool = False
     """Whether what was decided must be on record before it is acted on."""
     listen: float | None = None

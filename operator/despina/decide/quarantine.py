@@ -31,14 +31,14 @@ def parse_timestamp(text: str) -> float:
 def still_quarantined(o: Observed) -> tuple[Quarantined, ...]:
     """The listed versions, without those that were lifted.
 
-    A version is lifted when the registry answers with another one, so that an alias which returns to it means
-    it, or by `despina.dev/retry: <version>`. The annotation counts once: what fails again after it was set
-    stays listed until the annotation changes.
+    A version is lifted when the registry answers with another one (and the spec is not pinned to it), so that an alias
+    which returns to it means it, or by `despina.dev/retry: <version>`. The annotation counts once: what fails again
+    after it was set stays listed until the annotation changes.
     """
-    retry = o.program.annotations.get(RETRY)
+    retry, pinned = o.program.annotations.get(RETRY), o.program.spec.rollout.rollback_to
     kept = []
     for entry in o.status.model.quarantined:
-        moved_on = o.model.version is not None and o.model.version != entry.version
+        moved_on = o.model.version is not None and entry.version not in (o.model.version, str(pinned))
         retried = retry == entry.version and entry.retried != retry
         if not moved_on and not retried:
             kept.append(entry if entry.retried == retry else entry.model_copy(update={"retried": None}))

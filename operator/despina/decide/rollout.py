@@ -63,6 +63,7 @@ def decide(o: Observed, now: float) -> Plan:
         blocked=r.blocked,
         problem=problem,
         breaker=breaker,
+        remark=_remark(r),
         writes_status_first=bool(failed) and r.is_at_target,
         again=again_after(r, step),
         listen=listen_of(r, step),
@@ -197,6 +198,12 @@ def _relapse(r: Rollout, breaker: BreakerStatus | None) -> Quarantined | None:
     if _trips_while_watched(r, breaker) and breaker:
         return quarantine(r.o, r.wanted, Reason.BREAKER_OPEN, breaker.reason, r.now)
     return None
+
+
+def _remark(r: Rollout) -> str:
+    """What was found while watching, where nothing shall be done about it."""
+    is_left = r.blocked is None and r.o.program.spec.rollout.post_promotion.action == "None"
+    return (breach_of(r) or "") if is_left else ""
 
 
 def _trips_while_watched(r: Rollout, breaker: BreakerStatus | None) -> bool:

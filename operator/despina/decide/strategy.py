@@ -20,7 +20,7 @@ def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Choi
     """The strategy of a change. What was once found impossible is not tried again for the same revision."""
     asked = o.program.spec.rollout.strategy
     there = still_there(o, wanted.hash)
-    if there and there.replicas:
+    if there and there.replicas and there.activated_at:
         return "BlueGreen", "its pods are still there"
     if asked in ("BlueGreen", "Recreate"):
         return asked, "spec.rollout.strategy"

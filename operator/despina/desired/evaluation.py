@@ -1,4 +1,4 @@
-"""The Job that scores a candidate, and the ConfigMap that tells it what to do."""
+"""The Job that scores a candidate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from despina.api.program import Program
 from despina.api.revision import digest
 from despina.desired.labels import EVALUATION, metadata, program_labels
 from despina.desired.workload import build_container, build_pod_spec
-from despina.wire import CONFIG_DIR, CONFIG_FILE, DatasetConfig, EvaluationConfig, RuntimeConfig
+from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, RuntimeConfig
 
 DATASET_DIR = "/etc/despina-dataset"
 KEPT_SECONDS = 3600
@@ -28,8 +28,8 @@ def build_evaluation(
     candidate: RuntimeConfig,
     baseline: RuntimeConfig | None,
     default_image: str,
-) -> list[dict[str, Any]]:
-    """The ConfigMap and the Job. Its pod is like the program's, but for its labels: no Service ever selects it."""
+) -> dict[str, Any]:
+    """Its pod is like the program's, but for its labels: no Service ever selects it."""
     config = EvaluationConfig(
         candidate=candidate,
         baseline=baseline,
@@ -38,30 +38,20 @@ def build_evaluation(
         max_examples=policy.max_examples,
         budget_usd=policy.budget_usd,
     )
-    labels = program_labels(program) | {EVALUATION: name}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": metadata(program, name, labels),
-            "immutable": True,
-            "data": {CONFIG_FILE: config.model_dump_json(exclude_none=True)},
-        },
-        {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": metadata(program, name, labels),
-            "spec": {
-                "backoffLimit": 0,
-                "activeDeadlineSeconds": gate.timeout_seconds,
-                "ttlSecondsAfterFinished": KEPT_SECONDS,
-                "template": {
-                    "metadata": {"labels": {EVALUATION: name}},
-                    "spec": _pod_spec(program, policy, name, default_image),
-                },
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(program, name, program_labels(program) | {EVALUATION: name}),
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": gate.timeout_seconds,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "template": {
+                "metadata": {"labels": {EVALUATION: name}},
+                "spec": _pod_spec(program, policy, config, default_image),
             },
         },
-    ]
+    }
 
 
 def _dataset(ref: Dataset) -> DatasetConfig:
@@ -70,9 +60,10 @@ def _dataset(ref: Dataset) -> DatasetConfig:
     return DatasetConfig(mlflow=ref.mlflow.name if ref.mlflow else None, uri=ref.uri)
 
 
-def _pod_spec(program: Program, policy: Evaluate, name: str, default_image: str) -> dict[str, Any]:
-    container = build_container(program, ["evaluate", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"], default_image)
-    spec = build_pod_spec(program, name, [container]) | {"restartPolicy": "Never"}
+def _pod_spec(program: Program, policy: Evaluate, config: EvaluationConfig, default_image: str) -> dict[str, Any]:
+    container = build_container(program, ["evaluate"], default_image)
+    container["env"].append({"name": EVALUATION_ENV, "value": config.model_dump_json(exclude_none=True)})
+    spec = build_pod_spec(program, [container]) | {"restartPolicy": "Never"}
     if policy.dataset_ref.config_map:
         spec["volumes"].append({"name": "dataset", "configMap": {"name": policy.dataset_ref.config_map.name}})
         container["volumeMounts"].append({"name": "dataset", "mountPath": DATASET_DIR, "readOnly": True})

@@ -58,15 +58,21 @@ def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, d
     args = ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"]
     accelerator = _accelerator(program, profile)
     container = build_container(program, args, default_image, accelerator) | _serving(program)
-    container["volumeMounts"].append({"name": "generation", "mountPath": GENERATION_DIR, "readOnly": True})
-    spec = build_pod_spec(program, revision.deployment, [container])
+    container["volumeMounts"] += [
+        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+        {"name": "generation", "mountPath": GENERATION_DIR, "readOnly": True},
+    ]
+    spec = build_pod_spec(program, [container])
     generation = {"name": generation_name(revision.deployment), "optional": True}
-    spec["volumes"].append({"name": "generation", "configMap": generation})
+    spec["volumes"] += [
+        {"name": "config", "configMap": {"name": revision.deployment}},
+        {"name": "generation", "configMap": generation},
+    ]
     return spec | _placement(program.spec.placement, profile)
 
 
-def build_pod_spec(program: Program, config: str, containers: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all pods have that run a program: an identity, no rights, its configuration and its Secrets."""
+def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all pods have that run a program: an identity, no rights, its Secrets, and room to write."""
     runtime = program.spec.runtime
     return {
         "serviceAccountName": service_account_name(program),
@@ -81,7 +87,6 @@ def build_pod_spec(program: Program, config: str, containers: list[dict[str, Any
         },
         "containers": containers,
         "volumes": [
-            {"name": "config", "configMap": {"name": config}},
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
             *(
@@ -106,7 +111,7 @@ def _serving(program: Program) -> dict[str, Any]:
 def build_container(
     program: Program, args: list[str], default_image: str, accelerator: Accelerator | None = None
 ) -> dict[str, Any]:
-    """The runtime, with its configuration, its Secrets and room to write."""
+    """The runtime, with its Secrets and room to write."""
     runtime = program.spec.runtime
     return {
         "name": CONTAINER,
@@ -125,7 +130,6 @@ def build_container(
         },
         "terminationMessagePath": "/dev/termination-log",
         "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
             {"name": "cache", "mountPath": CACHE_DIR},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
             *(

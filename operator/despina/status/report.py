@@ -204,7 +204,7 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
     if plan.wanted is None:
         return Finding(kind, None, o.model.reason, o.model.message)
     if plan.candidate is None:
-        return Finding(kind, True, Reason.UP_TO_DATE, _pinned(o))
+        return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
     if plan.step == "AwaitPromotion":
         note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
         return Finding(kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}")
