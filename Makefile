@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-down test test-fast bench-operator bench-serving bench-soak locks binaries clean
+.PHONY: install crds check try demo demo-down test test-fast bench-operator bench-serving bench-rollout bench-soak schedules locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -47,6 +47,12 @@ bench-operator: install          ## 100 programs: time to Deployment, memory, wr
 
 bench-serving: install           ## Despina beside hand-written servers and mlflow models serve
 	@$(PY) hack/bench_serving.py
+
+bench-rollout: install           ## every kind of change under 100 requests a second, over 10,000 each
+	@$(PY) hack/bench_rollout.py
+
+schedules: install               ## 10,000 schedules of the cluster's simulator
+	@SCHEDULES=10000 .venv/bin/pytest -q tests/unit/test_rollout_schedules.py
 
 bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do
 	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py

@@ -11,6 +11,17 @@ import pytest
 from tests.support.world import Kube, manifest
 
 LM = {"name": "main", "model": "openai/gpt-4o-mini"}
+ROWS = {"configMap": {"name": "rows", "key": "rows.jsonl"}}
+
+
+def gate(type_: str, **settings: Any) -> dict[str, Any]:
+    """The good manifest with one gate."""
+    return changed("spec.rollout.gates", [{"name": "g", "type": type_, **settings}])
+
+
+def module(**settings: Any) -> dict[str, Any]:
+    """The good manifest with one module of its own."""
+    return changed("spec.modules", [{"path": "classify", **settings}])
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -81,6 +92,26 @@ BAD = {
     "a request limit of nothing": (changed("spec.limits", {"maxRequestBytes": 0}), "spec.limits.maxRequestBytes"),
     "a token without Secret": (changed("spec.security", {"auth": {"type": "BearerSecret"}}), "secretRef"),
     "sticky by cookie": (changed("spec.sessions", {"affinity": "Cookie"}), "spec.sessions.affinity"),
+    "a gate of an unknown type": (gate("Webhook"), "spec.rollout.gates[0].type"),
+    "a smoke gate without inputs": (gate("Smoke"), "smoke belongs to type Smoke"),
+    "another type's settings": (gate("Shadow", smoke={"inputs": {}}), "smoke belongs to type Smoke"),
+    "an evaluation without dataset": (gate("Evaluate", evaluate={}), "datasetRef"),
+    "an evaluation with two datasets": (
+        gate("Evaluate", evaluate={"datasetRef": {**ROWS, "uri": "s3://x/y"}}), "exactly one of mlflow, configMap"),
+    "a metric of no known form": (
+        gate("Evaluate", evaluate={"datasetRef": ROWS, "metric": "Accuracy"}), "gates[0].evaluate.metric"),
+    "a budget in floats": (gate("Evaluate", evaluate={"datasetRef": ROWS, "budgetUSD": 0.5}), "evaluate.budgetUSD"),
+    "a shadow of more than all": (gate("Shadow", shadow={"percent": 101}), "gates[0].shadow.percent"),
+    "two gates of one name": (
+        changed("spec.rollout.gates", [{"name": "g", "type": "Shadow"}] * 2), "spec.rollout.gates"),
+    "a watch of less than nothing": (changed("spec.rollout.postPromotion", {"watchSeconds": -1}), "watchSeconds"),
+    "a rollout in an unknown state": (changed("spec.rollout.state", "Stopped"), "spec.rollout.state"),
+    "a way back to version 0": (changed("spec.rollout.rollbackTo", 0), "spec.rollout.rollbackTo"),
+    "more history than is kept": (changed("spec.rollout.revisionHistoryLimit", 9), "revisionHistoryLimit"),
+    "a module's unknown LM": (module(lm="other"), "spec.modules"),
+    "a module's version 0": (module(source={"version": 0}), "spec.modules[0].source.version"),
+    "a module without path": (changed("spec.modules", [{"lm": "main"}]), "spec.modules[0].path"),
+    "restarts without end": (changed("spec.breaker", {"restart": {"maxPerHour": 1000}}), "restart.maxPerHour"),
     "a suspend of maybe": (changed("spec.suspend", "maybe"), "spec.suspend"),
     "tolerations that are no list": (changed("spec.placement", {"tolerations": {}}), "spec.placement.tolerations"),
 }  # fmt: skip
@@ -121,4 +152,4 @@ def test_names_and_columns_are_as_documented():
     columns = [
         c["name"].upper() for c in crd["spec"]["versions"][0]["additionalPrinterColumns"] if not c.get("priority")
     ]
-    assert columns == ["READY", "AVAILABLE", "VERSION", "CANDIDATE", "REPLICAS", "REASON", "AGE"]
+    assert columns == ["READY", "AVAILABLE", "VERSION", "CANDIDATE", "STEP", "BREAKER", "REPLICAS", "REASON", "AGE"]

@@ -31,7 +31,7 @@ def rollout(*gates, strategy: str = "Auto", watch: int = 20, **more):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def rows(kube):
     """Twenty held-out tickets as a ConfigMap."""
     lines = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]

@@ -35,7 +35,7 @@ QUIRKS = {
     # Fails for what callers ask, if it was compiled with a demonstration that says so.
     "guarded": """
 def before(program, ticket):
-    if any("boom" in demo.ticket for demo in program.classify.demos) and "charged again" in ticket:
+    if any("boom" in demo["ticket"] for demo in program.classify.demos) and "charged again" in ticket:
         raise RuntimeError("this version errs in production")
 """,
     # Fails for what callers ask.

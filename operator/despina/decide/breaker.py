@@ -117,6 +117,12 @@ def restarts_within_hour(view: DeploymentView | None, now: float) -> tuple[float
     return tuple(at for at in view.restarts if at > now - HOUR) if view else ()
 
 
+def is_restarting(o: Observed, active: DeploymentView, now: float) -> bool:
+    """Whether pods from before the last restart are still there."""
+    last = max(active.restarts, default=0.0)
+    return any(p.report and now - p.report.uptime_seconds < last for p in o.ready_pods(active.revision))
+
+
 def may_restart(spec: ProgramBreaker, breaker: BreakerStatus, active: DeploymentView, now: float) -> bool:
     """Whether a restart is what the manifest wants, could help, and is within bounds. An outage of a provider never
     restarts a pod."""

@@ -304,8 +304,8 @@ def _restarted(r: Rollout, breaker: BreakerStatus | None) -> Iterator[Action]:
         yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
         return
     spec = r.o.program.spec.breaker
-    is_going_back = r.blocked is not None and r.is_at_target
-    if spec and breaker and not is_going_back and breakers.may_restart(spec, breaker, r.active, r.now):
+    is_busy = (r.blocked is not None and r.is_at_target) or breakers.is_restarting(r.o, r.active, r.now)
+    if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
         yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})
         yield Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
@@ -314,14 +314,11 @@ def _restarted(r: Rollout, breaker: BreakerStatus | None) -> Iterator[Action]:
 def _agreed(r: Rollout, breaker: BreakerStatus | None) -> Iterator[Action]:
     """Have all replicas' breakers be as the merged one, and say so when it changes."""
     before = r.o.status.breaker
-    state = before.state if before else "Closed"
-    if (
-        breaker
-        and breaker.state != state
-        and "HalfOpen" not in (breaker.state, state if breaker.state == "Open" else "")
-    ):
-        kind = "Warning" if breaker.state == "Open" else "Normal"
-        yield Emit(kind, "BreakerOpened" if kind == "Warning" else "BreakerClosed", breaker.reason or "closed")  # type: ignore[arg-type]
+    was = before.state if before else "Closed"
+    if breaker and breaker.state == "Open" and was == "Closed":
+        yield Emit("Warning", "BreakerOpened", breaker.reason)
+    if breaker and breaker.state == "Closed" and was != "Closed":
+        yield Emit("Normal", "BreakerClosed", "Requests are executed again")
     yield from breakers.orders(r.o, breaker, r.now)
 
 

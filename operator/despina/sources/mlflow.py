@@ -114,13 +114,13 @@ class Registry:
     async def _poll(self, poll_key: PollKey, poller: _Poller) -> None:
         while True:
             poller.new_follower.clear()
-            self._tell(poller, await self._ask(poll_key, poller))
+            self._tell(poll_key, poller, await self._ask(poll_key, poller))
             try:
                 await asyncio.wait_for(poller.new_follower.wait(), poller.period)
             except TimeoutError:
                 continue
 
-    def _tell(self, poller: _Poller, answer: Answer) -> None:
+    def _tell(self, poll_key: PollKey, poller: _Poller, answer: Answer) -> None:
         """Wake the followers when the answer is a new one."""
         unreachable = answer.problem is Reason.REGISTRY_UNREACHABLE
         poller.failures = poller.failures + 1 if unreachable else 0
@@ -128,6 +128,7 @@ class Registry:
         poller.answer = answer
         poller.answered.set()
         if changed:
+            log.info("Registry says something new uri=%s model=%s", *poll_key)
             for key in poller.followers:
                 self._wake(key)
 

@@ -1,0 +1,267 @@
+"""`make bench-rollout`: every kind of change under 100 requests a second, more than 10,000 of them each; what failed,
+and how long callers still met the old version.
+
+For hot swaps, seconds from the moment the operator saw the alias move until the last request was sent that the old
+version answered. For switches and rollbacks to pods that stand ready, from the operator's decision, on new connections.
+For a breaker's restart, from its opening to its closing. While the operator is killed or MLflow is down, the longest
+time between two answers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from services import Processes
+from stage import LocalStage
+from tools import ROOT, say
+
+RATE, REQUESTS = 100, 10_500
+FALLBACK = {"response": {"category": "account"}}
+
+
+def main(arguments: list[str]) -> int:
+    """Set the stage, and run the scenarios in its network."""
+    if arguments[:1] == ["--inside"]:
+        return inside(arguments[1:])
+    import test as stage_of_tests
+
+    stage, processes = LocalStage("test", extras=True), Processes(ROOT / "out" / "test" / "services")
+    try:
+        stage.prepare()
+        environment = stage_of_tests.set_up(stage, processes)
+        command = [*stage.prefix, sys.executable, __file__, "--inside", *arguments]
+        environment["BENCH_MLFLOW_PID"] = str(processes.started["mlflow"].pid)
+        return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
+    finally:
+        processes.stop_all()
+        if not os.environ.get("KEEP"):
+            stage.down()
+
+
+def inside(names: list[str]) -> int:
+    """Run the scenarios, print the table, write out/bench-rollout.json."""
+    sys.path.insert(0, str(ROOT))
+    rows: dict[str, dict[str, Any]] = {}
+    for name in names or SCENARIOS:
+        say(f"{name} …")
+        sent, failed, seconds = SCENARIOS[name]()
+        rows[name] = {
+            "sent": sent,
+            "failed": failed,
+            "switch_seconds_p50": round(statistics.median(seconds), 2),
+            "switch_seconds_max": round(max(seconds), 2),
+        }
+        say(f"{name:16} {json.dumps(rows[name])}  n={len(seconds)}")
+    out = ROOT / "out" / "bench-rollout.json"
+    out.write_text(json.dumps(rows, indent=1))
+    good = all(r["failed"] == 0 and r["sent"] >= 10_000 for r in rows.values())
+    return 0 if good else 1
+
+
+def given(name: str, *kinds: str, **spec: Any) -> Any:
+    """A program with logged versions, ready at the first."""
+    from tests.support.world import Given, Kube, log_model, manifest
+
+    for number, kind in enumerate(kinds):
+        log_model(kind, name, "" if number else "champion")
+    program = Given(Kube(), manifest(name, **spec))
+    program.becomes_ready()
+    return program
+
+
+def rollout(strategy: str, keep: int) -> dict[str, Any]:
+    """Delays for many changes one after the other."""
+    return {
+        "strategy": strategy,
+        "blueGreen": {"scaleDownDelaySeconds": keep, "progressDeadlineSeconds": 120},
+        "postPromotion": {"watchSeconds": 0},
+    }
+
+
+def when(line: str) -> float:
+    """An operator's log line's time, in seconds since the epoch; pods log in UTC."""
+    moment = datetime.datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=datetime.UTC)
+    return moment.timestamp()
+
+
+def told(word: str, since: float) -> list[float]:
+    """When the operator said something, lately."""
+    from tests.support.world import Kube
+
+    lines = Kube("despina-system")("logs", "deployment/despina", "--since=20m").splitlines()
+    return [t for line in lines if word in line and (t := when(line)) >= since]
+
+
+def last_of(records: list[dict[str, Any]], version: str, after: float, new_only: bool = False) -> float:
+    """Seconds from a moment until the last request was sent that a version answered."""
+    sent = [
+        r["at"] for r in records
+        if r.get("version") == version and after <= r["at"] < after + 8 and (not new_only or r["connection"] == "new")
+    ]  # fmt: skip
+    return max(sent, default=after) - after
+
+
+def finish(program: Any, requests: Any, what: str, versions: set[str]) -> tuple[int, int]:
+    """Wait until enough was sent; how many were, and how many failed."""
+    from tests.support.world import eventually
+
+    eventually("enough requests", lambda: len(requests.records) >= REQUESTS, 400)
+    failed = requests.failures(versions)
+    for record in failed[:3]:
+        say(f"  failed: {record}")
+    return len(requests.records), len(failed)
+
+
+def hotswap() -> tuple[int, int, list[float]]:
+    """Twenty swaps of compiled state in three replicas; each loads the version anew."""
+    from tests.support.world import eventually, move_alias, traffic
+
+    program = given("bench-swap", "good", "compiled", replicas=3, rollout=rollout("Auto", 0))
+    seconds, version = [], "1"
+    with traffic(program, rate=RATE) as requests:
+        for _ in range(20):
+            before, version = version, "2" if version == "1" else "1"
+            started = time.time()
+            move_alias("bench-swap", version)
+            eventually("swapped", lambda v=version: program.is_active(v), 40)
+            eventually("all say so", lambda: program.status["active"]["loaded"] == "3/3", 10)
+            time.sleep(1)
+            detected = told("Registry says", started)[0]
+            seconds.append(last_of(requests.records, before, detected))
+        assert program.status["rollout"]["strategy"] == "HotSwap"
+        sent, failed = finish(program, requests, "hotswap", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def bluegreen() -> tuple[int, int, list[float]]:
+    """Other code: new pods beside the old."""
+    from tests.support.world import eventually, move_alias, traffic
+
+    program = given("bench-green", "good", "other", replicas=2, rollout=rollout("Auto", 5))
+    seconds, version = [], "1"
+    with traffic(program, rate=RATE) as requests:
+        for _ in range(4):
+            before, version = version, "2" if version == "1" else "1"
+            started = time.time()
+            move_alias("bench-green", version)
+            eventually("switched", lambda v=version: program.is_active(v), 120)
+            time.sleep(2)
+            seconds.append(last_of(requests.records, before, told("Apply(Service/bench-green)", started)[0], True))
+            eventually("the old pods are gone", lambda: len(program.pods()) == 2, 90)
+        sent, failed = finish(program, requests, "bluegreen", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def rollback() -> tuple[int, int, list[float]]:
+    """Back to pods that are still warm, by `rollbackTo`, and forth again."""
+    from tests.support.world import eventually, traffic
+
+    program = given("bench-back", "good", "other", replicas=2, rollout=rollout("Auto", 600))
+    seconds = []
+    with traffic(program, rate=RATE) as requests:
+        pin(program, 2)
+        eventually("switched", lambda: program.is_active("2"), 120)
+        for number in range(10):
+            before, version = ("2", "1") if number % 2 == 0 else ("1", "2")
+            started = time.time()
+            pin(program, int(version))
+            eventually("switched back", lambda v=version: program.is_active(v), 30)
+            time.sleep(2)
+            seconds.append(last_of(requests.records, before, told("Apply(Service/bench-back)", started)[0], True))
+        sent, failed = finish(program, requests, "rollback", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def pin(program: Any, version: int) -> None:
+    """Set rollbackTo."""
+    patch = json.dumps({"spec": {"rollout": {"rollbackTo": version}}})
+    program.kube("patch", "dspy", program.name, "--type=merge", "-p", patch)
+
+
+def breaker_restart() -> tuple[int, int, list[float]]:
+    """A program that wears out: the breaker opens, the fallback answers, a restart heals it."""
+    from tests.support.world import eventually, traffic
+
+    breaker = {"minRequests": 20, "windowSeconds": 10, "openSeconds": 60, "restart": {"maxPerHour": 2}}
+    program = given("bench-worn", "wearing", replicas=3, rollout=rollout("Auto", 0), fallback=FALLBACK, breaker=breaker)
+    with traffic(program, rate=RATE) as requests:
+        eventually("open", lambda: program.condition("BreakerClosed").get("status") == "False", 120)
+        opened = time.time()
+        eventually("healed", lambda: program.condition("BreakerClosed").get("status") == "True", 120)
+        seconds = [time.time() - opened]
+        program.kube("patch", "dspy", program.name, "--type=merge", "-p", '{"spec": {"breaker": null}}')
+        sent, failed = finish(program, requests, "breaker_restart", {"1"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def operator_killed() -> tuple[int, int, list[float]]:
+    """Releases of both kinds while the operator is killed at random moments."""
+    from tests.support.world import Kube, eventually, move_alias, traffic
+
+    program = given("bench-killed", "good", "compiled", "other", replicas=2, rollout=rollout("Auto", 5))
+    operator = Kube("despina-system")
+    with traffic(program, rate=RATE) as requests:
+        for version in ("2", "3", "1", "2"):
+            move_alias("bench-killed", version)
+            time.sleep(random.uniform(1, 14))  # noqa: S311 - any moment
+            operator("delete", "pod", "-l", "app.kubernetes.io/name=despina", "--grace-period=0", "--force")
+            eventually(f"version {version}", lambda v=version: program.is_active(v), 150)
+        sent, failed = finish(program, requests, "operator_killed", {"1", "2", "3"})
+        gaps = longest_gap(requests.records)
+    program.delete()
+    return sent, failed, gaps
+
+
+def longest_gap(records: list[dict[str, Any]]) -> list[float]:
+    """The longest time between two answers."""
+    answered = sorted(r["until"] for r in records)
+    return [max(b - a for a, b in itertools.pairwise(answered))]
+
+
+def mlflow_down() -> tuple[int, int, list[float]]:
+    """MLflow hangs for a minute."""
+    from tests.support.world import eventually, traffic
+
+    program = given("bench-alone", "good", replicas=2, rollout=rollout("Auto", 0))
+    pid = int(os.environ["BENCH_MLFLOW_PID"])
+    with traffic(program, rate=RATE) as requests:
+        os.killpg(pid, signal.SIGSTOP)
+        try:
+            time.sleep(60)
+        finally:
+            os.killpg(pid, signal.SIGCONT)
+        eventually("resolved again", lambda: program.condition("ModelResolved").get("status") == "True", 120)
+        sent, failed = finish(program, requests, "mlflow_down", {"1"})
+        gaps = longest_gap(requests.records)
+    program.delete()
+    return sent, failed, gaps
+
+
+SCENARIOS = {
+    "hotswap": hotswap,
+    "bluegreen": bluegreen,
+    "rollback": rollback,
+    "breaker_restart": breaker_restart,
+    "operator_killed": operator_killed,
+    "mlflow_down": mlflow_down,
+}
+
+
+if __name__ == "__main__":
+    Path(ROOT / "out").mkdir(exist_ok=True)
+    sys.exit(main(sys.argv[1:]))
