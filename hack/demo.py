@@ -85,7 +85,7 @@ class Demo:
     def _first_version(self) -> None:
         self.step("Logging ticket-triage version 1, uncompiled; alias champion -> 1")
         release("uncompiled", self.uri, self.lm, self.stage.prefix)
-        self.step("kubectl apply -f examples/ticket-triage/program.yaml")
+        self.step("kubectl apply -f examples/ticket-triage/")
         for document in self._manifests():
             apply(self.stage, document)
         self.stage.kubectl("wait", f"--namespace={NAMESPACE}", "dspy", NAME, "--for=condition=Ready", "--timeout=180s")
@@ -109,13 +109,20 @@ class Demo:
         self.step("Logging version 2, compiled with BootstrapFewShot on 60 tickets; alias champion -> 2")
         release("compiled", self.uri, self.lm, self.stage.prefix)
         moved = time.time()
-        wait_for("version 2 in the status", lambda: self._status("active.version") == "2", 120)
-        wait_for("the end of version 1's pods", lambda: self._versions_of_pods() == {"2"}, 120)
-        self.processes.stop("traffic", seconds=40)
-        self._judge_traffic([json.loads(line) for line in path.read_text().splitlines()], moved)
-        say(self._get())
+        wait_for("version 2 in the status", lambda: self._status("active.version") == "2", 180)
+        self.step(f"{self._status('rollout.strategy')}: {self._status('rollout.strategyReason')}")
+        for gate in json.loads(self._status("rollout.gates") or "[]"):
+            say(f"         gate {gate['name']}: {gate['result']}: {gate['message']}")
+        wait_for("the end of the watch", lambda: self._status("rollout.step") == "Done", 60)
         accuracy["2"] = self._accuracy("2")
         self.step(f"Version 2 is right on {accuracy['2']:.0%} of the held-out tickets")
+        self.step("Logging version 3, not compiled; alias champion -> 3")
+        release("uncompiled", self.uri, self.lm, self.stage.prefix)
+        wait_for("version 3 to be refused", lambda: self._status("model.quarantined"), 180)
+        self.step(f"Version 3 is quarantined: {self._status('model.quarantined[0].message')}")
+        say(self._get())
+        self.processes.stop("traffic", seconds=40)
+        self._judge_traffic([json.loads(line) for line in path.read_text().splitlines()], moved)
 
     def _judge_traffic(self, records: list[dict[str, Any]], moved: float) -> None:
         failed = [r for r in records if r.get("status") != 200 or r.get("version") not in ("1", "2")]
@@ -150,19 +157,20 @@ class Demo:
     def _manifests(self) -> list[dict[str, Any]]:
         """The example's manifest; another LM than the stand-in takes its place, its key in a Secret."""
         manifest = yaml.safe_load((EXAMPLE / "program.yaml").read_text())
+        examples = yaml.safe_load((EXAMPLE / "heldout.yaml").read_text())
         if not os.environ.get("LM"):
-            return [manifest]
+            return [examples, manifest]
         lm = manifest["spec"]["lms"][0]
         lm["model"] = self.lm["LM"]
         lm.pop("baseURL")
         if "LM_BASE_URL" in self.lm:
             lm["baseURL"] = self.lm["LM_BASE_URL"]
         if "LM_API_KEY" not in self.lm:
-            return [manifest]
+            return [examples, manifest]
         lm["apiKeySecretRef"] = {"name": "lm", "key": "key"}
         meta = {"name": "lm", "namespace": NAMESPACE}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"key": self.lm["LM_API_KEY"]}}
-        return [secret, manifest]
+        return [secret, examples, manifest]
 
     def _cluster_ip(self) -> str:
         return self._read("service", "spec.clusterIP")
@@ -175,11 +183,6 @@ class Demo:
 
     def _get(self) -> str:
         return self.stage.kubectl("get", "dspy", NAME, f"--namespace={NAMESPACE}")
-
-    def _versions_of_pods(self) -> set[str]:
-        labels = "jsonpath={.items[*].metadata.labels.despina\\.dev/model-version}"
-        selector = f"--selector=despina.dev/program={NAME}"
-        return set(self.stage.kubectl("get", "pods", f"--namespace={NAMESPACE}", selector, "-o", labels).split())
 
     def _tickets(self, split: str) -> list[dict[str, str]]:
         rows = map(json.loads, (EXAMPLE / "tickets.jsonl").read_text().splitlines())

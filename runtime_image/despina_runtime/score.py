@@ -51,9 +51,15 @@ class Row:
     expected: dict[str, Any]
 
 
-def read_rows(lines: list[Mapping[str, Any]], interface: Interface, limit: int) -> list[Row]:
-    """Examples as they stand in a dataset, by the program's interface; raises Unusable."""
+def read_rows(lines: list[Mapping[str, Any]], interface: Interface, metric: str, limit: int) -> list[Row]:
+    """Examples as they stand in a dataset, by the program's interface; raises Unusable.
+
+    A named metric looks at the program's outputs only; one of the model's code may want to know more.
+    """
     rows = [_row(line, set(interface.inputs.model_fields)) for line in lines[:limit]]
+    if metric in BUILT_IN:
+        outputs = interface.outputs.model_fields
+        rows = [Row(row.inputs, {k: v for k, v in row.expected.items() if k in outputs}) for row in rows]
     if not rows:
         raise Unusable("the dataset holds no examples")
     for number, row in enumerate(rows, 1):
@@ -234,7 +240,7 @@ async def score(config: EvaluationConfig, which: str, cache: Path) -> Evaluation
     runtime: RuntimeConfig = getattr(config, which)
     loaded = await asyncio.to_thread(load_program, runtime, cache)
     lines = load_lines(config.dataset, runtime.model.tracking_uri)
-    rows = read_rows(lines, loaded.interface, config.max_examples)
+    rows = read_rows(lines, loaded.interface, config.metric, config.max_examples)
     capacity = Capacity(runtime, trials=runtime.max_concurrency)
     corridors = Corridors(runtime, None, LMs(runtime, None, loaded.program), capacity)
     step = corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.cli import crds
@@ -63,6 +65,14 @@ def test_every_example_is_a_valid_manifest():
         Program.parse(document)
 
 
+def test_the_gates_examples_are_the_held_out_ones():
+    folder = ROOT / "examples" / "ticket-triage"
+    rows = [json.loads(line) for line in (folder / "tickets.jsonl").read_text().splitlines()]
+    held = [{"ticket": r["ticket"], "category": r["category"]} for r in rows if r["split"] == "heldout"]
+    data = yaml.safe_load((folder / "heldout.yaml").read_text())["data"]["tickets.jsonl"]
+    assert [json.loads(line) for line in data.splitlines()] == held
+
+
 def test_functions_and_files_stay_small():
     lengths = []
     for path in SOURCES:
@@ -93,6 +103,20 @@ def test_the_manifest_in_the_serving_page_is_one_that_the_schema_accepts():
     assert config.fallbacks == ("cheap",)
     shown = set(manifest["spec"]) | {"replicas", "autoscaling", "placement", "resources", "podTemplate"}
     assert {"cache", "limits", "breaker", "fallback", "sessions", "security", "runtime", "lms"} <= shown
+
+
+def test_the_manifest_in_the_rollouts_page_is_one_that_the_schema_accepts():
+    text = (ROOT / "docs" / "rollouts.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    manifest = yaml.safe_load(block)
+    manifest["spec"]["source"] = {"mlflow": {"model": "m", "alias": "champion"}}
+    manifest["spec"]["lms"] = [{"name": "cheap", "model": "openai/x"}]
+    head = {"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyProgram", "metadata": {"name": "shown"}}
+    spec = Program.parse(head | manifest).spec
+    shown = set(re.findall(r"^\| (\w+) \|", text.split("## Gates")[1], re.M))
+    assert {g.type for g in spec.rollout.gates} <= shown
+    for reason in re.findall(r"\b\w+(?:Failed|Incompatible)\b", text):
+        assert reason in {*Reason} | {"GateFailed"}, reason
 
 
 def test_every_metric_in_the_serving_page_exists():
