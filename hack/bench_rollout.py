@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,6 @@ def main(arguments: list[str]) -> int:
         stage.prepare()
         environment = stage_of_tests.set_up(stage, processes)
         command = [*stage.prefix, sys.executable, __file__, "--inside", *arguments]
-        environment["BENCH_MLFLOW_PID"] = str(processes.started["mlflow"].pid)
         return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
     finally:
         processes.stop_all()
@@ -235,16 +233,12 @@ def longest_gap(records: list[dict[str, Any]]) -> list[float]:
 
 def mlflow_down() -> tuple[int, int, list[float]]:
     """MLflow hangs for a minute."""
-    from tests.support.world import eventually, traffic
+    from tests.support.world import eventually, mlflow_hangs, traffic
 
     program = given("bench-alone", "good", replicas=2, rollout=rollout("Auto", 0))
-    pid = int(os.environ["BENCH_MLFLOW_PID"])
     with traffic(program, rate=RATE) as requests:
-        os.killpg(pid, signal.SIGSTOP)
-        try:
+        with mlflow_hangs():
             time.sleep(60)
-        finally:
-            os.killpg(pid, signal.SIGCONT)
         eventually("resolved again", lambda: program.condition("ModelResolved").get("status") == "True", 120)
         sent, failed = finish(program, requests, "mlflow_down", {"1"})
         gaps = longest_gap(requests.records)

@@ -73,6 +73,7 @@ def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
         "DESPINA_TEST_CLUSTER": stage.cluster.name,
         "DESPINA_TEST_MLFLOW": mlflow_uri(stage),
         "DESPINA_TEST_LM": f"http://{stage.host_ip}:{LM_PORT}",
+        "DESPINA_TEST_MLFLOW_PID": str(processes.started["mlflow"].pid),
         "DESPINA_TEST_MLFLOW_DATA": str(OUT / "mlflow"),
     }
 

@@ -21,6 +21,8 @@ import aiohttp
 
 from despina.wire import (
     FALLBACK_HEADER,
+    Failure,
+    FailureReason,
     HeldRevision,
     Order,
     PodState,
@@ -158,13 +160,22 @@ class Engine:
             loaded = await asyncio.to_thread(self._fetch_and_load, config, unwanted)
             revision = self._revision(loaded, config)
         except ProgramError as exc:
-            log.warning("Cannot hold revision=%s reason=%s message=%s", config.revision, exc.failure.reason, exc)
-            self._others[config.revision] = HeldRevision(phase="Failed", failure=exc.failure)
+            self._refuse(config, exc.failure)
         except Unwanted:
             self._others.pop(config.revision, None)
+        except Exception as exc:
+            log.exception("Cannot hold revision=%s", config.revision)
+            message = f"{type(exc).__name__}: {exc}"[:1024]
+            self._refuse(config, Failure(reason=FailureReason.LOAD_FAILED, message=message))
         else:
             self._held[config.revision] = revision
             self._others[config.revision] = HeldRevision(phase="Ready", digest=loaded.digest)
+        finally:
+            self._preparing.pop(config.revision, None)
+
+    def _refuse(self, config: RuntimeConfig, failure: Failure) -> None:
+        log.warning("Cannot hold revision=%s reason=%s message=%s", config.revision, failure.reason, failure.message)
+        self._others[config.revision] = HeldRevision(phase="Failed", failure=failure)
 
     def _fetch_and_load(self, config: RuntimeConfig, unwanted: threading.Event) -> Loaded:
         def sleep(seconds: float) -> None:
@@ -191,7 +202,7 @@ class Engine:
             return
         self._others.pop(name, None)
         if name in self._preparing:
-            self._preparing.pop(name)[1].set()
+            self._preparing[name][1].set()
         if revision := self._held.pop(name, None):
             self._later(_close(revision))
 

@@ -101,6 +101,22 @@ def test_a_dataset_of_mlflow(score, version, servers):
     assert found.score_percent > 50
 
 
+def test_an_artifact_of_a_run(score, plain, servers, tmp_path):
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(r) + "\n" for r in HELDOUT[:4]))
+    code = (
+        "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); run = mlflow.start_run();"
+        "mlflow.log_artifact(sys.argv[2]); print(run.info.run_id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, servers[1], str(tmp_path / "few.jsonl")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    run = next(line for line in done.stdout.split() if len(line) == 32)
+    assert score(plain, dataset=DatasetConfig(uri=f"runs:/{run}/few.jsonl")).examples == 4
+
+
 PROBLEMS = {
     "no such file": ({"dataset": DatasetConfig(file="/nowhere/rows.jsonl")}, "rows.jsonl is not there"),
     "no such MLflow dataset": ({"dataset": DatasetConfig(mlflow="nothing")}, "MLflow has no dataset 'nothing'"),

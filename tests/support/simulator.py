@@ -90,6 +90,8 @@ class Simulator:
     alias: str = "1"
     registry_up: bool = True
     loses_orders: bool = False
+    failing: str | None = None
+    """The class of failure that every request meets now."""
     now: float = 1000.0
     deployments: dict[str, DeploymentView] = field(default_factory=dict)
     configs: dict[str, RuntimeConfig] = field(default_factory=dict)
@@ -247,6 +249,12 @@ class Simulator:
             view.revision, self.now, config, {config.revision: (config, None)} if config else {}
         )
 
+    def autoscale(self, replicas: int) -> None:
+        """The autoscaler's doing, where the operator has made one."""
+        for view in self.deployments.values():
+            if ("HorizontalPodAutoscaler", view.name) in self.objects and view.replicas:
+                self.deployments[view.name] = replace(view, replicas=replicas)
+
     def control(self) -> None:
         """The Deployment controller: as many pods as asked for."""
         for view in self.deployments.values():
@@ -298,6 +306,12 @@ class Simulator:
             runtime = self.runtimes[name]
             if pod.revision != self.services.get(self.program.name) or not pod.ready or runtime.config is None:
                 continue
+            if self.failing:
+                runtime.window = {self.failing: 30}
+                self._set_breaker(runtime, "Open")
+                continue
+            if runtime.breaker != "Closed" and self.now - (runtime.breaker_at or 0) >= 30:
+                self._set_breaker(runtime, "Closed")
             errs = runtime.config.model.version in self.erring
             before = runtime.counts.get(runtime.config.revision, Counts())
             more = {"program": before.program + 30} if errs else {"ok": before.ok + 30}

@@ -139,6 +139,17 @@ def stand_in(**faults: Any) -> None:
     httpx.post(os.environ["DESPINA_TEST_LM"] + "/admin", json=faults, timeout=10).raise_for_status()
 
 
+@contextmanager
+def mlflow_hangs():
+    """The server accepts connections and says nothing while the block runs."""
+    group = int(os.environ["DESPINA_TEST_MLFLOW_PID"])
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
+
+
 class Given:
     """One program in the cluster."""
 

@@ -27,7 +27,7 @@ from despina.wire import (
     ShadowReport,
     TryReport,
 )
-from tests.support.gen import a_program, hash_of, observed, pods, serving
+from tests.support.gen import DEFAULTS, a_program, hash_of, observed, pods, serving
 
 NOW = 1_000_000.0
 LMS = [{"name": "a", "model": "openai/a"}, {"name": "b", "model": "openai/b"}]
@@ -44,7 +44,7 @@ def running(program, version="1", count=2, report: PodState | None = None, **cha
     fields = serving(program, version, count)
     config = runtime_config(program, revision_of(program, version), "http://mlflow:5000")
     (view,) = fields["deployments"]
-    fields["deployments"] = (replace(view, shape=shape_of(program), config=config, **changes),)
+    fields["deployments"] = (replace(view, shape=shape_of(program, DEFAULTS.runtime_image), config=config, **changes),)
     fields["pods"] = tuple(replace(p, report=report) for p in fields["pods"])
     return fields
 
@@ -81,6 +81,12 @@ def test_an_lm_that_names_a_new_secret_needs_new_pods():
     keyed = [{**LMS[0], "apiKeySecretRef": {"name": "key", "key": "key"}}, LMS[1]]
     o = edited(a_program(lms=LMS), a_program(lms=keyed))
     assert choose(o, revision_of(o.program, "1"), NOW, NOW) == ("BlueGreen", "Secrets changed")
+
+
+def test_a_new_operators_image_comes_with_the_next_release():
+    o = observed(a_program(), "2", **running(a_program()))
+    o = replace(o, defaults=replace(DEFAULTS, runtime_image="despina-runtime:2"))
+    assert choose(o, revision_of(o.program, "2"), NOW, NOW) == ("BlueGreen", "image changed")
 
 
 def test_other_code_is_what_a_pod_says_and_is_remembered():

@@ -36,6 +36,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("lm"), st.sampled_from(["a", "b"])),
     st.tuples(st.just("cpu"), st.sampled_from(["1", "2"])),
     st.tuples(st.just("paused"), st.booleans()),
+    st.tuples(st.just("hpa"), st.integers(1, 4)),
+    st.tuples(st.just("failing"), st.sampled_from(["Program", "Upstream", None])),
 )
 FATES = st.fixed_dictionaries(
     {
@@ -82,6 +84,10 @@ def happen(world: Simulator, event: str, argument) -> None:
         case "paused":
             state = "Paused" if argument else "Active"
             edit(world, rollout=world.program.spec.rollout.model_copy(update={"state": state}))
+        case "hpa":
+            world.autoscale(argument)
+        case "failing":
+            world.failing = argument
         case "stale":
             world.forget_generation()
         case _:
@@ -111,7 +117,7 @@ def active(world: Simulator) -> str | None:
 
 def settle(world: Simulator) -> None:
     """Let everything run its course, with nothing new."""
-    world.registry_up, world.loses_orders = True, False
+    world.registry_up, world.loses_orders, world.failing = True, False, None
     happen(world, "paused", False)
     for _ in range(4):
         for _ in range(10):
@@ -128,7 +134,10 @@ def assert_settled(world: Simulator) -> None:
         assert world.serving != wanted, "a broken version serves"
     elif world.alias not in listed:  # one that had no time to start is listed, too
         assert world.serving == wanted
-    assert world.ready(active(world)) == world.program.spec.replicas
+    view = next(d for d in world.deployments.values() if d.revision == active(world))
+    assert world.ready(active(world)) == view.replicas >= 1
+    if world.program.spec.autoscaling is None:
+        assert view.replicas == world.program.spec.replicas
     answering = {
         r.config.revision for n, r in world.runtimes.items() if world.pods[n].revision == active(world) and r.config
     }
@@ -142,12 +151,25 @@ def assert_settled(world: Simulator) -> None:
         assert len(runtime.held) == 1, "memory of other revisions is free"
 
 
-@pytest.mark.parametrize("strategy", ["Auto", "HotSwap", "BlueGreen"])
-def test_schedules(strategy):
-    @settings(max_examples=SCHEDULES if strategy == "Auto" else SCHEDULES // 4, deadline=None)
+def assert_few_restarts(world: Simulator) -> None:
+    for at in world.restarts:
+        assert sum(at - 3600 < other <= at for other in world.restarts) <= 3
+
+
+KINDS = {
+    "Auto": {"strategy": "Auto", "breaker": {}},
+    "autoscaled": {"strategy": "Auto", "autoscaling": {"minReplicas": 1, "maxReplicas": 4}},
+    "HotSwap": {"strategy": "HotSwap"},
+    "BlueGreen": {"strategy": "BlueGreen"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_schedules(kind):
+    @settings(max_examples=SCHEDULES if kind == "Auto" else SCHEDULES // 4, deadline=None)
     @given(st.lists(EVENTS, max_size=40), FATES)
     def run(events, fates):
-        world = Simulator(program_with(strategy), **fates)
+        world = Simulator(program_with(**KINDS[kind]), **fates)
         settle(world)
         for event, argument in events:
             before = active(world)
@@ -161,6 +183,7 @@ def test_schedules(strategy):
                 assert world.ready(after) or world.pods, "a pass of the operator took the pods away"
         settle(world)
         assert_settled(world)
+        assert_few_restarts(world)
 
     run()
 

@@ -61,13 +61,18 @@ def revision_of(program: Program, version: str) -> Revision:
     return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}", base=hash8)
 
 
-def shape_of(program: Program) -> dict[str, str]:
-    """What pods must be started anew for, part by part: a revision of equal shape can be loaded beside another."""
+def shape_of(program: Program, default_image: str) -> dict[str, str]:
+    """What pods must be started anew for, part by part: a revision of equal shape can be loaded beside another.
+
+    The image belongs to it, though not to the revision: a new operator's default image restarts nobody, and comes with
+    the next release.
+    """
     spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
     source = program.spec.source.mlflow
     parts = {field: spec[field] for field in RELEVANT if field in spec and field not in SWAPPABLE}
     secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
-    parts |= {"source": [source.model, source.tracking_uri]} | ({"Secrets": secrets} if secrets else {})
+    parts |= {"source": [source.model, source.tracking_uri], "image": program.spec.runtime.image or default_image}
+    parts |= {"Secrets": secrets} if secrets else {}
     return {name: digest(part) for name, part in parts.items()}
 
 

@@ -29,7 +29,7 @@ from despina.decide.quarantine import (
 from despina.decide.steps import all_steps, remaining, retention_left
 from despina.decide.strategy import NOT_IN_THIS_PROCESS, choose
 from despina.decide.watch import breach_of, counts_of, watch_left
-from despina.desired.labels import ABORT, PROMOTE
+from despina.desired.labels import ABORT, PROMOTE, RETRY
 from despina.desired.overlay import overlay_problem
 
 SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN = 0.15, 0.5, 5.0
@@ -144,7 +144,8 @@ def failure_of(r: Rollout) -> Quarantined | None:
     candidate = r.candidate
     if candidate is None or _is_paused(r):
         return None
-    if r.o.program.annotations.get(ABORT) == candidate.hash:
+    said = r.o.program.annotations
+    if said.get(ABORT) == candidate.hash and said.get(RETRY) != candidate.version:
         return quarantine(r.o, candidate, Reason.ABORTED, "the annotation despina.dev/abort names it", r.now)
     said = _swap_failure(r, candidate) if r.swaps else _start_failure(r, candidate)
     if said:

@@ -46,7 +46,7 @@ def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
         return "no pod is ready that could take it in"
     if active.shape is None:
         return "the running pods were made by an earlier Despina"
-    changed = _changed(active.shape, shape_of(o.program))
+    changed = _changed(active.shape, shape_of(o.program, o.defaults.runtime_image))
     if changed:
         return f"{', '.join(changed)} changed"
     for pod in o.pods_of(o.active):
