@@ -144,8 +144,8 @@ def failure_of(r: Rollout) -> Quarantined | None:
     candidate = r.candidate
     if candidate is None or _is_paused(r):
         return None
-    said = r.o.program.annotations
-    if said.get(ABORT) == candidate.hash and said.get(RETRY) != candidate.version:
+    asked = r.o.program.annotations
+    if asked.get(ABORT) == candidate.hash and asked.get(RETRY) != candidate.version:
         return quarantine(r.o, candidate, Reason.ABORTED, "the annotation despina.dev/abort names it", r.now)
     said = _swap_failure(r, candidate) if r.swaps else _start_failure(r, candidate)
     if said:
