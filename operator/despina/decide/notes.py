@@ -132,6 +132,11 @@ def _is_ready(o: Observed, p: Previous) -> bool:
     return bool(pods) and all(holds(pod, p.revision.hash) for pod in pods)
 
 
+def serves(pod: PodView, revision: str) -> bool:
+    """Whether all of a pod's workers serve a revision, by its own word."""
+    return pod.report is not None and pod.report.revision == revision
+
+
 def holds(pod: PodView, revision: str) -> bool:
     """Whether a pod can serve a revision at once."""
     held = pod.report.held.get(revision) if pod.report else None

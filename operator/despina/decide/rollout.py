@@ -15,7 +15,7 @@ from despina.api.program import BreakerStatus, Quarantined
 from despina.api.revision import Revision, revision_of
 from despina.decide.breaker import merged
 from despina.decide.gates import REASONS, Gates, pass_gates
-from despina.decide.notes import ENDED, Rollout, holds, previous
+from despina.decide.notes import ENDED, Rollout, holds, previous, serves
 from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Emit, Plan, Step
 from despina.decide.quarantine import (
@@ -258,11 +258,7 @@ def is_prepared(r: Rollout, candidate: Revision) -> bool:
 
 def is_converged(o: Observed, view: DeploymentView, revision: Revision) -> bool:
     """Whether all ready pods of a Deployment serve a revision, which is a question only after they were changed."""
-    if view.serves != revision.hash:
-        return False
-    if view.loading is None:
-        return True
-    return all(p.report is not None and p.report.revision == revision.hash for p in o.ready_pods(view.revision))
+    return view.serves == revision.hash and (view.loading is None or _say(o, view))
 
 
 def _is_starting(r: Rollout) -> bool:
@@ -289,12 +285,12 @@ def listen_of(r: Rollout, step: Step | None) -> float | None:
     """How often the pods are asked how they do, in seconds; None where nothing depends on it."""
     is_swapping = r.candidate is not None and r.swaps and step in ("Prepare", "Promote")
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]
-    if is_swapping or any(not _says(r.o, v) for v in unlike):
+    if is_swapping or any(not _say(r.o, v) for v in unlike):
         return SWAP_LISTEN
     if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker:
         return WATCH_LISTEN
     return STEADY_LISTEN if unlike else None
 
 
-def _says(o: Observed, view: DeploymentView) -> bool:
-    return all(p.report is not None and p.report.revision == view.serves for p in o.ready_pods(view.revision))
+def _say(o: Observed, view: DeploymentView) -> bool:
+    return all(serves(p, view.serves) for p in o.ready_pods(view.revision))

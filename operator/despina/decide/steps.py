@@ -11,7 +11,7 @@ from despina.api.revision import Revision, runtime_config
 from despina.decide import breaker as breakers
 from despina.decide.drift import has_drifted
 from despina.decide.gates import Gates, tracking_uri, unmirrored
-from despina.decide.notes import Rollout, holds, previous
+from despina.decide.notes import Rollout, holds, previous, serves
 from despina.decide.observed import DeploymentView, Loading, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale, Step, Tell
 from despina.desired.config import build_config, build_generation, generation_name
@@ -266,7 +266,7 @@ def _converged(r: Rollout) -> Iterator[Action]:
     for view in r.o.deployments:
         if view.loading is None:
             continue
-        late = [p for p in r.o.ready_pods(view.revision) if p.report is not None and p.report.revision != view.serves]
+        late = [p for p in r.o.ready_pods(view.revision) if p.report is not None and not serves(p, view.serves)]
         for pod in late:
             yield from _take_in(pod, view.serves, view.loading.config)
         yield from _committed(tuple(late), view.serves)

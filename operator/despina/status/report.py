@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from despina.api.conditions import Reason, Type
 from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus
 from despina.api.revision import Revision
-from despina.decide.notes import ENDED, holds, previous
-from despina.decide.observed import Observed
+from despina.decide.notes import ENDED, holds, previous, serves
+from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Outcome, Plan
 from despina.decide.quarantine import TAKEN_BACK, timestamp
 from despina.desired.labels import selector_text
@@ -67,7 +69,7 @@ def _active(o: Observed) -> RevisionStatus | None:
         version=view.version,
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
-        loaded=_loaded(o, view.revision, view.serves) if view.loading else None,
+        loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
     )
 
 
@@ -75,21 +77,20 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
     candidate = plan.candidate
     if candidate is None:
         return None
+    is_swapped = plan.strategy[0] == "HotSwap"
     return RevisionStatus(
         revision=candidate.hash,
         version=candidate.version,
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
-        loaded=_loaded(o, candidate.base, candidate.hash) if plan.strategy[0] == "HotSwap" else None,
+        loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
     )
 
 
-def _loaded(o: Observed, base: str, revision: str) -> str:
-    """How many of the ready pods hold a revision; while nobody listens to them, all that should."""
+def _of_pods(o: Observed, base: str, does: Callable[[PodView], bool]) -> str:
+    """How many of the ready pods do something, such as 2/3, as far as they have said."""
     pods = o.ready_pods(base)
-    if not any(p.report for p in pods):
-        return f"{len(pods)}/{len(pods)}"
-    return f"{sum(holds(p, revision) for p in pods)}/{len(pods)}"
+    return f"{sum(map(does, pods))}/{len(pods)}"
 
 
 def _previous(o: Observed) -> RevisionStatus | None:
