@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class Evaluation:
         candidate = await self._score("candidate")
         if candidate.error or self._config.baseline is None:
             return candidate
+        if budget := self._config.budget_usd:
+            left = Decimal(budget) - Decimal(str(candidate.cost_usd))
+            self._config = self._config.model_copy(update={"budget_usd": format(left, "f")})
         baseline = await self._score("baseline")
         if baseline.error:
             return baseline.model_copy(update={"error": f"the serving version could not be scored: {baseline.error}"})

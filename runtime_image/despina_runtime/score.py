@@ -181,6 +181,7 @@ class Scorer:
         self._budget = Decimal(budget) if budget else None
         self._cost = Decimal(0)
         self._done = self._failed = 0
+        self._last: Problem | None = None
 
     async def run(self, rows: list[Row]) -> EvaluationResult:
         """The mean of all rows' scores, in percent."""
@@ -197,6 +198,8 @@ class Scorer:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(row)) for row in rows]
         scores = [task.result() for task in tasks]
+        if self._last and self._failed == len(rows):
+            raise Unusable(f"none of {len(rows)} examples was answered: {self._last.status} {self._last.title}")
         percent = 100 * sum(scores) / len(scores)
         return EvaluationResult(
             score_percent=percent, examples=len(rows), failed=self._failed, cost_usd=float(self._cost)
@@ -210,7 +213,7 @@ class Scorer:
         except Problem as problem:
             if problem.status == 422:
                 raise Unusable(f"an example does not fit the program's inputs: {problem.detail}") from None
-            self._failed += 1
+            self._failed, self._last = self._failed + 1, problem
             return 0.0
         finally:
             self._spend(call)

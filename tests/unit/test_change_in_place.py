@@ -10,7 +10,7 @@ from despina.api.gates import PostPromotion
 from despina.api.program import GateStatus, ProgramStatus, RolloutStatus
 from despina.api.revision import revision_of, runtime_config, shape_of
 from despina.decide.observed import JobView, Loading, Trouble
-from despina.decide.plan import Apply, Create, Emit, Restart, Tell
+from despina.decide.plan import Apply, Create, Delete, Emit, Restart, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.decide.strategy import choose
@@ -320,7 +320,8 @@ def test_an_evaluation_is_a_job_for_both_versions():
         assert (after.gates[0].message, after.gates[0].result) == (text, "Passed" if ok else "Failed")
     lost = gated(SCORED, jobs=(JobView(name, ended=True, trouble="OOMKilled: x"),))
     assert "ended without a result: OOMKilled: x" in lost.gates[0].message
-    busy = gated(SCORED, jobs=(JobView(name, progress="candidate: 3 of 50 examples"),))
+    busy = gated(SCORED, jobs=(JobView(name, progress="candidate: 3 of 50 examples"), JobView("of-another-version")))
+    assert [a.key for a in busy.actions if isinstance(a, Delete)] == [("Job", "of-another-version")]
     assert (busy.gates[0].result, busy.gates[0].message) == ("Running", "candidate: 3 of 50 examples")
 
 

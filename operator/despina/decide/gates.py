@@ -11,7 +11,7 @@ from despina.api.program import GateStatus
 from despina.api.revision import Revision, digest, runtime_config
 from despina.decide.notes import Rollout, holds
 from despina.decide.observed import Defaults, JobView, Observed
-from despina.decide.plan import Action, Create, Tell
+from despina.decide.plan import Action, Create, Delete, Tell
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.schema import incompatibilities
 from despina.decide.watch import p95_millis
@@ -133,6 +133,18 @@ def evaluate(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
     if job.result:
         return _scored(policy, job.result)
     return Verdict(False if job.ended else None, _told_by(job))
+
+
+def abandoned(r: Rollout, gates: Gates) -> Iterator[Action]:
+    """End evaluations that nobody waits for any more: they cost money."""
+    waited_for = {
+        evaluation_name(r.o.program, gate, r.candidate.hash, timestamp(r.started_at))
+        for gate in r.o.program.spec.rollout.gates
+        if r.candidate and gates.running and gate.name == gates.running.name
+    }
+    for job in r.o.jobs:
+        if not job.ended and job.name not in waited_for:
+            yield Delete(("Job", job.name))
 
 
 def _told_by(job: JobView) -> str:

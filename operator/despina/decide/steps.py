@@ -10,7 +10,7 @@ from despina.api.program import BreakerStatus
 from despina.api.revision import Revision, runtime_config
 from despina.decide import breaker as breakers
 from despina.decide.drift import has_drifted
-from despina.decide.gates import Gates, tracking_uri, unmirrored
+from despina.decide.gates import Gates, abandoned, tracking_uri, unmirrored
 from despina.decide.notes import Rollout, holds, previous, serves
 from despina.decide.observed import DeploymentView, Loading, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale, Step, Tell
@@ -42,6 +42,7 @@ def all_steps(r: Rollout, step: Step | None, gates: Gates, breaker: BreakerStatu
     yield from _let_go(r)
     yield from _converged(r)
     yield from _released(r)
+    yield from abandoned(r, gates)
     if not (gates.running and gates.running.type == "Shadow"):
         yield from unmirrored(r.o)
     yield from _agreed(r, breaker)
