@@ -24,9 +24,7 @@ FAULTS = {
     "garbled": {"garble": True},
 }
 LM_BREAKER = BreakerConfig(min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2)
-PROGRAM_BREAKER = ProgramBreakerConfig(
-    min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2, on_open=("Fallback", "Shed")
-)
+PROGRAM_BREAKER = ProgramBreakerConfig(min_requests=10, window_seconds=2, open_seconds=1, half_open_requests=2)
 
 
 @pytest.fixture(scope="module", params=["problem", "fallback"])
@@ -67,8 +65,21 @@ def test_callers_see_a_fallback_or_a_problem_within_their_deadline(guarded, lm, 
             assert answer.status in (502, 503, 504)
             assert answer.body["type"].startswith("urn:despina:problem:")
             assert "Traceback" not in str(answer.body)
-    is_well = eventually("well again", lambda: _is_well(guarded), 15)
-    assert is_well
+    assert eventually("well again", lambda: _is_well(guarded), 15)
+
+
+def test_a_stream_of_garbage_is_a_problem_or_the_fallback(guarded, lm):
+    eventually("well", lambda: _is_well(guarded), 20)
+    lm.misbehave(garble=True)
+    answers = [guarded.ask(fresh(), headers={"accept": "text/event-stream"}) for _ in range(10)]
+    lm.misbehave()
+    for answer in answers:
+        if answer.headers["content-type"] == "text/event-stream":
+            assert "event: problem" in answer.text or '{"category":"bug"}' in answer.text, answer.text
+        else:
+            assert answer.status_code in (502, 503), answer.text
+        assert "Traceback" not in answer.text
+    assert eventually("well again", lambda: _is_well(guarded), 15)
 
 
 def _is_well(pod) -> bool:
