@@ -48,7 +48,12 @@ def quarantined(version: str) -> ProgramStatus:
 
 SECRET = Trouble(Reason.SECRET_NOT_FOUND, 'secret "s" not found')
 LOAD = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
+PINNED = a_program(rollout={"rollbackTo": 2})
 CASES: dict[str, tuple[Observed, dict[str, str]]] = {
+    "a version that the manifest is pinned to and that failed is the manifest's fault": (
+        observed(PINNED, "1", status=quarantined("2"), **serving(PINNED, "1")),
+        {"Ready": "False/LoadFailed", "Available": "True/Serving", "UpToDate": "False/VersionQuarantined"},
+    ),
     "a program that serves what is asked for": (
         observed(P, **serving(P, "1")),
         {"Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "True/UpToDate", "Progressing": "True/UpToDate"},

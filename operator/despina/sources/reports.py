@@ -21,6 +21,7 @@ from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, 
 
 log = logging.getLogger(__name__)
 STALE_ROUNDS = 4
+INTERFACES_KEPT = 1000
 
 
 @dataclass
@@ -129,9 +130,12 @@ class Reports:
                 continue
             try:
                 response = await self._client.get(f"{address(pod)}{INTERFACE_PATH}/{revision}")
-                self._interfaces[revision] = response.raise_for_status().json()
+                interface = response.raise_for_status().json()
             except (httpx.HTTPError, ValueError):
                 continue
+            while len(self._interfaces) >= INTERFACES_KEPT:
+                self._interfaces.pop(next(iter(self._interfaces)))
+            self._interfaces[revision] = interface
             return
 
 

@@ -186,7 +186,9 @@ def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
 def _is_spec_driven(o: Observed, wanted: Revision) -> bool:
     """Whether the change that failed was made in the manifest, so that its author should see it fail."""
     active = o.deployment(o.active)
-    return o.program.spec.source.mlflow.version is not None or (active is not None and active.version == wanted.version)
+    spec = o.program.spec
+    names_a_version = spec.source.mlflow.version is not None or spec.rollout.rollback_to is not None
+    return names_a_version or (active is not None and active.version == wanted.version)
 
 
 def up_to_date(o: Observed, plan: Plan) -> Finding:
