@@ -15,7 +15,7 @@ def test_load_scales_and_a_release_starts_at_the_same_size(given, kube):
         # scaling down would take the answer away before it is read
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
     }
-    slow = {"blueGreen": {"scaleDownDelaySeconds": 5, "progressDeadlineSeconds": 240}}
+    slow = {"strategy": "BlueGreen", "blueGreen": {"scaleDownDelaySeconds": 5, "progressDeadlineSeconds": 240}}
     program = given("scaled", autoscaling=autoscaling, rollout=slow)
     program.becomes_ready()
     assert_at_rest(kube, 5)
