@@ -35,10 +35,13 @@ class Traffic:
         return found
 
 
-async def drive(url: str, body_of: Callable[[int], dict], rate: float, stop: Callable[[float], bool]) -> Traffic:
-    """Send `rate` requests a second until `stop(seconds since the start)`; all answers are waited for."""
+async def drive(
+    url: str, body_of: Callable[[int], dict], rate: float, stop: Callable[[float], bool], connections: int = 0
+) -> Traffic:
+    """Send `rate` requests a second until `stop(seconds since the start)`; all answers are waited for. At most so many
+    connections are open, as behind a proxy; 0 is no limit."""
     traffic, started, tasks = Traffic(), time.monotonic(), set()
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as client:
         for n in itertools.count():
             if stop(time.monotonic() - started):
