@@ -36,13 +36,13 @@ from despina.wire import (
     RuntimeConfig,
 )
 from despina_runtime.admin import OrderDesk, build_admin
+from despina_runtime.control import LONGEST_LINE, next_line
 from despina_runtime.server import make_server
 from despina_runtime.state import merged
 
 log = logging.getLogger(__name__)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
 ACKNOWLEDGE_SECONDS = 5.0
-LONGEST_LINE = 2**22
 NUMBERS = itertools.count(1)
 RESTARTS, RESTART_SECONDS = 5, 60.0
 
@@ -71,7 +71,7 @@ class Worker:
 
     async def first_word(self) -> Failure | None:
         """Wait until the worker serves; the reason if it cannot."""
-        line = await self.reader.readline()
+        line = await next_line(self.reader)
         with contextlib.suppress(ValueError):
             self.is_ready = json.loads(line or b"{}").get("ready") is True
         if self.is_ready:
@@ -84,7 +84,7 @@ class Worker:
 
     async def listen(self) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
-        while line := await self.reader.readline():
+        while line := await next_line(self.reader):
             said = json.loads(line)
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from despina.wire import Order, RuntimeConfig
+from despina_runtime.control import LONGEST_LINE, next_line
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.server import Server, make_server
@@ -66,7 +67,7 @@ async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: s
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     server = make_server(engine, config.request_timeout_seconds)
-    reader, writer = await asyncio.open_connection(sock=control, limit=2**22)
+    reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))
     while not server.started:
         await asyncio.sleep(0.005)
@@ -101,7 +102,7 @@ async def _obey(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, engine: Engine, server: Server, drain_seconds: int
 ) -> None:
     """Follow the supervisor's words; its end is an order to drain."""
-    while line := await reader.readline():
+    while line := await next_line(reader):
         said = json.loads(line)
         if "drain" in said:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import httpx
 import pytest
@@ -84,6 +85,26 @@ def test_a_worker_that_takes_another_ones_place_holds_what_was_committed(pod, pl
     eventually("all serve it", lambda: running.state().revision == target.revision, 30)
     versions = {running.ask(fresh()).headers["despina-model-version"] for _ in range(20)}
     assert versions == {version}
+
+
+def test_workers_end_when_their_supervisor_is_killed(pod, plain):
+    """It cannot tell them to, and may have left unread what they said."""
+    running = pod(plain, workers=2, drain_seconds=0)
+    eventually("ready", running.is_ready, 90)
+    workers = running.workers()
+    os.kill(running.process.pid, signal.SIGSTOP)
+    for _ in range(3):
+        running.ask(fresh())  # something to say
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    eventually("ended", lambda: not any(is_running(pid) for pid in workers), 30)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "worker" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
 
 
 def test_other_code_is_refused_and_what_runs_goes_on(pod, plain, other_code):

@@ -1,0 +1,16 @@
+"""The JSON lines that a supervisor and its workers exchange."""
+
+from __future__ import annotations
+
+import asyncio
+
+LONGEST_LINE = 2**22
+
+
+async def next_line(reader: asyncio.StreamReader) -> bytes:
+    """The next line, or nothing when the other process has gone: also if it left something unread, which the kernel
+    reports as a reset connection."""
+    try:
+        return await reader.readline()
+    except ConnectionError:
+        return b""
