@@ -88,7 +88,7 @@ def test_a_worker_that_takes_another_ones_place_holds_what_was_committed(pod, pl
 
 
 def test_workers_end_when_their_supervisor_is_killed(pod, plain):
-    """It cannot tell them to, and may have left unread what they said."""
+    """It cannot tell them to, and left unread what they said."""
     running = pod(plain, workers=2, drain_seconds=0)
     eventually("ready", running.is_ready, 90)
     workers = running.workers()

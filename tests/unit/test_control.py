@@ -1,0 +1,22 @@
+"""A line, or nothing when the other process has gone, however it went."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from despina_runtime.control import next_line
+
+
+@pytest.mark.parametrize("how", [None, BrokenPipeError(), ConnectionResetError()])
+async def test_the_end_is_the_end(how):
+    """A write that meets the other's end first leaves its error to whoever reads."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"one\n")
+    assert await next_line(reader) == b"one\n"
+    if how:
+        reader.set_exception(how)
+    else:
+        reader.feed_eof()
+    assert await next_line(reader) == b""
