@@ -139,5 +139,5 @@ def serves(pod: PodView, revision: str) -> bool:
 
 def holds(pod: PodView, revision: str) -> bool:
     """Whether a pod can serve a revision at once."""
-    held = pod.report.held.get(revision) if pod.report else None
+    held = pod.held(revision)
     return held is not None and held.phase == "Ready"

@@ -9,7 +9,7 @@ from typing import Any
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program, ProgramStatus
-from despina.wire import EvaluationResult, Failure, PodState, RuntimeConfig
+from despina.wire import EvaluationResult, Failure, HeldRevision, PodState, RuntimeConfig
 
 ObjectKey = tuple[str, str]
 """Kind and name; the namespace is the program's."""
@@ -38,6 +38,10 @@ class PodView:
     """The last order of each kind that this operator process gave it, with its subject."""
     report: PodState | None = None
     """What it said of itself a moment ago, where somebody listens."""
+
+    def held(self, revision: str) -> HeldRevision | None:
+        """What it said of a revision that it holds, or could not take in."""
+        return self.report.held.get(revision) if self.report else None
 
     def has_been_told(self, order: str, subject: str = "") -> bool:
         """Whether an order need not be given again for now."""

@@ -166,7 +166,7 @@ def _start_failure(r: Rollout, candidate: Revision) -> tuple[str, str] | None:
 def _swap_failure(r: Rollout, candidate: Revision) -> tuple[str, str] | None:
     """What a pod said that could not take the candidate in: it ends the swap for all."""
     for pod in r.o.pods_of(candidate.base):
-        held = pod.report.held.get(candidate.hash) if pod.report else None
+        held = pod.held(candidate.hash)
         if held and held.failure:
             asked = held.failure.reason in NOT_IN_THIS_PROCESS
             advice = "; set spec.rollout.strategy to Auto or BlueGreen" if asked else ""
@@ -192,11 +192,11 @@ def _stopped_at(r: Rollout, gates: Gates) -> Quarantined | None:
 def _relapse(r: Rollout, breaker: BreakerStatus | None) -> Quarantined | None:
     """Why the version that callers have just been sent to must be taken back."""
     breach = breach_of(r)
-    if r.wanted is None or (breach is None and not _trips_while_watched(r, breaker)):
+    if r.wanted is None:
         return None
     if breach and r.o.program.spec.rollout.post_promotion.action == "Rollback":
         return quarantine(r.o, r.wanted, Reason.WATCH_FAILED, breach, r.now)
-    if _trips_while_watched(r, breaker) and breaker:
+    if breaker and _trips_while_watched(r, breaker):
         return quarantine(r.o, r.wanted, Reason.BREAKER_OPEN, breaker.reason, r.now)
     return None
 
@@ -207,9 +207,9 @@ def _remark(r: Rollout) -> str:
     return (breach_of(r) or "") if is_left else ""
 
 
-def _trips_while_watched(r: Rollout, breaker: BreakerStatus | None) -> bool:
+def _trips_while_watched(r: Rollout, breaker: BreakerStatus) -> bool:
     spec = r.o.program.spec.breaker
-    if spec is None or breaker is None or breaker.state == "Closed" or "Rollback" not in spec.on_open:
+    if spec is None or breaker.state == "Closed" or "Rollback" not in spec.on_open:
         return False
     counts = counts_of(r.o, r.wanted.hash) if r.wanted else None
     is_outage = counts is not None and 2 * counts.outage > counts.program + counts.upstream + counts.timeout

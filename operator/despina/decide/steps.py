@@ -12,7 +12,7 @@ from despina.decide import breaker as breakers
 from despina.decide.drift import has_drifted
 from despina.decide.gates import Gates, abandoned, tracking_uri, unmirrored
 from despina.decide.notes import Rollout, holds, previous, serves
-from despina.decide.observed import DeploymentView, Loading, Observed, PodView
+from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale, Step, Tell
 from despina.desired.config import build_config, build_generation, generation_name
 from despina.desired.identity import build_service_account
@@ -83,14 +83,13 @@ def _made(r: Rollout, revision: Revision) -> Iterator[Action]:
         yield Create(build_config(r.o.program, revision, config_of(r, revision)))
         yield Create(build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image))
     elif view.serves != revision.hash:  # its pods were made for this revision and changed to another one since
-        yield Apply(_generation(r, view, revision, config_of(r, revision), None))
+        yield Apply(_generation(r, view, config_of(r, revision)))
 
 
 def _generation(
-    r: Rollout, view: DeploymentView, revision: Revision, config: RuntimeConfig, before: RuntimeConfig | None
+    r: Rollout, view: DeploymentView, config: RuntimeConfig, before: RuntimeConfig | None = None
 ) -> dict[str, object]:
-    loading = Loading(revision.hash, revision.version, config, r.now, before)
-    return build_generation(r.o.program, view.name, view.revision, loading.config, loading.at, loading.previous)
+    return build_generation(r.o.program, view.name, view.revision, config, r.now, before)
 
 
 def _scaled(r: Rollout, revision: Revision, size: int) -> Iterator[Action]:
@@ -138,7 +137,7 @@ def _promote(r: Rollout, candidate: Revision) -> Iterator[Action]:
     """Send callers to the candidate: one write, of a selector or of a generation."""
     if r.swaps and r.active:
         before = r.active.loading.config if r.active.loading else r.active.config
-        yield Apply(_generation(r, r.active, candidate, config_of(r, candidate), before))
+        yield Apply(_generation(r, r.active, config_of(r, candidate), before))
         yield from _committed(r.o.ready_pods(candidate.base), candidate.hash)
     else:
         yield from _flipped(r, candidate)
@@ -165,7 +164,7 @@ def _go_back(r: Rollout) -> Iterator[Action]:
     if before is None or r.active is None or r.blocked is None:
         return
     if before.config:
-        yield Apply(_generation(r, r.active, before.revision, before.config, None))
+        yield Apply(_generation(r, r.active, before.config))
         yield from _committed(r.o.ready_pods(before.revision.base), before.revision.hash)
     else:
         yield from _flipped(r, before.revision)

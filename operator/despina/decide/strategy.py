@@ -50,7 +50,7 @@ def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
     if changed:
         return f"{', '.join(changed)} changed"
     for pod in o.pods_of(o.active):
-        held = pod.report.held.get(wanted.hash) if pod.report else None
+        held = pod.held(wanted.hash)
         if held and held.failure and held.failure.reason in NOT_IN_THIS_PROCESS:
             return f"{held.failure.reason}: {held.failure.message}"
     return None

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from despina.decide.notes import holds
 from despina.decide.observed import JobView, PodView
 from despina.sources.runtime_admin import Key, address
 from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
@@ -125,8 +126,7 @@ class Reports:
 
     async def _learn(self, pods: Iterable[PodView], revision: str) -> None:
         for pod in pods:
-            held = pod.report.held.get(revision) if pod.report else None
-            if held is None or held.phase != "Ready":
+            if not holds(pod, revision):
                 continue
             try:
                 response = await self._client.get(f"{address(pod)}{INTERFACE_PATH}/{revision}")

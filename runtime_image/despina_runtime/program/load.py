@@ -1,6 +1,7 @@
 """Loading one version of a registered model, whichever of the two kinds of artefact it is.
 
-One process loads one version, ever: Python would silently give the second one the first one's modules.
+One process loads code once: Python would silently give a second version the first one's modules. So a version comes
+beside another only where nothing but compiled state differs.
 """
 
 from __future__ import annotations
