@@ -16,20 +16,31 @@ CONFIG_DIR = "/etc/despina"
 GENERATION_DIR = "/etc/despina-generation"
 CONFIG_FILE = "config.json"
 SECRETS_DIR = "/etc/despina-secrets"
+TOOLS_DIR = "/etc/despina-tools"
+TOOLS_FILE = "tools.json"
+TOOL_TOKENS_DIR = "/etc/despina-tool-tokens"
+HOST_FILE = "host.json"
 CACHE_DIR = "/var/lib/despina"
 ADMIN_PORT = 8081
 ORDERS_PATH = "/orders"
 STATE_PATH = "/state"
 INTERFACE_PATH = "/interface"
 PROGRESS_PATH = "/progress"
+TOOLS_PATH = "/tools"
 MAX_ORDER_BYTES = 2**20
 SIGNATURE_HEADER = "despina-signature"
 VERSION_HEADER = "despina-model-version"
 DEGRADED_HEADER = "despina-degraded"
 FALLBACK_HEADER = "despina-fallback"
+EXECUTED_HEADER = "despina-executed"
+"""`no` in an answer of a tool that refused the call before it did anything, so that it may be made elsewhere."""
+DEADLINE_HEADER = "despina-deadline-seconds"
+"""How long the caller will wait, from when it sent the call."""
 ENV_PREFIX = "DESPINA_"
 POD_NAME_ENV = "DESPINA_POD_NAME"
 EVALUATION_ENV = "DESPINA_EVALUATION"
+TOOLS_FILE_ENV = "DESPINA_TOOLS_FILE"
+TOOL_PACKAGES_ENV = "DESPINA_TOOL_PACKAGES"
 SECRET_CHECK_ENV = "DESPINA_SECRET_"  # noqa: S105 - a variable's name
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_ENV = "DESPINA_TERMINATION_LOG"
@@ -141,6 +152,99 @@ class ModuleConfig(Document):
     """The version of the same model that its compiled state comes from."""
 
 
+class ToolUse(Document):
+    """A tool by the name that the program calls it by."""
+
+    name: str
+    tool: str
+    """Its key in `ToolsConfig.tools`: NAMESPACE/NAME."""
+    timeout_seconds: int | None = None
+    """The most that one call may take, with all its attempts."""
+
+
+class ContractConfig(Document):
+    """What a tool takes and gives, as JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any]
+    returns: dict[str, Any] | None = None
+    version: int = 1
+    idempotent: bool = False
+
+
+class ToolBackend(Document):
+    """One place where a tool is executed."""
+
+    name: str
+    kind: Literal["Http", "Mcp", "Local"] = "Http"
+    url: str = ""
+    """Of the host that answers `POST /tools/NAME/execute`, or of an MCP server; with Local, a Python package."""
+    is_headless: bool = False
+    """Whether each address that the host name stands for is an endpoint of its own."""
+    tool: str = ""
+    """The tool's name there."""
+    transport: Literal["StreamableHTTP", "SSE"] = "StreamableHTTP"
+    priority: int = 0
+    weight: int = 1
+    token_file: str | None = None
+    excluded: str = ""
+    """Why it must not be used; empty when it may."""
+
+
+class ToolBreakerConfig(BreakerConfig):
+    """The breaker of each endpoint of a tool, in each worker that calls it."""
+
+    slow_call_millis: int | None = None
+    """From this on an endpoint is slow: used only where no other is left."""
+
+
+RetryOn = Literal["ConnectError", "Timeout", "Status5xx", "Status429"]
+RoutingPolicy = Literal["Priority", "Weighted", "RoundRobin", "LeastInFlight"]
+
+
+class ToolConfig(Document):
+    """Everything that a caller needs to know of one tool."""
+
+    contract: ContractConfig | None = None
+    """None while there is no such tool that may be called."""
+    missing: str = ""
+    """Why there is none."""
+    backends: tuple[ToolBackend, ...] = ()
+    policy: RoutingPolicy = "Priority"
+    retry_on: tuple[RetryOn, ...] = ("ConnectError",)
+    max_attempts: int = 2
+    timeout_seconds: int = 30
+    """Of one attempt."""
+    max_in_flight: int = 64
+    queue_timeout_seconds: int = 5
+    breaker: ToolBreakerConfig = ToolBreakerConfig()
+    cache_ttl_seconds: int = 0
+
+
+class ToolsConfig(Document):
+    """All tools that a program's pods may call. It changes while they run; they read it again."""
+
+    tools: dict[str, ToolConfig] = Field(default_factory=dict)
+
+
+class ToolHostConfig(Document):
+    """What one pod of a tool's backend shall host."""
+
+    tool: str
+    contract: ContractConfig | None = None
+    """What callers were promised; without one, all tools of the packages are hosted."""
+    packages: tuple[str, ...]
+    """Python packages whose functions are tools."""
+    port: int = 8080
+    max_in_flight: int = 64
+    queue_timeout_seconds: int = 5
+    timeout_seconds: int = 30
+    drain_seconds: int = 10
+    tokens_dir: str | None = None
+    """Files, each with a token that one namespace's callers present; without a folder, no token is asked for."""
+
+
 class RuntimeConfig(Document):
     """What one pod shall run. Immutable for the life of a revision."""
 
@@ -153,6 +257,7 @@ class RuntimeConfig(Document):
     fallbacks: tuple[str, ...] = ()
     """LMs to ask, in order, when the chosen one fails."""
     modules: tuple[ModuleConfig, ...] = ()
+    tools: tuple[ToolUse, ...] = ()
     allow_pickle: bool = False
     workers: int = 1
     replicas: int = 1
@@ -369,3 +474,25 @@ class EvaluationResult(Report):
     cost_usd: float = 0.0
     error: str | None = None
     """Why there is no score."""
+
+
+class ToolProblemReport(Report):
+    """Why a tool that is there cannot do its work."""
+
+    reason: str = Field(max_length=64)
+    message: str = Field(default="", max_length=1024)
+
+
+class OfferedTool(Report):
+    """One tool of a host, by its own account."""
+
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    returns: dict[str, Any] | None = None
+    problem: ToolProblemReport | None = None
+
+
+class HostReport(Report):
+    """What a tool host offers: the answer to `GET /tools`."""
+
+    tools: dict[str, OfferedTool] = Field(default_factory=dict)

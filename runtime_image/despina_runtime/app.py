@@ -36,12 +36,15 @@ from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.load import Loaded
 from despina_runtime.routes import build_routes
 from despina_runtime.sessions import Sessions
+from despina_runtime.tools.mcp_server import McpEndpoint, Offer, Refusal
 
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
 EVENTS = b"text/event-stream"
-SESSION, LM, FALLBACK = CHOICES = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
+SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
+TRACE = b"traceparent", b"tracestate"
+CHOICES = SESSION, LM, FALLBACK, TRACE[0]
 
 
 class Service:
@@ -57,6 +60,7 @@ class Service:
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
+        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)])
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
@@ -78,6 +82,8 @@ class Service:
             await send_problem(send, refused, self.headers())
         elif path == "/execute":
             await self._execute(self._main, scope, receive, send)
+        elif path == "/mcp":
+            await self._mcp(scope, receive, with_headers(send, self.headers))
         elif path.startswith("/modules/") and path.endswith("/execute"):
             await self._execute_module(path, scope, receive, send)
         else:
@@ -131,6 +137,22 @@ class Service:
         await self._choose(call, headers)
         return await self._main(call)
 
+    def _offer(self, loaded: Loaded, config: RuntimeConfig) -> Offer:
+        """The program as a tool of the Model Context Protocol."""
+        schema = loaded.interface.schema()
+
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:
+            try:
+                return (await self.run(orjson.dumps(arguments), headers)).body
+            except Problem as problem:
+                raise Refusal(f"{problem.title}: {problem.detail}".removesuffix(": ")) from None
+
+        return Offer(config.program, loaded.interface.instructions, schema["inputs"], schema["outputs"], call)
+
+    async def close(self) -> None:
+        """End what runs beside."""
+        await self._mcp.close()
+
     async def _read(self, scope: Scope, receive: Receive) -> Call:
         if scope["method"] != "POST":
             raise Problem(405, "method-not-allowed", "Use POST")
@@ -158,6 +180,7 @@ class Service:
             call.lm = chosen.decode("latin-1")
             self._sessions.check_lm(call.lm)
         call.may_ask_others = FALLBACK not in headers
+        call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
     async def _stream(self, corridor: Step, call: Call, receive: Receive, send: Send) -> None:
         """Events as they come: `delta` for text, then `result`, which alone counts, or `problem`; `done` with the

@@ -81,13 +81,17 @@ class Breaker:
 
     def admit(self) -> int | None:
         """A ticket for one call, or None."""
-        state = self.state
-        if state is State.CLOSED:
-            return self._era
-        if state is State.OPEN or self._probes >= self._config.half_open_requests:
+        if not self.is_admitting:
             return None
-        self._probes += 1
+        if self._state is State.HALF_OPEN:
+            self._probes += 1
         return self._era
+
+    @property
+    def is_admitting(self) -> bool:
+        """Whether a call would get a ticket now."""
+        state = self.state
+        return state is State.CLOSED or (state is State.HALF_OPEN and self._probes < self._config.half_open_requests)
 
     def release(self, ticket: int) -> None:
         """Hand a ticket back without a result."""

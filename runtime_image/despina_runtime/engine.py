@@ -47,6 +47,8 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.sessions import Sessions
+from despina_runtime.tools.api import SERVING, make_toolbox, rehearsing
+from despina_runtime.tools.grid import Grid
 
 if TYPE_CHECKING:
     from despina_runtime.cache.redis import RedisTier
@@ -60,7 +62,8 @@ INTERFACES = "interfaces"
 
 def load_program(config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
     """The program, tried out once; raises ProgramError. Its interface is left where the supervisor finds it."""
-    loaded = warm_up(load(folder_of(config.model, cache), config, cache, running))
+    with rehearsing(make_toolbox(config)):
+        loaded = warm_up(load(folder_of(config.model, cache), config, cache, running))
     folder = cache / INTERFACES
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{config.revision}.json").write_text(json.dumps(loaded.interface.schema()))
@@ -71,15 +74,28 @@ class Revision:
     """One revision in one worker, ready to serve. It is made on the event loop."""
 
     def __init__(
-        self, loaded: Loaded, config: RuntimeConfig, store: Store | None, sessions: Sessions, capacity: Capacity
+        self,
+        loaded: Loaded,
+        config: RuntimeConfig,
+        store: Store | None,
+        sessions: Sessions,
+        capacity: Capacity,
+        grid: Grid,
     ) -> None:
         self.config = config
         self.loaded = loaded
         self.store = store
         self.lms = LMs(config, store, loaded.program)
-        self.corridors = Corridors(config, store, self.lms, capacity)
+        self.toolbox = make_toolbox(config)
+        self.toolbox.serve(grid, store)
+        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names))
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self.service.close()
+        await self.lms.close()
 
     async def try_out(self, body: bytes) -> bytes:
         """The outputs for one body, past cache, limits and fallback; raises Problem."""
@@ -94,6 +110,7 @@ class Engine:
         self._cache = cache
         self._redis = _redis(config)
         self._capacity = Capacity(config)
+        self._grid = Grid()
         self._first_store = Store(config, cache, self._redis) if config.cache else None
         self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
         self._held: dict[str, Revision] = {}
@@ -104,6 +121,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._beside: list[asyncio.Task[None]] = []
         self.current = self._held[config.revision] = self._revision(loaded, config)
+        SERVING[:] = [self.current.toolbox]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The ASGI entry point; not a coroutine itself, for that would cost each request another one."""
@@ -111,7 +129,7 @@ class Engine:
 
     def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
         store = self._first_store.beside(config) if self._first_store else None
-        return Revision(loaded, config, store, self._sessions, self._capacity)
+        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
@@ -191,6 +209,7 @@ class Engine:
             return False
         before, self.current = self.current, self._held[name]
         self.current.service.is_retired = self._is_retired
+        SERVING[:] = [self.current.toolbox]
         if before is not self.current:
             before.service.shadow = None
             log.info("Committed revision=%s version=%s", name, self.current.config.model.version)
@@ -314,7 +333,8 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
                 for revision in self._held.values():
-                    await revision.lms.close()
+                    await revision.close()
+                await self._grid.close()
                 if self._first_store:
                     await self._first_store.close()
         self._sessions.close()
@@ -352,7 +372,7 @@ async def _close(revision: Revision) -> None:
     while record.in_flight:
         await asyncio.sleep(REPORT_SECONDS)
     record.flush()
-    await revision.lms.close()
+    await revision.close()
 
 
 def _redis(config: RuntimeConfig) -> RedisTier | None:

@@ -1,4 +1,4 @@
-"""The `despina-runtime` command: `serve` a program, in a pod or on a laptop, and `log` one to MLflow."""
+"""The `despina-runtime` command: `serve` a program, in a pod or on a laptop; `log` one to MLflow; host `tools`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
+from despina.api import API_VERSION
 from despina.api.program import Program
-from despina.wire import ADMIN_PORT, CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig
+from despina.wire import ADMIN_PORT, CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig, ToolHostConfig
 from despina_runtime.follow import NotServable, follow
 from despina_runtime.supervisor import EVERYWHERE, latest, serve_pod
+from despina_runtime.tools.errors import NotATool
+
+if TYPE_CHECKING:
+    from despina_runtime.tools.functions import Function
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (NotServable, OSError, ValueError) as exc:
+    except (NotServable, NotATool, ImportError, OSError, ValueError) as exc:
         sys.stderr.write(f"despina-runtime: {_explain(exc)}\n")
         return 2
 
@@ -49,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's")
     serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
     serve.set_defaults(run=_serve)
+    tools = commands.add_parser("tools", help="host the functions of Python packages as tools")
+    which = tools.add_mutually_exclusive_group(required=True)
+    which.add_argument("packages", nargs="*", default=[], metavar="PACKAGE", help="Python packages")
+    which.add_argument("--config", type=Path, help="the configuration that the operator wrote")
+    tools.add_argument("--host", default="127.0.0.1", help="with packages: the address to listen on")
+    tools.add_argument("--port", type=int, default=8090, help="with packages: the port to listen on")
+    tools.set_defaults(run=_tools)
+    contract = commands.add_parser("contract", help="print DSPyTool manifests for the functions of Python packages")
+    contract.add_argument("packages", nargs="+", metavar="PACKAGE")
+    contract.set_defaults(run=_contract)
     evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
     evaluate.set_defaults(run=_evaluate)
     log = commands.add_parser("log", help="log a program to MLflow")
@@ -70,6 +85,42 @@ def _serve(args: argparse.Namespace) -> int:
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
     manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
+
+
+def _tools(args: argparse.Namespace) -> int:
+    import uvloop
+
+    from despina_runtime.tools.host import serve_tools
+
+    if args.config:
+        return int(uvloop.run(serve_tools(ToolHostConfig.model_validate_json(args.config.read_bytes()))))
+    sys.path.insert(0, str(Path.cwd()))
+    config = ToolHostConfig(tool="local", packages=tuple(args.packages), port=args.port, drain_seconds=0)
+    return int(uvloop.run(serve_tools(config, args.host, admin_port=None)))
+
+
+def _contract(args: argparse.Namespace) -> int:
+    from despina_runtime.tools.functions import find_tools
+
+    sys.path.insert(0, str(Path.cwd()))
+    documents = [manifest_of(f, package) for package in args.packages for f in find_tools([package]).values()]
+    yaml.safe_dump_all(documents, sys.stdout, sort_keys=False)
+    return 0
+
+
+def manifest_of(function: Function, package: str) -> dict[str, Any]:
+    """A DSPyTool that hosts a function; its idempotency is for its author to say."""
+    contract: dict[str, Any] = {"name": function.name, "description": function.description}
+    contract |= {"parameters": function.parameters, "returns": function.returns, "idempotency": "NonIdempotent"}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "DSPyTool",
+        "metadata": {"name": function.name},
+        "spec": {
+            "contract": contract,
+            "backends": [{"name": "pods", "deployment": {"toolPackages": [package]}}],
+        },
+    }
 
 
 def _evaluate(_: argparse.Namespace) -> int:

@@ -33,6 +33,8 @@ from despina_runtime.problem import Problem
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.interface import Interface
+from despina_runtime.tools.api import make_toolbox
+from despina_runtime.tools.grid import Grid
 
 log = logging.getLogger(__name__)
 Metric = Callable[[dspy.Example, dspy.Prediction], float]
@@ -245,7 +247,9 @@ async def score(config: EvaluationConfig, which: str, cache: Path) -> Evaluation
     lines = load_lines(config.dataset, runtime.model.tracking_uri)
     rows = read_rows(lines, loaded.interface, config.metric, config.max_examples)
     capacity = Capacity(runtime, trials=runtime.max_concurrency)
-    corridors = Corridors(runtime, None, LMs(runtime, None, loaded.program), capacity)
+    toolbox = make_toolbox(runtime)
+    toolbox.serve(Grid(), None)
+    corridors = Corridors(runtime, None, LMs(runtime, None, loaded.program), capacity, toolbox)
     step = corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
     scorer = Scorer(step, loaded.interface, metric_named(config.metric), runtime, config.budget_usd)
     try:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from despina.api.conditions import Reason, Type
-from despina.api.program import Condition, ConditionStatus, ProgramStatus
+from despina.api.conditions import Condition, ConditionStatus
+from despina.api.program import ProgramStatus
 from despina.decide.observed import Observed, Resolution, Trouble
 from despina.decide.plan import Outcome
 from despina.decide.quarantine import timestamp

@@ -41,6 +41,7 @@ ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 # No user and password: an address is shown in logs and conditions.
 UrlStr = Annotated[str, StringConstraints(pattern=r"^https?://[^/@]+(/[^@]*)?$", max_length=2048)]
+ToolName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")]
 NameStr = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]

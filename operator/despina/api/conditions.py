@@ -6,6 +6,11 @@ All types have positive polarity and all of them are present from the first visi
 from __future__ import annotations
 
 import enum
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from despina.api.base import ApiModel, ShortStr
 
 
 class Type(enum.StrEnum):
@@ -100,3 +105,28 @@ class Reason(enum.StrEnum):
     """A pod's container ended without saying why."""
     REJECTED = "Rejected"
     """The API server refused an object that the operator wanted to make."""
+
+
+class ConditionStatus(enum.StrEnum):
+    """The three values of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(ApiModel):
+    """One observation, in the form of metav1.Condition."""
+
+    type: ShortStr
+    """The condition's name."""
+    status: ConditionStatus
+    """True, False or Unknown."""
+    reason: ShortStr
+    """One word for programs."""
+    message: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """A sentence for people: what is wrong and what to do."""
+    last_transition_time: ShortStr
+    """When the status last changed."""
+    observed_generation: int = 0
+    """The generation of the spec that this was seen on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from despina.api.base import ApiModel
-from despina.api.program import Accelerator, Toleration
+from despina.api.pods import Accelerator, Toleration
 
 
 class PlacementProfile(ApiModel):

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import enum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from despina.api import API_VERSION
 from despina.api.base import (
     ApiModel,
-    LabelMap,
     LongStr,
     NameStr,
     Preserved,
-    QuantityMap,
     ShortStr,
+    ToolName,
     UrlStr,
     map_list,
     rule,
     rules,
 )
+from despina.api.conditions import Condition
 from despina.api.gates import Gate, PostPromotion
+from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
@@ -98,92 +98,27 @@ class Module(ApiModel):
     """The entry of lms that it asks, whatever a request chooses."""
 
 
-class Autoscaling(ApiModel):
-    """An autoscaling/v2 HorizontalPodAutoscaler on the active version's Deployment."""
+class ToolRef(ApiModel):
+    """A DSPyTool."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rule(
-            "self.maxReplicas >= self.minReplicas",
-            "autoscaling.maxReplicas must not be less than autoscaling.minReplicas",
-            ".maxReplicas",
-        )
-    )
-
-    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """The least number of pods."""
-    max_replicas: Annotated[int, Field(ge=1, le=1000)] = 5
-    """The greatest number of pods."""
-    cpu_utilization_percent: Annotated[int, Field(ge=1, le=1000)] = 70
-    """The average CPU use to keep, in percent of the request."""
-    metrics: Annotated[tuple[Preserved, ...], Field(max_length=16)] = ()
-    """Further autoscaling/v2 metrics, passed through."""
-    behavior: Preserved | None = None
-    """The autoscaling/v2 behaviour, passed through."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError("autoscaling.maxReplicas must not be less than autoscaling.minReplicas")
-        return self
+    name: NameStr
+    """Its name."""
+    namespace: NameStr | None = None
+    """Its namespace, where it must allow the program's; the program's own when left out."""
 
 
-class Accelerator(ApiModel):
-    """A device that each pod needs."""
+class UsedTool(ApiModel):
+    """A tool that the program may call."""
 
-    resource: ShortStr = "nvidia.com/gpu"
-    """The extended resource's name."""
-    count: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many of it each pod gets."""
-
-
-class Toleration(ApiModel):
-    """A taint that the pods tolerate."""
-
-    key: ShortStr | None = None
-    """The taint's key; every key when left out (operator Exists)."""
-    operator: Literal["Equal", "Exists"] = "Equal"
-    """How the value is compared."""
-    value: Annotated[str, StringConstraints(max_length=253)] | None = None
-    """The taint's value."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The taint's effect; every effect when left out."""
-    toleration_seconds: int | None = None
-    """How long a NoExecute taint is tolerated."""
-
-
-class Placement(ApiModel):
-    """Which nodes the pods run on."""
-
-    profile: NameStr = "default"
-    """A node pool from the operator's configuration, such as gpu or aws."""
-    accelerator: Accelerator | None = None
-    """Overrides the profile's accelerator."""
-    node_selector: LabelMap = Field(default_factory=dict)
-    """Node labels, added to the profile's."""
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    """Tolerations, added to the profile's."""
-    affinity: Preserved | None = None
-    """Pod affinity, passed through."""
-
-
-class Resources(ApiModel):
-    """What each pod asks for and may use."""
-
-    requests: QuantityMap = Field(default_factory=dict)
-    """What the scheduler reserves; CPU is 100m when left out, for the autoscaler needs a base."""
-    limits: QuantityMap = Field(default_factory=dict)
-    """What the kubelet enforces."""
-
-
-class ServiceAccount(ApiModel):
-    """The identity of the pods."""
-
-    name: NameStr | None = None
-    """The ServiceAccount's name; the program's own when left out."""
-    create: Toggle = "Enabled"
-    """Disabled: use one that exists."""
-    annotations: LabelMap = Field(default_factory=dict)
-    """Annotations of the created one, such as eks.amazonaws.com/role-arn."""
+    name: ToolName
+    """The name that the program calls it by: `execute_tool("NAME", ...)`."""
+    ref: ToolRef
+    """The DSPyTool that is called."""
+    policy: Literal["Required", "Optional"] = "Optional"
+    """Required: no new version is begun, and the program is not Ready, while the tool is missing. Optional: calls of it
+    fail, and nothing else."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """The most that one call may take, with all its attempts; the request's own deadline when left out."""
 
 
 class BlueGreen(ApiModel):
@@ -274,6 +209,8 @@ class ProgramSpec(ApiModel):
     """What answers when the program cannot."""
     sessions: Sessions = Field(default_factory=Sessions)
     """Variables that callers set once for many requests."""
+    tools: Annotated[tuple[UsedTool, ...], Field(max_length=32, json_schema_extra=map_list("name"))] = ()
+    """The tools that the program may call, by the names that it calls them by."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """The number of pods; ignored when autoscaling is set."""
     autoscaling: Autoscaling | None = None
@@ -303,31 +240,6 @@ class ProgramSpec(ApiModel):
         if not names.issuperset(m.lm for m in self.modules if m.lm):
             raise ValueError("modules[].lm must be names of entries of lms")
         return self
-
-
-class ConditionStatus(enum.StrEnum):
-    """The three values of a condition."""
-
-    TRUE = "True"
-    FALSE = "False"
-    UNKNOWN = "Unknown"
-
-
-class Condition(ApiModel):
-    """One observation, in the form of metav1.Condition."""
-
-    type: ShortStr
-    """The condition's name."""
-    status: ConditionStatus
-    """True, False or Unknown."""
-    reason: ShortStr
-    """One word for programs."""
-    message: Annotated[str, StringConstraints(max_length=4096)] = ""
-    """A sentence for people: what is wrong and what to do."""
-    last_transition_time: ShortStr
-    """When the status last changed."""
-    observed_generation: int = 0
-    """The generation of the spec that this was seen on."""
 
 
 class RevisionStatus(ApiModel):
@@ -422,6 +334,17 @@ class BreakerStatus(ApiModel):
     """Restarts that it caused."""
 
 
+class ToolUseStatus(ApiModel):
+    """A tool that the program may call, as it stands."""
+
+    name: ShortStr
+    """The name that the program calls it by."""
+    state: Literal["Available", "Unavailable", "NotFound", "NotAllowed"]
+    """Whether calls can succeed, and why not."""
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """What to do about it."""
+
+
 class HistoryEntry(ApiModel):
     """A version that callers reached."""
 
@@ -466,6 +389,8 @@ class ProgramStatus(ApiModel):
     """The change of version under way."""
     breaker: BreakerStatus | None = None
     """The program's breaker over all replicas."""
+    tools: Annotated[tuple[ToolUseStatus, ...], Field(max_length=32, json_schema_extra=map_list("name"))] = ()
+    """The tools that the program may call."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
     """The versions that callers reached, the latest last."""
 
@@ -473,6 +398,7 @@ class ProgramStatus(ApiModel):
 class Program(ApiModel):
     """A DSPyProgram as the operator knows it: the parsed spec and the metadata that matters."""
 
+    kind: ClassVar[str] = "DSPyProgram"
     namespace: str
     name: str
     uid: str = ""
@@ -490,8 +416,8 @@ class Program(ApiModel):
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> Program:
         """Read a manifest; raises pydantic's ValidationError, whose locations name the fields."""
-        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != "DSPyProgram":
-            raise ValueError(f"apiVersion and kind must be {API_VERSION} and DSPyProgram")
+        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != cls.kind:
+            raise ValueError(f"apiVersion and kind must be {API_VERSION} and {cls.kind}")
         meta = manifest.get("metadata") or {}
         return cls.model_validate(
             {

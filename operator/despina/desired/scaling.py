@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from despina.api.program import Autoscaling, Program
+from despina.api.pods import Autoscaling
+from despina.api.program import Program
 from despina.desired.labels import metadata, program_labels, selector
 
 

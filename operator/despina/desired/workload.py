@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from despina.api.placement import PlacementProfile
-from despina.api.program import Accelerator, Placement, Program
+from despina.api.pods import Accelerator, Placement
+from despina.api.program import Program
 from despina.api.revision import Revision, secret_refs, shape_of
 from despina.desired.config import generation_name
 from despina.desired.identity import service_account_name

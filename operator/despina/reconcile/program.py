@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from despina.api import API_VERSION
-from despina.api.conditions import Reason, Type
-from despina.api.program import Condition, ConditionStatus, ProgramStatus
+from despina.api.conditions import Condition, ConditionStatus, Reason, Type
+from despina.api.program import ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Gone, Refused
 from despina.cluster.execute import execute

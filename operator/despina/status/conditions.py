@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from despina.api.conditions import Type
-from despina.api.program import Condition, ConditionStatus
+from despina.api.conditions import Condition, ConditionStatus, Type
 
 
 @dataclass(frozen=True)

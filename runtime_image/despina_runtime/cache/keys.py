@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic_core import to_jsonable_python
 
-from despina.wire import LMConfig, RuntimeConfig
+from despina.wire import ContractConfig, LMConfig, RuntimeConfig
 
 CANONICAL = orjson.OPT_SORT_KEYS
 
@@ -55,6 +55,10 @@ class Keys:
         """A whole answer of the program, or of its module at `path`."""
         where = [self.config.revision, self.revision_epoch, path, lm, temperature]
         return digest(self._owner(), b"answer", canonical(where), canonical(inputs))
+
+    def of_tool(self, tool: str, contract: ContractConfig, arguments: Any) -> str:
+        """A tool's result; another contract is another question."""
+        return digest(self._owner(), b"tool", canonical([tool, contract.model_dump()]), canonical(arguments))
 
     def _owner(self) -> bytes:
         return f"{self.config.namespace}/{self.config.program}/{self.epoch}".encode()

@@ -30,6 +30,8 @@ class Meter:
     pending: list[tuple[str, bytes]] = field(default_factory=list)
     """LM answers to keep once the whole request turned out well."""
     is_reask: bool = False
+    trace: tuple[tuple[str, str], ...] = ()
+    """Headers of the caller's trace, for whoever is called on the way."""
 
     def spend(self, lm: LMConfig, module: str, usage: dict[str, Any]) -> None:
         """Book the usage of one answer."""

@@ -20,6 +20,8 @@ class Call:
     temperature: float | None = None
     may_ask_others = True
     """False for a request that is itself another program's fallback: two programs must not pass it to and fro."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """Headers of the caller's trace."""
     emit: EmitField | None = None
     """Set when the caller wants the answer as it grows."""
     inputs: Mapping[str, Any] = MappingProxyType({})
@@ -36,7 +38,7 @@ class Call:
     def meter(self) -> Meter:
         """The request's account; one that is answered at once never needs it."""
         if self._meter is None:
-            self._meter = Meter(self.deadline)
+            self._meter = Meter(self.deadline, trace=self.trace)
         return self._meter
 
 

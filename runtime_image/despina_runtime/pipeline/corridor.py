@@ -18,6 +18,7 @@ from despina_runtime.pipeline.fallback import build_fallback
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
+from despina_runtime.tools.api import Toolbox
 
 TRIALS = 2
 
@@ -40,11 +41,14 @@ class Capacity:
 class Corridors:
     """Builds corridors, for a revision of the program and for its modules."""
 
-    def __init__(self, config: RuntimeConfig, store: Store | None, lms: LMs, capacity: Capacity) -> None:
+    def __init__(
+        self, config: RuntimeConfig, store: Store | None, lms: LMs, capacity: Capacity, toolbox: Toolbox | None = None
+    ) -> None:
         self._config = config
         self._store = store
         self._lms = lms
         self._capacity = capacity
+        self._toolbox = toolbox
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 
@@ -69,7 +73,8 @@ class Corridors:
         return Parse(interface, Queue(self._capacity.trial_slots, self._validated(program, is_async, interface)))
 
     def _validated(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
-        execute = Execute(program, is_async, interface.outputs.model_fields, self._lms, self._capacity.pool)
+        fields = interface.outputs.model_fields
+        execute = Execute(program, is_async, fields, self._lms, self._capacity.pool, self._toolbox)
         return Validate(interface, execute)
 
     def _counted(self, step: Step) -> Step:

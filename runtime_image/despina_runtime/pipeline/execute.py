@@ -17,6 +17,8 @@ from despina_runtime.lm.meter import METER
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
 from despina_runtime.problem import Problem, deadline_exceeded
+from despina_runtime.tools.api import TOOLBOX, Toolbox
+from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolTimeout
 
 log = logging.getLogger(__name__)
 UNREADABLE = "{}: it could not be read in the format that was asked for"
@@ -26,13 +28,20 @@ class Execute:
     """One program, or one of its modules."""
 
     def __init__(
-        self, program: dspy.Module, is_async: bool, fields: Iterable[str], lms: LMs, pool: ThreadPoolExecutor
+        self,
+        program: dspy.Module,
+        is_async: bool,
+        fields: Iterable[str],
+        lms: LMs,
+        pool: ThreadPoolExecutor,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self._program = program
         self._fields = set(fields)
         self._is_async = is_async
         self._lms = lms
         self._pool = pool
+        self._toolbox = toolbox
 
     async def run(self, call: Call) -> Any:
         """The program's prediction.
@@ -41,7 +50,7 @@ class Execute:
             Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
             Rejected: an LM's answer could not be read.
         """
-        token = METER.set(call.meter)
+        token, tools = METER.set(call.meter), TOOLBOX.set(self._toolbox)
         try:
             async with asyncio.timeout_at(call.deadline):
                 with dspy.context(**self._lms.context(call.lm, call.temperature)):
@@ -54,6 +63,7 @@ class Execute:
             raise problem_of(exc) from exc
         finally:
             METER.reset(token)
+            TOOLBOX.reset(tools)
 
     async def _call(self, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:
@@ -100,6 +110,11 @@ def problem_of(exc: Exception) -> Problem:
         wait = exc.retry_after if status == 503 else None
         fault = "Timeout" if status == 504 else "Upstream"
         return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
+    if isinstance(exc, ToolError) and not isinstance(exc, ToolArgumentsInvalid):
+        log.warning("Tool failed tool=%s error=%s message=%s", exc.tool, kind, exc)
+        status, fault = (504, "Timeout") if isinstance(exc, ToolTimeout) else (502, "Upstream")
+        title = f"The tool {exc.tool} could not be used"
+        return Problem(status, "tool-failure", title, kind, fault=fault, can_fall_back=True)  # type: ignore[arg-type]
     log.exception("Program raised", exc_info=exc)
     return Problem(500, "program-error", "The program raised an error", kind, fault="Program", can_fall_back=True)
 

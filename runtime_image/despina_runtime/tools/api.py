@@ -1,0 +1,216 @@
+"""What programs use: `execute_tool` and `tool`.
+
+Both work on the event loop and off it: there they give something to await, here they wait. Outside a served program
+they call the functions of the packages that DESPINA_TOOL_PACKAGES names, in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import dspy
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+
+from despina.wire import (
+    TOOL_PACKAGES_ENV,
+    TOOLS_DIR,
+    TOOLS_FILE,
+    TOOLS_FILE_ENV,
+    RuntimeConfig,
+    ToolConfig,
+    ToolsConfig,
+    ToolUse,
+)
+from despina_runtime.cache.store import Store
+from despina_runtime.lm.meter import METER
+from despina_runtime.tools.errors import ToolUnknown
+from despina_runtime.tools.grid import Grid
+from despina_runtime.tools.local import local_tool
+
+LOOK_SECONDS = 1.0
+UNSERVED_SECONDS = 60.0
+
+
+class ToolsFile:
+    """The tools' configuration, as the operator keeps it; looked at again once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._looked = float("-inf")
+        self._stamp: tuple[int, int] | None = None
+        self._config = ToolsConfig()
+
+    def read(self) -> ToolsConfig:
+        """What it says now. One that cannot be read leaves what was read last."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return self._config
+        self._looked = now
+        try:
+            stat = self._path.stat()
+            if (stamp := (stat.st_mtime_ns, stat.st_ino)) != self._stamp:
+                self._config = ToolsConfig.model_validate_json(self._path.read_bytes())
+                self._stamp = stamp
+        except (OSError, ValidationError):
+            return self._config
+        return self._config
+
+
+class Toolbox:
+    """The tools that one revision of a program may call, by the names that it calls them by."""
+
+    def __init__(self, uses: tuple[ToolUse, ...], file: ToolsFile) -> None:
+        self._uses = {use.name: use for use in uses}
+        self._file = file
+        self.grid: Grid | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.store: Store | None = None
+        self.is_rehearsing = False
+        """While the program is only tried out: tools then give made-up results."""
+
+    def serve(self, grid: Grid, store: Store | None) -> None:
+        """Use a worker's grid, on the loop that is running, and its cache."""
+        self.grid, self.store, self.loop = grid, store, asyncio.get_running_loop()
+
+    def find(self, name: str) -> tuple[ToolUse, ToolConfig]:
+        """The tool of a name; raises ToolUnknown."""
+        use = self._uses.get(name)
+        if use is None:
+            listed = ", ".join(self._uses) or "none"
+            raise ToolUnknown(name, f"spec.tools does not list it; it lists {listed}")
+        missing = ToolConfig(missing=f"{use.tool} is not known here yet")
+        return use, self._file.read().tools.get(use.tool, missing)
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """One call, on the event loop that the connections belong to."""
+        use, config = self.find(name)
+        if self.is_rehearsing:
+            return _made_up(config)
+        now, meter = asyncio.get_running_loop().time(), METER.get(None)
+        deadline = meter.deadline if meter else now + UNSERVED_SECONDS
+        if use.timeout_seconds:
+            deadline = min(deadline, now + use.timeout_seconds)
+        self.grid = self.grid or Grid()
+        trace = meter.trace if meter else ()
+        return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, self.store, trace)
+
+    def wait(self, name: str, arguments: dict[str, Any]) -> Any:
+        """The same from a thread."""
+        if self.is_rehearsing:
+            return _made_up(self.find(name)[1])
+        if self.loop is None:
+            return asyncio.run(self._alone(name, arguments))
+        return asyncio.run_coroutine_threadsafe(self.call(name, arguments), self.loop).result()
+
+    async def _alone(self, name: str, arguments: dict[str, Any]) -> Any:
+        """With connections of its own, where there is no server."""
+        self.grid = None
+        try:
+            return await self.call(name, arguments)
+        finally:
+            if self.grid:
+                await self.grid.close()
+            self.grid = None
+
+
+class LocalToolbox(Toolbox):
+    """Every function of the packages that DESPINA_TOOL_PACKAGES names."""
+
+    def __init__(self) -> None:
+        super().__init__((), ToolsFile(Path(os.environ.get(TOOLS_FILE_ENV, os.devnull))))
+
+    def find(self, name: str) -> tuple[ToolUse, ToolConfig]:
+        """The function of a name."""
+        packages = [p.strip() for p in os.environ.get(TOOL_PACKAGES_ENV, "").split(",") if p.strip()]
+        for package in packages:
+            if config := local_tool(name, package):
+                return ToolUse(name=name, tool=f"local/{name}"), config
+        advice = f"set {TOOL_PACKAGES_ENV} to its Python package"
+        raise ToolUnknown(name, f"none of {', '.join(packages)} has it" if packages else advice)
+
+
+TOOLBOX: ContextVar[Toolbox | None] = ContextVar("toolbox", default=None)
+SERVING: list[Toolbox] = []
+"""That of the revision that serves, for threads that a program starts without its request's context."""
+
+
+def current() -> Toolbox:
+    """The tools that may be called here."""
+    return TOOLBOX.get() or (SERVING[0] if SERVING else DEFAULT)
+
+
+def make_toolbox(config: RuntimeConfig) -> Toolbox:
+    """The tools of one revision."""
+    path = os.environ.get(TOOLS_FILE_ENV) or str(Path(TOOLS_DIR) / TOOLS_FILE)
+    return Toolbox(config.tools, ToolsFile(Path(path)))
+
+
+@contextmanager
+def rehearsing(toolbox: Toolbox) -> Iterator[None]:
+    """While a program is made and tried out: nothing is really executed."""
+    token = TOOLBOX.set(toolbox)
+    toolbox.is_rehearsing = True
+    try:
+        yield
+    finally:
+        toolbox.is_rehearsing = False
+        TOOLBOX.reset(token)
+
+
+def execute_tool(name: str, /, **arguments: Any) -> Any:
+    """Call a tool by name, wherever it is executed.
+
+    Args:
+        name: the name under the program's `spec.tools`.
+        arguments: by name; anything that pydantic can write as JSON.
+
+    Returns:
+        The result as JSON values; in a coroutine, something to await that gives it.
+
+    Raises:
+        ToolError: see `despina_runtime.tools.errors`.
+    """
+    toolbox = current()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return toolbox.wait(name, arguments)
+    return toolbox.call(name, arguments)
+
+
+def tool(name: str) -> dspy.Tool:
+    """A tool as a `dspy.Tool`, for ReAct and the like, and for calling by hand (`tool(...)`, `await tool.acall(...)`).
+
+    Raises:
+        ToolUnknown: the program's manifest does not list it.
+    """
+    from dspy.adapters.types.tool import convert_input_schema_to_tool_args
+
+    _, config = current().find(name)
+
+    def call(**arguments: Any) -> Any:
+        return execute_tool(name, **arguments)
+
+    if config.contract is None:
+        return dspy.Tool(call, name=name, desc=config.missing)
+    args, types, descriptions = convert_input_schema_to_tool_args(config.contract.parameters)
+    return dspy.Tool(
+        call, name=name, desc=config.contract.description, args=args, arg_types=types, arg_desc=descriptions
+    )
+
+
+def _made_up(config: ToolConfig) -> Any:
+    from despina_runtime.program.warmup import sample
+
+    return sample(config.contract.returns or {}, items=1) if config.contract else None
+
+
+DEFAULT = LocalToolbox()

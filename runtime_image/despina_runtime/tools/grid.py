@@ -1,0 +1,252 @@
+"""From a call by name to an endpoint that answers it: one grid a worker, for all tools that its program may call.
+
+What is remembered of an endpoint (calls under way, its breaker, a pause that it asked for) outlives changes of the
+tools' configuration, which is read again when its file changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import jsonschema_rs
+import orjson
+from prometheus_client import Counter, Histogram
+
+from despina.wire import ContractConfig, ToolBackend, ToolConfig
+from despina_runtime.breaker import Breaker
+from despina_runtime.cache.store import Store
+from despina_runtime.lm.target import KeyFile
+from despina_runtime.tools.endpoint import Addresses, Endpoint, HttpTransport, Outcome, Request, Transport, make_session
+from despina_runtime.tools.errors import (
+    ToolArgumentsInvalid,
+    ToolError,
+    ToolFailed,
+    ToolTimeout,
+    ToolUnavailable,
+    ToolUnknown,
+)
+from despina_runtime.tools.local import LocalTransport
+from despina_runtime.tools.mcp_client import McpTransport
+from despina_runtime.tools.routing import Fate, choose, may_try_again
+
+ATTEMPTS = Counter(
+    "despina_tool_attempts_total", "Attempts to have a tool executed, by outcome.", ["tool", "backend", "outcome"]
+)
+SECONDS = Histogram("despina_tool_call_seconds", "Calls of tools, with all their attempts.", ["tool"])
+IDLE_SECONDS = 300.0
+
+
+@dataclass
+class Known:
+    """What the grid remembers of one tool."""
+
+    config: ToolConfig
+    addresses: dict[ToolBackend, Addresses] = field(default_factory=dict)
+    endpoints: dict[tuple[ToolBackend, str], Endpoint] = field(default_factory=dict)
+    validators: tuple[Any, Any] | None = None
+    waiting: asyncio.Semaphore | None = None
+
+
+class Grid:
+    """Finds an endpoint for each call."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._tools: dict[str, Known] = {}
+        self._turns = itertools.count(1)
+
+    async def call(
+        self, key: str, config: ToolConfig, arguments: dict[str, Any], deadline: float,
+        store: Store | None = None, trace: tuple[tuple[str, str], ...] = (),
+    ) -> Any:  # fmt: skip
+        """The tool's result, as JSON.
+
+        Args:
+            key: the tool's NAMESPACE/NAME.
+            config: what is known of it.
+            arguments: by name, as JSON.
+            deadline: the event loop's time at which the call must have ended.
+            store: where results are kept, if the tool allows it.
+            trace: headers to pass on.
+
+        Raises:
+            ToolError: the call did not succeed; the class says how far it got.
+        """
+        contract = config.contract
+        if contract is None:
+            raise ToolUnknown(key, config.missing or "there is no such tool")
+        known = self._known(key, config)
+        self._check(key, known, arguments)
+        with SECONDS.labels(key).time():
+            if config.cache_ttl_seconds and store:
+                return await self._cached(key, known, contract, arguments, deadline, store, trace)
+            return await self._execute(key, known, contract, arguments, deadline, trace)
+
+    def _known(self, key: str, config: ToolConfig) -> Known:
+        known = self._tools.get(key)
+        if known is None or known.config != config:
+            before = known or Known(config)
+            known = self._tools[key] = Known(config, before.addresses, before.endpoints)
+        return known
+
+    def _check(self, key: str, known: Known, arguments: dict[str, Any]) -> None:
+        error = next(_validators(known)[0].iter_errors(arguments), None)
+        if error:
+            where = ".".join(map(str, error.instance_path))
+            raise ToolArgumentsInvalid(key, f"{where or 'arguments'}: {error.message}"[:500])
+
+    async def _cached(
+        self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
+        store: Store, trace: tuple[tuple[str, str], ...],
+    ) -> Any:  # fmt: skip
+        name = store.keys.of_tool(key, contract, arguments)
+        found = await store.get(name)
+        if found and (kept := orjson.loads(found.value))["until"] > time.time():
+            return kept["result"]
+
+        async def execute() -> Any:
+            result = await self._execute(key, known, contract, arguments, deadline, trace)
+            until = time.time() + known.config.cache_ttl_seconds
+            await store.put([(name, orjson.dumps({"until": until, "result": result}))])
+            return result
+
+        return await store.flights.share(name, execute)
+
+    async def _execute(
+        self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
+        trace: tuple[tuple[str, str], ...],
+    ) -> Any:  # fmt: skip
+        """Attempts, until one succeeds or no other may be made."""
+        tried: set[int] = set()
+        attempts = 0
+        last: Outcome | None = None
+        while True:
+            endpoint = await self._choose(key, known, tried, deadline)
+            if endpoint is None:
+                raise _error(key, last, known.config)
+            tried.add(id(endpoint))
+            outcome = await self._attempt(key, known, endpoint, arguments, deadline, trace)
+            attempts += outcome.fate is not Fate.REFUSED
+            if outcome.fate is Fate.DONE:
+                return self._result(key, known, outcome)
+            config = known.config
+            if not may_try_again(outcome.fate, contract.idempotent, config.retry_on, attempts, config.max_attempts):
+                raise _error(key, outcome, config)
+            last = outcome
+
+    async def _attempt(
+        self, key: str, known: Known, endpoint: Endpoint, arguments: dict[str, Any], deadline: float,
+        trace: tuple[tuple[str, str], ...],
+    ) -> Outcome:  # fmt: skip
+        now = asyncio.get_running_loop().time()
+        until = min(deadline, now + known.config.timeout_seconds)
+        request = Request(endpoint.backend.tool, arguments, until, trace)
+        outcome = await endpoint.call(request, next(self._turns))
+        ATTEMPTS.labels(key, endpoint.backend.name, outcome.fate.value).inc()
+        if outcome.fate in (Fate.UNREACHED, Fate.BROKEN) and endpoint.backend in known.addresses:
+            known.addresses[endpoint.backend].suspect()
+        return outcome
+
+    async def _choose(self, key: str, known: Known, tried: set[int], deadline: float) -> Endpoint | None:
+        """An endpoint that was not tried yet; where all that are left asked for a pause, after the shortest of them.
+
+        A pause is waited for only where the manifest says to try again after a 429, and the time allows it.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            endpoints = [e for e in await self._endpoints(known) if id(e) not in tried]
+            views = [e.view() for e in endpoints]
+            index = choose(known.config.policy, views, random.random())  # noqa: S311 - a choice, no secret
+            if index is not None:
+                return endpoints[index]
+            pauses = [e.limited_until - e.clock() for e, v in zip(endpoints, views, strict=True) if v.is_limited]
+            wait = max(0.01, min(pauses, default=0.0))
+            if not pauses or "Status429" not in known.config.retry_on or loop.time() + wait >= deadline:
+                return None
+            await asyncio.sleep(wait)
+
+    async def _endpoints(self, known: Known) -> list[Endpoint]:
+        """All endpoints of the backends that may be used, as they are now."""
+        wanted = [(b, url) for b in known.config.backends if not b.excluded for url in await self._urls(known, b)]
+        for place in wanted:
+            if place not in known.endpoints:
+                known.endpoints[place] = self._make(known.config, *place)
+        if len(known.endpoints) > len(wanted):
+            await self._forget(known, set(wanted))
+        return [known.endpoints[place] for place in wanted]
+
+    async def _urls(self, known: Known, backend: ToolBackend) -> Iterable[str]:
+        if not backend.is_headless:
+            return [backend.url]
+        if backend not in known.addresses:
+            known.addresses[backend] = Addresses(backend.url)
+        return await known.addresses[backend].get()
+
+    def _make(self, config: ToolConfig, backend: ToolBackend, url: str) -> Endpoint:
+        slow = config.breaker.slow_call_millis
+        seconds = slow / 1000 if slow else None
+        return Endpoint(backend, self._transport(backend, url), Breaker(config.breaker), seconds)
+
+    def _transport(self, backend: ToolBackend, url: str) -> Transport:
+        if backend.kind == "Local":
+            return LocalTransport(backend.url)
+        token = KeyFile(backend.token_file)
+        if backend.kind == "Mcp":
+            return McpTransport(backend, token)
+        self._session = self._session or make_session()
+        return HttpTransport(self._session, url, token)
+
+    async def _forget(self, known: Known, wanted: set[tuple[ToolBackend, str]]) -> None:
+        """Endpoints that are gone, once their last call has ended."""
+        for place, endpoint in list(known.endpoints.items()):
+            if place not in wanted and not endpoint.in_flight:
+                del known.endpoints[place]
+                await endpoint.transport.close()
+
+    def _result(self, key: str, known: Known, outcome: Outcome) -> Any:
+        """The result, if it is what the contract says."""
+        validator = _validators(known)[1]
+        error = next(validator.iter_errors(outcome.result), None) if validator else None
+        if error:
+            where = ".".join(map(str, error.instance_path))
+            raise ToolFailed(key, f"the result does not fit the contract: {where or 'result'}: {error.message}"[:500])
+        return outcome.result
+
+    async def close(self) -> None:
+        """Give connections back."""
+        for known in self._tools.values():
+            for endpoint in known.endpoints.values():
+                await endpoint.transport.close()
+        if self._session:
+            await self._session.close()
+
+
+def _validators(known: Known) -> tuple[Any, Any]:
+    if known.validators is None:
+        contract = known.config.contract
+        assert contract is not None  # noqa: S101 - asked for by `call` first
+        returns = jsonschema_rs.validator_for(contract.returns) if contract.returns is not None else None
+        known.validators = jsonschema_rs.validator_for(contract.parameters), returns
+    return known.validators
+
+
+def _error(key: str, outcome: Outcome | None, config: ToolConfig) -> ToolError:
+    """What a program is told."""
+    if outcome is None:
+        excluded = "; ".join(f"{b.name}: {b.excluded}" for b in config.backends if b.excluded)
+        return ToolUnavailable(key, f"no backend can be used now{f' ({excluded})' if excluded else ''}")
+    match outcome.fate:
+        case Fate.INVALID:
+            return ToolArgumentsInvalid(key, outcome.message)
+        case Fate.TIMEOUT:
+            return ToolTimeout(key, outcome.message)
+        case Fate.ERROR:
+            return ToolFailed(key, outcome.message)
+    return ToolUnavailable(key, outcome.message)

@@ -1,0 +1,105 @@
+"""Programs and tools as MCP servers over streamable HTTP, through the official SDK.
+
+Stateless: every request stands for itself, so that any replica may answer it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from despina_runtime.asgi import Receive, Scope, Send
+
+
+class Refusal(Exception):
+    """The call failed; the text is what the caller's LM is told."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One tool as an MCP client sees it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    returns: dict[str, Any]
+    call: Callable[[dict[str, Any], dict[bytes, bytes]], Awaitable[bytes]]
+    """Given the arguments and the request's headers; the result as JSON, or Refusal."""
+
+
+class McpEndpoint:
+    """An ASGI application. The SDK is imported, and its tasks are started, at the first request."""
+
+    def __init__(self, name: str, offers: Sequence[Offer]) -> None:
+        self._name = name
+        self._offers = {offer.name: offer for offer in offers}
+        self._manager: Any = None
+        self._living: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if self._living is None:
+            self._living = asyncio.create_task(self._live())
+        await self._ready.wait()
+        await self._manager.handle_request(scope, receive, send)
+
+    async def _live(self) -> None:
+        from mcp.server.lowlevel import Server
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+        server: Any = Server(self._name, on_list_tools=self._list, on_call_tool=self._call)
+        self._manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+        async with self._manager.run():
+            self._ready.set()
+            await asyncio.Event().wait()
+
+    async def _list(self, _: Any, __: Any) -> Any:
+        from mcp_types import ListToolsResult, Tool
+
+        tools = [
+            Tool(name=o.name, description=o.description, input_schema=o.parameters, output_schema=as_object(o.returns))
+            for o in self._offers.values()
+        ]
+        return ListToolsResult(tools=tools)
+
+    async def _call(self, context: Any, params: Any) -> Any:
+        from mcp import MCPError
+        from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
+
+        offer = self._offers.get(params.name)
+        if offer is None:
+            raise MCPError(INVALID_PARAMS, f"there is no tool {params.name}")
+        request = getattr(context, "request", None)
+        headers = dict(request.scope["headers"]) if request else {}
+        try:
+            result = await offer.call(params.arguments or {}, headers)
+        except Refusal as exc:
+            return CallToolResult(content=[TextContent(text=str(exc))], is_error=True)
+        value = orjson.loads(result)
+        structured = value if is_object(offer.returns) else {"result": value}
+        return CallToolResult(content=[TextContent(text=result.decode())], structured_content=structured)
+
+    async def close(self) -> None:
+        """End its tasks."""
+        if self._living:
+            self._living.cancel()
+            await asyncio.wait([self._living])
+
+
+def is_object(schema: dict[str, Any]) -> bool:
+    """Whether values of a schema are JSON objects."""
+    return schema.get("type") == "object"
+
+
+def as_object(schema: dict[str, Any]) -> dict[str, Any]:
+    """MCP wants results to be objects: any other value is called `result` in one."""
+    if is_object(schema):
+        return schema
+    inner = {k: v for k, v in schema.items() if k != "$defs"}
+    defs = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    return {"type": "object", "properties": {"result": inner}, "required": ["result"], **defs}
