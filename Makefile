@@ -18,7 +18,7 @@ binaries: install                ## Kubernetes, CoreDNS, Helm, metrics-server an
 	@$(PY) hack/localcluster.py build
 
 crds: install                    ## regenerate the CRDs from the models
-	@$(PY) -m despina.cli crds > crds/despina.dev_dspyprograms.yaml
+	@$(PY) -m despina.cli crds --folder crds
 	@cp crds/*.yaml charts/despina/files/crds/
 
 check: install                   ## formatting, lint, types, imports

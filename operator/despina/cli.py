@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from despina.api.crd import program_crd
+from despina.api import GROUP
+from despina.api.crd import program_crd, tool_crd
 from despina.api.program import Program, ProgramStatus
 from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Apply, Create
@@ -23,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="despina", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the operator")
-    commands.add_parser("crds", help="print the CustomResourceDefinitions")
+    files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
+    files.add_argument("--folder", type=Path, help="write a file for each instead")
     render = commands.add_parser("render", help="print the objects that a manifest would give")
     render.add_argument("file", type=Path)
     render.add_argument("--version", default="1", help="the model version to assume")
@@ -32,14 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         case "run":
             _run()
         case "crds":
-            sys.stdout.write(crds())
+            _write_crds(args.folder)
         case "render":
             sys.stdout.write(render_manifest(args.file, args.version))
 
 
-def crds() -> str:
-    """The CRDs as YAML; `crds/` and the chart hold this text."""
-    return str(yaml.safe_dump(program_crd(), sort_keys=False))
+def _write_crds(folder: Path | None) -> None:
+    if folder is None:
+        sys.stdout.write("---\n".join(crds().values()))
+        return
+    for name, text in crds().items():
+        (folder / name).write_text(text)
+
+
+def crds() -> dict[str, str]:
+    """The CRDs as YAML, by file name; `crds/` and the chart hold these files."""
+    made = (program_crd(), tool_crd())
+    return {f"{GROUP}_{c['spec']['names']['plural']}.yaml": str(yaml.safe_dump(c, sort_keys=False)) for c in made}
 
 
 def render_manifest(path: Path, version: str) -> str:

@@ -15,16 +15,21 @@ from despina.cluster.client import Cluster
 from despina.handlers.events import build_registry
 from despina.reconcile.program import Reconciler
 from despina.reconcile.queue import Queue
+from despina.reconcile.tool import ToolReconciler
+from despina.reconcile.uses import Uses
 from despina.settings import Settings
 from despina.sources.mlflow import Registry
+from despina.sources.probes import Probes
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
+from despina.sources.tokens import minter
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
 REGISTRY_TIMEOUT_SECONDS = 10.0
 ORDER_TIMEOUT_SECONDS = 6.0
 REPORT_TIMEOUT_SECONDS = 1.0
+PROBE_TIMEOUT = httpx.Timeout(60, connect=3)  # the manifest says how long a look may take, within this
 KEY = "ed25519"
 
 
@@ -34,16 +39,24 @@ async def run(settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     cluster = await Cluster.connect()
-    orders = await _orders(settings, cluster)
+    signing_key = await _signing_key(settings, cluster)
+    mint, uses = minter(signing_key), Uses()
+    orders = Orders(httpx.AsyncClient(timeout=ORDER_TIMEOUT_SECONDS), signing_key, time.time)
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
+    tool_reconcilers: list[ToolReconciler] = []
+    tool_queue = Queue(lambda key: tool_reconcilers[0](key), settings.workers)
+    probes = Probes(httpx.AsyncClient(timeout=PROBE_TIMEOUT), tool_queue.add)
+    defaults = settings.defaults(orders.public_key)
     reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
     registry = Registry(_registry_client(settings), queue.add)
-    reconcilers.append(Reconciler(cluster, registry, orders, reports, settings.defaults(orders.public_key)))
-    QUEUE_DEPTH.set_function(lambda: queue.depth)
-    health = await serve(settings.health_port, lambda: queue.lag)
+    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint))
+    tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces))
+    QUEUE_DEPTH.set_function(lambda: queue.depth + tool_queue.depth)
+    health = await serve(settings.health_port, lambda: max(queue.lag, tool_queue.lag))
     log.info("Started namespaces=%s", ",".join(settings.namespaces))
-    tasks = [asyncio.create_task(queue.run()), asyncio.create_task(_watch(settings, queue, stop))]
+    watching = kopf_operator(settings, build_registry(queue.add, tool_queue.add, uses), stop)
+    tasks = [asyncio.create_task(work) for work in (watching, queue.run(), tool_queue.run())]
     try:
         await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -51,18 +64,20 @@ async def run(settings: Settings) -> None:
                 task.result()
     finally:
         stop.set()
-        await asyncio.wait([tasks[1]], timeout=10)
+        await asyncio.wait([tasks[0]], timeout=10)
         for task in tasks:
             task.cancel()
         await registry.close()
         await reports.close()
+        await probes.close()
         await health.cleanup()
         await cluster.close()
 
 
-async def _watch(settings: Settings, queue: Queue, stop: asyncio.Event) -> None:
+async def kopf_operator(settings: Settings, registry: kopf.OperatorRegistry, stop: asyncio.Event) -> None:
+    """Watch until told to stop."""
     await kopf.operator(
-        registry=build_registry(queue.add),
+        registry=registry,
         namespaces=settings.namespaces,
         standalone=True,
         identity="despina",  # its default looks up a user name, and a pod's user has none
@@ -70,12 +85,12 @@ async def _watch(settings: Settings, queue: Queue, stop: asyncio.Event) -> None:
     )
 
 
-async def _orders(settings: Settings, cluster: Cluster) -> Orders:
-    """The orders' key is kept in a Secret of the operator's namespace, made at the first start."""
+async def _signing_key(settings: Settings, cluster: Cluster) -> Ed25519PrivateKey:
+    """The key of the orders, from which the tools' tokens are derived too: it is kept in a Secret of the operator's
+    namespace, made at the first start."""
     fresh = Ed25519PrivateKey.generate().private_bytes_raw()
     stored = await cluster.ensure_secret(settings.namespace, settings.order_secret, {KEY: fresh})
-    key = Ed25519PrivateKey.from_private_bytes(stored[KEY])
-    return Orders(httpx.AsyncClient(timeout=ORDER_TIMEOUT_SECONDS), key, time.time)
+    return Ed25519PrivateKey.from_private_bytes(stored[KEY])
 
 
 def _registry_client(settings: Settings) -> httpx.AsyncClient:

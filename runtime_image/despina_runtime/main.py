@@ -17,7 +17,15 @@ from pydantic import ValidationError
 
 from despina.api import API_VERSION
 from despina.api.program import Program
-from despina.wire import ADMIN_PORT, CACHE_DIR, CONFIG_FILE, GENERATION_DIR, RuntimeConfig, ToolHostConfig
+from despina.wire import (
+    ADMIN_PORT,
+    CACHE_DIR,
+    CONFIG_FILE,
+    GENERATION_DIR,
+    TOOL_HOST_ENV,
+    RuntimeConfig,
+    ToolHostConfig,
+)
 from despina_runtime.follow import NotServable, follow
 from despina_runtime.supervisor import EVERYWHERE, latest, serve_pod
 from despina_runtime.tools.errors import NotATool
@@ -55,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
     serve.set_defaults(run=_serve)
     tools = commands.add_parser("tools", help="host the functions of Python packages as tools")
-    which = tools.add_mutually_exclusive_group(required=True)
-    which.add_argument("packages", nargs="*", default=[], metavar="PACKAGE", help="Python packages")
-    which.add_argument("--config", type=Path, help="the configuration that the operator wrote")
+    tools.add_argument(
+        "packages", nargs="*", metavar="PACKAGE", help=f"Python packages; in a pod, {TOOL_HOST_ENV} says"
+    )
     tools.add_argument("--host", default="127.0.0.1", help="with packages: the address to listen on")
     tools.add_argument("--port", type=int, default=8090, help="with packages: the port to listen on")
     tools.set_defaults(run=_tools)
@@ -92,8 +100,11 @@ def _tools(args: argparse.Namespace) -> int:
 
     from despina_runtime.tools.host import serve_tools
 
-    if args.config:
-        return int(uvloop.run(serve_tools(ToolHostConfig.model_validate_json(args.config.read_bytes()))))
+    given = os.environ.get(TOOL_HOST_ENV)
+    if not args.packages and given:
+        return int(uvloop.run(serve_tools(ToolHostConfig.model_validate_json(given))))
+    if not args.packages:
+        raise NotATool("name at least one Python package")
     sys.path.insert(0, str(Path.cwd()))
     config = ToolHostConfig(tool="local", packages=tuple(args.packages), port=args.port, drain_seconds=0)
     return int(uvloop.run(serve_tools(config, args.host, admin_port=None)))

@@ -16,11 +16,18 @@ import pytest
 from kmock import KubernetesEmulator, ResourceInfo
 
 from despina.api import GROUP, VERSION
-from despina.desired.labels import PROGRAM
+from despina.desired.labels import PROGRAM, TOOL
 from despina.handlers.events import CHILDREN, build_registry
+from despina.reconcile.uses import Uses
 
 NAMESPACE = "ns"
-KINDS = {"deployments": "Deployment", "services": "Service", "pods": "Pod"}
+KINDS = {
+    "dspyprograms": "DSPyProgram",
+    "dspytools": "DSPyTool",
+    "deployments": "Deployment",
+    "services": "Service",
+    "pods": "Pod",
+}
 
 
 class Emulator(KubernetesEmulator):
@@ -38,9 +45,9 @@ class Emulator(KubernetesEmulator):
 
 def declare(emulator: Emulator) -> None:
     verbs = {"get", "list", "watch", "create", "patch", "delete"}
-    for group, version, plural in ((GROUP, VERSION, "dspyprograms"), *CHILDREN):
+    for group, version, plural in ((GROUP, VERSION, "dspyprograms"), (GROUP, VERSION, "dspytools"), *CHILDREN):
         name = f"{group}/{version}/{plural}" if group else f"{version}/{plural}"
-        kind = "DSPyProgram" if plural == "dspyprograms" else KINDS.get(plural, plural.title())
+        kind = KINDS.get(plural, plural.title())
         emulator.resources[name] = ResourceInfo(kind=kind, namespaced=True, subresources=set(), verbs=verbs)
     for name in ("v1/namespaces", "apiextensions.k8s.io/v1/customresourcedefinitions"):
         emulator.resources[name] = ResourceInfo(kind="X", namespaced=False, verbs={"list", "watch"})
@@ -61,7 +68,12 @@ async def operator(monkeypatch):
         monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: connection)
         options = {"namespaces": [NAMESPACE], "standalone": True, "identity": "test"}
         running = kopf.operator(
-            registry=build_registry(lambda key, _: woken.append(key)), stop_flag=stop, ready_flag=ready, **options
+            registry=build_registry(
+                lambda key, _: woken.append(key), lambda key, _: woken.append(("tool", *key)), Uses()
+            ),
+            stop_flag=stop,
+            ready_flag=ready,
+            **options,
         )
         thread = threading.Thread(target=asyncio.run, args=(running,))
         thread.start()
@@ -100,7 +112,24 @@ async def test_programs_and_their_children_wake_their_program_and_nothing_else_d
     await until(lambda: (NAMESPACE, "other") in woken)
     assert set(woken) == {(NAMESPACE, "qa"), (NAMESPACE, "other")}
 
+    own = {"name": "search-pods", "namespace": NAMESPACE, "labels": {TOOL: "search"}}
+    await create(url, deployments, base | {"metadata": own})
+    await until(lambda: ("tool", NAMESPACE, "search") in woken)
+
     live = emulator.objects[f"{GROUP}/{VERSION}/dspyprograms", NAMESPACE, "qa"].raw
     assert "finalizers" not in live["metadata"]
     assert "annotations" not in live["metadata"]
     assert "status" not in live
+
+
+async def test_a_tool_wakes_the_programs_that_use_it_and_they_wake_it(operator):
+    url, woken, _ = operator
+    path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
+    spec = {"tools": [{"name": "find", "ref": {"name": "search"}}]}
+    kind = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "DSPyProgram"}
+    await create(url, f"{path}/dspyprograms", kind | {"metadata": {"name": "qa", "namespace": NAMESPACE}, "spec": spec})
+    await until(lambda: {(NAMESPACE, "qa"), ("tool", NAMESPACE, "search")} <= set(woken))
+    woken.clear()
+    kind = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "DSPyTool"}
+    await create(url, f"{path}/dspytools", kind | {"metadata": {"name": "search", "namespace": NAMESPACE}, "spec": {}})
+    await until(lambda: {(NAMESPACE, "qa"), ("tool", NAMESPACE, "search")} <= set(woken))

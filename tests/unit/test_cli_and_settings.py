@@ -21,7 +21,8 @@ def test_render_shows_what_a_manifest_becomes():
 
 def test_crds_are_printed(capsys):
     main(["crds"])
-    assert yaml.safe_load(capsys.readouterr().out)["metadata"]["name"] == "dspyprograms.despina.dev"
+    names = [d["metadata"]["name"] for d in yaml.safe_load_all(capsys.readouterr().out)]
+    assert names == ["dspyprograms.despina.dev", "dspytools.despina.dev"]
 
 
 @pytest.mark.parametrize(("text", "namespaces"), [("", ["own"]), ("a", ["a"]), ("a, b,", ["a", "b"])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from despina.api.conditions import Reason
+from despina.api.program import Program
 from despina.cluster.observe import Unreadable, is_owned, parse, pod_view, preview_ready, read_status
 from despina.decide.observed import PodView
 from despina.wire import Failure, FailureReason
@@ -83,7 +84,7 @@ def test_an_object_is_owned_by_uid_and_not_by_label():
 
 
 def test_a_manifest_that_cannot_be_read_names_its_fields():
-    found = parse(a_manifest(replicas="two", surprise=1))
+    found = parse(Program, a_manifest(replicas="two", surprise=1))
     assert isinstance(found, Unreadable)
     assert "spec.replicas" in found.message
     assert "spec.surprise" in found.message
@@ -91,7 +92,7 @@ def test_a_manifest_that_cannot_be_read_names_its_fields():
 
 def test_a_secret_in_a_manifest_is_refused_without_repeating_it():
     lm = {"name": "main", "model": "openai/x", "params": {"api_key": "sk-very-secret"}}
-    found = parse(a_manifest(lms=[lm]))
+    found = parse(Program, a_manifest(lms=[lm]))
     assert isinstance(found, Unreadable)
     assert "apiKeySecretRef" in found.message
     assert "sk-very-secret" not in found.message

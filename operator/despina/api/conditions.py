@@ -1,4 +1,4 @@
-"""The vocabulary of a DSPyProgram's conditions: every type and every reason, with what it means.
+"""The vocabulary of conditions: every type and every reason, with what it means.
 
 All types have positive polarity and all of them are present from the first visit on.
 """
@@ -30,6 +30,15 @@ class Type(enum.StrEnum):
     """What the spec refers to (Secrets, placement profile) exists."""
     BREAKER_CLOSED = "BreakerClosed"
     """The program is executed; False while its breaker is open or probing."""
+
+
+class ToolType(enum.StrEnum):
+    """What can be known about a tool, beside Ready and Available."""
+
+    CONTRACT_VERIFIED = "ContractVerified"
+    """Its backends offer what its contract says."""
+    BACKENDS_HEALTHY = "BackendsHealthy"
+    """All of its backends can be used."""
 
 
 class Reason(enum.StrEnum):
@@ -97,6 +106,30 @@ class Reason(enum.StrEnum):
     """Everything referred to exists."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
     """A pod could not mount a Secret."""
+    TOOL_NOT_FOUND = "ToolNotFound"
+    """A tool that the spec requires is not there."""
+    TOOL_NOT_ALLOWED = "ToolNotAllowed"
+    """A tool that the spec requires does not let this namespace's programs call it."""
+    SHADOW_HAS_SIDE_EFFECTS = "ShadowHasSideEffects"
+    """A Shadow gate would have tools executed a second time that must not be."""
+    USABLE = "Usable"
+    """At least one backend can be used."""
+    NO_BACKEND_USABLE = "NoBackendUsable"
+    """No backend can be used; the backends' own status says why."""
+    SOME_BACKENDS_UNHEALTHY = "SomeBackendsUnhealthy"
+    """Some backends cannot be used, or are slow."""
+    VERIFIED = "Verified"
+    """Every backend that was asked offers what the contract says."""
+    CONTRACT_MISMATCH = "ContractMismatch"
+    """A backend offers something else than the contract says; it is not used."""
+    TOOL_NOT_OFFERED = "ToolNotOffered"
+    """A backend does not have the tool; it is not used."""
+    UNREACHABLE = "Unreachable"
+    """A backend did not answer, several times in a row."""
+    REACHABLE = "Reachable"
+    """A backend is there; what it offers was not asked."""
+    SLOW = "Slow"
+    """A backend answers, but late."""
     IMAGE_NOT_PULLED = "ImageNotPulled"
     """A node could not get the image."""
     UNSCHEDULABLE = "Unschedulable"

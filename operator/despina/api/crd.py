@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from despina.api import GROUP, VERSION
 from despina.api.base import rule, rules
 from despina.api.program import NAME_LIMIT, ProgramSpec, ProgramStatus
+from despina.api.tool import ToolSpec, ToolStatus
 
 DROPPED = {"title", "additionalProperties", "$defs"}
-COLUMNS = (
+PROGRAM_COLUMNS = (
     ("Ready", '.status.conditions[?(@.type=="Ready")].status', "string", 0),
     ("Available", '.status.conditions[?(@.type=="Available")].status', "string", 0),
     ("Version", ".status.active.version", "string", 0),
@@ -26,6 +29,24 @@ COLUMNS = (
     ("Strategy", ".status.rollout.strategy", "string", 1),
     ("Model", ".status.model.requested", "string", 1),
     ("URL", ".status.url", "string", 1),
+)
+TOOL_COLUMNS = (
+    ("Ready", '.status.conditions[?(@.type=="Ready")].status', "string", 0),
+    ("Backends", ".status.healthyBackends", "string", 0),
+    ("Contract", ".status.contract", "string", 0),
+    ("Reason", '.status.conditions[?(@.type=="Ready")].reason', "string", 0),
+    ("Age", ".metadata.creationTimestamp", "date", 0),
+    ("Policy", ".spec.routing.policy", "string", 1),
+    ("URL", ".status.url", "string", 1),
+)
+NAME_RULE = rule(
+    f"size(self.metadata.name) <= {NAME_LIMIT} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -, starting with a letter",
+)
+FALLBACK_RULE = rule(
+    "!has(self.spec.fallback) || !has(self.spec.fallback.programRef)"
+    " || self.spec.fallback.programRef.name != self.metadata.name",
+    "spec.fallback.programRef must name another program",
 )
 
 
@@ -81,11 +102,13 @@ def _filled(schema: dict[str, Any]) -> bool:
     return "$ref" in schema
 
 
-def _version() -> dict[str, Any]:
-    spec, status = (
-        structural(s, s.get("$defs", {}))
-        for s in (m.model_json_schema(by_alias=True) for m in (ProgramSpec, ProgramStatus))
-    )
+def _version(
+    models: tuple[type[BaseModel], type[BaseModel]],
+    columns: tuple[tuple[str, str, str, int], ...],
+    description: str,
+    whole: dict[str, Any],
+) -> dict[str, Any]:
+    spec, status = (structural(s, s.get("$defs", {})) for s in (m.model_json_schema(by_alias=True) for m in models))
     return {
         "name": VERSION,
         "served": True,
@@ -99,12 +122,12 @@ def _version() -> dict[str, Any]:
             },
         },
         "additionalPrinterColumns": [
-            {"name": n, "jsonPath": p, "type": t, "priority": prio} for n, p, t, prio in COLUMNS
+            {"name": n, "jsonPath": p, "type": t, "priority": prio} for n, p, t, prio in columns
         ],
         "schema": {
             "openAPIV3Schema": {
                 "type": "object",
-                "description": "A DSPy program from an MLflow registry, run as a typed REST API.",
+                "description": description,
                 "required": ["spec"],
                 "properties": {
                     "apiVersion": {"type": "string"},
@@ -113,19 +136,7 @@ def _version() -> dict[str, Any]:
                     "spec": spec,
                     "status": status,
                 },
-                **rules(
-                    rule(
-                        f"size(self.metadata.name) <= {NAME_LIMIT}"
-                        " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                        f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -,"
-                        " starting with a letter",
-                    ),
-                    rule(
-                        "!has(self.spec.fallback) || !has(self.spec.fallback.programRef)"
-                        " || self.spec.fallback.programRef.name != self.metadata.name",
-                        "spec.fallback.programRef must name another program",
-                    ),
-                ),
+                **whole,
             }
         },
     }
@@ -133,21 +144,34 @@ def _version() -> dict[str, Any]:
 
 def program_crd() -> dict[str, Any]:
     """The CustomResourceDefinition of DSPyProgram."""
+    text = "A DSPy program from an MLflow registry, run as a typed REST API."
+    version = _version((ProgramSpec, ProgramStatus), PROGRAM_COLUMNS, text, rules(NAME_RULE, FALLBACK_RULE))
+    return _crd("DSPyProgram", "dspy", version)
+
+
+def tool_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of DSPyTool."""
+    text = "A typed function that DSPy programs call by name, and the places where it is executed."
+    return _crd("DSPyTool", "dspyt", _version((ToolSpec, ToolStatus), TOOL_COLUMNS, text, rules(NAME_RULE)))
+
+
+def _crd(kind: str, short: str, version: dict[str, Any]) -> dict[str, Any]:
+    singular = kind.lower()
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"dspyprograms.{GROUP}"},
+        "metadata": {"name": f"{singular}s.{GROUP}"},
         "spec": {
             "group": GROUP,
             "names": {
-                "kind": "DSPyProgram",
-                "listKind": "DSPyProgramList",
-                "plural": "dspyprograms",
-                "singular": "dspyprogram",
-                "shortNames": ["dspy"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": f"{singular}s",
+                "singular": singular,
+                "shortNames": [short],
                 "categories": ["all", "despina"],
             },
             "scope": "Namespaced",
-            "versions": [_version()],
+            "versions": [version],
         },
     }

@@ -23,14 +23,15 @@ from despina.wire import (
     ProgramBreakerConfig,
     RedisConfig,
     RuntimeConfig,
+    ToolUse,
 )
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
-    "runtime", "lms", "lm", "fallbacks", "modules", "cache", "limits", "breaker", "fallback",
+    "runtime", "lms", "lm", "fallbacks", "modules", "tools", "cache", "limits", "breaker", "fallback",
     "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
-SWAPPABLE = ("lms", "lm", "fallbacks", "modules")
+SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "tools")
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -57,6 +58,8 @@ def revision_of(program: Program, version: str) -> Revision:
     spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
     source = program.spec.source.mlflow
     asked = {field: spec[field] for field in RELEVANT if field in spec}
+    if program.spec.tools:
+        asked["tools"] = [use.model_dump() for use in tool_uses(program)]
     hash8 = digest([asked, source.model, source.tracking_uri, version])
     return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}", base=hash8)
 
@@ -73,7 +76,20 @@ def shape_of(program: Program, default_image: str) -> dict[str, str]:
     secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
     parts |= {"source": [source.model, source.tracking_uri], "image": program.spec.runtime.image or default_image}
     parts |= {"Secrets": secrets} if secrets else {}
+    parts["mounts"] = digest("tools")  # pods that an older operator made lack them
     return {name: digest(part) for name, part in parts.items()}
+
+
+def tool_uses(program: Program) -> tuple[ToolUse, ...]:
+    """The tools that the spec lists, by the names that the program calls them by."""
+    return tuple(
+        ToolUse(
+            name=use.name,
+            tool=f"{use.ref.namespace or program.namespace}/{use.ref.name}",
+            timeout_seconds=use.timeout_seconds,
+        )
+        for use in program.spec.tools
+    )
 
 
 def secret_path(secret: str, key: str, root: str = SECRETS_DIR) -> str:
@@ -103,6 +119,7 @@ def runtime_config(
         lm=spec.lm or (spec.lms[0].name if spec.lms else None),
         fallbacks=spec.fallbacks,
         modules=tuple(_module(m) for m in spec.modules),
+        tools=tool_uses(program),
         allow_pickle=spec.security.pickle == "Allow",
         workers=runtime.workers,
         replicas=spec.autoscaling.min_replicas if spec.autoscaling else max(1, spec.replicas),

@@ -28,6 +28,7 @@ TIMEOUT_SECONDS = 30
 
 PATHS = {
     "DSPyProgram": (f"/apis/{API_VERSION}", "dspyprograms"),
+    "DSPyTool": (f"/apis/{API_VERSION}", "dspytools"),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "Service": ("/api/v1", "services"),
     "ServiceAccount": ("/api/v1", "serviceaccounts"),
@@ -76,6 +77,15 @@ class Cluster:
         answer = await self._call("get", _path(kind, namespace), label_selector=selector)
         items: list[Document] = answer["items"]
         return items
+
+    async def namespace_labels(self, namespace: str) -> dict[str, str]:
+        """The labels of a namespace; none for one that is not there."""
+        try:
+            found = await self._call("get", f"/api/v1/namespaces/{namespace}")
+        except Gone:
+            return {}
+        labels: dict[str, str] = found["metadata"].get("labels") or {}
+        return labels
 
     async def create(self, document: Document) -> None:
         """Make a new object; Conflict if there is one of its name."""

@@ -7,19 +7,19 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from despina.api.conditions import Reason
 from despina.api.program import Program, ProgramStatus
+from despina.api.tool import Tool
 from despina.cluster.client import Cluster, Document
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
 from despina.desired.config import AT, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
     EVALUATION,
-    GENERATION_OF,
     MODEL_VERSION,
     PROGRAM,
     RESTARTED_BY,
@@ -29,6 +29,7 @@ from despina.desired.labels import (
     SHAPE,
 )
 from despina.desired.network import preview_name
+from despina.desired.toolbox import toolbox_name
 from despina.wire import CONFIG_FILE, EvaluationResult, Failure, RuntimeConfig
 
 OWNED = ("Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget")
@@ -58,16 +59,19 @@ class Unreadable:
     message: str
 
 
-async def read_manifest(cluster: Cluster, namespace: str, name: str) -> Document | None:
-    """The program as it stands; None if it is gone or going."""
-    manifest = await cluster.get("DSPyProgram", namespace, name)
+async def read_manifest(cluster: Cluster, kind: str, namespace: str, name: str) -> Document | None:
+    """A program or a tool as it stands; None if it is gone or going."""
+    manifest = await cluster.get(kind, namespace, name)
     return None if manifest is None or manifest["metadata"].get("deletionTimestamp") else manifest
 
 
-def parse(manifest: Document) -> Program | Unreadable:
-    """A manifest as a Program, or what is wrong with it, field by field."""
+Parsed = TypeVar("Parsed", Program, Tool)
+
+
+def parse(kind: type[Parsed], manifest: Document) -> Parsed | Unreadable:
+    """A manifest as what it is, or what is wrong with it, field by field."""
     try:
-        return Program.parse(manifest)
+        return kind.parse(manifest)
     except ValidationError as exc:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False))
         return Unreadable(manifest, found)
@@ -95,15 +99,28 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         pods=pods,
         active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
-        objects=_compared(objects, configs),
+        objects=_compared(objects, configs) | await _toolbox_secret(cluster, program),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
 
 
 def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> dict[ObjectKey, Document]:
-    """What is applied again when it is not as it should be, and generations, which are the program's too."""
-    generations = {("ConfigMap", n): c for n, c in configs.items() if GENERATION_OF in c["metadata"]["labels"]}
-    return {key: value for key, value in objects.items() if key[0] != "Deployment"} | generations
+    """What is applied again when it is not as it should be; of ConfigMaps, those that change."""
+    changing = {("ConfigMap", n): c for n, c in configs.items() if not c.get("immutable")}
+    return {key: value for key, value in objects.items() if key[0] != "Deployment"} | changing
+
+
+async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey, Document]:
+    """The program's tokens for its tools: read by name, for the operator may not list Secrets."""
+    if not program.spec.tools:
+        return {}
+    return await own_secret(cluster, program, toolbox_name(program))
+
+
+async def own_secret(cluster: Cluster, owner: Program | Tool, name: str) -> dict[ObjectKey, Document]:
+    """A Secret, if it is its owner's."""
+    found = await cluster.get("Secret", owner.namespace, name)
+    return {("Secret", name): found} if found and is_owned(found, owner) else {}
 
 
 async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tuple[JobView, ...]:
@@ -144,10 +161,10 @@ def read_status(status: Document) -> ProgramStatus:
         return ProgramStatus()
 
 
-def is_owned(item: Document, program: Program) -> bool:
-    """Whether an object is this program's, by owner reference: a label can be anybody's."""
+def is_owned(item: Document, owner: Program | Tool) -> bool:
+    """Whether an object is its owner's, by reference: a label can be anybody's."""
     owners = item["metadata"].get("ownerReferences") or []
-    return any(owner["uid"] == program.uid for owner in owners)
+    return any(one["uid"] == owner.uid for one in owners)
 
 
 def deployment_view(item: Document, configs: Mapping[str, Document]) -> DeploymentView:

@@ -41,6 +41,8 @@ def has_drifted(live: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bo
         return True
     if not all(covers(live.get(part), wanted[part]) for part in wanted if part not in ("apiVersion", "kind")):
         return True
+    if "data" in wanted and (live.get("data") or {}) != wanted["data"]:
+        return True  # what stands in a Secret or a ConfigMap beside what should is too much
     return bool(_selector(live) != _selector(wanted))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program, ProgramStatus
+from despina.desired.toolbox import ToolView
 from despina.wire import EvaluationResult, Failure, HeldRevision, PodState, RuntimeConfig
 
 ObjectKey = tuple[str, str]
@@ -161,6 +162,8 @@ class Observed:
     """What revisions take and give, as their pods say."""
     jobs: tuple[JobView, ...] = ()
     """Evaluations."""
+    tools: tuple[ToolView, ...] = ()
+    """The tools of all revisions that are still around."""
 
     def deployment(self, base: str | None) -> DeploymentView | None:
         """The Deployment whose pods carry this label."""

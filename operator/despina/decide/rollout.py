@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from despina.api.conditions import Reason
 from despina.api.program import BreakerStatus, Quarantined
-from despina.api.revision import Revision, revision_of
+from despina.api.revision import Revision, revision_of, tool_uses
 from despina.decide.breaker import merged
 from despina.decide.gates import REASONS, Gates, pass_gates
 from despina.decide.notes import ENDED, Rollout, holds, previous, serves
@@ -99,7 +99,29 @@ def spec_problem(o: Observed) -> tuple[str, str] | None:
             f"spec.placement.profile: {spec.placement.profile!r} is not one of {valid}",
         )
     problem = overlay_problem(spec.pod_template) if spec.pod_template is not None else None
-    return (Reason.INVALID_POD_TEMPLATE, problem) if problem else None
+    if problem:
+        return Reason.INVALID_POD_TEMPLATE, problem
+    return missing_tool(o) or _repeated_tool(o)
+
+
+def missing_tool(o: Observed) -> tuple[str, str] | None:
+    """The first tool that the spec requires and that cannot be called by this program."""
+    troubles = {v.key: v.trouble for v in o.tools if v.trouble}
+    for use, known in zip(o.program.spec.tools, tool_uses(o.program), strict=True):
+        if use.policy == "Required" and (trouble := troubles.get(known.tool)):
+            reason = Reason.TOOL_NOT_FOUND if trouble[0] == "NotFound" else Reason.TOOL_NOT_ALLOWED
+            return reason, f"spec.tools[{use.name}]: {trouble[1]}"
+    return None
+
+
+def _repeated_tool(o: Observed) -> tuple[str, str] | None:
+    """A tool that a Shadow gate would have executed twice though it must not be."""
+    shadows = [g.name for g in o.program.spec.rollout.gates if g.type == "Shadow"]
+    unsafe = [v.key for v in o.tools if v.tool and v.tool.spec.contract.idempotency == "NonIdempotent"]
+    if not shadows or not unsafe:
+        return None
+    text = f"spec.rollout.gates[{shadows[0]}]: it would have {', '.join(unsafe)} executed twice, which is NonIdempotent"
+    return Reason.SHADOW_HAS_SIDE_EFFECTS, text
 
 
 def wanted_revision(o: Observed) -> Revision | None:
@@ -179,7 +201,8 @@ def _trouble(r: Rollout, candidate: Revision) -> str:
         missing = [p.name for p in r.o.ready_pods(candidate.base) if not holds(p, candidate.hash)]
         return f": {', '.join(missing)} did not take it in" if missing else ""
     trouble = next((p.trouble for p in r.o.pods_of(candidate.base) if p.trouble), None)
-    return f": {trouble.reason}: {trouble.message}" if trouble else ""
+    pool = f"pool {r.o.program.spec.placement.profile}: " if trouble and trouble.reason == Reason.UNSCHEDULABLE else ""
+    return f": {trouble.reason}: {pool}{trouble.message}" if trouble else ""
 
 
 def _stopped_at(r: Rollout, gates: Gates) -> Quarantined | None:

@@ -15,10 +15,20 @@ from despina.decide.notes import Rollout, holds, previous, serves
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale, Step, Tell
 from despina.desired.config import build_config, build_generation, generation_name
-from despina.desired.identity import build_service_account
-from despina.desired.labels import ACTIVATED_AT, INVALIDATE_CACHE, RESTART, RESTARTED_BY, RESTARTS, RETIRED_AT
+from despina.desired.identity import build_service_account, service_account_name
+from despina.desired.labels import (
+    ACTIVATED_AT,
+    INVALIDATE_CACHE,
+    RESTART,
+    RESTARTED_BY,
+    RESTARTS,
+    RETIRED_AT,
+    program_labels,
+    selector,
+)
 from despina.desired.network import build_service, preview_name
 from despina.desired.scaling import build_hpa, build_pdb
+from despina.desired.toolbox import build_toolbox
 from despina.desired.workload import build_deployment
 from despina.wire import RuntimeConfig
 
@@ -50,8 +60,12 @@ def all_steps(r: Rollout, step: Step | None, gates: Gates, breaker: BreakerStatu
 
 
 def _identity(r: Rollout) -> Iterator[Action]:
-    account = build_service_account(r.o.program, profile_of(r.o))
-    yield from _applied(r.o, account)
+    program = r.o.program
+    account = program.spec.service_account
+    labels, name = program_labels(program), service_account_name(program)
+    yield from _applied(r.o, build_service_account(program, account, name, labels, profile_of(r.o)))
+    for document in build_toolbox(program, r.o.tools):
+        yield from _applied(r.o, document)
 
 
 def profile_of(o: Observed) -> PlacementProfile:
@@ -182,7 +196,7 @@ def _serve(r: Rollout, current: Revision) -> Iterator[Action]:
             yield from _made(r, current)
         yield from _applied(r.o, build_service(program, preview_name(program), current.base))
     yield from _applied(r.o, build_service(program, program.name, current.base))
-    yield from _applied(r.o, build_pdb(program, current.base))
+    yield from _applied(r.o, build_pdb(program, program.name, program_labels(program), selector(program, current.base)))
     if not _is_stopped_for_recreate(r):
         yield from _sized(r, current)
     yield from _activated(r, current)
@@ -202,7 +216,8 @@ def _sized(r: Rollout, current: Revision) -> Iterator[Action]:
         yield from _without_hpa(r, current.deployment)
         yield from _scaled(r, current, r.size)
         return
-    hpa = build_hpa(r.o.program, autoscaling, current.deployment)
+    program = r.o.program
+    hpa = build_hpa(program, autoscaling, current.deployment, program_labels(program))
     if (hpa["kind"], current.deployment) not in r.o.objects:
         yield from _scaled(r, current, r.size)
     yield from _applied(r.o, hpa)

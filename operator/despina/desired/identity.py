@@ -1,12 +1,14 @@
-"""The ServiceAccount that a program's pods run as."""
+"""The ServiceAccounts that pods run as."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from despina.api.placement import PlacementProfile
+from despina.api.pods import ServiceAccount
 from despina.api.program import Program
-from despina.desired.labels import metadata, program_labels
+from despina.api.tool import Tool
+from despina.desired.labels import metadata
 
 
 def service_account_name(program: Program) -> str:
@@ -14,16 +16,16 @@ def service_account_name(program: Program) -> str:
     return program.spec.service_account.name or program.name
 
 
-def build_service_account(program: Program, profile: PlacementProfile) -> dict[str, Any] | None:
+def build_service_account(
+    owner: Program | Tool, account: ServiceAccount, name: str, labels: dict[str, str], profile: PlacementProfile
+) -> dict[str, Any] | None:
     """The account, or None where the user brings one."""
-    account = program.spec.service_account
     if account.create == "Disabled":
         return None
-    meta = metadata(program, service_account_name(program), program_labels(program))
     annotations = {**profile.service_account_annotations, **account.annotations}
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": meta | ({"annotations": annotations} if annotations else {}),
+        "metadata": metadata(owner, name, labels) | ({"annotations": annotations} if annotations else {}),
         "automountServiceAccountToken": False,
     }

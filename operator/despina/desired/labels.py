@@ -7,10 +7,13 @@ from typing import Any
 from despina.api import API_VERSION, GROUP
 from despina.api.program import Program
 from despina.api.revision import Revision
+from despina.api.tool import Tool
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "despina"
 PROGRAM = f"{GROUP}/program"
+TOOL = f"{GROUP}/tool"
+BACKEND = f"{GROUP}/backend"
 REVISION = f"{GROUP}/revision"
 MODEL_VERSION = f"{GROUP}/model-version"
 
@@ -54,18 +57,23 @@ def selector_text(program: Program, revision_hash: str) -> str:
     return ",".join(f"{k}={v}" for k, v in selector(program, revision_hash).items())
 
 
-def metadata(program: Program, name: str, labels: dict[str, str]) -> dict[str, Any]:
+def tool_labels(tool: Tool, backend: str | None = None) -> dict[str, str]:
+    """The labels of everything that belongs to a tool, or to one of its backends."""
+    return {MANAGED_BY: MANAGER, TOOL: tool.name} | ({BACKEND: backend} if backend else {})
+
+
+def metadata(owner: Program | Tool, name: str, labels: dict[str, str]) -> dict[str, Any]:
     """An object's metadata. The owner reference makes Kubernetes clean up: Despina needs no finalizer."""
     return {
         "name": name,
-        "namespace": program.namespace,
+        "namespace": owner.namespace,
         "labels": dict(labels),
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,
-                "kind": "DSPyProgram",
-                "name": program.name,
-                "uid": program.uid,
+                "kind": owner.kind,
+                "name": owner.name,
+                "uid": owner.uid,
                 "controller": True,
             }
         ],

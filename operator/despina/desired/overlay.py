@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from despina.desired.labels import MANAGED_BY, MODEL_VERSION, PROGRAM, REVISION
+from despina.desired.labels import BACKEND, MANAGED_BY, MODEL_VERSION, PROGRAM, REVISION, TOOL
 from despina.wire import ENV_PREFIX
 
 CONTAINER = "program"
-OWN_LABELS = (MANAGED_BY, PROGRAM, REVISION, MODEL_VERSION)
+OWN_LABELS = (MANAGED_BY, PROGRAM, REVISION, MODEL_VERSION, TOOL, BACKEND)
 OWN_FIELDS = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "command", "args")
 # The lists that Kubernetes itself merges by one key; every other list is replaced as a whole.
 MERGE_KEYS = {
@@ -36,38 +36,38 @@ def _by_key(base: list[Any], patch: list[Any], key: str) -> list[Any]:
     return merged + list(patches.values())
 
 
-def overlay_problem(patch: Any) -> str | None:
+def overlay_problem(patch: Any, field: str = "spec.podTemplate", container: str = CONTAINER) -> str | None:
     """Why a podTemplate cannot be used, naming the field; None when it can."""
     if not isinstance(patch, dict):
-        return "spec.podTemplate must be an object"
-    problem = _shape_problem(patch)
-    return problem or _labels_problem(patch) or _container_problem(patch)
+        return f"{field} must be an object"
+    problem = _shape_problem(patch) or _labels_problem(patch) or _container_problem(patch, container)
+    return f"{field}{problem}" if problem else None
 
 
 def _shape_problem(patch: dict[str, Any]) -> str | None:
     for field in patch:
         if field not in ("metadata", "spec"):
-            return f"spec.podTemplate.{field} is not part of a pod template: use metadata and spec"
+            return f".{field} is not part of a pod template: use metadata and spec"
         if not isinstance(patch[field], dict):
-            return f"spec.podTemplate.{field} must be an object"
+            return f".{field} must be an object"
     spec = patch.get("spec", {})
     for field, key in (("containers", "name"), ("initContainers", "name"), ("volumes", "name")):
         items = spec.get(field, [])
         if not isinstance(items, list) or any(not isinstance(i, dict) or not i.get(key) for i in items):
-            return f"spec.podTemplate.spec.{field} must be a list of objects with a {key}"
+            return f".spec.{field} must be a list of objects with a {key}"
     return None
 
 
 def _labels_problem(patch: dict[str, Any]) -> str | None:
     taken = [label for label in patch.get("metadata", {}).get("labels") or {} if label in OWN_LABELS]
-    return f"spec.podTemplate.metadata.labels: {taken[0]} is Despina's own" if taken else None
+    return f".metadata.labels: {taken[0]} is Despina's own" if taken else None
 
 
-def _container_problem(patch: dict[str, Any]) -> str | None:
+def _container_problem(patch: dict[str, Any], name: str) -> str | None:
     for container in patch.get("spec", {}).get("containers", []):
-        if container["name"] != CONTAINER:
+        if container["name"] != name:
             continue
-        where = f"spec.podTemplate.spec.containers[{CONTAINER}]"
+        where = f".spec.containers[{name}]"
         for field in OWN_FIELDS:
             if field in container:
                 return f"{where}.{field} is Despina's own"

@@ -6,10 +6,13 @@ from typing import Any
 
 from despina.api.pods import Autoscaling
 from despina.api.program import Program
-from despina.desired.labels import metadata, program_labels, selector
+from despina.api.tool import Tool
+from despina.desired.labels import metadata
 
 
-def build_hpa(program: Program, autoscaling: Autoscaling, deployment: str) -> dict[str, Any]:
+def build_hpa(
+    owner: Program | Tool, autoscaling: Autoscaling, deployment: str, labels: dict[str, str]
+) -> dict[str, Any]:
     """The autoscaler of one Deployment, named like it: there is at most one, on the active revision."""
     cpu = {
         "type": "Resource",
@@ -22,7 +25,7 @@ def build_hpa(program: Program, autoscaling: Autoscaling, deployment: str) -> di
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": metadata(program, deployment, program_labels(program)),
+        "metadata": metadata(owner, deployment, labels),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment},
             "minReplicas": autoscaling.min_replicas,
@@ -33,15 +36,15 @@ def build_hpa(program: Program, autoscaling: Autoscaling, deployment: str) -> di
     }
 
 
-def build_pdb(program: Program, revision_hash: str) -> dict[str, Any]:
-    """At most one active pod at a time may be evicted; pods that are not ready never hold up a node's drain."""
+def build_pdb(owner: Program | Tool, name: str, labels: dict[str, str], chosen: dict[str, str]) -> dict[str, Any]:
+    """At most one chosen pod at a time may be evicted; pods that are not ready never hold up a node's drain."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(program, program.name, program_labels(program)),
+        "metadata": metadata(owner, name, labels),
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": selector(program, revision_hash)},
+            "selector": {"matchLabels": chosen},
         },
     }

@@ -6,13 +6,25 @@ import json
 from typing import Any
 
 from despina.api.placement import PlacementProfile
-from despina.api.pods import Accelerator, Placement
+from despina.api.pods import Accelerator
 from despina.api.program import Program
 from despina.api.revision import Revision, secret_refs, shape_of
 from despina.desired.config import generation_name
 from despina.desired.identity import service_account_name
 from despina.desired.labels import RESTART, RESTARTED_BY, SHAPE, metadata, revision_labels, selector
 from despina.desired.overlay import CONTAINER, overlay
+from despina.desired.pods import (
+    ADMIN,
+    CONTAINER_SECURITY,
+    EXIT_SECONDS,
+    POD_SECURITY,
+    ROLLING,
+    accelerator_of,
+    placed,
+    probes,
+    resources,
+)
+from despina.desired.toolbox import toolbox_name
 from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
@@ -22,10 +34,9 @@ from despina.wire import (
     POD_NAME_ENV,
     SECRET_CHECK_ENV,
     SECRETS_DIR,
+    TOOL_TOKENS_DIR,
+    TOOLS_DIR,
 )
-
-# Time for the process itself to end, on top of draining and of the longest request.
-EXIT_SECONDS = 5
 
 
 def build_deployment(
@@ -49,7 +60,7 @@ def build_deployment(
         "metadata": metadata(program, revision.deployment, labels) | {"annotations": notes},
         "spec": {
             "selector": {"matchLabels": selector(program, revision.hash)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": ROLLING,
             "template": overlay(template, program.spec.pod_template or {}),
         },
     }
@@ -57,7 +68,7 @@ def build_deployment(
 
 def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, default_image: str) -> dict[str, Any]:
     args = ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"]
-    accelerator = _accelerator(program, profile)
+    accelerator = accelerator_of(program.spec.placement, profile)
     container = build_container(program, args, default_image, accelerator) | _serving(program)
     container["volumeMounts"] += [
         {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
@@ -69,7 +80,7 @@ def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, d
         {"name": "config", "configMap": {"name": revision.deployment}},
         {"name": "generation", "configMap": generation},
     ]
-    return spec | _placement(program.spec.placement, profile)
+    return spec | placed(program.spec.placement, profile)
 
 
 def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -79,17 +90,14 @@ def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[s
         "serviceAccountName": service_account_name(program),
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": runtime.drain_seconds + runtime.request_timeout_seconds + EXIT_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": dict(POD_SECURITY),
         "containers": containers,
         "volumes": [
             {"name": "cache", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
+            # Always there, so that a program gets its first tool without new pods.
+            {"name": "tools", "configMap": {"name": toolbox_name(program), "optional": True}},
+            {"name": "tool-tokens", "secret": {"secretName": toolbox_name(program), "optional": True}},
             *(
                 {"name": f"secret-{i}", "secret": {"secretName": s, "optional": True}}
                 for i, s in enumerate(_secrets(program))
@@ -102,10 +110,9 @@ def _serving(program: Program) -> dict[str, Any]:
     return {
         "ports": [
             {"name": "http", "containerPort": program.spec.runtime.port},
-            {"name": "admin", "containerPort": ADMIN_PORT},
+            {"name": ADMIN, "containerPort": ADMIN_PORT},
         ],
-        "readinessProbe": _probe("/readyz", period=2, failures=3),
-        "livenessProbe": _probe("/healthz", period=10, failures=3) | {"initialDelaySeconds": 10},
+        **probes(),
     }
 
 
@@ -123,39 +130,20 @@ def build_container(
             {"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             *_secret_checks(program),
         ],
-        "resources": _resources(program, accelerator),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "resources": resources(program.spec.resources, accelerator),
+        "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePath": "/dev/termination-log",
         "volumeMounts": [
             {"name": "cache", "mountPath": CACHE_DIR},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+            {"name": "tools", "mountPath": TOOLS_DIR, "readOnly": True},
+            {"name": "tool-tokens", "mountPath": TOOL_TOKENS_DIR, "readOnly": True},
             *(
                 {"name": f"secret-{i}", "mountPath": f"{SECRETS_DIR}/{s}", "readOnly": True}
                 for i, s in enumerate(_secrets(program))
             ),
         ],
     }
-
-
-def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
-    return {
-        "httpGet": {"path": path, "port": "admin"},
-        "periodSeconds": period,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }
-
-
-def _resources(program: Program, accelerator: Accelerator | None) -> dict[str, Any]:
-    """CPU is always requested: the autoscaler's percentage is one of the request."""
-    resources = program.spec.resources
-    device = {accelerator.resource: str(accelerator.count)} if accelerator else {}
-    limits = {**resources.limits, **device}
-    return {"requests": {"cpu": "100m", **resources.requests}} | ({"limits": limits} if limits else {})
 
 
 def _secrets(program: Program) -> list[str]:
@@ -171,16 +159,3 @@ def _secret_checks(program: Program) -> list[dict[str, Any]]:
         {"name": f"{SECRET_CHECK_ENV}{i}", "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
         for i, ref in enumerate(secret_refs(program))
     ]
-
-
-def _accelerator(program: Program, profile: PlacementProfile) -> Accelerator | None:
-    return program.spec.placement.accelerator or profile.accelerator
-
-
-def _placement(placement: Placement, profile: PlacementProfile) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "nodeSelector": {**profile.node_selector, **placement.node_selector},
-        "tolerations": [t.dump() for t in (*profile.tolerations, *placement.tolerations)],
-        "affinity": placement.affinity,
-    }
-    return {k: v for k, v in fields.items() if v}

@@ -1,4 +1,4 @@
-"""Which events wake which program. There is nothing else here: every trigger leads to the same pass.
+"""Which events wake which program or tool. There is nothing else here: every trigger leads to the same pass.
 
 Only event handlers and a login are registered: kopf adds a finalizer or annotations to an object only for
 change handlers, timers and daemons, and a program must be removable while the operator is down.
@@ -12,7 +12,8 @@ from typing import Any
 import kopf
 
 from despina.api import GROUP, VERSION
-from despina.desired.labels import PROGRAM
+from despina.desired.labels import PROGRAM, TOOL
+from despina.reconcile.uses import Uses, tools_in
 
 CHILDREN = (
     ("apps", "v1", "deployments"),
@@ -33,8 +34,11 @@ BURST_SECONDS = 0.2
 Wake = Callable[[tuple[str, str], float], None]
 
 
-def build_registry(wake: Wake) -> kopf.OperatorRegistry:
-    """kopf's registry with all of Despina's handlers; they call `wake` with a key and a delay in seconds."""
+def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegistry:
+    """kopf's registry with all of Despina's handlers; they call `wake` or `wake_tool` with a key and seconds of delay.
+
+    A tool that changes wakes the programs that use it, and a program that uses another tool wakes that.
+    """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
@@ -49,13 +53,25 @@ def build_registry(wake: Wake) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
-    def program(type: str | None, namespace: str, name: str, **_: Any) -> None:  # noqa: A002 - kopf's name
+    def program(type: str | None, namespace: str, name: str, body: Any, **_: Any) -> None:  # noqa: A002 - kopf's name
         wake((namespace, name), BURST_SECONDS if type == "MODIFIED" else 0.0)
+        for key in uses.note((namespace, name), () if type == "DELETED" else tools_in(body, namespace)):
+            wake_tool(key, BURST_SECONDS)
+
+    @kopf.on.event(GROUP, VERSION, "dspytools", registry=registry)
+    def tool(namespace: str, name: str, **_: Any) -> None:
+        wake_tool((namespace, name), BURST_SECONDS)
+        for key in uses.programs_of((namespace, name)):
+            wake(key, BURST_SECONDS)
 
     for resource in CHILDREN:
 
         @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
         def child(namespace: str, labels: dict[str, str], **_: Any) -> None:
             wake((namespace, labels[PROGRAM]), BURST_SECONDS)
+
+        @kopf.on.event(*resource, labels={TOOL: kopf.PRESENT}, registry=registry, id="child-of-tool")
+        def child_of_tool(namespace: str, labels: dict[str, str], **_: Any) -> None:
+            wake_tool((namespace, labels[TOOL]), BURST_SECONDS)
 
     return registry

@@ -6,29 +6,28 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from despina.api import API_VERSION
-from despina.api.conditions import Condition, ConditionStatus, Reason, Type
-from despina.api.program import ProgramStatus
-from despina.cluster.client import Cluster, Document
-from despina.cluster.errors import Conflict, Gone, Refused
-from despina.cluster.execute import execute
-from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest, read_status
-from despina.decide.observed import Defaults, Observed, PodView
-from despina.decide.plan import Outcome, Plan, Tell
-from despina.decide.quarantine import timestamp
+from despina.api.program import Program
+from despina.api.revision import tool_uses
+from despina.cluster.client import Cluster
+from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
+from despina.cluster.tools import Mint, tools_of
+from despina.decide.observed import Defaults, DeploymentView, Observed, PodView
+from despina.decide.plan import Outcome, Plan
 from despina.decide.rollout import decide
+from despina.reconcile.carry import carry_out, report_unreadable, write_status
 from despina.reconcile.queue import Key
+from despina.reconcile.tool import ROTATION_SECONDS
 from despina.sources.mlflow import Registry
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.status.report import report
 from despina.telemetry import BREAKER_STATE, RECONCILE_SECONDS
+from despina.wire import RuntimeConfig
 
 log = logging.getLogger(__name__)
-REFUSED_AGAIN_SECONDS = 30.0
-CONFLICT_AGAIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Reconciler:
     orders: Orders
     reports: Reports
     defaults: Defaults
+    mint: Mint
     clock: Callable[[], float] = time.time
 
     async def __call__(self, key: Key) -> float | None:
@@ -49,26 +49,29 @@ class Reconciler:
 
     async def _pass(self, key: Key) -> float | None:
         namespace, name = key
-        manifest = await read_manifest(self.cluster, namespace, name)
+        manifest = await read_manifest(self.cluster, Program.kind, namespace, name)
         if manifest is None:
             self.registry.forget(key)
             self.orders.told(key, ())
             self.reports.forget(key)
             return None
-        program = parse(manifest)
+        program = parse(Program, manifest)
         if isinstance(program, Unreadable):
-            await self._report_unreadable(manifest, program)
+            await report_unreadable(self.cluster, manifest, program, self.clock())
             return None
         live = await observe(self.cluster, program, manifest)
         observed = await self._snapshot(key, live)
         plan = decide(observed, self.clock())
         if plan.writes_status_first:
-            manifest = await self._write_status(manifest, report(observed, plan, Outcome(), self.clock()))
-        outcome, again = await self._carry_out(plan, live)
-        await self._write_status(manifest, report(observed, plan, outcome, self.clock()))
+            before = report(observed, plan, Outcome(), self.clock())
+            manifest = await write_status(self.cluster, manifest, before.dump())
+        tell = partial(self.orders.tell, key)
+        outcome, again = await carry_out(plan.actions, program, live.objects, self.cluster, tell)
+        await write_status(self.cluster, manifest, report(observed, plan, outcome, self.clock()).dump())
         self.reports.listen(key, live.pods, plan.listen)
         _measure(key, plan)
-        return min((t for t in (plan.again, again) if t is not None), default=None)
+        rotation = ROTATION_SECONDS if program.spec.tools else None
+        return min((t for t in (plan.again, again, rotation) if t is not None), default=None)
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
@@ -86,6 +89,7 @@ class Reconciler:
             preview_ready=live.preview_ready,
             objects=live.objects,
             interfaces=await self._interfaces(live, pods),
+            tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),
         )
 
@@ -96,59 +100,16 @@ class Reconciler:
         held = {name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
         return await self.reports.interfaces(pods, sorted(held))
 
-    async def _carry_out(self, plan: Plan, live: Live) -> tuple[Outcome, float | None]:
-        """All actions in order. A refusal is told in the status; silence of the API server ends the pass."""
-        for action in plan.actions:
-            if isinstance(action, Tell):
-                key = (live.program.namespace, live.program.name)
-                self.orders.tell(key, action)
-                continue
-            log.info("Acted program=%s/%s action=%s", live.program.namespace, live.program.name, _label(action))
-            try:
-                await execute(action, live, self.cluster)
-            except Refused as exc:
-                return Outcome(error=str(exc)[:1024]), REFUSED_AGAIN_SECONDS
-            except (Conflict, Gone):
-                return Outcome(), CONFLICT_AGAIN_SECONDS
-        return Outcome(), None
 
-    async def _write_status(self, manifest: Document, status: ProgramStatus) -> Document:
-        """Write the status if it says anything new: at rest, nothing is written. The result is the manifest with it."""
-        document = status.dump()
-        if document == manifest.get("status"):
-            return manifest
-        meta = manifest["metadata"]
-        try:
-            await self.cluster.apply_status(
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "DSPyProgram",
-                    "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
-                    "status": document,
-                }
-            )
-        except Gone:
-            log.info("Program went away program=%s/%s", meta["namespace"], meta["name"])
-        return {**manifest, "status": document}
+def tool_keys(live: Live) -> set[str]:
+    """The tools of the spec, and of every revision whose pods are still around."""
+    configs = [c for d in live.deployments if d.replicas for c in _configs(d)]
+    return {use.tool for use in tool_uses(live.program)} | {use.tool for c in configs for use in c.tools}
 
-    async def _report_unreadable(self, manifest: Document, found: Unreadable) -> None:
-        """A spec that passed an older CRD: what runs goes on, and the conditions say what to mend."""
-        status = read_status(manifest.get("status") or {})
-        generation = manifest["metadata"].get("generation", 0)
-        mark = Condition(
-            type=Type.READY,
-            status=ConditionStatus.FALSE,
-            reason=Reason.INVALID_SPEC,
-            message=found.message[:4096],
-            last_transition_time=timestamp(self.clock()),
-            observed_generation=generation,
-        )
-        old = next((c for c in status.conditions if c.type == Type.READY), None)
-        if old and (old.reason, old.message) == (mark.reason, mark.message):
-            return
-        rest = tuple(c for c in status.conditions if c.type != Type.READY)
-        update = {"conditions": (mark, *rest), "observed_generation": generation}
-        await self._write_status(manifest, status.model_copy(update=update))
+
+def _configs(view: DeploymentView) -> list[RuntimeConfig]:
+    loading = view.loading
+    return [c for c in (view.config, loading and loading.config, loading and loading.previous) if c]
 
 
 def _measure(key: Key, plan: Plan) -> None:
@@ -156,11 +117,3 @@ def _measure(key: Key, plan: Plan) -> None:
     if plan.breaker:
         for state in ("Closed", "Open", "HalfOpen"):
             BREAKER_STATE.labels(*key, state).set(plan.breaker.state == state)
-
-
-def _label(action: object) -> str:
-    """An action for the log, without any document's content."""
-    document = getattr(action, "document", None)
-    if document:
-        return f"{type(action).__name__}({document['kind']}/{document['metadata']['name']})"
-    return str(action)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from despina.api.conditions import Condition, ConditionStatus, Type
+from despina.api.conditions import Condition, ConditionStatus, ToolType, Type
 
 
 @dataclass(frozen=True)
 class Finding:
     """A condition as it was found now, before it is compared with what stood there."""
 
-    type: Type
+    type: Type | ToolType
     status: bool | None
     reason: str
     message: str = ""

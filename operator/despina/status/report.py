@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from despina.api.conditions import Reason, Type
-from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus
-from despina.api.revision import Revision
+from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus, ToolUseStatus
+from despina.api.revision import Revision, tool_uses
 from despina.decide.notes import ENDED, holds, previous, serves
 from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Outcome, Plan
 from despina.decide.quarantine import TAKEN_BACK, timestamp
 from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
+from despina.desired.toolbox import ToolView
 from despina.status.conditions import Finding, merge
 from despina.status.history import history
+
+UNRESOLVED = (Reason.UNKNOWN_PROFILE, Reason.TOOL_NOT_FOUND, Reason.TOOL_NOT_ALLOWED)
 
 
 def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
@@ -46,6 +49,7 @@ def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStat
         previous=_previous(o),
         rollout=_rollout(o, plan),
         breaker=plan.breaker,
+        tools=tool_uses_status(o),
         history=history(o, timestamp(now)),
     )
 
@@ -146,7 +150,9 @@ def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
         if pod.failure:
             return pod.failure.reason, pod.failure.message
         if pod.trouble:
-            return pod.trouble.reason, pod.trouble.message
+            pool = o.program.spec.placement.profile
+            where = f"pool {pool}: " if pod.trouble.reason == Reason.UNSCHEDULABLE else ""
+            return pod.trouble.reason, f"{where}{pod.trouble.message}"
     return None
 
 
@@ -257,9 +263,27 @@ def breaker_closed(plan: Plan) -> Finding:
 
 def refs_resolved(o: Observed, plan: Plan) -> Finding:
     """Whether what the spec names exists, as far as the configuration and the pods tell."""
-    if plan.problem and plan.problem[0] == Reason.UNKNOWN_PROFILE:
+    if plan.problem and plan.problem[0] in UNRESOLVED:
         return Finding(Type.REFS_RESOLVED, False, *plan.problem)
     for pod in o.pods:
         if pod.trouble and pod.trouble.reason == Reason.SECRET_NOT_FOUND and not pod.ending:
             return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, pod.trouble.message)
     return Finding(Type.REFS_RESOLVED, True, Reason.REFS_FOUND)
+
+
+def tool_uses_status(o: Observed) -> tuple[ToolUseStatus, ...]:
+    """The tools that the spec lists, as they stand."""
+    views = {view.key: view for view in o.tools}
+    uses = ((use.name, views.get(use.tool)) for use in tool_uses(o.program))
+    return tuple(_tool_use(name, view) for name, view in uses if view)
+
+
+def _tool_use(name: str, view: ToolView) -> ToolUseStatus:
+    if view.trouble:
+        state, message = view.trouble
+        return ToolUseStatus(name=name, state=state, message=message[:1024])
+    available = next((c for c in view.status.conditions if c.type == Type.AVAILABLE), None)
+    if available is None or available.status != "True":
+        text = available.message if available else "its backends have not been looked at yet"
+        return ToolUseStatus(name=name, state="Unavailable", message=text[:1024])
+    return ToolUseStatus(name=name, state="Available")
