@@ -2,7 +2,8 @@
 
 Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
 makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
-pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1).
+pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads
+and reacting (they call the tool `find`), booking (it calls the tool `book`).
 """
 
 from __future__ import annotations
@@ -79,6 +80,43 @@ class Program(dspy.Module):
     async def aforward(self, ticket):
         return await self.classify.acall(ticket=ticket)
 """
+TOOLED = """
+import dspy
+
+from despina_runtime import execute_tool, tool
+
+
+class Asked(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def forward(self, ticket):
+        return dspy.Prediction(category=execute_tool("find", query=ticket, top_k=1)[0]["text"])
+"""
+AWAITING = """
+    async def aforward(self, ticket):
+        found = await tool("find").acall(query=ticket, top_k=1)
+        return dspy.Prediction(category=found[0]["text"])
+"""
+REACTING = """
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def __init__(self):
+        super().__init__()
+        self.react = dspy.ReAct(Asked, tools=[tool("find")])
+
+    def forward(self, ticket):
+        return self.react(ticket=ticket)
+"""
+BOOKING = TOOLED.replace(
+    'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
+)
 BOUNDED = """
 import dspy
 
@@ -109,6 +147,10 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "bounded": functools.partial(log_source, BOUNDED),
         "richer": functools.partial(log_source, RICHER),
         "boom": functools.partial(log, "guarded", boom=True),
+        "tooled": functools.partial(log_source, TOOLED + AWAITING),
+        "tooled-in-threads": functools.partial(log_source, TOOLED),
+        "reacting": functools.partial(log_source, TOOLED + REACTING),
+        "booking": functools.partial(log_source, BOOKING),
     }
     version = special.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":

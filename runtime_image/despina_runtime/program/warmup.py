@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from despina.wire import FailureReason
 from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.load import Loaded
+from despina_runtime.tools.errors import ToolUnavailable
 
 log = logging.getLogger(__name__)
 Schema = dict[str, Any]
@@ -114,6 +115,8 @@ class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
 def warm_up(loaded: Loaded) -> Loaded:
     """Run the program once on the logged example, or on inputs made from its signature.
 
+    One that needs a tool which is not there yet is not tried out: it shall start before its tools do.
+
     A program with `aforward` runs on the event loop, if it awaits its modules there; else in threads.
 
     Raises:
@@ -125,6 +128,9 @@ def warm_up(loaded: Loaded) -> Loaded:
         )
         with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter()):
             return replace(loaded, is_async=_run_once(loaded.program, dict(inputs)))
+    except ToolUnavailable as exc:
+        log.warning("The program is not tried out before it serves reason=%s", exc)
+        return replace(loaded, is_async=hasattr(loaded.program, "aforward"))
     except Exception as exc:
         text = f"{type(exc).__name__}: {exc}; log the program with input_example= if made-up inputs are the cause"
         raise ProgramError(FailureReason.WARMUP_FAILED, text) from exc

@@ -31,7 +31,7 @@ from despina.wire import (
 )
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.meter import METER
-from despina_runtime.tools.errors import ToolUnknown
+from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 from despina_runtime.tools.grid import Grid
 from despina_runtime.tools.local import local_tool
 
@@ -93,7 +93,7 @@ class Toolbox:
         """One call, on the event loop that the connections belong to."""
         use, config = self.find(name)
         if self.is_rehearsing:
-            return _made_up(config)
+            return _made_up(name, config)
         now, meter = asyncio.get_running_loop().time(), METER.get(None)
         deadline = meter.deadline if meter else now + UNSERVED_SECONDS
         if use.timeout_seconds:
@@ -105,7 +105,7 @@ class Toolbox:
     def wait(self, name: str, arguments: dict[str, Any]) -> Any:
         """The same from a thread."""
         if self.is_rehearsing:
-            return _made_up(self.find(name)[1])
+            return _made_up(name, self.find(name)[1])
         if self.loop is None:
             return asyncio.run(self._alone(name, arguments))
         return asyncio.run_coroutine_threadsafe(self.call(name, arguments), self.loop).result()
@@ -207,10 +207,12 @@ def tool(name: str) -> dspy.Tool:
     )
 
 
-def _made_up(config: ToolConfig) -> Any:
+def _made_up(name: str, config: ToolConfig) -> Any:
     from despina_runtime.program.warmup import sample
 
-    return sample(config.contract.returns or {}, items=1) if config.contract else None
+    if config.contract is None:
+        raise ToolUnavailable(name, config.missing)
+    return sample(config.contract.returns or {}, items=1)
 
 
 DEFAULT = LocalToolbox()
