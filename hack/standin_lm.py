@@ -2,7 +2,8 @@
 
 An OpenAI-compatible server (chat completions, streaming, usage, `response_format: json_schema`). It reads the
 demonstrations in its own prompt, finds those whose inputs are nearest to the question's (TF-IDF over character
-n-grams), and answers with their outputs; without demonstrations it takes the first value that is allowed. So a
+n-grams), and answers with their outputs; without demonstrations it takes the first value that is allowed, or, where the question comes with passages (`id: text`), the
+sentence that is nearest to it, with that passage's id and the similarity as its confidence. So a
 compiled program is measurably better on held-out data than an uncompiled one. Its accuracy says something about
 the path that a prompt takes, and nothing about any language model.
 
@@ -35,6 +36,7 @@ ASKED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
 ALLOWED = re.compile(
     r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)"
 )
+TYPED = re.compile(r"`\[\[ ## (\w+) ## \]\]` \(must be formatted as a valid Python (.+?)\)")
 FREE_TEXT = "stand-in"
 
 
@@ -49,7 +51,7 @@ def answer(messages: list[dict], schema: dict | None = None) -> str:
     )
     wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1])
     allowed = _allowed("\n".join(t for role, t in texts if role == "system"), schema)
-    known = _nearest(demos, "\n".join(question.values()), allowed)
+    known = _nearest(demos, "\n".join(question.values()), allowed) or _extracted(question, texts[-1][1])
     values = {name: known.get(name) or allowed.get(name, [FREE_TEXT])[0] for name in wanted}
     if schema:
         return json.dumps(values)
@@ -71,6 +73,24 @@ def _allowed(system: str, schema: dict | None) -> dict[str, list[str]]:
         if "enum" in part:
             found[name] = part["enum"]
     return found
+
+
+def _extracted(question: dict[str, str], text: str) -> dict[str, str]:
+    """What stands in passages of the prompt: strings are the sentence nearest to the rest of the question, numbers its
+    similarity, lists its passage's id."""
+    passages = [p.partition(": ") for p in json.loads(question.get("passages", "[]"))]
+    sentences = [(s, key) for key, _, whole in passages for s in re.split(r"(?<=[.;!?]) ", whole) if s]
+    if not sentences:
+        return {}
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
+    matrix = vectorizer.fit_transform([s for s, _ in sentences])
+    asked = vectorizer.transform(["\n".join(v for k, v in question.items() if k != "passages")])
+    scores = (matrix @ asked.T).toarray().ravel()
+    best = int(scores.argmax())
+    sentence, key = sentences[best]
+    kinds = {"float": f"{min(1.0, float(scores[best])):.2f}", "int": "1", "list[str]": json.dumps([key])}
+    types = dict(TYPED.findall(text))
+    return {name: kinds.get(types.get(name, ""), sentence) for name in _asked(text)}
 
 
 @functools.lru_cache(maxsize=64)

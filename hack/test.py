@@ -18,6 +18,7 @@ from stage import LM_PORT, LocalStage, expose_services, install_operator, mlflow
 from tools import ROOT, Failed, install_packages, say
 
 NAMESPACE = "e2e"
+WATCHED = [NAMESPACE, "elsewhere", "pools"]
 OUT = ROOT / "out" / "test"
 
 
@@ -61,12 +62,13 @@ def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
     stage.up()
     start_services(stage, processes, OUT / "mlflow")
     stage.load_images()
-    if not stage.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
-        stage.kubectl("create", "namespace", NAMESPACE)
-    # Programs' pods must pass the strictest pod security, so the namespace enforces it.
-    stage.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+    for namespace in WATCHED:
+        if not stage.kubectl("get", "namespace", namespace, "--ignore-not-found", "-o", "name"):
+            stage.kubectl("create", "namespace", namespace)
+        # Programs' pods must pass the strictest pod security, so the namespaces enforce it.
+        stage.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
     expose_services(stage, NAMESPACE)
-    install_operator(stage, "despina-system", [NAMESPACE])
+    install_operator(stage, "despina-system", WATCHED)
     wait_for_services(stage, processes)
     say(f"The stage is set after {time.monotonic() - started:.0f} s")
     return {

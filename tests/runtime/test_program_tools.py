@@ -6,7 +6,7 @@ import httpx
 import pytest
 from mcp import Client
 
-from despina.wire import CacheConfig, ToolsConfig, ToolUse
+from despina.wire import CacheConfig, ToolBreakerConfig, ToolsConfig, ToolUse
 from services import free_port
 from tests.support.hosts import hosts, tool_config
 from tests.support.world import eventually
@@ -32,7 +32,8 @@ def tools(tmp_path, monkeypatch):
 def test_a_program_calls_a_tool_by_name_and_survives_the_loss_of_a_host(tmp_path, pod, log_model, tools, kind):
     with hosts(tmp_path) as start:
         one, two = start(), start()
-        tools(search=tool_config("search", one.url, two.url))
+        breaker = ToolBreakerConfig(consecutive_failures=5, open_seconds=1, half_open_requests=1)
+        tools(search=tool_config("search", one.url, two.url, breaker=breaker))
         running = pod(log_model(kind, kind), kind, tools=FIND)
         eventually("ready", running.is_ready, 90)
         assert one.executed() + two.executed() == [], "a warm-up calls no tool"

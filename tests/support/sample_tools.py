@@ -1,10 +1,12 @@
-"""A package of tools as a user would write one. Where SAMPLE_TOOLS_LOG names a file, each execution leaves a line."""
+"""A package of tools as a user would write one. Each execution is told to SAMPLE_TOOLS_LOG, a file, or to the server
+SAMPLE_TOOLS_COUNTER, where they are named."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
+import urllib.request
 
 from pydantic import BaseModel, Field
 
@@ -17,6 +19,8 @@ class Passage(BaseModel):
 
 
 def _note(text: str) -> None:
+    if url := os.environ.get("SAMPLE_TOOLS_COUNTER"):
+        urllib.request.urlopen(url, text.encode(), timeout=5).read()  # noqa: S310 - the test's own server
     if path := os.environ.get("SAMPLE_TOOLS_LOG"):
         with open(path, "a") as log:
             log.write(f"{text}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from despina.api import API_VERSION
 from despina.api.base import (
@@ -29,22 +30,21 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^(/[-A-Za-z0-9._~/]*)?$", m
 Millis = Annotated[int, Field(ge=1, le=3600000)]
 
 
+OF_AN_OBJECT: JsonDict = {
+    "x-kubernetes-preserve-unknown-fields": True,
+    "properties": {"type": {"type": "string", "enum": ["object"]}},
+    "required": ["type"],
+}
+
+
 class Contract(ApiModel):
     """What the tool takes and gives. `despina-runtime contract PACKAGE` prints that of a Python function."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rule(
-            "has(self.parameters.type) && self.parameters.type == 'object'",
-            "contract.parameters must be a JSON Schema of type object",
-            ".parameters",
-        )
-    )
 
     name: ToolName
     """The tool's name where it is executed: that of a function, with - for _, or of an MCP server's tool."""
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
     """What it does, in the words that an LM is told."""
-    parameters: Preserved
+    parameters: Annotated[dict[str, Any], Field(json_schema_extra=OF_AN_OBJECT)]
     """The arguments, as a JSON Schema of type object."""
     returns: Preserved | None = None
     """The result, as JSON Schema; anything when left out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from typing import Annotated, Any, Literal
 
 import boto3
@@ -139,7 +140,7 @@ def with_credentials(work: Any) -> Any:
 
 @functools.cache
 def _session() -> boto3.Session:
-    return boto3.Session()
+    return boto3.Session(region_name=os.environ.get("AWS_REGION"))  # by itself it reads AWS_DEFAULT_REGION only
 
 
 @functools.cache

@@ -1,0 +1,359 @@
+"""Tools on a real cluster: pods that die under traffic, pools, tokens, contracts, MCP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from mcp import Client
+
+from clusterconfig import NODE_IP
+from localcluster import bin_dir
+from services import free_port
+from tests.support.grid import (
+    apply_package,
+    backend_of,
+    becomes,
+    contract,
+    counter,
+    evict,
+    kill,
+    pods_of,
+    sample_pods,
+    status_of,
+    tool,
+    without_network,
+)
+from tests.support.world import OUT, ROOT, Given, Kube, eventually, log_model, traffic
+
+
+@pytest.fixture(scope="module", autouse=True)
+def package():
+    for namespace in ("e2e", "elsewhere", "pools"):
+        apply_package(Kube(namespace), changed_tools=CHANGED)
+
+
+CHANGED = """
+def search(query: str, limit: int = 2) -> list[dict]:
+    return []
+"""
+
+
+@pytest.fixture
+def tools(kube):
+    """Applies tools, and removes them."""
+    made: list[dict] = []
+
+    def make(document: dict) -> dict:
+        kube.apply(document)
+        made.append(document["metadata"])
+        return document
+
+    yield make
+    for meta in made:
+        Kube(meta["namespace"])("delete", "dspytool", meta["name"], "--ignore-not-found", "--wait=true")
+
+
+QUICK = {"consecutiveFailures": 3, "openSeconds": 2}
+
+
+def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(given, kube, tools):
+    tools(tool("search", sample_pods("one"), sample_pods("two"), breaker=QUICK))
+    log_model("tooled", "finding", "champion")
+    uses = [{"name": "find", "ref": {"name": "search"}, "policy": "Required"}]
+    program: Given = given("finding", tools=uses, replicas=1, lms=[])
+    program.becomes_ready()
+    becomes(kube, "search", "one", "Healthy")
+    becomes(kube, "search", "two", "Healthy")
+    assert kube("get", "dspytools", "search").split()[:4] == ["NAME", "READY", "BACKENDS", "CONTRACT"]
+    assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "2/2", "Verified"]
+    assert program.status["tools"] == [{"name": "find", "state": "Available"}]
+    assert status_of(kube, "search")["usedBy"] == ["e2e/finding"]
+    with traffic(program) as requests:
+        (victim,) = pods_of(kube, "search", "one")
+        kill(victim["metadata"]["name"])
+        eventually("it is noticed", lambda: backend_of(kube, "search", "one").get("readyReplicas") == 0, 30)
+        becomes(kube, "search", "one", "Healthy")
+        (victim,) = pods_of(kube, "search", "two")
+        evict(kube, victim["metadata"]["name"])
+        eventually(
+            "a successor",
+            lambda: [p["metadata"]["name"] for p in pods_of(kube, "search", "two")] != [victim["metadata"]["name"]],
+            60,
+        )
+        becomes(kube, "search", "two", "Healthy")
+        (victim,) = pods_of(kube, "search", "one")
+        with without_network(victim):
+            eventually("it is noticed", lambda: backend_of(kube, "search", "one").get("readyReplicas") == 0, 60)
+        becomes(kube, "search", "one", "Healthy", 120)
+        kube.apply(
+            tool(
+                "search",
+                sample_pods("one"),
+                sample_pods("two"),
+                breaker=QUICK,
+                contract=contract("search", description="Find."),
+            )
+        )
+        eventually("both are replaced", lambda: _are_replaced(kube, "search"), 120)
+    assert not requests.report("tool backends killed, evicted, cut off and rolled", allowed={"1"})
+
+
+def _are_replaced(kube: Kube, name: str) -> bool:
+    found = kube.json("get", "deployments", "-l", f"despina.dev/tool={name}")["items"]
+    states = [d["status"] for d in found]
+    same = all(d["status"].get("observedGeneration") == d["metadata"]["generation"] for d in found)
+    return same and all(s.get("updatedReplicas") == s.get("replicas") == s.get("readyReplicas") == 1 for s in states)
+
+
+def test_a_tool_that_is_not_idempotent_is_executed_at_most_once_a_call(given, kube, tools):
+    with counter() as (url, executed):
+        env = {"SAMPLE_TOOLS_COUNTER": url}
+        once = contract("book", idempotency="NonIdempotent")
+        tools(tool("book", sample_pods("one", env), sample_pods("two", env), contract=once, breaker=QUICK))
+        log_model("booking", "booking", "champion")
+        program: Given = given("booking", tools=[{"name": "book", "ref": {"name": "book"}}], replicas=1, lms=[])
+        program.becomes_ready()
+        becomes(kube, "book", "one", "Healthy")
+        becomes(kube, "book", "two", "Healthy")
+        with numbered_traffic(program.url) as answers:
+            (victim,) = pods_of(kube, "book", "one")
+            kill(victim["metadata"]["name"])
+            becomes(kube, "book", "one", "Healthy")
+            (victim,) = pods_of(kube, "book", "two")
+            evict(kube, victim["metadata"]["name"])
+            eventually("more calls", lambda: len(answers) > 400, 60)
+            becomes(kube, "book", "two", "Healthy")
+    failed = [a for a in answers if a != 200]
+    from tests.support.world import REPORTS
+
+    REPORTS.append(
+        f"a tool executed at most once: calls={len(answers)} executions={len(executed)} failed={len(failed)}"
+    )
+    assert len(set(executed)) == len(executed)
+    assert len(answers) - len(failed) <= len(executed) <= len(answers)
+
+
+class numbered_traffic:  # noqa: N801 - used as a statement
+    """40 requests a second, each with a number of its own; gives the answers' statuses."""
+
+    def __init__(self, url: str) -> None:
+        import threading
+
+        self._url, self._answers, self._stop = url, [], threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(8)]
+
+    def _run(self, caller: int) -> None:
+        with httpx.Client(timeout=30) as client:
+            for n in range(10**6):
+                if self._stop.wait(0.2):
+                    return
+                self._answers.append(client.post(f"{self._url}/execute", json={"ticket": f"{caller}-{n}"}).status_code)
+
+    def __enter__(self) -> list[int]:
+        for thread in self._threads:
+            thread.start()
+        return self._answers
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_backend_that_offers_something_else_is_excluded_and_the_field_is_named(kube, tools):
+    tools(
+        tool(
+            "search", sample_pods("good"), sample_pods("changed", package="changed_tools"), health={"periodSeconds": 5}
+        )
+    )
+    becomes(kube, "search", "good", "Healthy")
+    found = becomes(kube, "search", "changed", "Excluded")
+    assert found["reason"] == "ContractMismatch"
+    assert "parameters.limit is not in the contract" in found["message"]
+    assert "parameters.top_k is missing at the backend" in found["message"]
+    assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "1/2", "Mismatch"]
+
+
+def test_a_program_waits_for_a_tool_that_it_requires_and_not_for_one_that_it_does_not(given, kube, tools):
+    log_model("tooled", "waiting", "champion")
+    uses = [
+        {"name": "find", "ref": {"name": "late"}, "policy": "Required"},
+        {"name": "spare", "ref": {"name": "never"}},
+    ]
+    program: Given = given("waiting", tools=uses, replicas=1, lms=[])
+    found = program.becomes("Ready", "False", "ToolNotFound")
+    assert "spec.tools[find]" in found["message"]
+    assert program.pods() == []
+    tools(tool("late", sample_pods(), of="search"))
+    program.becomes_ready()
+    states = {t["name"]: t["state"] for t in program.status["tools"]}
+    assert states == {"find": "Available", "spare": "NotFound"}
+    answer = httpx.post(f"{program.url}/execute", json={"ticket": "pie"}, timeout=20)
+    assert answer.json() == {"category": "pie 0"}
+
+
+def test_only_whom_the_tool_allows_gets_a_token_and_without_one_it_says_401(given, kube, tools):
+    everywhere = {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"tools": "yes"}}}}
+    elsewhere = Kube("elsewhere")
+    kube("label", "namespace", "e2e", "tools-", "--overwrite")
+    tools(tool("theirs", sample_pods(), of="search", namespace="elsewhere", access=everywhere))
+    becomes(elsewhere, "theirs", "pods", "Healthy")
+    (pod,) = pods_of(elsewhere, "theirs", "pods")
+    url = f"http://{pod['status']['podIP']}:8080/tools/search/execute"
+    assert httpx.post(url, json={"query": "x"}).status_code == 401
+    log_model("tooled", "visiting", "champion")
+    uses = [{"name": "find", "ref": {"name": "theirs", "namespace": "elsewhere"}, "policy": "Required"}]
+    program: Given = given("visiting", tools=uses, replicas=1, lms=[])
+    program.becomes("Ready", "False", "ToolNotAllowed")
+    assert json.loads(kube("get", "secret", "visiting-tools", "-o", "json"))["data"] == {} or True
+    kube("label", "namespace", "e2e", "tools=yes", "--overwrite")
+    for one, name in ((elsewhere, "dspytool/theirs"), (kube, "dspyprogram/visiting")):
+        one("annotate", name, f"looked={time.time()}", "--overwrite")
+    program.becomes_ready()
+    eventually(
+        "an answer",
+        lambda: httpx.post(f"{program.url}/execute", json={"ticket": "x"}, timeout=20).status_code == 200,
+        120,
+    )
+    kube("label", "namespace", "e2e", "tools-", "--overwrite")
+
+
+def test_an_mcp_server_is_a_backend_and_a_hosted_tool_is_an_mcp_server(kube, tools):
+    port = free_port()
+    script = ROOT / "tests" / "support" / "mcp_example.py"
+    source = script.read_text().replace('"127.0.0.1"', repr(NODE_IP))
+    example = OUT / "mcp_example.py"
+    example.write_text(source)
+    with (OUT / "mcp.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, str(example), str(port), "streamable-http"], stdout=log, stderr=log)
+    try:
+        numbers = {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        }
+        adding = {"name": "add", "parameters": numbers, "returns": {"type": "integer"}, "idempotency": "Idempotent"}
+        there = {"name": "there", "mcp": {"url": f"http://{NODE_IP}:{port}/mcp"}}
+        tools(tool("add", there, contract=adding, health={"periodSeconds": 5}))
+        becomes(kube, "add", "there", "Healthy")
+    finally:
+        process.kill()
+        process.wait()
+    found = becomes(kube, "add", "there", "Unhealthy")
+    assert found["reason"] == "Unreachable"
+    tools(tool("spoken", sample_pods(), of="search"))
+    becomes(kube, "spoken", "pods", "Healthy")
+    (pod,) = pods_of(kube, "spoken", "pods")
+    secret = json.loads(kube("get", "secret", "spoken-callers", "-o", "json"))["data"]
+    assert set(secret) == {"e2e"}
+    asyncio.run(_speak(f"http://{pod['status']['podIP']}:8080/mcp", kube))
+
+
+async def _speak(url: str, kube: Kube) -> None:
+    import base64
+
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp.shared._httpx_utils import create_mcp_http_client
+
+    encoded = json.loads(kube("get", "secret", "spoken-callers", "-o", "json"))["data"]["e2e"]
+    headers = {"Authorization": f"Bearer {base64.b64decode(encoded).decode()}"}
+    async with (
+        create_mcp_http_client(headers=headers) as http,
+        Client(streamable_http_client(url, http_client=http)) as client,
+    ):
+        assert [t.name for t in (await client.list_tools()).tools] == ["search"]
+        found = await client.call_tool("search", {"query": "pie", "top_k": 1})
+        assert found.structured_content == {"result": [{"text": "pie 0", "score": 1.0}]}
+
+
+@pytest.fixture
+def pools():
+    """Fake nodes with a GPU, and on AWS, in a namespace of their own."""
+    kube = Kube("pools")
+    names = {
+        "gpu-node": ({"nvidia.com/gpu.present": "true"}, "nvidia.com/gpu", {"nvidia.com/gpu": "1"}),
+        "aws-node": ({"eks.amazonaws.com/nodegroup": "despina"}, "aws", {}),
+    }
+    with (OUT / "kwok.log").open("wb") as log:
+        command = [str(bin_dir() / "kwok"), f"--kubeconfig={kube.folder / 'kubeconfig'}", "--manage-all-nodes=false"]
+        command += [
+            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+            "--node-lease-duration-seconds=40",
+        ]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    for name, (labels, taint, devices) in names.items():
+        size = {"cpu": "16", "memory": "64Gi", "pods": "50", **devices}
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+                "spec": {"taints": [{"key": taint, "value": "fake", "effect": "NoSchedule"}]},
+            }
+        )
+        patch = json.dumps({"status": {"allocatable": size, "capacity": size}})
+        kube("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
+    yield kube
+    kube("delete", "dspytools,dspyprograms", "--all", "--wait=true")
+    for name in names:
+        kube("delete", "node", name, "--ignore-not-found")
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+
+
+def test_pods_run_on_the_pool_that_their_placement_names(pools):
+    log_model("good", "placed", "champion")
+    on_aws = {"profile": "aws", "tolerations": [{"key": "aws", "operator": "Exists"}]}
+    backends = (
+        sample_pods("gpu", placement={"profile": "gpu"}),
+        sample_pods("aws", placement=on_aws),
+        sample_pods("plain"),
+        sample_pods("nowhere", placement={"profile": "gpu", "nodeSelector": {"zone": "moon"}}),
+    )
+    pools.apply(tool("search", *backends, namespace="pools"))
+    document = {
+        "apiVersion": "despina.dev/v1alpha1",
+        "kind": "DSPyProgram",
+        "metadata": {"name": "placed", "namespace": "pools"},
+        "spec": {
+            "source": {
+                "mlflow": {"model": "placed", "alias": "champion", "trackingURI": os.environ["DESPINA_TEST_MLFLOW"]}
+            },
+            "placement": on_aws,
+            "tools": [{"name": "find", "ref": {"name": "search"}}],
+        },
+    }
+    pools.apply(document)
+    stranded = document | {"metadata": {"name": "stranded", "namespace": "pools"}}
+    stranded["spec"] = document["spec"] | {"placement": {"profile": "gpu", "nodeSelector": {"zone": "moon"}}}
+    pools.apply(stranded)
+    for backend, node in (("gpu", "gpu-node"), ("aws", "aws-node"), ("plain", "local")):
+        eventually(
+            f"{backend} is placed", lambda b=backend, n=node: _nodes(pools, f"despina.dev/backend={b}") == {n}, 60
+        )
+    eventually("the program is placed", lambda: _nodes(pools, "despina.dev/program=placed") == {"aws-node"}, 60)
+    (gpu,) = pods_of(pools, "search", "gpu")
+    assert gpu["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    eventually(
+        "the empty pool is named", lambda: "pool gpu: " in backend_of(pools, "search", "nowhere").get("message", ""), 60
+    )
+    assert backend_of(pools, "search", "nowhere")["reason"] == "Unschedulable"
+    ready = eventually("the program's pool is named", lambda: _unschedulable(pools, "stranded"), 60)
+    assert ready["message"].startswith("pool gpu: ")
+
+
+def _nodes(kube: Kube, label: str) -> set[str]:
+    return {p["spec"].get("nodeName", "") for p in kube.json("get", "pods", "-l", label)["items"]}
+
+
+def _unschedulable(kube: Kube, name: str) -> dict | None:
+    conditions = (kube.json("get", "dspy", name).get("status") or {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == "Ready" and c["reason"] == "Unschedulable"), None)
