@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-down test test-fast bench-operator bench-serving bench-rollout bench-soak schedules locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak schedules locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -33,7 +33,10 @@ try: install                     ## the example without a cluster, on http://loc
 demo: install                    ## the example on a real Kubernetes, with a release under traffic
 	@$(PY) hack/demo.py
 
-demo-down:                       ## end what `make demo` left running
+demo-rag: install                ## retrieval through tools on AWS (a fake) and pgvector, on a real Kubernetes
+	@$(PY) hack/rag.py
+
+demo-down:                       ## end what a demo left running
 	@test ! -x $(PY) || $(PY) hack/demo.py down
 
 test-fast: install               ## what needs no cluster
@@ -53,6 +56,9 @@ bench-rollout: install           ## every kind of change under 100 requests a se
 
 schedules: install               ## 10,000 schedules of the cluster's simulator
 	@SCHEDULES=10000 .venv/bin/pytest -q tests/unit/test_rollout_schedules.py
+
+bench-tools: install             ## calls of tools by name: overhead, routing, failover, at most once
+	@$(PY) hack/bench_tools.py
 
 bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do
 	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py

@@ -208,12 +208,13 @@ def expose_services(stage: Stage, namespace: str) -> None:
     documents = [
         document
         for name, port in (("mlflow", MLFLOW_PORT), ("stand-in-lm", LM_PORT))
-        for document in _exposed(name, port, stage.host_ip, namespace)
+        for document in exposed(name, port, stage.host_ip, namespace)
     ]
     apply(stage, {"apiVersion": "v1", "kind": "List", "items": documents})
 
 
-def _exposed(name: str, port: int, ip: str, namespace: str) -> list[dict]:
+def exposed(name: str, port: int, ip: str, namespace: str) -> list[dict]:
+    """A process of this machine as a Service."""
     meta = {"name": name, "namespace": namespace}
     labels = {"kubernetes.io/service-name": name}
     ports = [{"name": "http", "port": port}]

@@ -2,10 +2,10 @@
 
 An OpenAI-compatible server (chat completions, streaming, usage, `response_format: json_schema`). It reads the
 demonstrations in its own prompt, finds those whose inputs are nearest to the question's (TF-IDF over character
-n-grams), and answers with their outputs; without demonstrations it takes the first value that is allowed, or, where the question comes with passages (`id: text`), the
-sentence that is nearest to it, with that passage's id and the similarity as its confidence. So a
-compiled program is measurably better on held-out data than an uncompiled one. Its accuracy says something about
-the path that a prompt takes, and nothing about any language model.
+n-grams), and answers with their outputs. Without demonstrations it takes the first value that is allowed or, where the
+question comes with passages (`id: text`), the sentence that is nearest to it, with that passage's id and the
+similarity as its confidence. So a compiled program is measurably better on held-out data than an uncompiled one. Its
+accuracy says something about the path that a prompt takes, and nothing about any language model.
 
 `POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "not_json", "drop",
 "times"} makes it misbehave, for all or for the next `times` requests; `GET /admin` counts its calls, in all and of

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import rag
 from services import Processes
 from stage import LM_PORT, LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
 from tools import ROOT, Failed, install_packages, say
@@ -61,6 +62,7 @@ def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
     shutil.rmtree(OUT, ignore_errors=True)
     stage.up()
     start_services(stage, processes, OUT / "mlflow")
+    rag.start_backends(stage, processes, OUT / "postgres")
     stage.load_images()
     for namespace in WATCHED:
         if not stage.kubectl("get", "namespace", namespace, "--ignore-not-found", "-o", "name"):
@@ -68,6 +70,7 @@ def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
         # Programs' pods must pass the strictest pod security, so the namespaces enforce it.
         stage.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
     expose_services(stage, NAMESPACE)
+    rag.expose_backends(stage, NAMESPACE)
     install_operator(stage, "despina-system", WATCHED)
     wait_for_services(stage, processes)
     say(f"The stage is set after {time.monotonic() - started:.0f} s")

@@ -52,7 +52,7 @@ def tools(kube):
     made: list[dict] = []
 
     def make(document: dict) -> dict:
-        kube.apply(document)
+        Kube(document["metadata"]["namespace"]).apply(document)
         made.append(document["metadata"])
         return document
 
@@ -74,7 +74,8 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
     becomes(kube, "search", "two", "Healthy")
     assert kube("get", "dspytools", "search").split()[:4] == ["NAME", "READY", "BACKENDS", "CONTRACT"]
     assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "2/2", "Verified"]
-    assert program.status["tools"] == [{"name": "find", "state": "Available"}]
+    (used,) = program.status["tools"]
+    assert (used["name"], used["state"]) == ("find", "Available")
     assert status_of(kube, "search")["usedBy"] == ["e2e/finding"]
     with traffic(program) as requests:
         (victim,) = pods_of(kube, "search", "one")
@@ -213,7 +214,7 @@ def test_only_whom_the_tool_allows_gets_a_token_and_without_one_it_says_401(give
     uses = [{"name": "find", "ref": {"name": "theirs", "namespace": "elsewhere"}, "policy": "Required"}]
     program: Given = given("visiting", tools=uses, replicas=1, lms=[])
     program.becomes("Ready", "False", "ToolNotAllowed")
-    assert json.loads(kube("get", "secret", "visiting-tools", "-o", "json"))["data"] == {} or True
+    assert "visiting-tools" not in kube("get", "secrets", "-o", "name")
     kube("label", "namespace", "e2e", "tools=yes", "--overwrite")
     for one, name in ((elsewhere, "dspytool/theirs"), (kube, "dspyprogram/visiting")):
         one("annotate", name, f"looked={time.time()}", "--overwrite")

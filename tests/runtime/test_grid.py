@@ -235,6 +235,26 @@ async def test_an_endpoint_that_asks_for_a_pause_gets_it(call):
         assert limited[1] - limited[0] >= 1
 
 
+async def test_no_more_calls_than_allowed_are_under_way_at_an_endpoint_and_the_others_wait(call):
+    under_way, most = 0, 0
+
+    async def answer(arguments):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.05)
+        under_way -= 1
+        return await good(arguments)
+
+    async with backend(answer) as one:
+        config = tool_config("echo", one.url, max_in_flight=3, queue_timeout_seconds=5)
+        assert await asyncio.gather(*(call(config, text=str(n)) for n in range(20))) == [str(n) for n in range(20)]
+        assert most == 3
+        impatient = tool_config("echo", one.url, max_in_flight=1, queue_timeout_seconds=0)
+        found = await asyncio.gather(*(call(impatient, text="x") for _ in range(3)), return_exceptions=True)
+        assert sum(isinstance(f, ToolUnavailable) for f in found) == 2
+
+
 async def test_an_excluded_backend_is_not_called(call):
     async with backend(good) as one:
         excluded = ToolBackend(name="a", url=one.url, tool="echo", excluded="parameters.text is missing at the backend")

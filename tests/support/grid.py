@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterconfig import NODE_IP
+from despina.wire import ADMIN_PORT
 from despina_runtime.tools.functions import find_tools
 from tests.support.hosts import PACKAGE
 from tests.support.world import NAMESPACE, Kube, eventually
@@ -118,7 +121,8 @@ def without_network(pod: dict[str, Any]):
 
 def _device_of(ip: str) -> str:
     """The host's end of the pair that leads to a pod."""
-    subprocess.run(["ping", "-c1", "-W1", ip], capture_output=True, check=False)
+    with contextlib.suppress(OSError):  # so that the neighbour is known
+        socket.create_connection((ip, ADMIN_PORT), 1).close()
     neighbour = subprocess.run(["ip", "neigh", "show", ip], capture_output=True, text=True, check=True).stdout.split()
     address = neighbour[neighbour.index("lladdr") + 1]
     table = subprocess.run(["bridge", "fdb", "show", "br", "cni0"], capture_output=True, text=True, check=True).stdout

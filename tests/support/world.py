@@ -230,13 +230,13 @@ class Traffic:
 
 
 @contextmanager
-def traffic(program: Given, rate: float = 50):
+def traffic(program: Given, rate: float = 50, body: dict[str, Any] = TICKET):
     """POST requests at a steady rate, on new and on kept-alive connections, until the block ends."""
     path = OUT / f"traffic-{program.name}-{time.time_ns()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     script = str(ROOT / "tests" / "support" / "load.py")
-    command = [sys.executable, script, f"{program.url}/execute", json.dumps(TICKET), str(rate), str(path)]
+    command = [sys.executable, script, f"{program.url}/execute", json.dumps(body), str(rate), str(path)]
     process = subprocess.Popen(command)
     found = Traffic(path)
     try:

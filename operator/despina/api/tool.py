@@ -175,7 +175,7 @@ class Concurrency(ApiModel):
     """How many calls are executed at a time."""
 
     max_in_flight: Annotated[int, Field(ge=1, le=10000)] = 64
-    """In one pod of a deployment; at other backends, by one worker of a program."""
+    """In one pod of a deployment, and by one worker of a program at one endpoint."""
     queue_timeout_seconds: Annotated[int, Field(ge=0, le=600)] = 5
     """How long a call waits for its turn before it goes elsewhere or fails."""
 

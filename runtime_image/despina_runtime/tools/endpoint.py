@@ -162,8 +162,8 @@ class Endpoint:
     started: list[float] = field(default_factory=list)
     """When the calls under way began."""
 
-    def view(self) -> View:
-        """The endpoint as routing sees it."""
+    def view(self, most: int) -> View:
+        """The endpoint as routing sees it, where so many calls may be under way."""
         now = self.clock()
         return View(
             priority=self.backend.priority,
@@ -173,6 +173,7 @@ class Endpoint:
             is_open=not self.breaker.is_admitting,
             is_limited=now < self.limited_until,
             is_slow=self._is_slow(now),
+            is_full=self.in_flight >= most,
         )
 
     def _is_slow(self, now: float) -> bool:

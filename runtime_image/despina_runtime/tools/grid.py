@@ -51,7 +51,8 @@ class Known:
     addresses: dict[ToolBackend, Addresses] = field(default_factory=dict)
     endpoints: dict[tuple[ToolBackend, str], Endpoint] = field(default_factory=dict)
     validators: tuple[Any, Any] | None = None
-    waiting: asyncio.Semaphore | None = None
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a call ends, for those that wait because all endpoints are full."""
 
 
 class Grid:
@@ -148,29 +149,34 @@ class Grid:
         now = asyncio.get_running_loop().time()
         until = min(deadline, now + known.config.timeout_seconds)
         request = Request(endpoint.backend.tool, arguments, until, trace)
-        outcome = await endpoint.call(request, next(self._turns))
+        try:
+            outcome = await endpoint.call(request, next(self._turns))
+        finally:
+            known.freed.set()
         ATTEMPTS.labels(key, endpoint.backend.name, outcome.fate.value).inc()
         if outcome.fate in (Fate.UNREACHED, Fate.BROKEN) and endpoint.backend in known.addresses:
             known.addresses[endpoint.backend].suspect()
         return outcome
 
     async def _choose(self, key: str, known: Known, tried: set[int], deadline: float) -> Endpoint | None:
-        """An endpoint that was not tried yet; where all that are left asked for a pause, after the shortest of them.
+        """An endpoint that was not tried yet, once one that is full or asked for a pause can be used again.
 
-        A pause is waited for only where the manifest says to try again after a 429, and the time allows it.
+        A pause is waited for only where the manifest says to try again after a 429.
         """
-        loop = asyncio.get_running_loop()
+        config, now = known.config, asyncio.get_running_loop().time()
+        until = {"full": min(deadline, now + config.queue_timeout_seconds), "limited": deadline}
         while True:
             endpoints = [e for e in await self._endpoints(known) if id(e) not in tried]
-            views = [e.view() for e in endpoints]
-            index = choose(known.config.policy, views, random.random())  # noqa: S311 - a choice, no secret
+            views = [e.view(config.max_in_flight) for e in endpoints]
+            index = choose(config.policy, views, random.random())  # noqa: S311 - a choice, no secret
             if index is not None:
                 return endpoints[index]
             pauses = [e.limited_until - e.clock() for e, v in zip(endpoints, views, strict=True) if v.is_limited]
-            wait = max(0.01, min(pauses, default=0.0))
-            if not pauses or "Status429" not in known.config.retry_on or loop.time() + wait >= deadline:
+            is_full = any(v.is_full and not (v.is_open or v.is_limited) for v in views)
+            if not is_full and (not pauses or "Status429" not in config.retry_on):
                 return None
-            await asyncio.sleep(wait)
+            if not await _wait(known, None if is_full else min(pauses), until["full" if is_full else "limited"]):
+                return None
 
     async def _endpoints(self, known: Known) -> list[Endpoint]:
         """All endpoints of the backends that may be used, as they are now."""
@@ -226,6 +232,24 @@ class Grid:
                 await endpoint.transport.close()
         if self._session:
             await self._session.close()
+
+
+async def _wait(known: Known, seconds: float | None, until: float) -> bool:
+    """Wait so long, or until a call ends; whether that was in time."""
+    loop = asyncio.get_running_loop()
+    if seconds is not None:
+        wait = max(0.01, seconds)
+        if loop.time() + wait >= until:
+            return False
+        await asyncio.sleep(wait)
+        return True
+    known.freed.clear()
+    try:
+        async with asyncio.timeout_at(until):
+            await known.freed.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _validators(known: Known) -> tuple[Any, Any]:

@@ -23,10 +23,12 @@ class View:
     is_limited: bool = False
     """It asked for a pause (429)."""
     is_slow: bool = False
+    is_full: bool = False
+    """This worker has as many calls under way there as it may."""
 
 
 def choose(policy: RoutingPolicy, views: Sequence[View], chance: float) -> int | None:
-    """The index of the endpoint that gets the next call; None when all are down or limited.
+    """The index of the endpoint that gets the next call; None when all are down, limited or full.
 
     Slow is not down: a slow endpoint is used while no faster one is left.
 
@@ -35,7 +37,7 @@ def choose(policy: RoutingPolicy, views: Sequence[View], chance: float) -> int |
         views: the endpoints that may be used for this call.
         chance: a random number of [0, 1).
     """
-    usable = [i for i, v in enumerate(views) if not v.is_open and not v.is_limited]
+    usable = [i for i, v in enumerate(views) if not (v.is_open or v.is_limited or v.is_full)]
     left = [i for i in usable if not views[i].is_slow] or usable
     if policy == "Priority":
         first = min((views[i].priority for i in left), default=0)
