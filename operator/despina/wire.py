@@ -211,9 +211,13 @@ class ToolConfig(Document):
     missing: str = ""
     """Why there is none."""
     backends: tuple[ToolBackend, ...] = ()
+    service: ToolBackend | None = None
+    """All of the tool's own pods behind one address that the cluster keeps up to date sooner than names: for calls that
+    found nobody where they looked."""
     policy: RoutingPolicy = "Priority"
     retry_on: tuple[RetryOn, ...] = ("ConnectError",)
     max_attempts: int = 2
+    """Those that may have reached somebody."""
     timeout_seconds: int = 30
     """Of one attempt."""
     max_in_flight: int = 64

@@ -333,3 +333,16 @@ def _listens(port: int) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+async def test_a_call_that_finds_nobody_where_it_looks_goes_to_the_tools_service(call):
+    """As while names still stand for pods that are gone."""
+    async with backend(good) as one:
+        service = ToolBackend(name="service", url=one.url, tool="echo")
+        for idempotent in (True, False):
+            contract = contract_of("echo", idempotent=idempotent)
+            config = tool_config("echo", nowhere(), nowhere(), nowhere(), contract=contract, service=service)
+            for n in range(5):
+                assert await call(config, text=str(n)) == str(n)
+        assert one.calls == 10
+        assert one.headers["connection"] == "close"

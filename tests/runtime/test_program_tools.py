@@ -9,7 +9,7 @@ from mcp import Client
 from despina.wire import CacheConfig, ToolBreakerConfig, ToolsConfig, ToolUse
 from services import free_port
 from tests.support.hosts import hosts, tool_config
-from tests.support.world import eventually
+from tests.support.world import ROOT, eventually
 
 FIND = (ToolUse(name="find", tool="ns/search"),)
 
@@ -67,6 +67,14 @@ def test_a_tool_that_the_manifest_does_not_list_is_unknown(pod, log_model, tools
     running = pod(log_model("tooled", "unlisted"), "unlisted")
     eventually("it gave up", lambda: running.process.poll() is not None, 90)
     assert "spec.tools does not list it" in running.termination.read_text()
+
+
+def test_without_a_cluster_the_tools_function_itself_is_called(pod, log_model, monkeypatch):
+    monkeypatch.setenv("DESPINA_TOOL_PACKAGES", "tests.support.sample_tools")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    running = pod(log_model("tooled", "alone"), "alone", tools=FIND)
+    eventually("ready", running.is_ready, 90)
+    assert running.ask({"ticket": "pie"}).json() == {"category": "pie 0"}
 
 
 def test_results_are_cached_where_the_tool_allows_it(tmp_path, pod, log_model, tools):

@@ -107,7 +107,7 @@ async def backend(answer):
 
     async def execute(request: web.Request) -> web.StreamResponse:
         found.calls += 1
-        found.headers = dict(request.headers)
+        found.headers = {k.lower(): v for k, v in request.headers.items()}
         return await answer(await request.json())
 
     app = web.Application()

@@ -76,7 +76,6 @@ def test_a_call_that_may_have_been_executed_is_never_made_again_unless_that_is_s
     ("fate", "retry_on", "attempts", "again"),
     [
         (Fate.UNREACHED, ("ConnectError",), 1, True),
-        (Fate.UNREACHED, ("ConnectError",), 2, False),
         (Fate.UNREACHED, (), 1, False),
         (Fate.BROKEN, ("ConnectError",), 1, True),
         (Fate.TIMEOUT, ("ConnectError",), 1, False),

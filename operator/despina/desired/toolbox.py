@@ -76,6 +76,7 @@ def tool_config(view: ToolView) -> ToolConfig:
     return ToolConfig(
         contract=contract_config(view.tool),
         backends=tuple(_backend(view, b, excluded.get(b.name, "")) for b in spec.backends),
+        service=_service(view, view.tool),
         policy=spec.routing.policy,
         retry_on=spec.routing.retry_on,
         max_attempts=spec.routing.max_attempts,
@@ -126,6 +127,17 @@ def _backend(view: ToolView, backend: Backend, excluded: str) -> ToolBackend:
         weight=backend.weight,
         token_file=f"{TOOL_TOKENS_DIR}/{name}" if name in view.tokens else None,
         excluded=excluded,
+    )
+
+
+def _service(view: ToolView, tool: Tool) -> ToolBackend | None:
+    if not any(b.deployment for b in tool.spec.backends):
+        return None
+    return ToolBackend(
+        name="service",
+        url=f"http://{tool.name}.{tool.namespace}.svc",
+        tool=tool.spec.contract.name,
+        token_file=f"{TOOL_TOKENS_DIR}/{token_file(view.key)}",
     )
 
 

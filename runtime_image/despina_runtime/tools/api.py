@@ -86,8 +86,9 @@ class Toolbox:
         if use is None:
             listed = ", ".join(self._uses) or "none"
             raise ToolUnknown(name, f"spec.tools does not list it; it lists {listed}")
+        here = local_function(use.tool.partition("/")[2]) or local_function(name)
         missing = ToolConfig(missing=f"{use.tool} is not known here yet")
-        return use, self._file.read().tools.get(use.tool, missing)
+        return use, self._file.read().tools.get(use.tool) or here or missing
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """One call, on the event loop that the connections belong to."""
@@ -129,12 +130,21 @@ class LocalToolbox(Toolbox):
 
     def find(self, name: str) -> tuple[ToolUse, ToolConfig]:
         """The function of a name."""
-        packages = [p.strip() for p in os.environ.get(TOOL_PACKAGES_ENV, "").split(",") if p.strip()]
-        for package in packages:
-            if config := local_tool(name, package):
-                return ToolUse(name=name, tool=f"local/{name}"), config
-        advice = f"set {TOOL_PACKAGES_ENV} to its Python package"
-        raise ToolUnknown(name, f"none of {', '.join(packages)} has it" if packages else advice)
+        config = local_function(name)
+        if config is None:
+            packages = ", ".join(_packages())
+            advice = f"set {TOOL_PACKAGES_ENV} to its Python package"
+            raise ToolUnknown(name, f"none of {packages} has it" if packages else advice)
+        return ToolUse(name=name, tool=f"local/{name}"), config
+
+
+def local_function(name: str) -> ToolConfig | None:
+    """A function of the packages that DESPINA_TOOL_PACKAGES names: on a laptop, where there is no DSPyTool."""
+    return next((config for package in _packages() if (config := local_tool(name, package))), None)
+
+
+def _packages() -> list[str]:
+    return [p.strip() for p in os.environ.get(TOOL_PACKAGES_ENV, "").split(",") if p.strip()]
 
 
 TOOLBOX: ContextVar[Toolbox | None] = ContextVar("toolbox", default=None)

@@ -87,14 +87,16 @@ def make_session() -> aiohttp.ClientSession:
 class HttpTransport:
     """`POST /tools/NAME/execute`."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: KeyFile) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: KeyFile, keeps: bool = True) -> None:
+        """`keeps`: whether connections are used again; one through a Service would stay with its pod."""
         self._session, self._token = session, token
+        self._own = {"content-type": "application/json"} | ({} if keeps else {"connection": "close"})
         self._url = f"{url.rstrip('/')}{TOOLS_PATH}"
 
     async def send(self, request: Request) -> Outcome:
         """One attempt."""
         left = request.deadline - asyncio.get_running_loop().time()
-        headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left:.3f}", **dict(request.trace)}
+        headers = {**self._own, DEADLINE_HEADER: f"{left:.3f}", **dict(request.trace)}
         if token := self._token.read():
             headers["authorization"] = f"Bearer {token}"
         url = f"{self._url}/{request.tool}/execute"

@@ -34,13 +34,14 @@ from despina_runtime.tools.errors import (
 )
 from despina_runtime.tools.local import LocalTransport
 from despina_runtime.tools.mcp_client import McpTransport
-from despina_runtime.tools.routing import Fate, choose, may_try_again
+from despina_runtime.tools.routing import UNCOUNTED, Fate, choose, may_try_again
 
 ATTEMPTS = Counter(
     "despina_tool_attempts_total", "Attempts to have a tool executed, by outcome.", ["tool", "backend", "outcome"]
 )
 SECONDS = Histogram("despina_tool_call_seconds", "Calls of tools, with all their attempts.", ["tool"])
-IDLE_SECONDS = 300.0
+MOST_UNREACHED = 2
+"""Addresses at which nobody listened, before the tool's Service is asked instead."""
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Known:
     config: ToolConfig
     addresses: dict[ToolBackend, Addresses] = field(default_factory=dict)
     endpoints: dict[tuple[ToolBackend, str], Endpoint] = field(default_factory=dict)
+    services: dict[ToolBackend, Endpoint] = field(default_factory=dict)
     validators: tuple[Any, Any] | None = None
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call ends, for those that wait because all endpoints are full."""
@@ -94,7 +96,7 @@ class Grid:
         known = self._tools.get(key)
         if known is None or known.config != config:
             before = known or Known(config)
-            known = self._tools[key] = Known(config, before.addresses, before.endpoints)
+            known = self._tools[key] = Known(config, before.addresses, before.endpoints, before.services)
         return known
 
     def _check(self, key: str, known: Known, arguments: dict[str, Any]) -> None:
@@ -126,15 +128,17 @@ class Grid:
     ) -> Any:  # fmt: skip
         """Attempts, until one succeeds or no other may be made."""
         tried: set[int] = set()
-        attempts = 0
+        attempts = unreached = 0
         last: Outcome | None = None
         while True:
-            endpoint = await self._choose(key, known, tried, deadline)
+            endpoint = await self._choose(known, tried, deadline) if unreached < MOST_UNREACHED else None
+            endpoint = endpoint or self._last_resort(known, tried)
             if endpoint is None:
                 raise _error(key, last, known.config)
             tried.add(id(endpoint))
             outcome = await self._attempt(key, known, endpoint, arguments, deadline, trace)
-            attempts += outcome.fate is not Fate.REFUSED
+            attempts += outcome.fate not in UNCOUNTED
+            unreached += outcome.fate is Fate.UNREACHED
             if outcome.fate is Fate.DONE:
                 return self._result(key, known, outcome)
             config = known.config
@@ -158,7 +162,17 @@ class Grid:
             known.addresses[endpoint.backend].suspect()
         return outcome
 
-    async def _choose(self, key: str, known: Known, tried: set[int], deadline: float) -> Endpoint | None:
+    def _last_resort(self, known: Known, tried: set[int]) -> Endpoint | None:
+        """The tool's Service, whose endpoints the cluster knows sooner than callers know the addresses of its pods."""
+        service = known.config.service
+        if service is None:
+            return None
+        if service not in known.services:
+            known.services[service] = self._make(known.config, service, service.url)
+        endpoint = known.services[service]
+        return endpoint if id(endpoint) not in tried else None
+
+    async def _choose(self, known: Known, tried: set[int], deadline: float) -> Endpoint | None:
         """An endpoint that was not tried yet, once one that is full or asked for a pause can be used again.
 
         A pause is waited for only where the manifest says to try again after a 429.
@@ -198,16 +212,16 @@ class Grid:
     def _make(self, config: ToolConfig, backend: ToolBackend, url: str) -> Endpoint:
         slow = config.breaker.slow_call_millis
         seconds = slow / 1000 if slow else None
-        return Endpoint(backend, self._transport(backend, url), Breaker(config.breaker), seconds)
+        return Endpoint(backend, self._transport(config, backend, url), Breaker(config.breaker), seconds)
 
-    def _transport(self, backend: ToolBackend, url: str) -> Transport:
+    def _transport(self, config: ToolConfig, backend: ToolBackend, url: str) -> Transport:
         if backend.kind == "Local":
             return LocalTransport(backend.url)
         token = KeyFile(backend.token_file)
         if backend.kind == "Mcp":
             return McpTransport(backend, token)
         self._session = self._session or make_session()
-        return HttpTransport(self._session, url, token)
+        return HttpTransport(self._session, url, token, keeps=backend != config.service)
 
     async def _forget(self, known: Known, wanted: set[tuple[ToolBackend, str]]) -> None:
         """Endpoints that are gone, once their last call has ended."""

@@ -84,12 +84,14 @@ WORD: dict[Fate, RetryOn] = {
     Fate.ERROR: "Status5xx", Fate.LIMITED: "Status429",
 }  # fmt: skip
 HARMLESS = (Fate.UNREACHED, Fate.LIMITED)
+UNCOUNTED = (Fate.UNREACHED, Fate.REFUSED)
+"""What does not count as an attempt."""
 FAILURES = (Fate.UNREACHED, Fate.BROKEN, Fate.TIMEOUT, Fate.ERROR)
 """What a breaker counts."""
 
 
 def may_try_again(fate: Fate, idempotent: bool, retry_on: Sequence[RetryOn], attempts: int, most: int) -> bool:
-    """Whether a call that met this fate may go to another endpoint, after so many attempts that may have had effects.
+    """Whether a call that met this fate may go to another endpoint, after so many attempts that reached somebody.
 
     A call that may have been executed is made again only where its tool is idempotent, whatever the manifest says.
     """
