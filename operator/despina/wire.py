@@ -56,6 +56,10 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+NEVER = 101
+"""An error rate in percent that cannot be reached."""
+
+
 class BreakerConfig(Document):
     """When a breaker opens and how it closes again. A rate in percent over a sliding window of seconds."""
 

@@ -186,6 +186,19 @@ def test_a_backend_that_offers_something_else_is_excluded_and_the_field_is_named
     assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "1/2", "Mismatch"]
 
 
+def test_without_a_role_a_tool_on_aws_says_what_is_missing(kube, tools):
+    embed = contract("bedrock-embed", "despina_runtime.tools.aws")
+    off = {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"}
+    region = {"name": "AWS_REGION", "value": "eu-central-1"}
+    template = {"spec": {"containers": [{"name": "tool", "env": [off, region]}]}}
+    host = {"toolPackages": ["despina_runtime.tools.aws"], "podTemplate": template}
+    tools(tool("keyless", {"name": "aws", "deployment": host}, contract=embed, health={"periodSeconds": 5}))
+    eventually("the reason", lambda: backend_of(kube, "keyless", "aws").get("reason") == "CredentialsMissing", 90)
+    ready = next(c for c in status_of(kube, "keyless")["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "CredentialsMissing")
+    assert "eks.amazonaws.com/role-arn" in ready["message"]
+
+
 def test_a_program_waits_for_a_tool_that_it_requires_and_not_for_one_that_it_does_not(given, kube, tools):
     log_model("tooled", "waiting", "champion")
     uses = [
@@ -299,7 +312,11 @@ def pools():
             {
                 "apiVersion": "v1",
                 "kind": "Node",
-                "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+                "metadata": {
+                    "name": name,
+                    "labels": labels | {"fake": "yes"},
+                    "annotations": {"kwok.x-k8s.io/node": "fake"},
+                },
                 "spec": {"taints": [{"key": taint, "value": "fake", "effect": "NoSchedule"}]},
             }
         )
@@ -315,9 +332,11 @@ def pools():
 
 def test_pods_run_on_the_pool_that_their_placement_names(pools):
     log_model("good", "placed", "champion")
-    on_aws = {"profile": "aws", "tolerations": [{"key": "aws", "operator": "Exists"}]}
+    # The real node carries the pools' labels too, for what must run.
+    fake = {"fake": "yes"}
+    on_aws = {"profile": "aws", "nodeSelector": fake, "tolerations": [{"key": "aws", "operator": "Exists"}]}
     backends = (
-        sample_pods("gpu", placement={"profile": "gpu"}),
+        sample_pods("gpu", placement={"profile": "gpu", "nodeSelector": fake}),
         sample_pods("aws", placement=on_aws),
         sample_pods("plain"),
         sample_pods("nowhere", placement={"profile": "gpu", "nodeSelector": {"zone": "moon"}}),

@@ -346,3 +346,24 @@ async def test_a_call_that_finds_nobody_where_it_looks_goes_to_the_tools_service
                 assert await call(config, text=str(n)) == str(n)
         assert one.calls == 10
         assert one.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_call_waits_while_the_tools_only_pod_is_replaced(call, start, idempotent):
+    port = free_port()
+    service = ToolBackend(name="service", url=f"http://127.0.0.1:{port}", tool="echo")
+    contract = contract_of("echo", idempotent=idempotent)
+    config = tool_config("echo", service.url, contract=contract, service=service, queue_timeout_seconds=10)
+    waiting = asyncio.create_task(call(config, 20, text="patient"))
+    host = await asyncio.to_thread(start, port=port)
+    assert await waiting == "patient"
+    assert host.executed() == ["echo patient"]
+    began = time.monotonic()
+    with pytest.raises(ToolUnavailable):
+        await call(
+            tool_config(
+                "echo", nowhere(), service=service.model_copy(update={"url": nowhere()}), queue_timeout_seconds=1
+            ),
+            text="x",
+        )
+    assert time.monotonic() - began < 5

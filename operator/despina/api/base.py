@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
+
+from despina.api import API_VERSION
 
 
 class ApiModel(BaseModel):
@@ -23,6 +25,34 @@ class ApiModel(BaseModel):
     def dump(self) -> dict[str, Any]:
         """The manifest's own form: camelCase, without the fields that were left out."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+class Owner(ApiModel):
+    """An object of ours as the operator knows it; the objects that are made for it name it as their owner."""
+
+    kind: ClassVar[str]
+    namespace: str
+    name: str
+    uid: str = ""
+    generation: int = 0
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, manifest: dict[str, Any]) -> Self:
+        """Read a manifest; raises pydantic's ValidationError, whose locations name the fields."""
+        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != cls.kind:
+            raise ValueError(f"apiVersion and kind must be {API_VERSION} and {cls.kind}")
+        meta = manifest.get("metadata") or {}
+        return cls.model_validate(
+            {
+                "namespace": meta.get("namespace", "default"),
+                "name": meta.get("name"),
+                "uid": meta.get("uid", ""),
+                "generation": meta.get("generation", 0),
+                "annotations": meta.get("annotations") or {},
+                "spec": manifest.get("spec") or {},
+            }
+        )
 
 
 def rule(cel: str, message: str, field_path: str | None = None) -> JsonDict:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from despina.api import API_VERSION
 from despina.api.base import (
     ApiModel,
     LongStr,
     NameStr,
+    Owner,
     Preserved,
     ShortStr,
     ToolName,
@@ -395,15 +395,10 @@ class ProgramStatus(ApiModel):
     """The versions that callers reached, the latest last."""
 
 
-class Program(ApiModel):
+class Program(Owner):
     """A DSPyProgram as the operator knows it: the parsed spec and the metadata that matters."""
 
     kind: ClassVar[str] = "DSPyProgram"
-    namespace: str
-    name: str
-    uid: str = ""
-    generation: int = 0
-    annotations: dict[str, str] = Field(default_factory=dict)
     spec: ProgramSpec
 
     @model_validator(mode="after")
@@ -412,20 +407,3 @@ class Program(ApiModel):
         if fallback and fallback.program_ref and fallback.program_ref.name == self.name:
             raise ValueError("spec.fallback.programRef must name another program")
         return self
-
-    @classmethod
-    def parse(cls, manifest: dict[str, Any]) -> Program:
-        """Read a manifest; raises pydantic's ValidationError, whose locations name the fields."""
-        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != cls.kind:
-            raise ValueError(f"apiVersion and kind must be {API_VERSION} and {cls.kind}")
-        meta = manifest.get("metadata") or {}
-        return cls.model_validate(
-            {
-                "namespace": meta.get("namespace", "default"),
-                "name": meta.get("name"),
-                "uid": meta.get("uid", ""),
-                "generation": meta.get("generation", 0),
-                "annotations": meta.get("annotations") or {},
-                "spec": manifest.get("spec") or {},
-            }
-        )

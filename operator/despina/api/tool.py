@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
-from despina.api import API_VERSION
 from despina.api.base import (
     ApiModel,
     LabelMap,
     LongStr,
     NameStr,
+    Owner,
     Preserved,
     ShortStr,
     ToolName,
@@ -178,7 +178,7 @@ class Concurrency(ApiModel):
     max_in_flight: Annotated[int, Field(ge=1, le=10000)] = 64
     """In one pod of a deployment, and by one worker of a program at one endpoint."""
     queue_timeout_seconds: Annotated[int, Field(ge=0, le=600)] = 5
-    """How long a call waits for its turn before it goes elsewhere or fails."""
+    """How long a call waits for its turn, or for pods that are being replaced, before it goes elsewhere or fails."""
 
 
 class ToolBreaker(ApiModel):
@@ -365,31 +365,11 @@ class ToolStatus(ApiModel):
     """Its pods, for the scale subresource."""
 
 
-class Tool(ApiModel):
+class Tool(Owner):
     """A DSPyTool as the operator knows it: the parsed spec and the metadata that matters."""
 
     kind: ClassVar[str] = "DSPyTool"
-    namespace: str
-    name: str
-    uid: str = ""
-    generation: int = 0
     spec: ToolSpec
-
-    @classmethod
-    def parse(cls, manifest: dict[str, Any]) -> Tool:
-        """Read a manifest; raises pydantic's ValidationError, whose locations name the fields."""
-        if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != cls.kind:
-            raise ValueError(f"apiVersion and kind must be {API_VERSION} and {cls.kind}")
-        meta = manifest.get("metadata") or {}
-        return cls.model_validate(
-            {
-                "namespace": meta.get("namespace", "default"),
-                "name": meta.get("name"),
-                "uid": meta.get("uid", ""),
-                "generation": meta.get("generation", 0),
-                "spec": manifest.get("spec") or {},
-            }
-        )
 
     @property
     def key(self) -> str:

@@ -8,16 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from despina.api import API_VERSION
-from despina.api.program import Program
-from despina.api.tool import Tool
+from despina.api.base import Owner
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Refused
 from despina.cluster.observe import is_owned
 from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale
 from despina.desired.labels import RESTARTED_AT
-
-Owner = Program | Tool
 
 
 async def execute(action: Action, owner: Owner, objects: Mapping[ObjectKey, Any], cluster: Cluster) -> None:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from despina.api.base import Owner
 from despina.api.conditions import Reason
 from despina.api.program import Program, ProgramStatus
-from despina.api.tool import Tool
 from despina.cluster.client import Cluster, Document
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
 from despina.desired.config import AT, PREVIOUS_FILE, generation_name
@@ -65,7 +65,7 @@ async def read_manifest(cluster: Cluster, kind: str, namespace: str, name: str) 
     return None if manifest is None or manifest["metadata"].get("deletionTimestamp") else manifest
 
 
-Parsed = TypeVar("Parsed", Program, Tool)
+Parsed = TypeVar("Parsed", bound=Owner)
 
 
 def parse(kind: type[Parsed], manifest: Document) -> Parsed | Unreadable:
@@ -83,12 +83,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     kinds = (*OWNED, "ConfigMap", "Job", "Pod", "EndpointSlice")
     lists = await asyncio.gather(*(cluster.list(kind, program.namespace, labels) for kind in kinds))
     found = dict(zip(kinds, lists, strict=True))
-    objects = {
-        (kind, item["metadata"]["name"]): {"kind": kind, **item}
-        for kind in OWNED
-        for item in found[kind]
-        if is_owned(item, program)
-    }
+    objects = owned(found, program)
     service = objects.get(("Service", program.name), {})
     pods = tuple(pod_view(p) for p in found["Pod"])
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
@@ -117,7 +112,7 @@ async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey,
     return await own_secret(cluster, program, toolbox_name(program))
 
 
-async def own_secret(cluster: Cluster, owner: Program | Tool, name: str) -> dict[ObjectKey, Document]:
+async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKey, Document]:
     """A Secret, if it is its owner's."""
     found = await cluster.get("Secret", owner.namespace, name)
     return {("Secret", name): found} if found and is_owned(found, owner) else {}
@@ -161,7 +156,17 @@ def read_status(status: Document) -> ProgramStatus:
         return ProgramStatus()
 
 
-def is_owned(item: Document, owner: Program | Tool) -> bool:
+def owned(found: Mapping[str, list[Document]], owner: Owner) -> dict[ObjectKey, Document]:
+    """Of what carries its labels, what is its owner's and kept as it should be."""
+    return {
+        (kind, item["metadata"]["name"]): {"kind": kind, **item}
+        for kind in OWNED
+        for item in found[kind]
+        if is_owned(item, owner)
+    }
+
+
+def is_owned(item: Document, owner: Owner) -> bool:
     """Whether an object is its owner's, by reference: a label can be anybody's."""
     owners = item["metadata"].get("ownerReferences") or []
     return any(one["uid"] == owner.uid for one in owners)

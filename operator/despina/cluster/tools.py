@@ -15,7 +15,7 @@ from despina.api.serving import SecretKeyRef
 from despina.api.tool import Tool, ToolStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Refused
-from despina.cluster.observe import OWNED, is_owned, own_secret, pod_view, read_manifest
+from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest
 from despina.decide.observed import ObjectKey, PodView
 from despina.desired.labels import BACKEND, REVISION, TOOL
 from despina.desired.tool import hosted, tokens_name
@@ -40,12 +40,7 @@ async def observe_tool(cluster: Cluster, tool: Tool, manifest: Document) -> Live
     kinds = (*OWNED, "Pod")
     lists = await asyncio.gather(*(cluster.list(kind, tool.namespace, labels) for kind in kinds))
     found = dict(zip(kinds, lists, strict=True))
-    objects = {
-        (kind, item["metadata"]["name"]): {"kind": kind, **item}
-        for kind in OWNED
-        for item in found[kind]
-        if is_owned(item, tool)
-    }
+    objects = owned(found, tool)
     return LiveTool(
         status=read_tool_status(manifest.get("status") or {}),
         objects=objects | await own_secret(cluster, tool, tokens_name(tool)),

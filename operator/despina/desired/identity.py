@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from despina.api.base import Owner
 from despina.api.placement import PlacementProfile
 from despina.api.pods import ServiceAccount
 from despina.api.program import Program
-from despina.api.tool import Tool
 from despina.desired.labels import metadata
 
 
@@ -17,7 +17,7 @@ def service_account_name(program: Program) -> str:
 
 
 def build_service_account(
-    owner: Program | Tool, account: ServiceAccount, name: str, labels: dict[str, str], profile: PlacementProfile
+    owner: Owner, account: ServiceAccount, name: str, labels: dict[str, str], profile: PlacementProfile
 ) -> dict[str, Any] | None:
     """The account, or None where the user brings one."""
     if account.create == "Disabled":

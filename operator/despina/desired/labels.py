@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from despina.api import API_VERSION, GROUP
+from despina.api.base import Owner
 from despina.api.program import Program
 from despina.api.revision import Revision
 from despina.api.tool import Tool
@@ -62,7 +63,7 @@ def tool_labels(tool: Tool, backend: str | None = None) -> dict[str, str]:
     return {MANAGED_BY: MANAGER, TOOL: tool.name} | ({BACKEND: backend} if backend else {})
 
 
-def metadata(owner: Program | Tool, name: str, labels: dict[str, str]) -> dict[str, Any]:
+def metadata(owner: Owner, name: str, labels: dict[str, str]) -> dict[str, Any]:
     """An object's metadata. The owner reference makes Kubernetes clean up: Despina needs no finalizer."""
     return {
         "name": name,

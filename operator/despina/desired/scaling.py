@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from despina.api.base import Owner
 from despina.api.pods import Autoscaling
-from despina.api.program import Program
-from despina.api.tool import Tool
 from despina.desired.labels import metadata
 
 
-def build_hpa(
-    owner: Program | Tool, autoscaling: Autoscaling, deployment: str, labels: dict[str, str]
-) -> dict[str, Any]:
+def build_hpa(owner: Owner, autoscaling: Autoscaling, deployment: str, labels: dict[str, str]) -> dict[str, Any]:
     """The autoscaler of one Deployment, named like it: there is at most one, on the active revision."""
     cpu = {
         "type": "Resource",
@@ -36,7 +33,7 @@ def build_hpa(
     }
 
 
-def build_pdb(owner: Program | Tool, name: str, labels: dict[str, str], chosen: dict[str, str]) -> dict[str, Any]:
+def build_pdb(owner: Owner, name: str, labels: dict[str, str], chosen: dict[str, str]) -> dict[str, Any]:
     """At most one chosen pod at a time may be evicted; pods that are not ready never hold up a node's drain."""
     return {
         "apiVersion": "policy/v1",

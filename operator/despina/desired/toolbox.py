@@ -15,6 +15,7 @@ from despina.api.program import Program
 from despina.api.tool import Backend, Tool, ToolStatus
 from despina.desired.labels import metadata, program_labels
 from despina.wire import (
+    NEVER,
     TOOL_TOKENS_DIR,
     TOOLS_FILE,
     ContractConfig,
@@ -25,8 +26,6 @@ from despina.wire import (
 )
 
 HOST_PORT = 8080
-NEVER = 101
-"""An error rate in percent that cannot be reached."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from despina.api import API_VERSION
+from despina.api.base import Owner
 from despina.api.conditions import Condition, ConditionStatus, Reason, Type
-from despina.api.program import Program
-from despina.api.tool import Tool
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Gone, Refused
 from despina.cluster.execute import execute
@@ -29,7 +28,7 @@ def _no_pods(_: Tell) -> None:
 
 async def carry_out(
     actions: Iterable[Action],
-    owner: Program | Tool,
+    owner: Owner,
     objects: Mapping[ObjectKey, Any],
     cluster: Cluster,
     tell: Callable[[Tell], None] = _no_pods,

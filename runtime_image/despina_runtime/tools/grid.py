@@ -19,7 +19,7 @@ import jsonschema_rs
 import orjson
 from prometheus_client import Counter, Histogram
 
-from despina.wire import ContractConfig, ToolBackend, ToolConfig
+from despina.wire import NEVER, ContractConfig, ToolBackend, ToolBreakerConfig, ToolConfig
 from despina_runtime.breaker import Breaker
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.target import KeyFile
@@ -40,6 +40,7 @@ ATTEMPTS = Counter(
     "despina_tool_attempts_total", "Attempts to have a tool executed, by outcome.", ["tool", "backend", "outcome"]
 )
 SECONDS = Histogram("despina_tool_call_seconds", "Calls of tools, with all their attempts.", ["tool"])
+ROUND_SECONDS = 0.25
 MOST_UNREACHED = 2
 """Addresses at which nobody listened, before the tool's Service is asked instead."""
 
@@ -126,7 +127,12 @@ class Grid:
         self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
         trace: tuple[tuple[str, str], ...],
     ) -> Any:  # fmt: skip
-        """Attempts, until one succeeds or no other may be made."""
+        """Attempts, until one succeeds or no other may be made.
+
+        Where nobody listens at any of the tool's own pods, the call waits for its turn as it would at a pod that is
+        full: they may just be replaced, or the names be out of date.
+        """
+        patience = min(deadline, asyncio.get_running_loop().time() + known.config.queue_timeout_seconds)
         tried: set[int] = set()
         attempts = unreached = 0
         last: Outcome | None = None
@@ -134,7 +140,11 @@ class Grid:
             endpoint = await self._choose(known, tried, deadline) if unreached < MOST_UNREACHED else None
             endpoint = endpoint or self._last_resort(known, tried)
             if endpoint is None:
-                raise _error(key, last, known.config)
+                if not await _another_round(known, last, patience):
+                    raise _error(key, last, known.config)
+                tried.clear()
+                unreached = 0
+                continue
             tried.add(id(endpoint))
             outcome = await self._attempt(key, known, endpoint, arguments, deadline, trace)
             attempts += outcome.fate not in UNCOUNTED
@@ -168,7 +178,11 @@ class Grid:
         if service is None:
             return None
         if service not in known.services:
-            known.services[service] = self._make(known.config, service, service.url)
+            # No breaker: each connection may lead to another pod.
+            never = ToolBreakerConfig(error_rate_percent=NEVER)
+            known.services[service] = Endpoint(
+                service, self._transport(known.config, service, service.url), Breaker(never), None
+            )
         endpoint = known.services[service]
         return endpoint if id(endpoint) not in tried else None
 
@@ -263,6 +277,17 @@ async def _wait(known: Known, seconds: float | None, until: float) -> bool:
             await known.freed.wait()
     except TimeoutError:
         return False
+    return True
+
+
+async def _another_round(known: Known, last: Outcome | None, until: float) -> bool:
+    """Whether all endpoints shall be tried again: nobody listened at the tool's own pods, and there is time."""
+    is_unreached = last is not None and last.fate is Fate.UNREACHED
+    if not is_unreached or known.config.service is None or asyncio.get_running_loop().time() + ROUND_SECONDS >= until:
+        return False
+    await asyncio.sleep(ROUND_SECONDS)
+    for addresses in known.addresses.values():
+        addresses.suspect()
     return True
 
 
