@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,9 +14,11 @@ import yaml
 from despina.api import GROUP
 from despina.api.crd import program_crd, tool_crd
 from despina.api.program import Program, ProgramStatus
+from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
-from despina.decide.plan import Apply, Create
+from despina.decide.plan import Action, Apply, Create
 from despina.decide.rollout import decide
+from despina.decide.tool import ObservedTool, decide_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,16 +56,24 @@ def crds() -> dict[str, str]:
 
 
 def render_manifest(path: Path, version: str) -> str:
-    """The objects of a program's first pass."""
-    program = Program.parse(yaml.safe_load(path.read_text()))
+    """The objects of a program's, or a tool's, first pass."""
+    manifest = yaml.safe_load(path.read_text())
+    defaults = Defaults(runtime_image="despina-runtime", tracking_uri="http://mlflow:5000")
+    if manifest.get("kind") == Tool.kind:
+        observed_tool = ObservedTool(Tool.parse(manifest), ToolStatus(), defaults)
+        return _dumped(decide_tool(observed_tool).actions)
+    program = Program.parse(manifest)
     observed = Observed(
         program=program,
         status=ProgramStatus(),
-        defaults=Defaults(runtime_image="despina-runtime", tracking_uri="http://mlflow:5000"),
+        defaults=defaults,
         model=Resolution(version, "ModelFound"),  # type: ignore[arg-type]
     )
-    plan = decide(observed, now=0.0)
-    documents = [a.document for a in plan.actions if isinstance(a, Create | Apply)]
+    return _dumped(decide(observed, now=0.0).actions)
+
+
+def _dumped(actions: Iterable[Action]) -> str:
+    documents = [a.document for a in actions if isinstance(a, Create | Apply)]
     return str(yaml.safe_dump_all(documents, sort_keys=False))
 
 

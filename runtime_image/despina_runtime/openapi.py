@@ -19,7 +19,7 @@ PROBLEMS = {
     "422": "The input does not fit the signature, or the LM is not listed",
     "429": "Too many requests; Retry-After says when to come back",
     "500": "The program raised an error",
-    "502": "The language model failed, or its answer does not fit the signature",
+    "502": "The language model or a tool failed, or the answer does not fit the signature",
     "503": "Overloaded, or a breaker is open; Retry-After says when to come back",
     "504": "The deadline passed",
 }

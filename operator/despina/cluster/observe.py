@@ -94,7 +94,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         pods=pods,
         active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
-        objects=_compared(objects, configs) | await _toolbox_secret(cluster, program),
+        objects=_compared(objects, configs) | await _toolbox_secret(cluster, program, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
 
@@ -105,11 +105,12 @@ def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
     return {key: value for key, value in objects.items() if key[0] != "Deployment"} | changing
 
 
-async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey, Document]:
+async def _toolbox_secret(
+    cluster: Cluster, program: Program, configs: Mapping[str, Document]
+) -> dict[ObjectKey, Document]:
     """The program's tokens for its tools: read by name, for the operator may not list Secrets."""
-    if not program.spec.tools:
-        return {}
-    return await own_secret(cluster, program, toolbox_name(program))
+    name = toolbox_name(program)
+    return await own_secret(cluster, program, name) if program.spec.tools or name in configs else {}
 
 
 async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKey, Document]:

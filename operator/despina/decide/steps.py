@@ -28,7 +28,7 @@ from despina.desired.labels import (
 )
 from despina.desired.network import build_service, preview_name
 from despina.desired.scaling import build_hpa, build_pdb
-from despina.desired.toolbox import build_toolbox
+from despina.desired.toolbox import build_toolbox, toolbox_name
 from despina.desired.workload import build_deployment
 from despina.wire import RuntimeConfig
 
@@ -64,8 +64,15 @@ def _identity(r: Rollout) -> Iterator[Action]:
     account = program.spec.service_account
     labels, name = program_labels(program), service_account_name(program)
     yield from _applied(r.o, build_service_account(program, account, name, labels, profile_of(r.o)))
-    for document in build_toolbox(program, r.o.tools):
-        yield from _applied(r.o, document)
+    yield from _toolbox(r.o)
+
+
+def _toolbox(o: Observed) -> Iterator[Action]:
+    """What pods know of their tools, and nothing once no revision uses any."""
+    for document in build_toolbox(o.program, o.tools):
+        yield from _applied(o, document)
+    name = toolbox_name(o.program)
+    yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not o.tools and (kind, name) in o.objects)
 
 
 def profile_of(o: Observed) -> PlacementProfile:

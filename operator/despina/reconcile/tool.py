@@ -79,21 +79,22 @@ class ToolReconciler:
         return tuple([await self._target(tool, backend, live) for backend in tool.spec.backends])
 
     async def _target(self, tool: Tool, backend: Backend, live: LiveTool) -> Target:
+        mcp, health, elsewhere = backend.mcp, tool.spec.health, (backend_url(tool, backend),)
         pods = [p for p in live.pods if p.revision == backend.name and p.ready and not p.ending and p.ip]
-        ref, health = backend.auth_secret_ref, tool.spec.health
-        token = self.mint(tool.uid, tool.namespace) if backend.deployment else None
-        if ref:
-            token = await secret_value(self.cluster, tool.namespace, ref)
         return Target(
             backend=backend.name,
-            tool=(backend.mcp.tool if backend.mcp else None) or tool.spec.contract.name,
-            kind="Mcp" if backend.mcp else "Http",
-            urls=tuple(map(address, pods)) if backend.deployment else (backend_url(tool, backend),),
-            call_urls=tuple(f"http://{p.ip}:{HOST_PORT}" for p in pods)
-            if backend.deployment
-            else (backend_url(tool, backend),),
+            tool=(mcp.tool if mcp else None) or tool.spec.contract.name,
+            kind="Mcp" if mcp else "Http",
+            urls=tuple(map(address, pods)) if backend.deployment else elsewhere,
+            call_urls=tuple(address(p, HOST_PORT) for p in pods) if backend.deployment else elsewhere,
             probe=health.probe,
             arguments=health.arguments,
-            transport=backend.mcp.transport if backend.mcp else "StreamableHTTP",
-            token=token,
+            transport=mcp.transport if mcp else "StreamableHTTP",
+            token=await self._token(tool, backend),
         )
+
+    async def _token(self, tool: Tool, backend: Backend) -> str | None:
+        if backend.deployment:
+            return self.mint(tool.uid, tool.namespace)
+        ref = backend.auth_secret_ref
+        return await secret_value(self.cluster, tool.namespace, ref) if ref else None

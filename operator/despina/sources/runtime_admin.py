@@ -113,7 +113,7 @@ class Orders:
         response.raise_for_status()
 
 
-def address(pod: PodView) -> str:
-    """A pod's admin port."""
+def address(pod: PodView, port: int = ADMIN_PORT) -> str:
+    """A pod's admin port, or another one."""
     host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
-    return f"http://{host}:{ADMIN_PORT}"
+    return f"http://{host}:{port}"

@@ -38,7 +38,7 @@ from despina.wire import (
     ToolProblemReport,
 )
 from despina_runtime.admin import metrics
-from despina_runtime.asgi import Header, Receive, Scope, Send, read_body, send_body, send_problem
+from despina_runtime.asgi import Disconnected, Header, Receive, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.pipeline.admission import Slots
 from despina_runtime.problem import Problem, invalid_input
 from despina_runtime.server import make_server
@@ -111,6 +111,8 @@ class Host:
                 await self._mcp(scope, receive, send)
             else:
                 raise Problem(404, "not-found", "There is nothing here", path)
+        except Disconnected:
+            return
         except Problem as problem:
             refused = [NOT_EXECUTED] if problem.fault is None else []
             await send_problem(send, problem, [*refused, *self._headers()])
