@@ -89,6 +89,7 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
         with without_network(victim):
             eventually("it is noticed", lambda: backend_of(kube, "search", "one").get("readyReplicas") == 0, 60)
         becomes(kube, "search", "one", "Healthy", 120)
+        before = _running(kube, "search")
         kube.apply(
             tool(
                 "search",
@@ -98,7 +99,7 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
                 contract=contract("search", description="Find."),
             )
         )
-        eventually("both are replaced", lambda: _are_replaced(kube, "search"), 120)
+        eventually("both are replaced", lambda: _are_replaced(kube, "search", before), 120)
     assert not requests.report("tool backends killed, evicted, cut off and rolled", allowed={"1"})
 
 
@@ -110,11 +111,15 @@ def _has_successor(kube: Kube, name: str, backend: str, victim: dict) -> bool:
     )
 
 
-def _are_replaced(kube: Kube, name: str) -> bool:
-    found = kube.json("get", "deployments", "-l", f"despina.dev/tool={name}")["items"]
-    states = [d["status"] for d in found]
-    same = all(d["status"].get("observedGeneration") == d["metadata"]["generation"] for d in found)
-    return same and all(s.get("updatedReplicas") == s.get("replicas") == s.get("readyReplicas") == 1 for s in states)
+def _running(kube: Kube, name: str) -> set[str]:
+    """The UIDs of a tool's pods, those that are ending included."""
+    found = kube.json("get", "pods", "-l", f"despina.dev/tool={name}")["items"]
+    return {p["metadata"]["uid"] for p in found}
+
+
+def _are_replaced(kube: Kube, name: str, before: set[str]) -> bool:
+    now = _running(kube, name)
+    return len(now) == len(before) and not before & now
 
 
 def test_a_tool_that_is_not_idempotent_is_executed_at_most_once_a_call(given, kube, tools):

@@ -111,6 +111,32 @@ async def test_a_connection_that_breaks_is_a_reason_to_try_elsewhere_only_for_an
         assert (broken.calls, fine.calls) == (2, 1)
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_kept_connections_that_broke_are_no_attempts(call, idempotent):
+    """As when several pods were replaced since the last call: more than `maxAttempts` of them."""
+
+    async def once(arguments):
+        return await (good if arguments["text"] == "first" else cut)(arguments)
+
+    async with backend(once) as one, backend(once) as two, backend(once) as three, backend(good) as fine:
+        contract = contract_of("echo", idempotent=idempotent)
+        urls = (b.url for b in (one, two, three, fine))
+        config = tool_config("echo", *urls, contract=contract, policy="RoundRobin")
+        for _ in range(3):
+            await call(config, text="first")
+        config = config.model_copy(update={"policy": "Priority"})
+        for b in (one, two, three):
+            assert b.calls == 1
+        if idempotent:
+            assert await call(config, text="second") == "second"
+            assert await call(config, text="second") == "second"
+        else:
+            await call(config, text="second")
+            with pytest.raises(ToolUnavailable):
+                await call(config, text="second")
+        assert sum(b.calls for b in (one, two, three)) == (6 if idempotent else 4)
+
+
 @pytest.mark.parametrize(
     ("answer", "retry_on", "error"),
     [
@@ -273,7 +299,7 @@ async def test_the_configuration_may_change_while_calls_are_under_way(call):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("idempotent", [True, False])
 async def test_a_host_that_is_killed_under_traffic(call, start, number, idempotent):
-    """For an idempotent tool no call fails; for any other, none is executed twice."""
+    """For an idempotent tool no call fails; for any other, none is executed twice. One that drains is left alone."""
     victim, other = start(), start()
     config = tool_config("book", victim.url, other.url, contract=contract_of("book", idempotent=idempotent))
     failed, until = [], time.monotonic() + 4
@@ -291,8 +317,10 @@ async def test_a_host_that_is_killed_under_traffic(call, start, number, idempote
 
     callers = [asyncio.create_task(caller(f"c{n}")) for n in range(8)]
     await asyncio.sleep(1)  # of traffic, before
+    before = len(victim.executed())
     await asyncio.to_thread(victim.stop, number)
     await asyncio.gather(*callers)
+    assert len(victim.executed()) - before <= 2 * len(callers)
     executed = victim.executed() + other.executed()
     print(f"signal={number.name} idempotent={idempotent} sent={sent} failed={len(failed)} executed={len(executed)}")
     assert sent > 300
@@ -346,6 +374,25 @@ async def test_a_call_that_finds_nobody_where_it_looks_goes_to_the_tools_service
                 assert await call(config, text=str(n)) == str(n)
         assert one.calls == 10
         assert one.headers["connection"] == "close"
+
+
+async def test_a_call_that_lost_time_at_a_dead_endpoint_still_waits_for_the_next_pod(call):
+    """Its patience begins when it first finds nobody, not when it began."""
+    broke, port = asyncio.Event(), free_port()
+
+    async def die(arguments):
+        await asyncio.sleep(2.5)
+        broke.set()
+        raise asyncio.CancelledError
+
+    service = ToolBackend(name="service", url=f"http://127.0.0.1:{port}", tool="echo")
+    async with backend(die) as dying:
+        config = tool_config("echo", dying.url, nowhere(), service=service, queue_timeout_seconds=2)
+        waiting = asyncio.create_task(call(config, 20, text="patient"))
+        await broke.wait()
+        await asyncio.sleep(0.5)  # a while in which nobody listens
+        async with backend(good, port):
+            assert await waiting == "patient"
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

@@ -102,7 +102,7 @@ class Backend:
 
 
 @asynccontextmanager
-async def backend(answer):
+async def backend(answer, port: int = 0):
     """Serve `answer(arguments) -> web.Response` as every tool."""
 
     async def execute(request: web.Request) -> web.StreamResponse:
@@ -114,7 +114,7 @@ async def backend(answer):
     app.add_routes([web.post("/tools/{name}/execute", execute)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    port = free_port()
+    port = port or free_port()
     found = Backend(f"http://127.0.0.1:{port}")
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:

@@ -223,9 +223,10 @@ class Traffic:
         return [r for r in self.records if r.get("status") != 200 or r.get("version") not in allowed]
 
     def report(self, what: str, allowed: set[str]) -> list[dict[str, Any]]:
-        """Put sent and failed into the summary of the test run; returns the failures."""
+        """Put sent and failed into the summary of the test run, with the first failures; returns all of them."""
         failed = self.failures(allowed)
         REPORTS.append(f"{what}: sent={len(self.records)} failed={len(failed)}")
+        REPORTS.extend(json.dumps(record) for record in failed[:3])
         return failed
 
 

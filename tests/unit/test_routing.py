@@ -20,6 +20,7 @@ views = st.builds(
     is_open=st.booleans(),
     is_limited=st.booleans(),
     is_slow=st.booleans(),
+    is_leaving=st.booleans(),
 )
 
 
@@ -36,6 +37,12 @@ views = st.builds(
         ("RoundRobin", [View(last_used=7, in_flight=0), View(last_used=3, in_flight=9)], 1),
         ("Weighted", [View(weight=0), View(weight=1)], 1),
         ("Weighted", [View(weight=0)], None),
+        ("Weighted", [View(weight=0), View(weight=1, is_slow=True)], 1),
+        ("Weighted", [View(weight=0), View(weight=1, is_leaving=True)], 1),
+        ("Weighted", [View(weight=9, is_leaving=True), View(weight=1)], 1),
+        ("LeastInFlight", [View(is_leaving=True), View(in_flight=9)], 1),
+        ("Priority", [View(is_leaving=True), View(in_flight=9)], 1),
+        ("Priority", [View(is_leaving=True), View(priority=1)], 0),
         ("Priority", [View(is_limited=True)], None),
         ("RoundRobin", [], None),
     ],
@@ -47,10 +54,9 @@ def test_choice(policy, given, chosen):
 @given(st.sampled_from(POLICIES), st.lists(views, max_size=6), st.floats(0, 1, exclude_max=True))
 def test_whoever_is_chosen_is_up_and_not_slow_while_another_is_not(policy, given, chance):
     index = choose(policy, given, chance)
-    usable = [v for v in given if not v.is_open and not v.is_limited]
+    usable = [v for v in given if not v.is_open and not v.is_limited and (v.weight or policy != "Weighted")]
     if index is None:
-        fast = [v for v in usable if not v.is_slow] or usable
-        assert not fast or (policy == "Weighted" and not any(v.weight for v in fast))
+        assert not usable
         return
     assert given[index] in usable
     assert not given[index].is_slow or all(v.is_slow for v in usable)
@@ -61,7 +67,7 @@ def test_weights_are_kept():
     assert counted.count(0) == 300
 
 
-REPEATS = {Fate.BROKEN, Fate.TIMEOUT, Fate.ERROR}
+REPEATS = {Fate.BROKEN, Fate.STALE, Fate.TIMEOUT, Fate.ERROR}
 ALL = ("ConnectError", "Timeout", "Status5xx", "Status429")
 
 
@@ -78,6 +84,8 @@ def test_a_call_that_may_have_been_executed_is_never_made_again_unless_that_is_s
         (Fate.UNREACHED, ("ConnectError",), 1, True),
         (Fate.UNREACHED, (), 1, False),
         (Fate.BROKEN, ("ConnectError",), 1, True),
+        (Fate.STALE, ("ConnectError",), 1, True),
+        (Fate.STALE, (), 0, False),
         (Fate.TIMEOUT, ("ConnectError",), 1, False),
         (Fate.TIMEOUT, ("Timeout",), 1, True),
         (Fate.ERROR, ("Status5xx",), 1, True),

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from despina.api.breaking import OK
-from despina.wire import DEADLINE_HEADER, EXECUTED_HEADER, TOOLS_PATH, ToolBackend
+from despina.wire import DEADLINE_HEADER, DRAINING_HEADER, EXECUTED_HEADER, TOOLS_PATH, ToolBackend
 from despina_runtime.breaker import Breaker
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.tools.routing import FAILURES, Fate, View
@@ -23,6 +23,8 @@ CONNECT_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 60
 LIMITED_SECONDS = 1.0
 SLOW_SECONDS = 5.0
+LEAVING_SECONDS = 10.0
+"""By then the name of a host that was told to end stands for its successor, or it says once more that it will end."""
 RESOLVE_SECONDS = 5.0
 # A peer that has gone without a word is noticed within seconds, while one that is only slow still acknowledges.
 SOCKET_OPTIONS = (
@@ -43,6 +45,8 @@ class Outcome:
     result: Any = None
     message: str = ""
     retry_after: float = 0.0
+    is_leaving: bool = False
+    """The endpoint said that it is about to end."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,14 @@ def make_session() -> aiohttp.ClientSession:
         return made
 
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, socket_factory=make_socket)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS))
+    timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, trace_configs=[trace])
+
+
+async def _note_reuse(_session: Any, context: Any, _params: Any) -> None:
+    context.trace_request_ctx.append("reused")
 
 
 class HttpTransport:
@@ -100,10 +111,13 @@ class HttpTransport:
         if token := self._token.read():
             headers["authorization"] = f"Bearer {token}"
         url = f"{self._url}/{request.tool}/execute"
+        seen: list[str] = []
         try:
             async with (
                 asyncio.timeout_at(request.deadline),
-                self._session.post(url, data=orjson.dumps(request.arguments), headers=headers) as response,
+                self._session.post(
+                    url, data=orjson.dumps(request.arguments), headers=headers, trace_request_ctx=seen
+                ) as response,
             ):
                 return outcome_of(response, await response.read())
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
@@ -111,7 +125,7 @@ class HttpTransport:
         except TimeoutError:
             return Outcome(Fate.TIMEOUT, message="no answer in time")
         except (aiohttp.ClientError, OSError) as exc:
-            return Outcome(Fate.BROKEN, message=type(exc).__name__)
+            return Outcome(Fate.STALE if seen else Fate.BROKEN, message=type(exc).__name__)
 
     async def close(self) -> None:
         """The session is the grid's."""
@@ -123,12 +137,14 @@ def outcome_of(response: aiohttp.ClientResponse, body: bytes) -> Outcome:
         document = orjson.loads(body)
     except ValueError:
         document = {}
+    is_leaving = response.headers.get(DRAINING_HEADER) == "yes"
     if response.status == 200 and isinstance(document, dict) and "result" in document:
-        return Outcome(Fate.DONE, document["result"])
+        return Outcome(Fate.DONE, document["result"], is_leaving=is_leaving)
     message = f"status {response.status}"
     if isinstance(document, dict) and isinstance(document.get("title"), str):
         message = ": ".join(t for t in (document["title"], str(document.get("detail") or "")) if t)[:500]
-    return Outcome(_fate(response), message=message, retry_after=_seconds(response.headers.get("retry-after")))
+    pause = _seconds(response.headers.get("retry-after"))
+    return Outcome(_fate(response), message=message, retry_after=pause, is_leaving=is_leaving)
 
 
 def _fate(response: aiohttp.ClientResponse) -> Fate:
@@ -161,6 +177,7 @@ class Endpoint:
     last_used: int = 0
     limited_until: float = 0.0
     slow_until: float = 0.0
+    leaving_until: float = 0.0
     started: list[float] = field(default_factory=list)
     """When the calls under way began."""
 
@@ -175,6 +192,7 @@ class Endpoint:
             is_open=not self.breaker.is_admitting,
             is_limited=now < self.limited_until,
             is_slow=self._is_slow(now),
+            is_leaving=now < self.leaving_until,
             is_full=self.in_flight >= most,
         )
 
@@ -208,6 +226,8 @@ class Endpoint:
     def _learn(self, outcome: Outcome, ticket: int, began: float) -> None:
         now = self.clock()
         self.breaker.record(ticket, outcome.fate.value if outcome.fate in FAILURES else OK)
+        if outcome.is_leaving:
+            self.leaving_until = now + LEAVING_SECONDS
         if outcome.fate is Fate.LIMITED:
             self.limited_until = now + (outcome.retry_after or LIMITED_SECONDS)
         if self.slow_seconds is not None and now - began > self.slow_seconds:

@@ -58,6 +58,27 @@ class Known:
     """Set when a call ends, for those that wait because all endpoints are full."""
 
 
+@dataclass
+class Progress:
+    """How far one call has got."""
+
+    attempts: int = 0
+    last: Outcome | None = None
+    patience: float | None = None
+    """The event loop's time until which it waits for somebody to listen; from the first round in which nobody did."""
+    tried: set[int] = field(default_factory=set)
+    unreached: set[int] = field(default_factory=set)
+    """Of those that were tried, the ones at which nobody listened in this round."""
+
+    def note(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        """One more attempt."""
+        self.tried.add(id(endpoint))
+        if outcome.fate is Fate.UNREACHED:
+            self.unreached.add(id(endpoint))
+        self.attempts += outcome.fate not in UNCOUNTED
+        self.last = outcome
+
+
 class Grid:
     """Finds an endpoint for each call."""
 
@@ -132,29 +153,27 @@ class Grid:
         Where nobody listens at any of the tool's own pods, the call waits for its turn as it would at a pod that is
         full: they may just be replaced, or the names be out of date.
         """
-        patience = min(deadline, asyncio.get_running_loop().time() + known.config.queue_timeout_seconds)
-        tried: set[int] = set()
-        attempts = unreached = 0
-        last: Outcome | None = None
+        config, progress = known.config, Progress()
         while True:
-            endpoint = await self._choose(known, tried, deadline) if unreached < MOST_UNREACHED else None
-            endpoint = endpoint or self._last_resort(known, tried)
+            endpoint = await self._next(known, progress, deadline)
             if endpoint is None:
-                if not await _another_round(known, last, patience):
-                    raise _error(key, last, known.config)
-                tried.clear()
-                unreached = 0
+                if not await _another_round(known, progress, deadline):
+                    raise _error(key, progress.last, config)
                 continue
-            tried.add(id(endpoint))
             outcome = await self._attempt(key, known, endpoint, arguments, deadline, trace)
-            attempts += outcome.fate not in UNCOUNTED
-            unreached += outcome.fate is Fate.UNREACHED
+            progress.note(endpoint, outcome)
             if outcome.fate is Fate.DONE:
                 return self._result(key, known, outcome)
-            config = known.config
-            if not may_try_again(outcome.fate, contract.idempotent, config.retry_on, attempts, config.max_attempts):
+            attempts, most = progress.attempts, config.max_attempts
+            if not may_try_again(outcome.fate, contract.idempotent, config.retry_on, attempts, most):
                 raise _error(key, outcome, config)
-            last = outcome
+
+    async def _next(self, known: Known, progress: Progress, deadline: float) -> Endpoint | None:
+        """The endpoint that is tried next in this round."""
+        found = None
+        if len(progress.unreached) < MOST_UNREACHED:
+            found = await self._choose(known, progress.tried, deadline)
+        return found or self._last_resort(known, progress.tried)
 
     async def _attempt(
         self, key: str, known: Known, endpoint: Endpoint, arguments: dict[str, Any], deadline: float,
@@ -168,7 +187,8 @@ class Grid:
         finally:
             known.freed.set()
         ATTEMPTS.labels(key, endpoint.backend.name, outcome.fate.value).inc()
-        if outcome.fate in (Fate.UNREACHED, Fate.BROKEN) and endpoint.backend in known.addresses:
+        is_gone = outcome.is_leaving or outcome.fate in (Fate.UNREACHED, Fate.BROKEN, Fate.STALE)
+        if is_gone and endpoint.backend in known.addresses:
             known.addresses[endpoint.backend].suspect()
         return outcome
 
@@ -280,14 +300,19 @@ async def _wait(known: Known, seconds: float | None, until: float) -> bool:
     return True
 
 
-async def _another_round(known: Known, last: Outcome | None, until: float) -> bool:
-    """Whether all endpoints shall be tried again: nobody listened at the tool's own pods, and there is time."""
-    is_unreached = last is not None and last.fate is Fate.UNREACHED
-    if not is_unreached or known.config.service is None or asyncio.get_running_loop().time() + ROUND_SECONDS >= until:
+async def _another_round(known: Known, progress: Progress, deadline: float) -> bool:
+    """Whether all endpoints shall be tried again: nobody listened at one of the tool's own pods, and there is time."""
+    if not progress.unreached or known.config.service is None:
+        return False
+    now = asyncio.get_running_loop().time()
+    progress.patience = progress.patience or min(deadline, now + known.config.queue_timeout_seconds)
+    if now + ROUND_SECONDS >= progress.patience:
         return False
     await asyncio.sleep(ROUND_SECONDS)
     for addresses in known.addresses.values():
         addresses.suspect()
+    progress.tried -= progress.unreached
+    progress.unreached.clear()
     return True
 
 

@@ -30,6 +30,7 @@ from despina.api.contract import differences, told
 from despina.wire import (
     ADMIN_PORT,
     DEADLINE_HEADER,
+    DRAINING_HEADER,
     EXECUTED_HEADER,
     TOOLS_PATH,
     HostReport,
@@ -53,7 +54,7 @@ SECONDS = Histogram("despina_tool_seconds", "How long executions took.", ["tool"
 IN_FLIGHT = Gauge("despina_tool_in_flight", "Calls under way, waiting ones included.")
 Headers = Mapping[bytes, bytes]
 NOT_EXECUTED: Header = (EXECUTED_HEADER.encode(), b"no")
-CLOSE: Header = (b"connection", b"close")
+LEAVING: list[Header] = [(b"connection", b"close"), (DRAINING_HEADER.encode(), b"yes")]
 LARGEST_BODY = 16 * 2**20
 LONGEST_QUEUE = 1024
 CHECK_SECONDS = 15.0
@@ -119,7 +120,7 @@ class Host:
 
     def _headers(self) -> list[Header]:
         """A host that was told to end asks each caller to connect elsewhere."""
-        return [CLOSE] if self.is_draining else []
+        return LEAVING if self.is_draining else []
 
     async def _answer(self, name: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":

@@ -23,6 +23,8 @@ class View:
     is_limited: bool = False
     """It asked for a pause (429)."""
     is_slow: bool = False
+    is_leaving: bool = False
+    """It said that it is about to end."""
     is_full: bool = False
     """This worker has as many calls under way there as it may."""
 
@@ -30,7 +32,8 @@ class View:
 def choose(policy: RoutingPolicy, views: Sequence[View], chance: float) -> int | None:
     """The index of the endpoint that gets the next call; None when all are down, limited or full.
 
-    Slow is not down: a slow endpoint is used while no faster one is left.
+    Slow is not down: a slow endpoint is used while no faster one is left, and one that is about to end while it has
+    no equal.
 
     Args:
         policy: `spec.routing.policy`.
@@ -38,10 +41,13 @@ def choose(policy: RoutingPolicy, views: Sequence[View], chance: float) -> int |
         chance: a random number of [0, 1).
     """
     usable = [i for i, v in enumerate(views) if not (v.is_open or v.is_limited or v.is_full)]
+    if policy == "Weighted":
+        usable = [i for i in usable if views[i].weight]
     left = [i for i in usable if not views[i].is_slow] or usable
     if policy == "Priority":
         first = min((views[i].priority for i in left), default=0)
         left = [i for i in left if views[i].priority == first]
+    left = [i for i in left if not views[i].is_leaving] or left
     if policy == "Weighted":
         return _by_weight(left, views, chance)
     if policy == "RoundRobin":
@@ -50,13 +56,12 @@ def choose(policy: RoutingPolicy, views: Sequence[View], chance: float) -> int |
 
 
 def _by_weight(left: list[int], views: Sequence[View], chance: float) -> int | None:
-    weighted = [i for i in left if views[i].weight]
-    mark = chance * sum(views[i].weight for i in weighted)
-    for i in weighted:
+    mark = chance * sum(views[i].weight for i in left)
+    for i in left:
         mark -= views[i].weight
         if mark < 0:
             return i
-    return weighted[-1] if weighted else None
+    return left[-1] if left else None
 
 
 class Fate(enum.Enum):
@@ -71,8 +76,10 @@ class Fate(enum.Enum):
     """429: it did nothing, and asked for a pause."""
     BROKEN = "broken"
     """The connection broke before the answer: whether the call was executed is unknown."""
+    STALE = "stale"
+    """The same, where the connection was kept from an earlier call: most likely it was closed at the other end."""
     TIMEOUT = "timeout"
-    """There was no answer in time: the same."""
+    """There was no answer in time: whether it was executed is unknown."""
     ERROR = "error"
     """A 5xx: the same."""
     INVALID = "invalid"
@@ -80,13 +87,13 @@ class Fate(enum.Enum):
 
 
 WORD: dict[Fate, RetryOn] = {
-    Fate.UNREACHED: "ConnectError", Fate.BROKEN: "ConnectError", Fate.TIMEOUT: "Timeout",
-    Fate.ERROR: "Status5xx", Fate.LIMITED: "Status429",
+    Fate.UNREACHED: "ConnectError", Fate.BROKEN: "ConnectError", Fate.STALE: "ConnectError",
+    Fate.TIMEOUT: "Timeout", Fate.ERROR: "Status5xx", Fate.LIMITED: "Status429",
 }  # fmt: skip
 HARMLESS = (Fate.UNREACHED, Fate.LIMITED)
-UNCOUNTED = (Fate.UNREACHED, Fate.REFUSED)
+UNCOUNTED = (Fate.UNREACHED, Fate.REFUSED, Fate.STALE)
 """What does not count as an attempt."""
-FAILURES = (Fate.UNREACHED, Fate.BROKEN, Fate.TIMEOUT, Fate.ERROR)
+FAILURES = (Fate.UNREACHED, Fate.BROKEN, Fate.STALE, Fate.TIMEOUT, Fate.ERROR)
 """What a breaker counts."""
 
 
