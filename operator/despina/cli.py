@@ -7,12 +7,15 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from despina.api import GROUP
 from despina.api.crd import program_crd, tool_crd
+from despina.api.placement import PlacementProfile
 from despina.api.program import Program, ProgramStatus
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
@@ -28,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("run", help="run the operator")
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
-    render = commands.add_parser("render", help="print the objects that a manifest would give")
-    render.add_argument("file", type=Path)
-    render.add_argument("--version", default="1", help="the model version to assume")
+    show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
+    show.add_argument("file", type=Path)
+    show.add_argument("--version", default="1", help="the model version to assume")
     args = parser.parse_args(argv)
     match args.command:
         case "run":
@@ -38,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         case "crds":
             _write_crds(args.folder)
         case "render":
-            sys.stdout.write(render_manifest(args.file, args.version))
+            try:
+                sys.stdout.write(render(args.file, args.version))
+            except (ValueError, yaml.YAMLError, OSError) as exc:
+                parser.exit(1, f"{args.file}: {exc}\n")
 
 
 def _write_crds(folder: Path | None) -> None:
@@ -55,26 +61,22 @@ def crds() -> dict[str, str]:
     return {f"{GROUP}_{c['spec']['names']['plural']}.yaml": str(yaml.safe_dump(c, sort_keys=False)) for c in made}
 
 
-def render_manifest(path: Path, version: str) -> str:
-    """The objects of a program's, or a tool's, first pass."""
-    manifest = yaml.safe_load(path.read_text())
+def render(path: Path, version: str) -> str:
+    """The objects of the first pass over each program and tool."""
+    manifests = [m for m in yaml.safe_load_all(path.read_text()) if m]
+    documents = [a.document for m in manifests for a in _first_actions(m, version) if isinstance(a, Create | Apply)]
+    return str(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def _first_actions(manifest: dict[str, Any], version: str) -> Iterable[Action]:
     defaults = Defaults(runtime_image="despina-runtime", tracking_uri="http://mlflow:5000")
     if manifest.get("kind") == Tool.kind:
-        observed_tool = ObservedTool(Tool.parse(manifest), ToolStatus(), defaults)
-        return _dumped(decide_tool(observed_tool).actions)
-    program = Program.parse(manifest)
-    observed = Observed(
-        program=program,
-        status=ProgramStatus(),
-        defaults=defaults,
-        model=Resolution(version, "ModelFound"),  # type: ignore[arg-type]
-    )
-    return _dumped(decide(observed, now=0.0).actions)
-
-
-def _dumped(actions: Iterable[Action]) -> str:
-    documents = [a.document for a in actions if isinstance(a, Create | Apply)]
-    return str(yaml.safe_dump_all(documents, sort_keys=False))
+        tool = Tool.parse(manifest)
+        # Pools are the operator's configuration, which a manifest alone does not tell.
+        pools = {b.placement.profile: PlacementProfile() for b in tool.spec.backends if b.placement}
+        return decide_tool(ObservedTool(tool, ToolStatus(), replace(defaults, profiles=pools))).actions
+    program, model = Program.parse(manifest), Resolution(version, "ModelFound")  # type: ignore[arg-type]
+    return decide(Observed(program, ProgramStatus(), defaults, model), now=0.0).actions
 
 
 def _run() -> None:

@@ -8,15 +8,38 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from despina.cli import main, render_manifest
+from despina.cli import main, render
 from despina.settings import Settings, read_profiles
 
+TOOL = "{apiVersion: despina.dev/v1alpha1, kind: DSPyTool, metadata: {name: x}, spec: {contract: {}}}"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage" / "program.yaml"
 
 
 def test_render_shows_what_a_manifest_becomes():
-    kinds = [d["kind"] for d in yaml.safe_load_all(render_manifest(EXAMPLE, "3"))]
+    kinds = [d["kind"] for d in yaml.safe_load_all(render(EXAMPLE, "3"))]
     assert kinds == ["ServiceAccount", "ConfigMap", "Deployment", "Service", "Service", "PodDisruptionBudget"]
+
+
+def test_render_shows_what_tools_become():
+    tools = EXAMPLE.parents[1] / "rag" / "manifests" / "tools.yaml"
+    made = [(d["kind"], d["metadata"]["name"]) for d in yaml.safe_load_all(render(tools, "1"))]
+    assert {
+        ("Deployment", "bedrock-embed-bedrock"),
+        ("Service", "bedrock-embed"),
+        ("Secret", "bedrock-embed-callers"),
+    } <= set(made)
+    assert len(made) == len(set(made))
+
+
+@pytest.mark.parametrize("text", [TOOL, "kind: DSPyTool", "kind: Service", "{", None])
+def test_what_cannot_be_rendered_is_an_error_that_names_the_file(tmp_path, capsys, text):
+    path = tmp_path / "it.yaml"
+    if text:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as left:
+        main(["render", str(path)])
+    assert left.value.code == 1
+    assert str(path) in capsys.readouterr().err
 
 
 def test_crds_are_printed(capsys):

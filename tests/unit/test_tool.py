@@ -12,12 +12,14 @@ from despina.api.placement import PlacementProfile
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, PodView, Trouble
 from despina.decide.plan import Apply, Delete, Outcome, Scale
+from despina.decide.rollout import decide
 from despina.decide.tool import Look, ObservedTool, decide_tool
-from despina.desired.toolbox import ToolView, build_toolbox, tool_config
+from despina.desired.toolbox import ToolView, build_toolbox, tool_config, toolbox_name
 from despina.sources.tokens import minter
 from despina.status.tool import report_tool
 from despina.wire import OfferedTool, ToolHostConfig, ToolProblemReport, ToolsConfig
 from tests.support.gen import a_program
+from tests.support.gen import observed as observed_program
 
 PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
 PROFILES = {
@@ -216,6 +218,16 @@ def test_a_programs_toolbox_holds_its_tools_and_its_own_tokens():
     assert tools["other/x"].missing == "NotAllowed: ask"
     assert "t0ken" not in config["data"]["tools.json"]
     assert "t0ken" not in repr(views)
+
+
+def test_a_toolbox_goes_once_no_revision_uses_tools():
+    name = toolbox_name(a_program())
+    objects = {(kind, name): {} for kind in ("Secret", "ConfigMap")}
+    gone = {a.key for a in decide(observed_program(objects=objects), now=0.0).actions if isinstance(a, Delete)}
+    assert gone == set(objects)
+    views = (ToolView("ns/search", a_tool()),)
+    kept = decide(observed_program(objects=objects, tools=views), now=0.0).actions
+    assert not [a for a in kept if isinstance(a, Delete)]
 
 
 def test_a_token_is_one_tools_and_one_namespaces():
