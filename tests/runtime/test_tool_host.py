@@ -12,6 +12,7 @@ from mcp import Client
 
 from despina.wire import HostReport
 from tests.support.hosts import contract_of, hosts
+from tests.support.world import eventually
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,17 @@ def test_calls_above_the_limit_wait_and_then_go_elsewhere(tmp_path):
         assert (answer.status_code, answer.headers["despina-executed"]) == (503, "no")
         first.join()
         assert host.executed() == ["echo long"]
+
+
+def test_a_thread_that_took_too_long_keeps_its_place_until_it_ends(tmp_path):
+    with hosts(tmp_path) as start:
+        env = {"SAMPLE_TOOLS_DELAY": "4"}
+        host = start(env=env, max_in_flight=1, queue_timeout_seconds=1, timeout_seconds=1)
+        assert host.call("search", {"query": "slow"}).status_code == 504
+        answer = host.call("search", {"query": "next"})
+        assert (answer.status_code, answer.headers["despina-executed"]) == (503, "no")
+        assert host.executed() == ["search slow"]
+        eventually("it is free", lambda: host.call("echo", {"text": "x"}).status_code == 200, 20)
 
 
 def test_a_host_that_is_told_to_end_answers_what_it_has(tmp_path):

@@ -41,6 +41,11 @@ class Function:
     run: Callable[..., Any]
     check: Callable[[], None] | None = None
 
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the event loop, where it can be cancelled, and not in a thread."""
+        return inspect.iscoroutinefunction(self.run)
+
     async def call(self, arguments: dict[str, Any]) -> bytes:
         """The result as JSON. A function that is not async runs in a thread.
 
@@ -50,7 +55,7 @@ class Function:
         """
         given = self.arguments.model_validate(arguments)
         values = {name: getattr(given, name) for name in type(given).model_fields}
-        if inspect.iscoroutinefunction(self.run):
+        if self.is_async:
             found = await self.run(**values)
         else:
             context = contextvars.copy_context().run

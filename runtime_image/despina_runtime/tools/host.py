@@ -156,11 +156,16 @@ class Host:
             raise Problem(409, "contract-mismatch", "This host's tool differs from the contract", text)
         now = asyncio.get_running_loop().time()
         await self._take(now + min(seconds, self._config.queue_timeout_seconds))
-        try:
-            with SECONDS.labels(name).time():
-                return await self._run(self._functions[name], arguments, now + seconds)
-        finally:
-            self._slots.give_back()
+        work = asyncio.create_task(self._functions[name].call(arguments))
+        work.add_done_callback(self._ended)
+        with SECONDS.labels(name).time():
+            return await self._run(self._functions[name], work, now + seconds)
+
+    def _ended(self, work: asyncio.Task[bytes]) -> None:
+        """A thread cannot be stopped, so that a slot is free again when its work ends and not when it took too long."""
+        self._slots.give_back()
+        if not work.cancelled():
+            work.exception()  # seen here: nobody may be waiting any more
 
     async def _take(self, deadline: float) -> None:
         try:
@@ -168,10 +173,10 @@ class Host:
         except Problem:
             raise Problem(503, "overloaded", "Too many calls are under way", retry_after=1.0) from None
 
-    async def _run(self, function: Function, arguments: dict[str, Any], deadline: float) -> bytes:
+    async def _run(self, function: Function, work: asyncio.Task[bytes], deadline: float) -> bytes:
         try:
             async with asyncio.timeout_at(deadline):
-                return await function.call(arguments)
+                return await asyncio.shield(work)
         except TimeoutError:
             raise Problem(504, "deadline-exceeded", "The tool took too long", fault="Timeout") from None
         except ValidationError as exc:
@@ -183,6 +188,9 @@ class Host:
             log.exception("Tool raised tool=%s", function.name)
             detail = f"{type(exc).__name__}: {exc}"[:500]
             raise Problem(500, "tool-error", "The tool raised an error", detail, fault="Program") from exc
+        finally:
+            if function.is_async:
+                work.cancel()
 
     def _offer(self, function: Function) -> Offer:
         async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:

@@ -16,6 +16,9 @@ from despina_runtime.tools.routing import Fate
 
 log = logging.getLogger(__name__)
 CONNECT_FACTOR = 5  # a handshake is a few requests
+ANSWERS = {-32601: Fate.REFUSED, -32602: Fate.INVALID, -32603: Fate.ERROR}
+"""What a server says of one call (https://www.jsonrpc.org/specification#error_object); after any other the session
+is of no more use."""
 
 
 class McpTransport:
@@ -50,8 +53,10 @@ class McpTransport:
         except TimeoutError:
             return Outcome(Fate.TIMEOUT, message="no answer in time")
         except MCPError as exc:
-            await self._drop()
-            return Outcome(Fate.INVALID if exc.error.code == -32602 else Fate.BROKEN, message=str(exc)[:500])
+            fate = ANSWERS.get(exc.error.code)
+            if fate is None:
+                await self._drop()
+            return Outcome(fate or Fate.BROKEN, message=str(exc)[:500])
         except Exception as exc:
             await self._drop()
             return Outcome(Fate.BROKEN, message=type(exc).__name__)
