@@ -8,6 +8,8 @@ so that the operator learns the reason from the pod object, without a network pa
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -397,6 +399,18 @@ class Counts(Report):
     def executed(self) -> int:
         """All but the callers' mistakes."""
         return self.ok + self.program + self.upstream + self.timeout
+
+    @classmethod
+    def total(cls, parts: Iterable[Counts]) -> Counts:
+        """Several workers', or pods', counts as one."""
+        known = list(parts)
+        sums = {f: sum(getattr(c, f) for c in known) for f in cls.model_fields if f != "seconds"}
+        return cls(**sums, seconds=added([c.seconds for c in known]))
+
+
+def added(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Histograms over equal bounds as one; an empty one counts nothing."""
+    return tuple(sum(bucket) for bucket in zip_longest(*histograms, fillvalue=0))
 
 
 class BreakerReport(Report):

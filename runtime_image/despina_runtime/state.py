@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 
-from despina.wire import Counts, HeldRevision, PodState, ShadowReport
+from despina.wire import Counts, HeldRevision, PodState, ShadowReport, added
 
 
 def merged(states: Sequence[PodState], uptime_seconds: float) -> PodState:
     """What a pod holds is what all of its workers hold; what it counted is what they counted together."""
     serving = {s.revision for s in states}
+    counted = dict.fromkeys(name for s in states for name in s.counts)
     return PodState(
         revision=serving.pop() if len(serving) == 1 else "",
         held=_held(states),
-        counts={name: _sum(s.counts.get(name) for s in states) for s in states for name in s.counts},
+        counts={name: Counts.total(s.counts[name] for s in states if name in s.counts) for name in counted},
         breakers=tuple(b for s in states for b in s.breakers),
         tries={k: v for s in states for k, v in s.tries.items()},
         shadow=_shadow([s.shadow for s in states if s.shadow]),
@@ -35,17 +35,6 @@ def _phase(found: list[HeldRevision | None]) -> HeldRevision:
     return failed or (known[0] if is_ready else HeldRevision(phase="Preparing"))
 
 
-def _sum(counts: Iterable[Counts | None]) -> Counts:
-    known = [c for c in counts if c]
-    sums = {f: sum(getattr(c, f) for c in known) for f in Counts.model_fields if f != "seconds"}
-    return Counts(**sums, seconds=add([c.seconds for c in known]))
-
-
-def add(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Histograms over equal bounds as one; an empty one counts nothing."""
-    return tuple(sum(bucket) for bucket in zip_longest(*histograms, fillvalue=0))
-
-
 def _shadow(reports: Sequence[ShadowReport]) -> ShadowReport | None:
     if not reports:
         return None
@@ -53,6 +42,6 @@ def _shadow(reports: Sequence[ShadowReport]) -> ShadowReport | None:
     return ShadowReport(
         revision=reports[0].revision,
         **sums,
-        live_seconds=add([r.live_seconds for r in reports]),
-        seconds=add([r.seconds for r in reports]),
+        live_seconds=added([r.live_seconds for r in reports]),
+        seconds=added([r.seconds for r in reports]),
     )

@@ -25,13 +25,14 @@ from tests.support.grid import (
     counter,
     evict,
     kill,
+    outside,
     pods_of,
     sample_pods,
     status_of,
     tool,
     without_network,
 )
-from tests.support.world import OUT, ROOT, Given, Kube, eventually, log_model, traffic
+from tests.support.world import OUT, REPORTS, ROOT, Given, Kube, eventually, log_model, traffic
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,8 +142,6 @@ def test_a_tool_that_is_not_idempotent_is_executed_at_most_once_a_call(given, ku
             eventually("a successor", lambda: _has_successor(kube, "book", "two", victim), 60)
             eventually("more calls", lambda: len(answers) > 400, 60)
     failed = [a for a in answers if a != 200]
-    from tests.support.world import REPORTS
-
     REPORTS.append(
         f"a tool executed at most once: calls={len(answers)} executions={len(executed)} failed={len(failed)}"
     )
@@ -175,6 +174,41 @@ class numbered_traffic:  # noqa: N801 - used as a statement
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+
+def test_a_slow_backend_is_used_less_and_one_that_asks_for_a_pause_gets_it(given, kube, tools):
+    with outside() as (one_url, one), outside() as (two_url, two):
+        both = ({"name": "one", "url": one_url}, {"name": "two", "url": two_url})
+        retried, looked = {"retryOn": ["ConnectError", "Status429"]}, {"periodSeconds": 5, "timeoutSeconds": 2}
+        tools(tool("search", *both, routing=retried, health=looked))
+        log_model("tooled", "looking", "champion")
+        program: Given = given("looking", tools=[{"name": "find", "ref": {"name": "search"}}], replicas=1, lms=[])
+        program.becomes_ready()
+        becomes(kube, "search", "one", "Healthy")
+
+        def share(calls: int) -> int:
+            """How many calls the first one got, while the second one got so many."""
+            before = one.calls, two.calls
+            eventually("calls", lambda: two.calls - before[1] >= calls, 60)
+            return one.calls - before[0]
+
+        with traffic(program) as requests:
+            one.seconds = 5.0
+            becomes(kube, "search", "one", "Slow")
+            slow = share(500)
+            assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "2/2", "Verified"]
+            one.seconds = 0.0
+            becomes(kube, "search", "one", "Healthy")
+            equal = share(200)
+            one.status = 429
+            limited = share(300)
+            one.status = 200
+        REPORTS.append(
+            f"of 500 calls {slow} at a backend of 5 s; of 200, {equal} at an equal one; of 300, {limited} at one of 429"
+        )
+        assert not requests.report("a backend slowed to 5 s, then one that answers 429", allowed={"1"})
+        assert 0 < slow < 100 < equal
+        assert 0 < limited < 30
 
 
 def test_a_backend_that_offers_something_else_is_excluded_and_the_field_is_named(kube, tools):

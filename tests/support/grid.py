@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -144,11 +145,65 @@ def counter():
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer((NODE_IP, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    with _serving(Handler) as url:
+        yield f"{url}/", told
+
+
+class Outside:
+    """A backend beside the cluster, which answers as a test tells it to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.status = 200
+        self.calls = 0
+
+    def answer(self, query: str) -> tuple[int, dict[str, Any]]:
+        self.calls += 1
+        time.sleep(self.seconds)
+        found = {"result": [{"text": f"{query} 0", "score": 1.0}]}
+        return (200, found) if self.status == 200 else (self.status, {"title": "Not now"})
+
+
+@contextmanager
+def outside():
+    """Serves the sample tool `search`; gives its address and what it does."""
+    there, offer = Outside(), find_tools([PACKAGE])["search"]
+    offered = {"tools": {"search": {"parameters": offer.parameters, "returns": offer.returns}}}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            time.sleep(there.seconds)
+            self._send(200, offered)
+
+        def do_POST(self) -> None:
+            self._send(*there.answer(json.loads(self.rfile.read(int(self.headers["content-length"])))["query"]))
+
+        def _send(self, status: int, document: dict[str, Any]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            if status == 429:
+                self.send_header("retry-after", "2")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with _serving(Handler) as url:
+        yield url, there
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]):
+    """The address of a server that pods can reach, while the block runs."""
+    server = ThreadingHTTPServer((NODE_IP, 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://{NODE_IP}:{server.server_port}/", told
+        yield f"http://{NODE_IP}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -168,8 +168,8 @@ class Routing(ApiModel):
     """After what a call goes to another endpoint. ConnectError: no connection, or it broke; for a NonIdempotent tool
     only the first. Timeout and Status5xx are for Idempotent tools."""
     max_attempts: Annotated[int, Field(ge=1, le=5)] = 2
-    """How many endpoints one call may reach. One that nobody listens at, or that refused it before doing anything, does
-    not count."""
+    """How many endpoints one call may reach. One where nobody listens, that refused the call before it did
+    anything, or whose connection had been kept from an earlier call and broke does not count."""
 
 
 class Concurrency(ApiModel):

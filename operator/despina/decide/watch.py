@@ -36,9 +36,8 @@ def breach_of(r: Rollout) -> str | None:
 
 def counts_of(o: Observed, revision: str) -> Counts:
     """What all pods counted for one revision, together."""
-    reports = [pod.report.counts[revision] for pod in o.pods if pod.report and revision in pod.report.counts]
-    sums = {f: sum(getattr(c, f) for c in reports) for f in Counts.model_fields if f != "seconds"}
-    return Counts(**sums, seconds=tuple(map(sum, zip(*(c.seconds for c in reports if c.seconds), strict=False))))
+    reports = (pod.report for pod in o.pods if pod.report)
+    return Counts.total(r.counts[revision] for r in reports if revision in r.counts)
 
 
 def judge(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
