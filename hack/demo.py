@@ -52,7 +52,7 @@ class Demo:
         self.stage = choose("demo")
         self.processes = Processes(STATE / "logs")
         kind = type(self.stage).__name__.removesuffix("Stage").lower()
-        self.figures: dict[str, Any] = {"cluster": kind}
+        self.figures: dict[str, Any] = {"cluster": kind, "seconds": {}}
         self.figures_file = OUT / ("demo.json" if self.name == Demo.name else f"demo-{self.name}.json")
         STATE.mkdir(parents=True, exist_ok=True)
         (STATE / "cluster").write_text(kind)  # for demo-down
@@ -101,7 +101,7 @@ class Demo:
         self.step(f'POST {self.url}/execute {{"ticket": "{self._tickets("heldout")[0]["ticket"]}"}}')
         category, version = self._ask(self._tickets("heldout")[0]["ticket"])
         say(f'         {{"category": "{category}"}}   (version {version})')
-        self.figures["seconds"] = {"to_first_answer": round(time.monotonic() - self.started, 1)}
+        self.figures["seconds"]["to_first_answer"] = round(time.monotonic() - self.started, 1)
 
     def _second_version(self) -> None:
         self._check_split()
@@ -158,7 +158,7 @@ class Demo:
         self.step(
             f"Done. Figures are in {self.figures_file.relative_to(ROOT)}; everything runs until `make demo-down`.\n"
         )
-        say(f"  out/kubectl get dspy\n  http://localhost:{PORT}/docs")
+        say(f"  out/kubectl get dspy,dspyt\n  http://localhost:{PORT}/docs")
 
     def _manifests(self) -> list[dict[str, Any]]:
         """The example's manifest; another LM than the stand-in takes its place, its key in a Secret."""
