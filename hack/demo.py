@@ -282,6 +282,9 @@ def main(args: list[str], kind: type[Demo] = Demo) -> int:
         return _give_up(demo)
     except (KeyboardInterrupt, SystemExit):
         return _give_up(demo)
+    except BaseException:  # a fault of the demo's own: nothing is left running all the same
+        _give_up(demo)
+        raise
     return 0
 
 
