@@ -117,8 +117,9 @@ class Probes:
                 return await self._seen(target)
         except (TooSlow, TimeoutError):
             return replace(before, failures=0, error="", is_slow=True)
-        except Failed as exc:
-            return replace(before, failures=before.failures + 1, error=str(exc), is_slow=False)
+        except Exception as exc:  # whatever a user's address leads to must not end the rounds
+            error = str(exc) if isinstance(exc, Failed) else f"the look failed: {type(exc).__name__}"
+            return replace(before, failures=before.failures + 1, error=error, is_slow=False)
 
     async def _seen(self, target: Target) -> Look:
         if target.probe == "TCP":

@@ -1,0 +1,72 @@
+"""Looks at tools' backends, round after round, whatever their addresses lead to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from despina.sources.probes import Probes, Target
+from despina.wire import HostReport, OfferedTool
+
+KEY = ("ns", "search")
+OFFER = OfferedTool(parameters={"type": "object"}, returns={})
+GOOD = httpx.Response(200, content=HostReport(tools={"search": OFFER}).model_dump_json())
+
+
+@pytest.fixture
+async def probes():
+    """Answers are taken from a list, the last one for ever; an exception is raised."""
+    answers: list[httpx.Response | Exception] = []
+    woken = asyncio.Event()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(found, Exception):
+            raise found
+        return httpx.Response(found.status_code, content=found.content)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    made = Probes(client, lambda _: woken.set())
+    yield made, answers, woken
+    await made.close()
+
+
+async def look_until(probes, condition, *urls: str):
+    made, _, woken = probes
+    made.watch(KEY, (Target("one", "search", "Http", urls or ("http://tool",)),), 0.01, 5)
+    async with asyncio.timeout(10):
+        while not ((look := made.looks(KEY).get("one")) and condition(look)):
+            woken.clear()
+            await woken.wait()
+    return look
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (httpx.ConnectError("secret"), "GET failed: ConnectError"),
+        (httpx.InvalidURL("secret"), "the look failed: InvalidURL"),
+        (RuntimeError("secret"), "the look failed: RuntimeError"),
+        (httpx.Response(500), "GET /tools was answered with status 500"),
+        (httpx.Response(200, content=b"[]"), "GET /tools gave something else than a list of tools"),
+    ],
+)
+async def test_a_look_that_fails_is_counted_and_the_next_one_is_made(probes, trouble, said):
+    probes[1].extend([trouble, trouble, GOOD])
+    assert (await look_until(probes, lambda look: look.failures == 2)).error == said
+    found = await look_until(probes, lambda look: look.has_answered)
+    assert (found.failures, found.error, found.offers) == (0, "", (OFFER,))
+
+
+async def test_an_address_that_cannot_be_one_is_a_failed_look(probes):
+    probes[1].append(GOOD)
+    assert "InvalidURL" in (await look_until(probes, lambda look: look.failures, "http://tool:abc")).error
+
+
+async def test_slow_is_not_down(probes):
+    probes[1].extend([httpx.ReadTimeout("slow"), GOOD])
+    slow = await look_until(probes, lambda look: look.is_slow)
+    assert slow.failures == 0
+    assert not (await look_until(probes, lambda look: look.has_answered)).is_slow
