@@ -209,9 +209,12 @@ def _remove_cgroups(name: str) -> bool:
     """Remove a control group in every hierarchy, the deepest first; True when none is left."""
     left = False
     for top in Path("/sys/fs/cgroup").glob(f"*/{name}"):
-        for folder in sorted((p for p in [top, *top.rglob("*")] if p.is_dir()), key=lambda p: -len(p.parts)):
+        # From the bottom up, and without a complaint about what is gone by the time that it is looked at.
+        for folder, _, _ in os.walk(top, topdown=False):
             try:
-                folder.rmdir()
+                os.rmdir(folder)
+            except FileNotFoundError:
+                continue
             except OSError:
                 left = True
     return not left

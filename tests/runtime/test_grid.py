@@ -82,6 +82,15 @@ async def test_a_result_that_does_not_fit_the_contract_is_an_error(call):
             await call(tool_config("echo", one.url), text="x")
 
 
+@pytest.mark.parametrize("reference", ["file:///etc/passwd", "http://127.0.0.1:1/schema.json", "#/$defs/None"])
+async def test_a_contract_that_refers_elsewhere_is_not_followed(call, reference):
+    async with backend(good) as one:
+        contract = contract_of("echo", parameters={"type": "object", "properties": {"text": {"$ref": reference}}})
+        with pytest.raises(ToolUnavailable, match="its contract cannot be used"):
+            await call(tool_config("echo", one.url, contract=contract), text="x")
+        assert one.calls == 0
+
+
 async def test_a_tool_that_is_not_there_is_named(call):
     with pytest.raises(ToolUnknown, match="there is no DSPyTool"):
         await call(ToolConfig(missing="there is no DSPyTool ns/x"), text="x")

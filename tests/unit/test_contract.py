@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from despina.api.contract import differences, schema_digest, told
+from despina.api.contract import differences, schema_digest, schema_problem, told
 from despina.wire import ContractConfig
 from despina_runtime.tools.functions import function_tool
 
@@ -122,6 +122,65 @@ schemas = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "properties", "required", "items", "anyOf", "$ref", "$defs", "definitions", "enum"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["type", "properties", "required", "$defs", "$ref"]), anything), anything)
+def test_whatever_a_server_calls_a_schema_is_compared_and_nothing_raises(parameters, returns):
+    told(differences(contract(), parameters, returns if isinstance(returns, dict) else None))
+    schema_digest(parameters, None)
+    schema_problem(parameters)
+
+
+def test_a_schema_that_fans_out_or_nests_without_an_end_is_compared_in_bounded_time():
+    names = [f"N{n}" for n in range(40)]
+    defs = {
+        name: {"type": "object", "properties": {f"p{k}": {"$ref": f"#/$defs/{after}"} for k in range(8)}}
+        for name, after in zip(names, [*names[1:], names[0]], strict=True)
+    }
+    wide = {"type": "object", "properties": {"a": {"$ref": "#/$defs/N0"}}, "$defs": defs}
+    assert differences(contract(wide), wide, None) == []
+    deep: dict = {"type": "object"}
+    for _ in range(5000):
+        deep = {"type": "object", "properties": {"a": deep}}
+    assert differences(contract(HANDWRITTEN), deep, None)
+    assert "nested too deep" in schema_problem(deep)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (HANDWRITTEN, None),
+        (TOOL.returns, None),
+        ({"type": "objekt"}, "type: 'objekt'"),
+        ({"properties": {"a": {"type": "strin"}}}, "properties.a.type"),
+        ({"properties": {"a": {"pattern": "("}}}, "properties.a.pattern"),
+        ({"properties": 5}, "properties: 5"),
+        ({"$defs": 5}, "$defs: 5"),
+        ({"properties": {"a": {"$ref": "#/$defs/Nope"}}}, "there is no such name"),
+        ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "there is no such name"),
+        ({"properties": {"$ref": {"type": "string"}}}, None),
+        ({"properties": {"a": {"default": {"$ref": "x"}}}}, None),
+    ],
+)
+def test_what_is_no_schema_is_said(schema, said):
+    found = schema_problem(schema)
+    assert said in found if said else found is None
 
 
 @given(schemas, schemas)

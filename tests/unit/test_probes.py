@@ -46,9 +46,10 @@ async def look_until(probes, condition, *urls: str):
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (httpx.ConnectError("secret"), "GET failed: ConnectError"),
+        (httpx.ConnectError("secret"), "GET /tools failed: ConnectError"),
         (httpx.InvalidURL("secret"), "the look failed: InvalidURL"),
         (RuntimeError("secret"), "the look failed: RuntimeError"),
+        (httpx.Response(200, content=b" " * 2**21), "GET /tools gave more than 1 MiB"),
         (httpx.Response(500), "GET /tools was answered with status 500"),
         (httpx.Response(200, content=b"[]"), "GET /tools gave something else than a list of tools"),
     ],

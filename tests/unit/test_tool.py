@@ -6,6 +6,7 @@ import base64
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
@@ -92,6 +93,13 @@ def test_pools_differ_in_nodes_devices_and_roles():
     assert made["Deployment", "search-aws"]["spec"]["template"]["spec"]["serviceAccountName"] == "search-aws"
     assert made["ServiceAccount", "search-aws"]["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:x"}
     assert "annotations" not in made["ServiceAccount", "search-gpu"]["metadata"]
+
+
+def test_a_contract_that_is_no_schema_is_refused_by_its_field():
+    with pytest.raises(ValidationError, match=r"spec\.contract\.parameters\n.*must be a JSON Schema: .*'strin'"):
+        a_tool(contract={"parameters": {"type": "object", "properties": {"query": {"type": "strin"}}}})
+    with pytest.raises(ValidationError, match=r"(?s)spec\.contract\.returns\n.*no such name"):
+        a_tool(contract={"returns": {"$ref": "http://elsewhere/schema.json"}})
 
 
 def test_at_rest_nothing_is_written():

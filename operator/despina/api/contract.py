@@ -7,6 +7,7 @@ has parameters that nobody agreed on.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,39 +28,101 @@ TEXTS = {
     "deprecated",
     "format",
 }
-MAX_DEPTH = 16
+MAX_DEPTH, MAX_REFERENCES, MAX_SIZE = 64, 16, 200_000
+"""Bounds for schemas that refer to themselves, or fan out: beyond them nothing is compared."""
 MANY = 5
 
 
-def reduced(schema: Any, defs: Schema | None = None, depth: int = 0) -> Any:
-    """A schema without texts, its references in place, and its alternatives and requirements in one order."""
-    if not isinstance(schema, Mapping):
-        return schema
-    defs = defs if defs is not None else {**schema.get("definitions", {}), **schema.get("$defs", {})}
-    if "$ref" in schema:
-        target = defs.get(str(schema["$ref"]).rpartition("/")[2], {})
-        rest = {k: v for k, v in schema.items() if k != "$ref"}
-        return reduced({**target, **rest}, defs, depth + 1) if depth < MAX_DEPTH else {}
-    found = {k: _part(k, v, defs, depth) for k, v in schema.items() if k not in TEXTS}
-    if found.get("required") == [] or found.get("additionalProperties") is True:
-        found = {k: v for k, v in found.items() if v not in ([], True)}
-    if found.get("additionalProperties") is False:
-        del found["additionalProperties"]  # no tool host takes what is not named; few write it down
-    return found
+def reduced(schema: Any) -> Any:
+    """A schema without texts, its references in place, and its alternatives and requirements in one order.
+
+    Total: whatever JSON somebody's server calls a schema has a reduction, of a bounded size.
+    """
+    return _Reduction(schema).of(schema)
 
 
-def _part(key: str, value: Any, defs: Schema, depth: int) -> Any:
-    if key == "properties" and isinstance(value, Mapping):
-        return {k: reduced(v, defs, depth + 1) for k, v in value.items()}
-    if key in ("anyOf", "oneOf", "allOf") and isinstance(value, list):
-        return sorted((reduced(v, defs, depth + 1) for v in value), key=_text)
-    if key in ("required", "enum", "type") and isinstance(value, list):
-        return sorted(value, key=_text)
-    return value if key in ("default", "const") else reduced(value, defs, depth + 1)
+class _Reduction:
+    def __init__(self, schema: Any) -> None:
+        self._defs = {**_mapping(_mapping(schema).get("definitions")), **_mapping(_mapping(schema).get("$defs"))}
+        self._left = MAX_SIZE
+
+    def of(self, schema: Any, depth: int = 0) -> Any:
+        if not isinstance(schema, Mapping):
+            return self._kept(schema)
+        self._left -= 1 + len(schema)
+        if self._left < 0 or depth > (MAX_REFERENCES if "$ref" in schema else MAX_DEPTH):
+            return {}
+        if "$ref" in schema:
+            target = _mapping(self._defs.get(str(schema["$ref"]).rpartition("/")[2]))
+            return self.of({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, depth + 1)
+        found = {k: self._part(k, v, depth) for k, v in schema.items() if k not in TEXTS}
+        if found.get("required") == []:
+            del found["required"]
+        # No tool host takes what is not named; few write it down.
+        if isinstance(found.get("additionalProperties"), bool):
+            del found["additionalProperties"]
+        return found
+
+    def _part(self, key: str, value: Any, depth: int) -> Any:
+        if key == "properties":
+            return {k: self.of(v, depth + 1) for k, v in _mapping(value).items()}
+        if key in ("anyOf", "oneOf", "allOf") and isinstance(value, list):
+            return sorted((self.of(v, depth + 1) for v in value), key=_text)
+        if key in ("required", "enum", "type") and isinstance(value, list):
+            return self._kept(sorted(value, key=_text))
+        return self._kept(value) if key in ("default", "const") else self.of(value, depth + 1)
+
+    def _kept(self, value: Any) -> Any:
+        self._left -= len(_text(value))
+        return value if self._left >= 0 else None
+
+
+def _mapping(value: Any) -> Schema:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def schema_problem(schema: Schema) -> str | None:
+    """Why something is no JSON Schema (draft 2020-12) by which values could be checked; None if it is one.
+
+    Its references must be to its own `$defs`: what lies elsewhere is fetched by nobody.
+    """
+    try:
+        return _schema_problem(json.dumps(schema))
+    except (RecursionError, ValueError):
+        return "it is nested too deep, or no JSON"
+
+
+@functools.lru_cache(maxsize=1024)
+def _schema_problem(text: str) -> str | None:
+    from jsonschema import Draft202012Validator  # needed by the operator alone
+    from jsonschema.exceptions import SchemaError
+
+    schema = json.loads(text)
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as exc:
+        return f"{'.'.join(map(str, exc.absolute_path)) or 'it'}: {exc.message}"[:500]
+    known = {f"#/{where}/{name}" for where in ("$defs", "definitions") for name in schema.get(where, {})}
+    strange = next((ref for ref in _references(schema) if ref not in known), None)
+    return f"$ref {strange!r}: there is no such name in its $defs"[:500] if strange else None
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """All of its `$ref`; values of `default`, `const`, `enum` and `examples` are not looked into."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+    for key, value in schema.items():
+        if key not in ("default", "const", "enum", "examples"):
+            yield from _references(value)
 
 
 def schema_digest(parameters: Schema, returns: Schema | None) -> str:
@@ -83,7 +146,7 @@ def _compare(path: str, wanted: Any, given: Any) -> Iterator[str]:
     for key in sorted({*wanted, *given}):
         if key == "properties":
             yield from _compare_properties(path, wanted.get(key, {}), given.get(key, {}))
-        elif key == "required":
+        elif key == "required" and isinstance(wanted.get(key, []), list) and isinstance(given.get(key, []), list):
             yield from _compare_required(path, wanted.get(key, []), given.get(key, []))
         elif key == "items":
             yield from _compare(f"{path}[]", wanted.get(key, {}), given.get(key, {}))
@@ -102,8 +165,8 @@ def _compare_properties(path: str, wanted: Schema, given: Schema) -> Iterator[st
             yield from _compare(where, wanted[name], given[name])
 
 
-def _compare_required(path: str, wanted: list[str], given: list[str]) -> Iterator[str]:
-    for name in sorted({*wanted} ^ {*given}):
+def _compare_required(path: str, wanted: list[Any], given: list[Any]) -> Iterator[str]:
+    for name in (name for name in [*wanted, *given] if (name in wanted) != (name in given)):
         who = "the contract" if name in wanted else "the backend"
         yield f"{path}.{name} is required by {who} only"
 

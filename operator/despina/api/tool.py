@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from despina.api.base import (
@@ -22,6 +22,7 @@ from despina.api.base import (
     rules,
 )
 from despina.api.conditions import Condition
+from despina.api.contract import schema_problem
 from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import SecretKeyRef
 
@@ -59,6 +60,14 @@ class Contract(ApiModel):
         if self.parameters.get("type") != "object":
             raise ValueError("contract.parameters must be a JSON Schema of type object")
         return self
+
+    @field_validator("parameters", "returns")
+    @classmethod
+    def _are_schemas(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        problem = schema_problem(schema) if schema is not None else None
+        if problem:
+            raise ValueError(f"must be a JSON Schema: {problem}")
+        return schema
 
 
 class HostDeployment(ApiModel):

@@ -23,6 +23,7 @@ from despina.wire import TOOLS_PATH, HostReport, OfferedTool
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 CONNECT_SECONDS = 3.0
+MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ class Probes:
         return reports
 
     async def _report(self, url: str, target: Target) -> dict[str, OfferedTool]:
-        response = await self._send("GET", f"{url.rstrip('/')}{TOOLS_PATH}", target)
+        body = await self._send("GET", f"{url.rstrip('/')}{TOOLS_PATH}", target)
         try:
-            return HostReport.model_validate_json(response.content).tools
+            return HostReport.model_validate_json(body).tools
         except ValidationError:
             raise Failed(f"GET {TOOLS_PATH} gave something else than a list of tools") from None
 
@@ -155,17 +156,28 @@ class Probes:
         url = f"{target.call_urls[0].rstrip('/')}{TOOLS_PATH}/{target.tool}/execute"
         await self._send("POST", url, target, json=dict(target.arguments or {}))
 
-    async def _send(self, method: str, url: str, target: Target, **options: Any) -> httpx.Response:
+    async def _send(self, method: str, url: str, target: Target, **options: Any) -> bytes:
         headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
+        what = f"{method} {urlsplit(url).path}"
         try:
-            response = await self._client.request(method, url, headers=headers, **options)
+            async with self._client.stream(method, url, headers=headers, **options) as response:
+                if response.status_code != 200:
+                    raise Failed(f"{what} was answered with status {response.status_code}")
+                return await _body(response, what)
         except httpx.ReadTimeout:
             raise TooSlow from None
         except httpx.HTTPError as exc:
-            raise Failed(f"{method} failed: {type(exc).__name__}") from None
-        if response.status_code != 200:
-            raise Failed(f"{method} {urlsplit(url).path} was answered with status {response.status_code}")
-        return response
+            raise Failed(f"{what} failed: {type(exc).__name__}") from None
+
+
+async def _body(response: httpx.Response, what: str) -> bytes:
+    """The answer, of a server that may send without an end."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise Failed(f"{what} gave more than {MOST_BYTES // 2**20} MiB")
+    return bytes(body)
 
 
 async def _connect(url: str) -> None:

@@ -122,7 +122,11 @@ class Grid:
         return known
 
     def _check(self, key: str, known: Known, arguments: dict[str, Any]) -> None:
-        error = next(_validators(known)[0].iter_errors(arguments), None)
+        try:
+            validator, _ = _validators(known)
+        except ValueError as exc:
+            raise ToolUnavailable(key, f"its contract cannot be used: {exc}"[:500]) from None
+        error = next(validator.iter_errors(arguments), None)
         if error:
             where = ".".join(map(str, error.instance_path))
             raise ToolArgumentsInvalid(key, f"{where or 'arguments'}: {error.message}"[:500])
@@ -320,9 +324,17 @@ def _validators(known: Known) -> tuple[Any, Any]:
     if known.validators is None:
         contract = known.config.contract
         assert contract is not None  # noqa: S101 - asked for by `call` first
-        returns = jsonschema_rs.validator_for(contract.returns) if contract.returns is not None else None
-        known.validators = jsonschema_rs.validator_for(contract.parameters), returns
+        returns = _validator(contract.returns) if contract.returns is not None else None
+        known.validators = _validator(contract.parameters), returns
     return known.validators
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    return jsonschema_rs.validator_for(schema, retriever=_fetch_nothing)
+
+
+def _fetch_nothing(uri: str) -> Any:
+    raise ValueError("a contract refers to its own parts only")
 
 
 def _error(key: str, outcome: Outcome | None, config: ToolConfig) -> ToolError:
