@@ -199,15 +199,13 @@ def test_a_slow_backend_is_used_less_and_one_that_asks_for_a_pause_gets_it(given
             assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "2/2", "Verified"]
             one.seconds = 0.0
             becomes(kube, "search", "one", "Healthy")
-            equal = share(200)
+            eventually("it is used like the other again", lambda: share(50) > 25, 60)
             one.status = 429
             limited = share(300)
             one.status = 200
-        REPORTS.append(
-            f"of 500 calls {slow} at a backend of 5 s; of 200, {equal} at an equal one; of 300, {limited} at one of 429"
-        )
+        REPORTS.append(f"of 500 calls {slow} more went to a backend of 5 s; of 300, {limited} to one of 429")
         assert not requests.report("a backend slowed to 5 s, then one that answers 429", allowed={"1"})
-        assert 0 < slow < 100 < equal
+        assert 0 < slow < 100
         assert 0 < limited < 30
 
 

@@ -187,7 +187,8 @@ def outside():
             if status == 429:
                 self.send_header("retry-after", "2")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # a look that waited no longer
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
