@@ -120,7 +120,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_manifest_is_rejected_with_the_fields_name(case):
     document, field = BAD[case]
-    message = Kube().fails("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
+    message = Kube().rejection(document)
     assert field in message, message
 
 

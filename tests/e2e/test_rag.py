@@ -7,7 +7,7 @@ import json
 import pytest
 
 import rag
-from tests.support.grid import becomes
+from tests.support.grid import are_replaced, becomes, running
 from tests.support.world import MLFLOW, NAMESPACE, REPORTS, Given, Kube, eventually, traffic
 
 
@@ -38,22 +38,13 @@ def test_the_rag_example_end_to_end(example, kube):
     served = programs["rag"]
     body = {"question": rag.rows("questions")[0]["question"]}
     with traffic(served, body=body) as requests:
+        before = running(kube, "despina.dev/tool")
         rag.release(MLFLOW, (), "rag")
         for tool in tools:
             changed = tool["spec"]["contract"] | {"description": "Rolled while it is used."}
             kube.apply(tool | {"spec": tool["spec"] | {"contract": changed}})
         eventually("version 2 is active", lambda: served.is_active("2"), 180)
-        eventually("the tools are rolled", lambda: _are_rolled(kube), 180)
+        eventually("the tools are rolled", lambda: are_replaced(kube, "despina.dev/tool", before), 180)
         eventually("the last old pod is gone", lambda: served.only_pods_of("2"), 120)
     assert not requests.report("RAG program and its tools rolled at once", allowed={"1", "2"})
     assert requests.records[-1]["status"] == 200
-
-
-def _are_rolled(kube: Kube) -> bool:
-    for deployment in kube.json("get", "deployments", "-l", "despina.dev/tool")["items"]:
-        state, wanted = deployment["status"], deployment["spec"]["replicas"]
-        if state.get("observedGeneration") != deployment["metadata"]["generation"]:
-            return False
-        if not state.get("updatedReplicas") == state.get("replicas") == state.get("readyReplicas") == wanted:
-            return False
-    return True

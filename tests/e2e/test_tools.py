@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -19,14 +21,17 @@ from localcluster import bin_dir
 from services import free_port
 from tests.support.grid import (
     apply_package,
+    are_replaced,
     backend_of,
     becomes,
     contract,
     counter,
     evict,
+    is_ready,
     kill,
     outside,
     pods_of,
+    running,
     sample_pods,
     status_of,
     tool,
@@ -90,7 +95,7 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
         with without_network(victim):
             eventually("it is noticed", lambda: backend_of(kube, "search", "one").get("readyReplicas") == 0, 60)
         becomes(kube, "search", "one", "Healthy", 120)
-        before = _running(kube, "search")
+        before = running(kube, "despina.dev/tool=search")
         kube.apply(
             tool(
                 "search",
@@ -100,27 +105,14 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
                 contract=contract("search", description="Find."),
             )
         )
-        eventually("both are replaced", lambda: _are_replaced(kube, "search", before), 120)
+        eventually("both are replaced", lambda: are_replaced(kube, "despina.dev/tool=search", before), 120)
     assert not requests.report("tool backends killed, evicted, cut off and rolled", allowed={"1"})
 
 
 def _has_successor(kube: Kube, name: str, backend: str, victim: dict) -> bool:
     """Whether another pod stands ready in the place of one that was evicted."""
     others = [p for p in pods_of(kube, name, backend) if p["metadata"]["uid"] != victim["metadata"]["uid"]]
-    return any(
-        c["type"] == "Ready" and c["status"] == "True" for p in others for c in p["status"].get("conditions", [])
-    )
-
-
-def _running(kube: Kube, name: str) -> set[str]:
-    """The UIDs of a tool's pods, those that are ending included."""
-    found = kube.json("get", "pods", "-l", f"despina.dev/tool={name}")["items"]
-    return {p["metadata"]["uid"] for p in found}
-
-
-def _are_replaced(kube: Kube, name: str, before: set[str]) -> bool:
-    now = _running(kube, name)
-    return len(now) == len(before) and not before & now
+    return any(map(is_ready, others))
 
 
 def test_a_tool_that_is_not_idempotent_is_executed_at_most_once_a_call(given, kube, tools):
@@ -153,8 +145,6 @@ class numbered_traffic:  # noqa: N801 - used as a statement
     """40 requests a second, each with a number of its own; gives the answers' statuses."""
 
     def __init__(self, url: str) -> None:
-        import threading
-
         self._url, self._answers, self._stop = url, [], threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(8)]
 
@@ -312,8 +302,6 @@ def test_an_mcp_server_is_a_backend_and_a_hosted_tool_is_an_mcp_server(kube, too
 
 
 async def _speak(url: str, kube: Kube) -> None:
-    import base64
-
     from mcp.client.streamable_http import streamable_http_client
     from mcp.shared._httpx_utils import create_mcp_http_client
 

@@ -91,6 +91,21 @@ def pods_of(kube: Kube, name: str, backend: str) -> list[dict[str, Any]]:
     return [p for p in found if "deletionTimestamp" not in p["metadata"]]
 
 
+def running(kube: Kube, label: str) -> dict[str, dict[str, Any]]:
+    """The pods with a label by their UIDs, those that are ending included."""
+    return {p["metadata"]["uid"]: p for p in kube.json("get", "pods", "-l", label)["items"]}
+
+
+def are_replaced(kube: Kube, label: str, before: dict[str, dict[str, Any]]) -> bool:
+    """Whether as many others stand ready in the place of those that were running."""
+    now = running(kube, label)
+    return len(now) == len(before) and not before.keys() & now.keys() and all(map(is_ready, now.values()))
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
 def kill(pod: str, number: int = signal.SIGKILL) -> None:
     """Kill the processes of a pod's container, as the kernel does when memory runs out."""
     mark = f"DESPINA_POD_NAME={pod}".encode()

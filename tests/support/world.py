@@ -55,6 +55,10 @@ class Kube:
     def helm(self, *args: str) -> str:
         return self._run([*self._helm, *args], None)
 
+    def rejection(self, document: dict[str, Any]) -> str:
+        """What the API server says to a document that it does not take."""
+        return self.fails("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
+
     def fails(self, *args: str, stdin: str | None = None) -> str:
         """The error of a command that must fail."""
         done = subprocess.run([*self._command, *args], input=stdin, capture_output=True, text=True, check=False)

@@ -166,9 +166,11 @@ def _compare_properties(path: str, wanted: Schema, given: Schema) -> Iterator[st
 
 
 def _compare_required(path: str, wanted: list[Any], given: list[Any]) -> Iterator[str]:
-    for name in (name for name in [*wanted, *given] if (name in wanted) != (name in given)):
-        who = "the contract" if name in wanted else "the backend"
-        yield f"{path}.{name} is required by {who} only"
+    for name in [*wanted, *given]:
+        if name not in given:
+            yield f"{path}.{name} is required by the contract only"
+        elif name not in wanted:
+            yield f"{path}.{name} is required by the backend only"
 
 
 def _short(value: Any) -> str:

@@ -86,9 +86,9 @@ class Toolbox:
         if use is None:
             listed = ", ".join(self._uses) or "none"
             raise ToolUnknown(name, f"spec.tools does not list it; it lists {listed}")
-        here = local_function(use.tool.partition("/")[2]) or local_function(name)
-        missing = ToolConfig(missing=f"{use.tool} is not known here yet")
-        return use, self._file.read().tools.get(use.tool) or here or missing
+        known = self._file.read().tools.get(use.tool)
+        known = known or local_function(use.tool.partition("/")[2]) or local_function(name)
+        return use, known or ToolConfig(missing=f"{use.tool} is not known here yet")
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """One call, on the event loop that the connections belong to."""

@@ -122,11 +122,7 @@ class Grid:
         return known
 
     def _check(self, key: str, known: Known, arguments: dict[str, Any]) -> None:
-        try:
-            validator, _ = _validators(known)
-        except ValueError as exc:
-            raise ToolUnavailable(key, f"its contract cannot be used: {exc}"[:500]) from None
-        error = next(validator.iter_errors(arguments), None)
+        error = next(_validators(key, known)[0].iter_errors(arguments), None)
         if error:
             where = ".".join(map(str, error.instance_path))
             raise ToolArgumentsInvalid(key, f"{where or 'arguments'}: {error.message}"[:500])
@@ -216,19 +212,22 @@ class Grid:
         A pause is waited for only where the manifest says to try again after a 429.
         """
         config, now = known.config, asyncio.get_running_loop().time()
-        until = {"full": min(deadline, now + config.queue_timeout_seconds), "limited": deadline}
-        while True:
+        turn = min(deadline, now + config.queue_timeout_seconds)
+        is_on_time = True
+        while is_on_time:
             endpoints = [e for e in await self._endpoints(known) if id(e) not in tried]
             views = [e.view(config.max_in_flight) for e in endpoints]
             index = choose(config.policy, views, random.random())  # noqa: S311 - a choice, no secret
             if index is not None:
                 return endpoints[index]
             pauses = [e.limited_until - e.clock() for e, v in zip(endpoints, views, strict=True) if v.is_limited]
-            is_full = any(v.is_full and not (v.is_open or v.is_limited) for v in views)
-            if not is_full and (not pauses or "Status429" not in config.retry_on):
+            if any(v.is_full and not (v.is_open or v.is_limited) for v in views):
+                is_on_time = await _freed(known, turn)
+            elif pauses and "Status429" in config.retry_on:
+                is_on_time = await _paused(min(pauses), deadline)
+            else:
                 return None
-            if not await _wait(known, None if is_full else min(pauses), until["full" if is_full else "limited"]):
-                return None
+        return None
 
     async def _endpoints(self, known: Known) -> list[Endpoint]:
         """All endpoints of the backends that may be used, as they are now."""
@@ -270,7 +269,7 @@ class Grid:
 
     def _result(self, key: str, known: Known, outcome: Outcome) -> Any:
         """The result, if it is what the contract says."""
-        validator = _validators(known)[1]
+        validator = _validators(key, known)[1]
         error = next(validator.iter_errors(outcome.result), None) if validator else None
         if error:
             where = ".".join(map(str, error.instance_path))
@@ -286,15 +285,17 @@ class Grid:
             await self._session.close()
 
 
-async def _wait(known: Known, seconds: float | None, until: float) -> bool:
-    """Wait so long, or until a call ends; whether that was in time."""
-    loop = asyncio.get_running_loop()
-    if seconds is not None:
-        wait = max(0.01, seconds)
-        if loop.time() + wait >= until:
-            return False
-        await asyncio.sleep(wait)
-        return True
+async def _paused(seconds: float, until: float) -> bool:
+    """Wait so long, if there is the time."""
+    wait = max(0.01, seconds)
+    if asyncio.get_running_loop().time() + wait >= until:
+        return False
+    await asyncio.sleep(wait)
+    return True
+
+
+async def _freed(known: Known, until: float) -> bool:
+    """Wait until a call ends; whether that was in time."""
     known.freed.clear()
     try:
         async with asyncio.timeout_at(until):
@@ -320,17 +321,21 @@ async def _another_round(known: Known, progress: Progress, deadline: float) -> b
     return True
 
 
-def _validators(known: Known) -> tuple[Any, Any]:
+def _validators(key: str, known: Known) -> tuple[Any, Any]:
+    """Of the arguments, and of the result if the contract says anything of it."""
     if known.validators is None:
         contract = known.config.contract
         assert contract is not None  # noqa: S101 - asked for by `call` first
-        returns = _validator(contract.returns) if contract.returns is not None else None
-        known.validators = _validator(contract.parameters), returns
+        returns = contract.returns
+        known.validators = _validator(key, contract.parameters), None if returns is None else _validator(key, returns)
     return known.validators
 
 
-def _validator(schema: dict[str, Any]) -> Any:
-    return jsonschema_rs.validator_for(schema, retriever=_fetch_nothing)
+def _validator(key: str, schema: dict[str, Any]) -> Any:
+    try:
+        return jsonschema_rs.validator_for(schema, retriever=_fetch_nothing)
+    except ValueError as exc:
+        raise ToolUnavailable(key, f"its contract cannot be used: {exc}"[:500]) from None
 
 
 def _fetch_nothing(uri: str) -> Any:
