@@ -16,7 +16,8 @@ import yaml
 from despina.api import GROUP
 from despina.api.crd import program_crd, tool_crd
 from despina.api.placement import PlacementProfile
-from despina.api.program import Program, ProgramStatus
+from despina.api.program import Program
+from despina.api.status import ProgramStatus
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Action, Apply, Create

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from despina.api.conditions import Reason
-from despina.api.program import Program, ProgramStatus
+from despina.api.program import Program
 from despina.api.revision import revision_of
+from despina.api.status import ProgramStatus
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.desired.network import build_service
 

@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from despina.api.program import Program, ProgramStatus
+from despina.api.program import Program
+from despina.api.status import ProgramStatus
 from despina.decide.observed import DeploymentView, Loading, Observed, PodView, Resolution, kind_of
 from despina.decide.plan import Annotate, Apply, Create, Delete, Outcome, Plan, Restart, Scale, Tell
 from despina.decide.rollout import decide

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from despina.api.program import BreakerStatus, ProgramStatus
 from despina.api.serving import ProgramBreaker
+from despina.api.status import BreakerStatus, ProgramStatus
 from despina.decide.breaker import HOUR, may_restart, merged, orders
 from despina.decide.quarantine import timestamp
 from despina.wire import BreakerReport, PodState

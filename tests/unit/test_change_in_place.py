@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from despina.api.gates import PostPromotion
-from despina.api.program import GateStatus, ProgramStatus, RolloutStatus
 from despina.api.revision import revision_of, runtime_config, shape_of
+from despina.api.status import GateStatus, ProgramStatus, RolloutStatus
 from despina.decide.observed import JobView, Loading, Trouble
 from despina.decide.plan import Apply, Create, Delete, Emit, Restart, Tell
 from despina.decide.quarantine import timestamp

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from despina.api.program import ProgramStatus
+from despina.api.status import ProgramStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Scale, Tell
 from despina.decide.quarantine import timestamp

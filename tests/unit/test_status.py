@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from despina.api.conditions import Condition, ConditionStatus, Reason, Type
-from despina.api.program import ProgramStatus
+from despina.api.status import ProgramStatus
 from despina.decide.observed import Observed, Resolution, Trouble
 from despina.decide.plan import Outcome
 from despina.decide.quarantine import timestamp

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from despina.api import GROUP, VERSION
 from despina.api.base import rule, rules
-from despina.api.program import NAME_LIMIT, ProgramSpec, ProgramStatus
+from despina.api.program import NAME_LIMIT, ProgramSpec
+from despina.api.status import ProgramStatus
 from despina.api.tool import ToolSpec, ToolStatus
 
 DROPPED = {"title", "additionalProperties", "$defs"}

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from despina.api.base import Owner
 from despina.api.conditions import Reason
-from despina.api.program import Program, ProgramStatus
+from despina.api.program import Program
+from despina.api.status import ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
 from despina.desired.config import AT, PREVIOUS_FILE, generation_name

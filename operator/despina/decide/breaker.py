@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from despina.api.breaking import OK, must_open
-from despina.api.program import BreakerStatus
 from despina.api.serving import ProgramBreaker
+from despina.api.status import BreakerStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Tell
 from despina.decide.quarantine import parse_timestamp, timestamp

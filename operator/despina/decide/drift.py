@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from despina.decide.observed import Observed
+from despina.decide.plan import Action, Apply
 
 SUFFIXES = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
@@ -48,3 +51,12 @@ def has_drifted(live: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bo
 
 def _selector(document: Mapping[str, Any]) -> Any:
     return document.get("spec", {}).get("selector")
+
+
+def applied(o: Observed, document: dict[str, object] | None) -> Iterator[Action]:
+    """Apply an object unless it already says what it should: at rest, nothing is written."""
+    if document is None:
+        return
+    key = (str(document["kind"]), str(document["metadata"]["name"]))  # type: ignore[index]
+    if has_drifted(o.objects.get(key), document):
+        yield Apply(document)

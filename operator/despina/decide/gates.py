@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from despina.api.conditions import Reason
 from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
-from despina.api.program import GateStatus
 from despina.api.revision import Revision, digest, runtime_config
-from despina.decide.notes import Rollout, holds
+from despina.api.status import GateStatus
 from despina.decide.observed import Defaults, JobView, Observed
 from despina.decide.plan import Action, Create, Delete, Tell
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.schema import incompatibilities
+from despina.decide.situation import Situation, holds
 from despina.decide.watch import p95_millis
 from despina.desired.evaluation import build_evaluation, evaluation_name
 from despina.desired.network import preview_name
@@ -56,12 +56,12 @@ class Gates:
         return next((s for s in self.states if s.result == "Running"), None)
 
 
-def pass_gates(r: Rollout, candidate: Revision) -> Gates:
+def pass_gates(r: Situation, candidate: Revision) -> Gates:
     """How far a prepared candidate gets."""
     known = {s.name: s for s in r.earlier.gates} if r.earlier else {}
     states: list[GateStatus] = []
     news: list[GateStatus] = []
-    for gate in r.o.program.spec.rollout.gates:
+    for gate in r.policy.gates:
         status = known.get(gate.name)
         if status and status.type == gate.type and status.result == "Passed":
             states.append(status)
@@ -77,7 +77,7 @@ def pass_gates(r: Rollout, candidate: Revision) -> Gates:
     return Gates(tuple(states), news=tuple(news))
 
 
-def _judge(r: Rollout, candidate: Revision, gate: Gate, started: float) -> Verdict:
+def _judge(r: Situation, candidate: Revision, gate: Gate, started: float) -> Verdict:
     verdict = JUDGES[gate.type](r, candidate, gate)
     if verdict.passed is None and r.now - started >= gate.timeout_seconds:
         so_far = f": {verdict.message}" if verdict.message else ""
@@ -97,7 +97,7 @@ def _status(gate: Gate, verdict: Verdict, started: float, now: float) -> GateSta
     )
 
 
-def smoke(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+def smoke(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """One pod is asked once."""
     inputs = gate.smoke.inputs if gate.smoke else {}
     subject = f"{candidate.hash}:{gate.name}-{digest([inputs, timestamp(r.started_at)])}"
@@ -111,7 +111,7 @@ def smoke(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
     return Verdict(None, "asked", (Tell(able, "Try", subject, inputs=inputs),))
 
 
-def schema_compatibility(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+def schema_compatibility(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """Both interfaces are compared."""
     before, after = r.o.interfaces.get(r.o.serving or ""), r.o.interfaces.get(candidate.hash)
     if before is None or after is None:
@@ -121,7 +121,7 @@ def schema_compatibility(r: Rollout, candidate: Revision, gate: Gate) -> Verdict
     return Verdict(not found or mode == "Any", "; ".join(found) or "callers need not change anything")
 
 
-def evaluate(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """A Job scores both versions."""
     policy = gate.evaluate
     if policy is None:
@@ -135,11 +135,11 @@ def evaluate(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
     return Verdict(False if job.ended else None, _told_by(job))
 
 
-def abandoned(r: Rollout, gates: Gates) -> Iterator[Action]:
+def abandoned(r: Situation, gates: Gates) -> Iterator[Action]:
     """End evaluations that nobody waits for any more: they cost money."""
     waited_for = {
         evaluation_name(r.o.program, gate, r.candidate.hash, timestamp(r.started_at))
-        for gate in r.o.program.spec.rollout.gates
+        for gate in r.policy.gates
         if r.candidate and gates.running and gate.name == gates.running.name
     }
     for job in r.o.jobs:
@@ -153,7 +153,7 @@ def _told_by(job: JobView) -> str:
     return job.progress or job.trouble or f"Job {job.name} is starting"
 
 
-def _job(r: Rollout, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
+def _job(r: Situation, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
     uri = tracking_uri(r.o.program.spec.source.mlflow.tracking_uri, r.o.defaults)
     config = runtime_config(r.o.program, candidate, uri)
     active = r.active
@@ -182,7 +182,7 @@ def _scored(policy: Evaluate, result: EvaluationResult) -> Verdict:
     return Verdict(True, text)
 
 
-def shadow(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
+def shadow(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """The active pods ask it what they are asked."""
     policy = gate.shadow or Shadow()
     wanted = shadow_of(r, candidate, policy)
@@ -194,7 +194,7 @@ def shadow(r: Rollout, candidate: Revision, gate: Gate) -> Verdict:
     return Verdict(None, verdict.message, tuple(_mirrored(r.o, wanted)))
 
 
-def shadow_of(r: Rollout, candidate: Revision, policy: Shadow) -> ShadowConfig:
+def shadow_of(r: Situation, candidate: Revision, policy: Shadow) -> ShadowConfig:
     """What the active pods are told."""
     url = None if r.swaps else f"http://{preview_name(r.o.program)}.{r.o.program.namespace}/execute"
     return ShadowConfig(revision=candidate.hash, percent=policy.percent, url=url)
@@ -237,7 +237,7 @@ def _p95(reports: list[ShadowReport], name: str) -> float:
     return p95_millis(map(sum, zip(*(getattr(s, name) for s in reports), strict=False))) or 0.0
 
 
-JUDGES: dict[str, Callable[[Rollout, Revision, Gate], Verdict]] = {
+JUDGES: dict[str, Callable[[Situation, Revision, Gate], Verdict]] = {
     "Smoke": smoke,
     "SchemaCompatibility": schema_compatibility,
     "Evaluate": evaluate,

@@ -8,7 +8,8 @@ from typing import Any
 
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
-from despina.api.program import Program, ProgramStatus
+from despina.api.program import Program
+from despina.api.status import ProgramStatus
 from despina.desired.toolbox import ToolView
 from despina.wire import EvaluationResult, Failure, HeldRevision, PodState, RuntimeConfig
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from despina.api.program import BreakerStatus, GateStatus, Quarantined
 from despina.api.revision import Revision
+from despina.api.status import BreakerStatus, GateStatus, Quarantined
 from despina.decide.observed import ObjectKey, PodView
 from despina.wire import OrderName, RuntimeConfig, ShadowConfig
 
@@ -80,6 +80,17 @@ class Emit:
     message: str
 
 
+StrategyName = Literal["HotSwap", "BlueGreen", "Recreate"]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a version comes, and why so."""
+
+    name: StrategyName
+    reason: str
+
+
 Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit
 Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Paused"]
 
@@ -94,8 +105,8 @@ class Plan:
     candidate: Revision | None = None
     """The wanted revision, while it is on its way."""
     step: Step | None = None
-    strategy: tuple[str, str] = ("", "")
-    """How the candidate comes, and why so."""
+    strategy: Strategy | None = None
+    """How the wanted revision comes; None where it serves already."""
     gates: tuple[GateStatus, ...] = ()
     """How the candidate did at the gates so far."""
     started_at: float | None = None

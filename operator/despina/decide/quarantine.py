@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 
 from despina.api.conditions import Reason
-from despina.api.program import Quarantined
 from despina.api.revision import Revision
+from despina.api.status import Quarantined
 from despina.decide.observed import Observed
 from despina.desired.labels import RETRY
 from despina.wire import FailureReason

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from despina.api.conditions import Reason
-from despina.api.program import BreakerStatus, Quarantined
 from despina.api.revision import Revision, revision_of, tool_uses
+from despina.api.status import BreakerStatus, Quarantined
+from despina.decide.actions import all_steps
 from despina.decide.breaker import merged
 from despina.decide.gates import REASONS, Gates, pass_gates
-from despina.decide.notes import ENDED, Rollout, holds, previous, serves
 from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Emit, Plan, Step
 from despina.decide.quarantine import (
@@ -26,7 +26,8 @@ from despina.decide.quarantine import (
     quarantine,
     still_quarantined,
 )
-from despina.decide.steps import all_steps, remaining, retention_left
+from despina.decide.retire import remaining, retention_left
+from despina.decide.situation import ENDED, Situation, holds, previous, serves
 from despina.decide.strategy import NOT_IN_THIS_PROCESS, choose
 from despina.decide.watch import breach_of, counts_of, watch_left
 from despina.desired.labels import ABORT, PROMOTE, RETRY
@@ -70,17 +71,17 @@ def decide(o: Observed, now: float) -> Plan:
     )
 
 
-def notes(o: Observed, now: float, wanted: Revision | None, entries: tuple[Quarantined, ...]) -> Rollout:
+def notes(o: Observed, now: float, wanted: Revision | None, entries: tuple[Quarantined, ...]) -> Situation:
     """What follows from the snapshot directly."""
     blocked = entry_against(wanted, entries) if wanted else None
     if blocked and wanted and wanted.hash == o.serving and not _is_taken_back(o, blocked, entries):
         blocked = None  # what callers already reach is never taken from them by an entry in a list
     is_paused = o.program.spec.rollout.state == "Paused"
-    before = Rollout(o, now, wanted, blocked, now).earlier
+    before = Situation(o, now, wanted, blocked, now).earlier
     started = parse_timestamp(before.started_at) if before and not is_paused else now
     is_change = wanted is not None and o.serving not in (None, wanted.hash)
-    strategy = choose(o, wanted, started, now) if wanted and is_change else ("", "")
-    return Rollout(o, now, wanted, blocked, started, strategy)
+    strategy = choose(o, wanted, started, now) if wanted and is_change else None
+    return Situation(o, now, wanted, blocked, started, strategy)
 
 
 def _is_taken_back(o: Observed, entry: Quarantined, entries: tuple[Quarantined, ...]) -> bool:
@@ -141,7 +142,7 @@ def _last_known(o: Observed) -> str | None:
     return view.version if view else None
 
 
-def gates_of(r: Rollout) -> Gates:
+def gates_of(r: Situation) -> Gates:
     """How far the candidate gets at its gates, once it is prepared. One that served and is still warm needs none."""
     candidate = r.candidate
     if candidate is None or _is_paused(r) or not is_prepared(r, candidate) or r.size == 0 or _is_warm(r, candidate):
@@ -149,16 +150,16 @@ def gates_of(r: Rollout) -> Gates:
     return pass_gates(r, candidate)
 
 
-def _is_warm(r: Rollout, candidate: Revision) -> bool:
+def _is_warm(r: Situation, candidate: Revision) -> bool:
     before = previous(r.o)
     return before is not None and before.revision.hash == candidate.hash
 
 
-def _is_paused(r: Rollout) -> bool:
-    return r.o.program.spec.rollout.state == "Paused"
+def _is_paused(r: Situation) -> bool:
+    return r.policy.state == "Paused"
 
 
-def failure_of(r: Rollout) -> Quarantined | None:
+def failure_of(r: Situation) -> Quarantined | None:
     """Why the candidate must be given up, if it must.
 
     A first version is never given up: nothing better serves, and its pods try again by themselves.
@@ -172,20 +173,20 @@ def failure_of(r: Rollout) -> Quarantined | None:
     said = _swap_failure(r, candidate) if r.swaps else _start_failure(r, candidate)
     if said:
         return quarantine(r.o, candidate, *said, r.now)
-    limit = r.o.program.spec.rollout.blue_green.progress_deadline_seconds
+    limit = r.policy.blue_green.progress_deadline_seconds
     if r.now - r.started_at < limit or is_prepared(r, candidate):
         return None
     message = f"not ready within {limit} s{_trouble(r, candidate)}"
     return quarantine(r.o, candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message, r.now)
 
 
-def _start_failure(r: Rollout, candidate: Revision) -> tuple[str, str] | None:
+def _start_failure(r: Situation, candidate: Revision) -> tuple[str, str] | None:
     """What a pod of the candidate's own said when it gave up."""
     failure = next((p.failure for p in r.o.pods_of(candidate.base) if p.failure), None)
     return (failure.reason, failure.message) if failure else None
 
 
-def _swap_failure(r: Rollout, candidate: Revision) -> tuple[str, str] | None:
+def _swap_failure(r: Situation, candidate: Revision) -> tuple[str, str] | None:
     """What a pod said that could not take the candidate in: it ends the swap for all."""
     for pod in r.o.pods_of(candidate.base):
         held = pod.held(candidate.hash)
@@ -196,7 +197,7 @@ def _swap_failure(r: Rollout, candidate: Revision) -> tuple[str, str] | None:
     return None
 
 
-def _trouble(r: Rollout, candidate: Revision) -> str:
+def _trouble(r: Situation, candidate: Revision) -> str:
     if r.swaps:
         missing = [p.name for p in r.o.ready_pods(candidate.base) if not holds(p, candidate.hash)]
         return f": {', '.join(missing)} did not take it in" if missing else ""
@@ -205,32 +206,32 @@ def _trouble(r: Rollout, candidate: Revision) -> str:
     return f": {trouble.reason}: {pool}{trouble.message}" if trouble else ""
 
 
-def _stopped_at(r: Rollout, gates: Gates) -> Quarantined | None:
+def _stopped_at(r: Situation, gates: Gates) -> Quarantined | None:
     failed = gates.failed
     if failed is None or r.candidate is None:
         return None
     return quarantine(r.o, r.candidate, REASONS[failed.type], f"gate {failed.name}: {failed.message}", r.now)
 
 
-def _relapse(r: Rollout, breaker: BreakerStatus | None) -> Quarantined | None:
+def _relapse(r: Situation, breaker: BreakerStatus | None) -> Quarantined | None:
     """Why the version that callers have just been sent to must be taken back."""
     breach = breach_of(r)
     if r.wanted is None:
         return None
-    if breach and r.o.program.spec.rollout.post_promotion.action == "Rollback":
+    if breach and r.policy.post_promotion.action == "Rollback":
         return quarantine(r.o, r.wanted, Reason.WATCH_FAILED, breach, r.now)
     if breaker and _trips_while_watched(r, breaker):
         return quarantine(r.o, r.wanted, Reason.BREAKER_OPEN, breaker.reason, r.now)
     return None
 
 
-def _remark(r: Rollout) -> str:
+def _remark(r: Situation) -> str:
     """What was found while watching, where nothing shall be done about it."""
-    is_left = r.blocked is None and r.o.program.spec.rollout.post_promotion.action == "None"
+    is_left = r.blocked is None and r.policy.post_promotion.action == "None"
     return (breach_of(r) or "") if is_left else ""
 
 
-def _trips_while_watched(r: Rollout, breaker: BreakerStatus) -> bool:
+def _trips_while_watched(r: Situation, breaker: BreakerStatus) -> bool:
     spec = r.o.program.spec.breaker
     if spec is None or breaker.state == "Closed" or "Rollback" not in spec.on_open:
         return False
@@ -247,7 +248,7 @@ def _news(gates: Gates, failed: Quarantined | None) -> Iterator[Action]:
         yield Emit("Warning", failed.reason, f"Version {failed.version} quarantined: {failed.message}")
 
 
-def step_of(r: Rollout, gates: Gates) -> Step | None:
+def step_of(r: Situation, gates: Gates) -> Step | None:
     """Where the change stands."""
     if r.candidate is None:
         return "Watch" if r.blocked is None and watch_left(r) > 0 else None
@@ -257,12 +258,12 @@ def step_of(r: Rollout, gates: Gates) -> Step | None:
         return "Prepare"
     if gates.running:
         return "Gate"
-    policy = r.o.program.spec.rollout.blue_green.auto_promotion
+    policy = r.policy.blue_green.auto_promotion
     promoted = r.o.program.annotations.get(PROMOTE) == r.candidate.hash
     return "Promote" if policy == "Enabled" or promoted else "AwaitPromotion"
 
 
-def is_prepared(r: Rollout, candidate: Revision) -> bool:
+def is_prepared(r: Situation, candidate: Revision) -> bool:
     """Whether callers can be sent to a revision.
 
     In new pods, it must stand ready in the preview Service's endpoints, which shows that the network knows them; pods
@@ -284,16 +285,16 @@ def is_converged(o: Observed, view: DeploymentView, revision: Revision) -> bool:
     return view.serves == revision.hash and (view.loading is None or _say(o, view))
 
 
-def _is_starting(r: Rollout) -> bool:
+def _is_starting(r: Situation) -> bool:
     return r.candidate is None and r.wanted is not None and r.size > 0 and r.o.ready(r.o.active or r.wanted.base) == 0
 
 
-def again_after(r: Rollout, step: Step | None) -> float | None:
+def again_after(r: Situation, step: Step | None) -> float | None:
     """When to look again though nothing happens: at the next deadline."""
     waits = [remaining(r, view) for view in r.o.deployments if view.replicas and view.is_retired]
     waits += [left for view in r.o.deployments if (left := retention_left(r, view)) is not None]
     if r.candidate:
-        deadline = r.o.program.spec.rollout.blue_green.progress_deadline_seconds
+        deadline = r.policy.blue_green.progress_deadline_seconds
         waits.append(max(1.0, r.started_at + deadline - r.now))
     if step == "Gate":
         waits.append(GATE_SECONDS)
@@ -304,7 +305,7 @@ def again_after(r: Rollout, step: Step | None) -> float | None:
     return max(0.05, min(waits)) if waits else None
 
 
-def listen_of(r: Rollout, step: Step | None) -> float | None:
+def listen_of(r: Situation, step: Step | None) -> float | None:
     """How often the pods are asked how they do, in seconds; None where nothing depends on it."""
     is_swapping = r.candidate is not None and r.swaps and step in ("Prepare", "Promote")
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]

@@ -6,37 +6,36 @@ from collections.abc import Mapping
 
 from despina.api.conditions import Reason
 from despina.api.revision import Revision, shape_of
-from despina.decide.notes import still_there
 from despina.decide.observed import Observed
+from despina.decide.plan import Strategy
+from despina.decide.situation import still_there
 from despina.wire import FailureReason
 
 PATIENCE_SECONDS = 20
 NOT_IN_THIS_PROCESS = {FailureReason.CODE_CHANGED, FailureReason.NOT_SWAPPABLE}
-Choice = tuple[str, str]
-"""HotSwap, BlueGreen or Recreate; and the reason."""
 
 
-def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice:
+def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy:
     """The strategy of a change. What was once found impossible is not tried again for the same revision."""
     asked = o.program.spec.rollout.strategy
     there = still_there(o, wanted.hash)
     if there and there.replicas and there.activated_at:
-        return "BlueGreen", "its pods are still there"
+        return Strategy("BlueGreen", "its pods are still there")
     if asked in ("BlueGreen", "Recreate"):
-        return asked, "spec.rollout.strategy"
+        return Strategy(asked, "spec.rollout.strategy")
     if asked == "HotSwap":
-        return "HotSwap", "spec.rollout.strategy"
+        return Strategy("HotSwap", "spec.rollout.strategy")
     return _without_room(o, wanted, started_at, now) or _automatic(o, wanted, started_at, now)
 
 
-def _automatic(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice:
+def _automatic(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy:
     before = o.status.rollout
     if before and before.id == wanted.hash and before.strategy in ("BlueGreen", "Recreate"):
-        return before.strategy, before.strategy_reason
+        return Strategy("Recreate" if before.strategy == "Recreate" else "BlueGreen", before.strategy_reason)
     why = why_not_in_place(o, wanted)
     if why is None and now - started_at > PATIENCE_SECONDS and _is_silent(o):
         why = "pods do not answer on their admin port"
-    return ("BlueGreen", why) if why else ("HotSwap", "only compiled state, LMs or modules changed")
+    return Strategy("BlueGreen", why) if why else Strategy("HotSwap", "only compiled state, LMs or modules changed")
 
 
 def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
@@ -64,7 +63,7 @@ def _is_silent(o: Observed) -> bool:
     return any(pod.report is None for pod in o.ready_pods(o.active))
 
 
-def _without_room(o: Observed, wanted: Revision, started_at: float, now: float) -> Choice | None:
+def _without_room(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy | None:
     """Recreate, where the new pods wait for a device that the old ones hold and nobody brings another."""
     resource = _device(o)
     patience = o.program.spec.rollout.blue_green.progress_deadline_seconds / 2
@@ -72,7 +71,7 @@ def _without_room(o: Observed, wanted: Revision, started_at: float, now: float) 
         return None
     troubles = [p.trouble for p in o.pods_of(wanted.base) if p.trouble and p.trouble.reason == Reason.UNSCHEDULABLE]
     if any(f"Insufficient {resource}" in t.message for t in troubles):
-        return "Recreate", f"no node has a free {resource}"
+        return Strategy("Recreate", f"no node has a free {resource}")
     return None
 
 

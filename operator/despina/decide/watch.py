@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from despina.api.gates import PostPromotion
-from despina.decide.notes import Rollout, previous
 from despina.decide.observed import DeploymentView, Observed
+from despina.decide.situation import Situation, previous
 from despina.wire import SECONDS_BOUNDS, Counts
 
 
@@ -17,17 +17,17 @@ def promoted_at(view: DeploymentView | None) -> float | None:
     return max(view.activated_at or 0.0, view.loading.at) if view.loading else view.activated_at
 
 
-def watch_left(r: Rollout) -> float:
+def watch_left(r: Situation) -> float:
     """Seconds for which the active revision is still watched; 0 when there is nothing to go back to."""
     at = promoted_at(r.active)
     if at is None or not r.is_at_target or previous(r.o) is None:
         return 0.0
-    return max(0.0, at + r.o.program.spec.rollout.post_promotion.watch_seconds - r.now)
+    return max(0.0, at + r.policy.post_promotion.watch_seconds - r.now)
 
 
-def breach_of(r: Rollout) -> str | None:
+def breach_of(r: Situation) -> str | None:
     """Why the active revision must be taken back; None when it does well, as far as is known."""
-    policy, before = r.o.program.spec.rollout.post_promotion, previous(r.o)
+    policy, before = r.policy.post_promotion, previous(r.o)
     if r.wanted is None or before is None or not watch_left(r):
         return None
     now, then = counts_of(r.o, r.wanted.hash), counts_of(r.o, before.revision.hash)

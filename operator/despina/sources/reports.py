@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from despina.decide.notes import holds
 from despina.decide.observed import JobView, PodView
+from despina.decide.situation import holds
 from despina.sources.runtime_admin import Key, address
 from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
 

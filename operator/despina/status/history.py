@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from despina.api.program import HistoryEntry
+from despina.api.status import HistoryEntry
 from despina.decide.observed import Observed
 from despina.decide.quarantine import TAKEN_BACK
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from despina.api.conditions import Reason, Type
-from despina.api.program import ModelStatus, Program, ProgramStatus, RevisionStatus, RolloutStatus, ToolUseStatus
+from despina.api.program import Program
 from despina.api.revision import Revision, tool_uses
-from despina.decide.notes import ENDED, holds, previous, serves
+from despina.api.status import ModelStatus, ProgramStatus, RevisionStatus, RolloutStatus, ToolUseStatus
 from despina.decide.observed import Observed, PodView
-from despina.decide.plan import Outcome, Plan
+from despina.decide.plan import Outcome, Plan, Strategy
 from despina.decide.quarantine import TAKEN_BACK, timestamp
+from despina.decide.situation import ENDED, holds, previous, serves
 from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
 from despina.desired.toolbox import ToolView
@@ -81,7 +82,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
     candidate = plan.candidate
     if candidate is None:
         return None
-    is_swapped = plan.strategy[0] == "HotSwap"
+    is_swapped = plan.strategy is not None and plan.strategy.name == "HotSwap"
     return RevisionStatus(
         revision=candidate.hash,
         version=candidate.version,
@@ -119,13 +120,14 @@ def _rollout(o: Observed, plan: Plan) -> RolloutStatus | None:
             return before
         return before.model_copy(update={"step": _end(plan), "gates": plan.gates or before.gates})
     is_same = before is not None and before.id == plan.wanted.hash and before.step not in ENDED
-    strategy, reason = plan.strategy
-    if not strategy:
-        first = (before.strategy, before.strategy_reason) if before and is_same else ("BlueGreen", "the first version")
-        strategy, reason = first
+    strategy = plan.strategy or Strategy("BlueGreen", "the first version")
+    name: str = strategy.name
+    reason = strategy.reason
+    if plan.strategy is None and before and is_same:
+        name, reason = before.strategy, before.strategy_reason
     return RolloutStatus(
         id=plan.wanted.hash,
-        strategy=strategy,
+        strategy=name,
         strategy_reason=reason[:1024],
         step=plan.step or "Prepare",
         gates=plan.gates,

@@ -1,13 +1,15 @@
-"""One decision's working notes: the snapshot and what follows from it directly."""
+"""One decision's situation: the snapshot and what follows from it directly."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from despina.api.program import Quarantined, RolloutStatus
+from despina.api.program import Rollout
 from despina.api.revision import Revision
+from despina.api.status import Quarantined, RolloutStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
+from despina.decide.plan import Strategy
 from despina.wire import RuntimeConfig
 
 ENDED = ("Done", "Failed", "RolledBack")
@@ -25,16 +27,26 @@ class Previous:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """The notes."""
+class Situation:
+    """The snapshot of one program, and what follows from it directly."""
 
     o: Observed
     now: float
     wanted: Revision | None
     blocked: Quarantined | None
     started_at: float
-    strategy: tuple[str, str] = ("", "")
-    """How the wanted revision comes, and why so; empty where it serves already."""
+    strategy: Strategy | None = None
+    """How the wanted revision comes; None where it serves already."""
+
+    @property
+    def policy(self) -> Rollout:
+        """What the manifest says of changes."""
+        return self.o.program.spec.rollout
+
+    @property
+    def recreates(self) -> bool:
+        """Whether the active pods end before the candidate's begin."""
+        return self.strategy is not None and self.strategy.name == "Recreate"
 
     @property
     def active(self) -> DeploymentView | None:
@@ -44,7 +56,7 @@ class Rollout:
     @property
     def swaps(self) -> bool:
         """Whether the candidate is loaded beside the active revision."""
-        return self.strategy[0] == "HotSwap"
+        return self.strategy is not None and self.strategy.name == "HotSwap"
 
     @property
     def candidate(self) -> Revision | None:

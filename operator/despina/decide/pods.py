@@ -1,0 +1,69 @@
+"""What pods are told or made to do beside a change of version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from despina.api.status import BreakerStatus
+from despina.decide import breaker as breakers
+from despina.decide.plan import Action, Emit, Restart, Tell
+from despina.decide.prepare import take_in
+from despina.decide.situation import Situation, serves
+from despina.decide.switch import committed
+from despina.desired.labels import (
+    INVALIDATE_CACHE,
+    RESTART,
+    RESTARTED_BY,
+    RESTARTS,
+)
+
+
+def restarted(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:
+    """Restart the active pods: because a user says so, or because the breaker is open and that may heal it."""
+    asked = r.o.program.annotations.get(RESTART, "")[:253]
+    if r.active is None or r.candidate is not None:
+        return
+    if asked and asked != r.active.restarted_by:
+        yield Restart(r.active.name, r.now, {RESTARTED_BY: asked})
+        yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
+        return
+    spec = r.o.program.spec.breaker
+    is_busy = (r.blocked is not None and r.is_at_target) or breakers.is_restarting(r.o, r.active, r.now)
+    if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
+        done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
+        yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})
+        yield Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
+
+
+def agreed(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:
+    """Have all replicas' breakers be as the merged one, and say so when it changes."""
+    before = r.o.status.breaker
+    was = before.state if before else "Closed"
+    if breaker and breaker.state == "Open" and was == "Closed":
+        yield Emit("Warning", "BreakerOpened", breaker.reason)
+    if breaker and breaker.state == "Closed" and was != "Closed":
+        yield Emit("Normal", "BreakerClosed", "Requests are executed again")
+    yield from breakers.orders(r.o, breaker, r.now)
+
+
+def forgotten(r: Situation) -> Iterator[Action]:
+    """Have every pod empty its cache, once for each value of the annotation. A pod that is told twice does it once."""
+    subject = r.o.program.annotations.get(INVALIDATE_CACHE, "")[:253]
+    if subject:
+        yield from (
+            Tell(p, "Invalidate", subject)
+            for p in r.o.pods
+            if p.ready and not p.ending and not p.has_been_told("Invalidate", subject)
+        )
+
+
+def converged(r: Situation) -> Iterator[Action]:
+    """Have every pod of a Deployment serve what its generation says: one that came half-way is brought up to it."""
+    for view in r.o.deployments:
+        if view.loading is None:
+            continue
+        late = [p for p in r.o.ready_pods(view.revision) if p.report is not None and not serves(p, view.serves)]
+        for pod in late:
+            yield from take_in(pod, view.serves, view.loading.config)
+        yield from committed(tuple(late), view.serves)

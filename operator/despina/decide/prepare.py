@@ -1,0 +1,81 @@
+"""Bringing a version up: in pods of its own, or in the memory of those that run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from despina.api.placement import PlacementProfile
+from despina.api.revision import Revision, runtime_config
+from despina.decide.drift import applied
+from despina.decide.gates import tracking_uri
+from despina.decide.observed import DeploymentView, Observed, PodView
+from despina.decide.plan import Action, Apply, Create, Scale, Tell
+from despina.decide.situation import Situation
+from despina.decide.sizing import scaled, without_hpa
+from despina.desired.config import build_config, build_generation
+from despina.desired.network import build_service, preview_name
+from despina.desired.workload import build_deployment
+from despina.wire import RuntimeConfig
+
+
+def config_of(r: Situation, revision: Revision) -> RuntimeConfig:
+    """What pods run that serve a revision of the present spec."""
+    program, defaults = r.o.program, r.o.defaults
+    return runtime_config(
+        program, revision, tracking_uri(program.spec.source.mlflow.tracking_uri, defaults), defaults.order_key
+    )
+
+
+def made(r: Situation, revision: Revision) -> Iterator[Action]:
+    """A revision's own objects, made once: a later operator's builders must not restart what runs."""
+    view = r.o.deployment(revision.base)
+    if view is None:
+        yield Create(build_config(r.o.program, revision, config_of(r, revision)))
+        yield Create(build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image))
+    elif view.serves != revision.hash:  # its pods were made for this revision and changed to another one since
+        yield Apply(generation(r, view, config_of(r, revision)))
+
+
+def generation(
+    r: Situation, view: DeploymentView, config: RuntimeConfig, before: RuntimeConfig | None = None
+) -> dict[str, object]:
+    return build_generation(r.o.program, view.name, view.revision, config, r.now, before)
+
+
+def prepare(r: Situation, candidate: Revision) -> Iterator[Action]:
+    """Bring the candidate up beside the active revision or, under Recreate, after it."""
+    if r.swaps:
+        yield from _loaded(r, candidate)
+        return
+    if r.recreates and r.o.ready(candidate.base) < r.size:
+        yield from _stop(r)
+        if any(p.revision == r.o.active for p in r.o.pods):
+            return
+    if r.size > 0:
+        yield from made(r, candidate)
+        yield from scaled(r, candidate, r.size)
+    yield from applied(r.o, build_service(r.o.program, preview_name(r.o.program), candidate.base))
+
+
+def _loaded(r: Situation, candidate: Revision) -> Iterator[Action]:
+    for pod in r.o.ready_pods(candidate.base):
+        yield from take_in(pod, candidate.hash, config_of(r, candidate))
+
+
+def take_in(pod: PodView, revision: str, config: RuntimeConfig) -> Iterator[Action]:
+    """Have a pod load a revision beside what it serves, unless it does."""
+    is_known = pod.report is not None and revision in pod.report.held
+    if not is_known and not pod.has_been_told("Prepare", revision):
+        yield Tell(pod, "Prepare", revision, config=config)
+
+
+def _stop(r: Situation) -> Iterator[Action]:
+    if r.active:
+        yield from without_hpa(r, r.active.name)
+        if r.active.replicas:
+            yield Scale(r.active.name, 0)
+
+
+def profile_of(o: Observed) -> PlacementProfile:
+    """The node pool that the program runs on."""
+    return o.defaults.profiles.get(o.program.spec.placement.profile, PlacementProfile())

@@ -1,0 +1,74 @@
+"""Letting go of what callers left: warm for a while, then gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from despina.decide.observed import DeploymentView
+from despina.decide.plan import Action, Annotate, Delete, Scale, Tell
+from despina.decide.situation import Situation
+from despina.decide.sizing import without_hpa
+from despina.desired.config import generation_name
+from despina.desired.labels import (
+    RETIRED_AT,
+)
+
+
+def _others(r: Situation) -> list[DeploymentView]:
+    """Deployments that callers shall not reach, the newest first."""
+    keep = {r.current.base if r.current else None, r.o.active, r.candidate.base if r.candidate else None}
+    rest = [d for d in r.o.deployments if d.revision not in keep]
+    return sorted(rest, key=lambda d: d.retired_at or r.now, reverse=True)
+
+
+def let_go(r: Situation) -> Iterator[Action]:
+    """Retire what callers left, keep it warm for a while, then let its pods go."""
+    for position, view in enumerate(_others(r)):
+        yield from without_hpa(r, view.name)
+        if not view.is_retired:
+            yield Annotate(view.name, {RETIRED_AT: repr(r.now)})
+        if view.activated_at is not None:
+            yield from (Tell(p, "Retire") for p in r.o.pods_of(view.revision) if not p.has_been_told("Retire"))
+        if remaining(r, view) <= 0 and view.replicas:
+            yield Scale(view.name, 0)
+        if position >= r.policy.revision_history_limit and not view.replicas:
+            yield from _deleted(view)
+
+
+def _deleted(view: DeploymentView) -> Iterator[Action]:
+    yield Delete(("Deployment", view.name))
+    yield Delete(("ConfigMap", view.name))
+    if view.loading:
+        yield Delete(("ConfigMap", generation_name(view.name)))
+
+
+def remaining(r: Situation, view: DeploymentView) -> float:
+    """Seconds until a Deployment that callers left may be scaled down."""
+    policy = r.policy.blue_green
+    served = view.activated_at is not None
+    delay = policy.scale_down_delay_seconds if served else policy.abort_scale_down_delay_seconds
+    no_room = r.o.program.spec.suspend or r.policy.strategy == "Recreate"
+    since = view.retired_at if view.is_retired and view.retired_at is not None else r.now
+    return 0 if no_room else since + delay - r.now
+
+
+def retention_left(r: Situation, view: DeploymentView) -> float | None:
+    """Seconds for which the pods keep the revision before in memory; None when they keep none."""
+    if view.loading is None or view.loading.previous is None or not view.replicas:
+        return None
+    left = view.loading.at + r.policy.blue_green.scale_down_delay_seconds - r.now
+    return left if left > 0 else None
+
+
+def released(r: Situation) -> Iterator[Action]:
+    """Have pods free what nobody goes back to or on to."""
+    for view in r.o.deployments:
+        keep = {view.serves}
+        if view.loading and view.loading.previous and retention_left(r, view) is not None:
+            keep.add(view.loading.previous.revision)
+        if r.candidate and r.swaps and r.candidate.base == view.revision:
+            keep.add(r.candidate.hash)
+        for pod in r.o.ready_pods(view.revision):
+            if pod.report and pod.report.revision == view.serves:
+                spare = sorted(pod.report.held.keys() - keep)
+                yield from (Tell(pod, "Release", name) for name in spare[:1] if not pod.has_been_told("Release", name))
