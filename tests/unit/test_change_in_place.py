@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
@@ -49,8 +49,12 @@ def running(program, version="1", count=2, report: PodState | None = None, **cha
     return fields
 
 
+def chosen(*args) -> tuple[str, str]:
+    return astuple(choose(*args))
+
+
 def choice(program, target: str = "2", version: str = "1", now: float = NOW, **changes):
-    return choose(
+    return chosen(
         observed(program, target, **running(program, version, **changes)), revision_of(program, target), NOW, now
     )
 
@@ -68,25 +72,25 @@ def test_what_pods_are_made_of_needs_new_pods_and_is_named():
     before = a_program(lms=LMS)
     after = a_program(lms=LMS, resources={"requests": {"cpu": "2"}}, security={"pickle": "Allow"})
     o = edited(before, after)
-    assert choose(o, revision_of(after, "1"), NOW, NOW) == ("BlueGreen", "resources, security changed")
+    assert chosen(o, revision_of(after, "1"), NOW, NOW) == ("BlueGreen", "resources, security changed")
 
 
 @pytest.mark.parametrize("change", [{"lm": "b"}, {"fallbacks": ["b"]}, {"modules": [{"path": "x", "lm": "b"}]}])
 def test_lms_and_modules_are_changed_in_place(change):
     o = edited(a_program(lms=LMS), a_program(lms=LMS, **change))
-    assert choose(o, revision_of(o.program, "1"), NOW, NOW)[0] == "HotSwap"
+    assert chosen(o, revision_of(o.program, "1"), NOW, NOW)[0] == "HotSwap"
 
 
 def test_an_lm_that_names_a_new_secret_needs_new_pods():
     keyed = [{**LMS[0], "apiKeySecretRef": {"name": "key", "key": "key"}}, LMS[1]]
     o = edited(a_program(lms=LMS), a_program(lms=keyed))
-    assert choose(o, revision_of(o.program, "1"), NOW, NOW) == ("BlueGreen", "Secrets changed")
+    assert chosen(o, revision_of(o.program, "1"), NOW, NOW) == ("BlueGreen", "Secrets changed")
 
 
 def test_a_new_operators_image_comes_with_the_next_release():
     o = observed(a_program(), "2", **running(a_program()))
     o = replace(o, defaults=replace(DEFAULTS, runtime_image="despina-runtime:2"))
-    assert choose(o, revision_of(o.program, "2"), NOW, NOW) == ("BlueGreen", "image changed")
+    assert chosen(o, revision_of(o.program, "2"), NOW, NOW) == ("BlueGreen", "image changed")
 
 
 def test_other_code_is_what_a_pod_says_and_is_remembered():
@@ -99,7 +103,7 @@ def test_other_code_is_what_a_pod_says_and_is_remembered():
         id=target, strategy="BlueGreen", strategy_reason="as before", step="Prepare", started_at=timestamp(NOW)
     )
     o = observed(program, "2", **running(program), status=ProgramStatus(rollout=status))
-    assert choose(o, revision_of(program, "2"), NOW, NOW) == ("BlueGreen", "as before")
+    assert chosen(o, revision_of(program, "2"), NOW, NOW) == ("BlueGreen", "as before")
 
 
 def test_pods_that_nobody_hears_get_new_pods_beside_them_after_a_while():
@@ -113,8 +117,8 @@ def test_without_a_free_device_the_old_pods_go_first():
     fields = running(program, report=PodState())
     fields["pods"] += tuple(replace(p, trouble=waiting) for p in pods(program, "2"))
     o = observed(program, "2", **fields)
-    assert choose(o, revision_of(program, "2"), NOW, NOW + 100)[0] == "HotSwap"
-    assert choose(o, revision_of(program, "2"), NOW, NOW + 301) == ("Recreate", "no node has a free nvidia.com/gpu")
+    assert chosen(o, revision_of(program, "2"), NOW, NOW + 100)[0] == "HotSwap"
+    assert chosen(o, revision_of(program, "2"), NOW, NOW + 301) == ("Recreate", "no node has a free nvidia.com/gpu")
 
 
 def test_asked_for_is_asked_for():
