@@ -20,7 +20,7 @@ from despina.api.program import Program
 from despina.api.status import ProgramStatus
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
-from despina.decide.plan import Action, Apply, Create
+from despina.decide.plan import Action, Apply, Create, each
 from despina.decide.rollout import decide
 from despina.decide.tool import ObservedTool, decide_tool
 
@@ -65,7 +65,9 @@ def crds() -> dict[str, str]:
 def render(path: Path, version: str) -> str:
     """The objects of the first pass over each program and tool."""
     manifests = [m for m in yaml.safe_load_all(path.read_text()) if m]
-    documents = [a.document for m in manifests for a in _first_actions(m, version) if isinstance(a, Create | Apply)]
+    documents = [
+        a.document for m in manifests for a in each(_first_actions(m, version)) if isinstance(a, Create | Apply)
+    ]
     return str(yaml.safe_dump_all(documents, sort_keys=False))
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 RECONCILE_SECONDS = Histogram("despina_reconcile_seconds", "Time of one pass over one program.")
+PASSES_FAILED = Counter("despina_reconcile_errors", "Passes that ended in an error, by kind of object.", ["kind"])
+WRITES_REFUSED = Counter(
+    "despina_writes_refused",
+    "Writes that the API server refused, put off or did not answer, by kind of object and error.",
+    ["kind", "error"],
+)
 QUEUE_DEPTH = Gauge("despina_queue_depth", "Programs that wait for a pass.")
 BREAKER_STATE = Gauge(
     "despina_program_breaker_state",

@@ -148,6 +148,9 @@ class ModelRef(Document):
     name: str
     version: str
     tracking_uri: str
+    created_at: int | None = None
+    """When the version was made, in milliseconds since the epoch, where the server tells. With the other three it is
+    the version's identity: numbers come again when a model is made anew."""
 
 
 class ModuleConfig(Document):
@@ -313,6 +316,21 @@ class FailureReason(enum.StrEnum):
     """The artefact does not separate state from code, so that a process cannot change from it or to it."""
 
 
+CERTAIN = frozenset(
+    {
+        FailureReason.ARTIFACT_CORRUPT,
+        FailureReason.REQUIREMENTS_MISSING,
+        FailureReason.PICKLE_DENIED,
+        FailureReason.SIGNATURE_UNKNOWN,
+        FailureReason.FALLBACK_INVALID,
+        FailureReason.UNKNOWN_MODULE,
+        FailureReason.CODE_CHANGED,
+        FailureReason.NOT_SWAPPABLE,
+    }
+)
+"""Reasons that no second try can change."""
+
+
 class Failure(Document):
     """What a container says when it gives up; at most 4 KiB, the kubelet's limit."""
 
@@ -406,6 +424,12 @@ class Counts(Report):
         known = list(parts)
         sums = {f: sum(getattr(c, f) for c in known) for f in cls.model_fields if f != "seconds"}
         return cls(**sums, seconds=added([c.seconds for c in known]))
+
+    def since(self, base: Counts) -> Counts:
+        """What came after `base`; pods that ended meanwhile took their counts with them, so nothing is below 0."""
+        less = {f: max(0, getattr(self, f) - getattr(base, f)) for f in type(self).model_fields if f != "seconds"}
+        buckets = zip_longest(self.seconds, base.seconds, fillvalue=0)
+        return Counts(**less, seconds=tuple(max(0, now - then) for now, then in buckets))
 
 
 def added(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:

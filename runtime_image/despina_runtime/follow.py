@@ -17,7 +17,7 @@ import httpx
 
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
-from despina.wire import RuntimeConfig
+from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.supervisor import Crew, on_signals, open_port, prepare_environment
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,9 @@ class Follower:
             old.drain()
 
     def _config(self, version: str) -> RuntimeConfig:
-        revision = revision_of(self.program, version)
-        config = runtime_config(self.program, revision, self.tracking_uri, secrets_dir=str(self.secrets))
+        name = self.program.spec.source.mlflow.model
+        revision = revision_of(self.program, ModelRef(name=name, version=version, tracking_uri=self.tracking_uri))
+        config = runtime_config(self.program, revision, secrets_dir=str(self.secrets))
         return config.model_copy(update={"drain_seconds": DRAIN_SECONDS, "port": self.port})
 
     async def _end(self) -> None:

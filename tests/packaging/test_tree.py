@@ -17,6 +17,7 @@ from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.cli import crds
+from tests.support.gen import ref
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "operator").rglob("*.py"), *(ROOT / "runtime_image").rglob("*.py")])
@@ -99,7 +100,7 @@ def test_the_manifest_in_the_serving_page_is_one_that_the_schema_accepts():
     manifest["spec"]["source"] = {"mlflow": {"model": "m", "alias": "champion"}}
     head = {"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyProgram", "metadata": {"name": "shown"}}
     program = Program.parse(head | manifest)
-    config = runtime_config(program, revision_of(program, "1"), "http://mlflow")
+    config = runtime_config(program, revision_of(program, ref("1")))
     assert config.cache.redis.url_file.endswith("redis/url")
     assert config.fallbacks == ("cheap",)
     shown = set(manifest["spec"]) | {"replicas", "autoscaling", "placement", "resources", "podTemplate"}

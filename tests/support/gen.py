@@ -6,12 +6,18 @@ from typing import Any
 
 from despina.api.conditions import Reason
 from despina.api.program import Program
-from despina.api.revision import revision_of
+from despina.api.revision import revision_of, runtime_config
 from despina.api.status import ProgramStatus
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.desired.network import build_service
+from despina.wire import ModelRef, RuntimeConfig
 
 DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlflow:5000", order_key="a2V5")
+
+
+def ref(version: str, created_at: int | None = None) -> ModelRef:
+    """A version of the model that all of these programs are about."""
+    return ModelRef(name="qa", version=version, tracking_uri="http://mlflow:5000", created_at=created_at)
 
 
 def a_manifest(**spec: Any) -> dict[str, Any]:
@@ -35,14 +41,14 @@ def a_program(annotations: dict[str, str] | None = None, **spec: Any) -> Program
 
 
 def a_deployment(program: Program, version: str, **fields: Any) -> DeploymentView:
-    revision = revision_of(program, version)
+    revision = revision_of(program, ref(version))
     return DeploymentView(
         name=revision.deployment, revision=revision.hash, version=version, **{"replicas": 1, **fields}
     )
 
 
 def pods(program: Program, version: str, count: int = 1, **fields: Any) -> tuple[PodView, ...]:
-    revision = revision_of(program, version)
+    revision = revision_of(program, ref(version))
     return tuple(
         PodView(name=f"{revision.deployment}-{i}", revision=revision.hash, ip="10.0.0.1", **fields)
         for i in range(count)
@@ -50,7 +56,7 @@ def pods(program: Program, version: str, count: int = 1, **fields: Any) -> tuple
 
 
 def hash_of(program: Program, version: str) -> str:
-    return revision_of(program, version).hash
+    return revision_of(program, ref(version)).hash
 
 
 def found(version: str | None) -> Resolution:
@@ -65,8 +71,13 @@ def observed(program: Program | None = None, version: str | None = "1", **fields
         fields["active"] = hash_of(program, active)
         service = build_service(program, program.name, fields["active"])
         fields["objects"] = {("Service", program.name): service, **fields.get("objects", {})}
-    base = {"status": ProgramStatus(), "defaults": DEFAULTS, "model": found(version)}
+    configs = {d.name: d.config or config_of(program, d.version) for d in fields.get("deployments", ())}
+    base = {"status": ProgramStatus(), "defaults": DEFAULTS, "model": found(version), "configs": configs}
     return Observed(program=program, **{**base, **fields})
+
+
+def config_of(program: Program, version: str) -> RuntimeConfig:
+    return runtime_config(program, revision_of(program, ref(version)), DEFAULTS.order_key)
 
 
 def serving(program: Program, version: str, count: int = 1) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Apply, Create
 from despina.decide.rollout import decide
 from despina.desired.overlay import overlay, overlay_problem
-from tests.support.gen import a_program, observed
+from tests.support.gen import a_program, observed, ref
 
 DATA = Path(__file__).parents[1] / "data"
 PROFILES = {
@@ -39,7 +39,7 @@ def objects(document: dict) -> list[dict]:
     base = observed(program)
     defaults = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, "a2V5")
     o = Observed(program, base.status, defaults, Resolution("3", base.model.reason))
-    return [a.document for a in decide(o, 0.0).actions if isinstance(a, Create | Apply)]
+    return [a.document for a in decide(o, 0.0).steps if isinstance(a, Create | Apply)]
 
 
 @pytest.mark.parametrize("case", sorted(p.name for p in DATA.iterdir()))
@@ -107,8 +107,8 @@ def test_what_an_overlay_may_not_touch_is_named(patch, field):
 def test_a_change_of_size_or_delays_is_no_new_revision_and_a_change_of_lm_is():
     from despina.api.revision import revision_of
 
-    base = revision_of(a_program(), "1").hash
-    assert revision_of(a_program(replicas=5), "1").hash == base
-    assert revision_of(a_program(rollout={"blueGreen": {"scaleDownDelaySeconds": 1}}), "1").hash == base
-    assert revision_of(a_program(), "2").hash != base
-    assert revision_of(a_program(lms=[{"name": "main", "model": "openai/gpt-5"}]), "1").hash != base
+    base = revision_of(a_program(), ref("1")).hash
+    assert revision_of(a_program(replicas=5), ref("1")).hash == base
+    assert revision_of(a_program(rollout={"blueGreen": {"scaleDownDelaySeconds": 1}}), ref("1")).hash == base
+    assert revision_of(a_program(), ref("2")).hash != base
+    assert revision_of(a_program(lms=[{"name": "main", "model": "openai/gpt-5"}]), ref("1")).hash != base

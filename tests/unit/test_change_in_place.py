@@ -8,14 +8,15 @@ import pytest
 
 from despina.api.gates import PostPromotion
 from despina.api.revision import revision_of, runtime_config, shape_of
-from despina.api.status import GateStatus, ProgramStatus, RolloutStatus
+from despina.api.status import GateStatus, Memory, ProgramStatus, Promotion, RolloutStatus
 from despina.decide.observed import JobView, Loading, Trouble
-from despina.decide.plan import Apply, Create, Delete, Emit, Restart, Tell
+from despina.decide.plan import Annotate, Apply, Create, Delete, Emit, Outcome, Restart, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.decide.strategy import choose
 from despina.decide.watch import judge, p95_millis
 from despina.desired.labels import ABORT, RESTART
+from despina.status.report import report
 from despina.wire import (
     SECONDS_BOUNDS,
     Counts,
@@ -27,7 +28,7 @@ from despina.wire import (
     ShadowReport,
     TryReport,
 )
-from tests.support.gen import DEFAULTS, a_program, hash_of, observed, pods, serving
+from tests.support.gen import DEFAULTS, a_program, hash_of, observed, pods, ref, serving
 
 NOW = 1_000_000.0
 LMS = [{"name": "a", "model": "openai/a"}, {"name": "b", "model": "openai/b"}]
@@ -42,9 +43,11 @@ def held(**phases: str) -> dict[str, HeldRevision]:
 def running(program, version="1", count=2, report: PodState | None = None, **changes):
     """A version that serves, in pods that were made for the program as it is."""
     fields = serving(program, version, count)
-    config = runtime_config(program, revision_of(program, version), "http://mlflow:5000")
+    config = runtime_config(program, revision_of(program, ref(version)))
     (view,) = fields["deployments"]
-    fields["deployments"] = (replace(view, shape=shape_of(program, DEFAULTS.runtime_image), config=config, **changes),)
+    fields["deployments"] = (
+        replace(view, shape=shape_of(program, ref(version), DEFAULTS.runtime_image), config=config, **changes),
+    )
     fields["pods"] = tuple(replace(p, report=report) for p in fields["pods"])
     return fields
 
@@ -55,7 +58,7 @@ def chosen(*args) -> tuple[str, str]:
 
 def choice(program, target: str = "2", version: str = "1", now: float = NOW, **changes):
     return chosen(
-        observed(program, target, **running(program, version, **changes)), revision_of(program, target), NOW, now
+        observed(program, target, **running(program, version, **changes)), revision_of(program, ref(target)), now - NOW
     )
 
 
@@ -72,25 +75,25 @@ def test_what_pods_are_made_of_needs_new_pods_and_is_named():
     before = a_program(lms=LMS)
     after = a_program(lms=LMS, resources={"requests": {"cpu": "2"}}, security={"pickle": "Allow"})
     o = edited(before, after)
-    assert chosen(o, revision_of(after, "1"), NOW, NOW) == ("BlueGreen", "resources, security changed")
+    assert chosen(o, revision_of(after, ref("1")), 0) == ("BlueGreen", "resources, security changed")
 
 
 @pytest.mark.parametrize("change", [{"lm": "b"}, {"fallbacks": ["b"]}, {"modules": [{"path": "x", "lm": "b"}]}])
 def test_lms_and_modules_are_changed_in_place(change):
     o = edited(a_program(lms=LMS), a_program(lms=LMS, **change))
-    assert chosen(o, revision_of(o.program, "1"), NOW, NOW)[0] == "HotSwap"
+    assert chosen(o, revision_of(o.program, ref("1")), 0)[0] == "HotSwap"
 
 
 def test_an_lm_that_names_a_new_secret_needs_new_pods():
     keyed = [{**LMS[0], "apiKeySecretRef": {"name": "key", "key": "key"}}, LMS[1]]
     o = edited(a_program(lms=LMS), a_program(lms=keyed))
-    assert chosen(o, revision_of(o.program, "1"), NOW, NOW) == ("BlueGreen", "Secrets changed")
+    assert chosen(o, revision_of(o.program, ref("1")), 0) == ("BlueGreen", "Secrets changed")
 
 
 def test_a_new_operators_image_comes_with_the_next_release():
     o = observed(a_program(), "2", **running(a_program()))
     o = replace(o, defaults=replace(DEFAULTS, runtime_image="despina-runtime:2"))
-    assert chosen(o, revision_of(o.program, "2"), NOW, NOW) == ("BlueGreen", "image changed")
+    assert chosen(o, revision_of(o.program, ref("2")), 0) == ("BlueGreen", "image changed")
 
 
 def test_other_code_is_what_a_pod_says_and_is_remembered():
@@ -103,7 +106,7 @@ def test_other_code_is_what_a_pod_says_and_is_remembered():
         id=target, strategy="BlueGreen", strategy_reason="as before", step="Prepare", started_at=timestamp(NOW)
     )
     o = observed(program, "2", **running(program), status=ProgramStatus(rollout=status))
-    assert chosen(o, revision_of(program, "2"), NOW, NOW) == ("BlueGreen", "as before")
+    assert chosen(o, revision_of(program, ref("2")), 0) == ("BlueGreen", "as before")
 
 
 def test_pods_that_nobody_hears_get_new_pods_beside_them_after_a_while():
@@ -117,8 +120,11 @@ def test_without_a_free_device_the_old_pods_go_first():
     fields = running(program, report=PodState())
     fields["pods"] += tuple(replace(p, trouble=waiting) for p in pods(program, "2"))
     o = observed(program, "2", **fields)
-    assert chosen(o, revision_of(program, "2"), NOW, NOW + 100)[0] == "HotSwap"
-    assert chosen(o, revision_of(program, "2"), NOW, NOW + 301) == ("Recreate", "no node has a free nvidia.com/gpu")
+    assert chosen(o, revision_of(program, ref("2")), 100)[0] == "HotSwap"
+    assert chosen(o, revision_of(program, ref("2")), 301) == (
+        "Recreate",
+        "no node has a free nvidia.com/gpu",
+    )
 
 
 def test_asked_for_is_asked_for():
@@ -135,13 +141,13 @@ def plan(program, target="2", report=None, now=NOW, status=None, **more):
 
 
 def told(found) -> list[str]:
-    return [f"{a.pod.name.rpartition('-')[2]} {a.order}" for a in found.actions if isinstance(a, Tell)]
+    return [f"{a.pod.name.rpartition('-')[2]} {a.order}" for a in found.steps if isinstance(a, Tell)]
 
 
 def applied(found) -> list[str]:
     return [
         a.document["metadata"]["name"]
-        for a in found.actions
+        for a in found.steps
         if isinstance(a, Apply) and a.document["kind"] == "ConfigMap"
     ]
 
@@ -153,7 +159,7 @@ TARGET, BASE = hash_of(P, "2"), hash_of(P, "1")
 def test_every_ready_pod_is_told_to_prepare():
     found = plan(P, report=PodState(revision=BASE))
     assert (found.step, told(found), applied(found)) == ("Prepare", ["0 Prepare", "1 Prepare"], [])
-    config = next(a.config for a in found.actions if isinstance(a, Tell))
+    config = next(a.config for a in found.steps if isinstance(a, Tell))
     assert (config.revision, config.model.version) == (TARGET, "2")
     assert found.listen < 0.5
 
@@ -164,8 +170,8 @@ def test_callers_are_sent_there_when_all_hold_it_and_not_before():
     ready = plan(P, report=PodState(revision=BASE, held=held(**{TARGET: "Ready"})))
     assert (ready.step, told(ready)) == ("Promote", ["0 Commit", "1 Commit"])
     assert applied(ready) == [f"qa-{BASE}-generation"]
-    written = next(i for i, a in enumerate(ready.actions) if isinstance(a, Apply) and "generation" in str(a.document))
-    ordered = next(i for i, a in enumerate(ready.actions) if isinstance(a, Tell))
+    written = next(i for i, a in enumerate(ready.steps) if isinstance(a, Apply) and "generation" in str(a.document))
+    ordered = next(i for i, a in enumerate(ready.steps) if isinstance(a, Tell))
     assert written < ordered, "what is decided is written before anybody acts on it"
 
 
@@ -181,8 +187,7 @@ def loaded(program, report, ago=100.0):
     """After a swap from 1 to 2."""
     fields = running(program, report=report)
     (view,) = fields["deployments"]
-    uri = "http://mlflow:5000"
-    new, old = (runtime_config(program, revision_of(program, v), uri) for v in ("2", "1"))
+    new, old = (runtime_config(program, revision_of(program, ref(v))) for v in ("2", "1"))
     loading = Loading(new.revision, "2", new, NOW - ago, old)
     fields["deployments"] = (replace(view, loading=loading, version="2", activated_at=NOW - 1000),)
     return fields
@@ -210,24 +215,65 @@ ERRING = PodState(
 )
 
 
-def test_what_misbehaves_is_quarantined_first_and_then_taken_back():
-    found = plan(P, **loaded(P, ERRING))
-    assert found.writes_status_first
+def promoted(program=P, **fields) -> ProgramStatus:
+    """The status of a program whose callers were sent to version 2 a while ago."""
+    moved = {"revision": hash_of(program, "2"), "at": repr(NOW - 100), "before": {"ok": 1000}}
+    return ProgramStatus(serial=3, promotion=Promotion.model_validate(moved | fields))
+
+
+def test_what_misbehaves_is_taken_back_and_put_on_record_in_one_write():
+    found = plan(P, status=promoted(), **loaded(P, ERRING))
+    written = next(a.document for a in found.steps if isinstance(a, Apply))
+    memory = Memory.parse(written["data"]["memory.json"])
+    assert memory == found.memory
+    assert (memory.serial, memory.promotion.returns, memory.quarantined) == (4, True, found.quarantined)
     assert [(q.version, q.reason) for q in found.quarantined] == [("2", "WatchFailed")]
     assert "75.0 % of 80 requests failed, 0.0 % before" in found.quarantined[0].message
     assert (told(found), applied(found)) == (["0 Commit", "1 Commit"], [f"qa-{BASE}-generation"])
-    assert "RolledBack" in [a.reason for a in found.actions if isinstance(a, Emit)]
+    assert "RolledBack" in [a.reason for a in found.steps if isinstance(a, Emit)]
     again = plan(
-        P, status=ProgramStatus(model={"quarantined": found.quarantined}), **loaded(P, PodState(revision=TARGET))
+        P,
+        status=ProgramStatus(serial=4, model={"quarantined": found.quarantined}),
+        **loaded(P, PodState(revision=TARGET)),
     )
-    assert applied(again) == [], "with nothing to go back to, callers keep what they have"
+    assert "qa-{BASE}-generation" not in applied(again), "with nothing to go back to, callers keep what they have"
+
+
+WATCHED = {
+    "what it had counted before callers came is not held against it": ({"base": {"ok": 0, "program": 60}}, ERRING, False),
+    "what it counted since then is": ({"base": {"ok": 20, "program": 0}}, ERRING, True),
+    "one that erred as much before, for as long as callers were there, is left": ({"before": {"program": 90, "ok": 10}}, ERRING, False),
+    "a return to an earlier version is not watched": ({"returns": True}, ERRING, False),
+    "callers who came elsewhere are no reason": ({"revision": "00000000"}, ERRING, False),
+    "a note that is damaged watches nothing": ({"at": "yesterday"}, ERRING, False),
+    "after its time it is watched no more": ({"at": repr(NOW - 301)}, ERRING, False),
+    "a clock that was set back does not end the watch": ({"at": repr(NOW + 500)}, ERRING, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", WATCHED)
+def test_the_watch_compares_what_came_after_the_switch(sentence):
+    noted, said, is_taken_back = WATCHED[sentence]
+    found = plan(P, status=promoted(**noted), **loaded(P, said))
+    assert [q.reason for q in found.quarantined] == (["WatchFailed"] if is_taken_back else [])
+
+
+def test_a_watch_that_saw_too_little_says_so():
+    quiet = PodState(revision=TARGET, held=held(**{BASE: "Ready", TARGET: "Ready"}), counts={TARGET: Counts(ok=2)})
+    watching = {"id": TARGET, "strategy": "HotSwap", "step": "Watch", "startedAt": timestamp(NOW - 400)}
+    status = promoted(at=repr(NOW - 301)).model_copy(update={"rollout": RolloutStatus.model_validate(watching)})
+    fields = loaded(P, quiet)
+    found = plan(P, status=status, **fields)
+    assert [e.message for e in found.events] == ["only 4 of 20 requests within 300 s: nothing was judged"]
+    after = report(observed(P, "2", status=status, **fields), found, Outcome(), NOW)
+    assert (after.rollout.step, after.rollout.message) == ("Done", found.events[0].message)
 
 
 def test_it_is_not_taken_back_where_only_a_word_is_asked_for():
     program = a_program(rollout={"postPromotion": {"action": "None"}})
     said = {hash_of(program, v): ERRING.counts[hash_of(P, v)] for v in ("1", "2")}
     report = PodState(revision=hash_of(program, "2"), held=held(**dict.fromkeys(said, "Ready")), counts=said)
-    found = plan(program, **loaded(program, report))
+    found = plan(program, status=promoted(program), **loaded(program, report))
     assert found.quarantined == ()
     assert "75.0 % of 80 requests failed" in found.remark
 
@@ -245,16 +291,34 @@ def test_a_pin_holds_against_the_alias():
 
 def test_an_abort_ends_it():
     program = a_program({ABORT: TARGET})
-    assert [q.reason for q in plan(program, report=PodState(revision=BASE)).quarantined] == ["Aborted"]
+    known = ProgramStatus(serial=1)
+    for state in ("Active", "Paused"):
+        held_up = a_program({ABORT: TARGET}, rollout={"state": state})
+        found = plan(held_up, report=PodState(revision=BASE), status=known)
+        assert [q.reason for q in found.quarantined] == ["Aborted"]
+        assert found.memory.handled == {"abort": TARGET}
+    old = ProgramStatus(serial=1, handled={"abort": TARGET})
+    assert plan(program, report=PodState(revision=BASE), status=old).quarantined == ()
 
 
 def test_a_restart_is_made_once_for_each_value():
     program = a_program({RESTART: "today"})
-    fields = running(program, "1")
-    found = [a for a in decide(observed(program, "1", **fields), NOW).actions if isinstance(a, Restart)]
-    assert [r.annotations for r in found] == [{"despina.dev/restarted-by": "today"}]
-    done = running(program, "1", restarted_by="today")
-    assert not any(isinstance(a, Restart) for a in decide(observed(program, "1", **done), NOW).actions)
+    known = ProgramStatus(serial=1)
+    first = decide(observed(program, "1", status=known, **running(program, "1")), NOW)
+    assert restarts(first) == [{"despina.dev/restarted-by": "today"}]
+    assert first.memory.handled == {}, "it waits until the Deployment says so"
+    done = decide(observed(program, "1", status=known, **running(program, "1", restarted_by="today")), NOW)
+    assert (restarts(done), done.memory.handled) == ([], {"restart": "today"})
+    later = ProgramStatus(serial=2, handled={"restart": "today"})
+    assert restarts(decide(observed(program, "1", status=later, **running(program, "1")), NOW)) == []
+    removed = decide(observed(P, "1", status=later, **running(P, "1", restarted_by="today")), NOW)
+    assert removed.memory.handled == {}
+    notes = [a.annotations for a in removed.steps if isinstance(a, Annotate)]
+    assert notes == [{"despina.dev/restarted-by": ""}], "the same value may ask again"
+
+
+def restarts(found):
+    return [a.annotations for a in found.steps if isinstance(a, Restart)]
 
 
 # Gates
@@ -272,7 +336,11 @@ def gated(*gates, report=READY, since=0.0, **more):
     status = None
     if since:
         first = GateStatus(
-            name=gates[0]["name"], type=gates[0]["type"], result="Running", started_at=timestamp(NOW - since)
+            name=gates[0]["name"],
+            type=gates[0]["type"],
+            result="Running",
+            started_at=timestamp(NOW - since),
+            since=timestamp(NOW - since),
         )
         rollout = RolloutStatus(
             id=target, strategy="HotSwap", step="Gate", gates=(first,), started_at=timestamp(NOW - since)
@@ -289,7 +357,7 @@ MIRROR = {"name": "mirror", "type": "Shadow", "shadow": {"minRequests": 10, "max
 def test_a_smoke_test_is_asked_of_one_pod_and_its_answer_counts():
     found = gated(SMOKE)
     assert (found.step, told(found), found.gates[0].result) == ("Gate", ["0 Try"], "Running")
-    subject = next(a.subject for a in found.actions if isinstance(a, Tell))
+    subject = next(a.subject for a in found.steps if isinstance(a, Tell))
     for ok, result in ((True, "Passed"), (False, "Failed")):
         after = gated(SMOKE, report=READY.model_copy(update={"tries": {subject: TryReport(ok=ok, message="422 no")}}))
         assert after.gates[0].result == result
@@ -305,7 +373,7 @@ def test_a_gate_that_takes_too_long_has_failed():
 
 def test_an_evaluation_is_a_job_for_both_versions():
     found = gated(SCORED)
-    made = [a.document for a in found.actions if isinstance(a, Create)]
+    made = [a.document for a in found.steps if isinstance(a, Create)]
     assert [d["kind"] for d in made] == ["Job"]
     template = made[0]["spec"]["template"]
     assert '"baseline"' in template["spec"]["containers"][0]["env"][-1]["value"]
@@ -325,7 +393,7 @@ def test_an_evaluation_is_a_job_for_both_versions():
     lost = gated(SCORED, jobs=(JobView(name, ended=True, trouble="OOMKilled: x"),))
     assert "ended without a result: OOMKilled: x" in lost.gates[0].message
     busy = gated(SCORED, jobs=(JobView(name, progress="candidate: 3 of 50 examples"), JobView("of-another-version")))
-    assert [a.key for a in busy.actions if isinstance(a, Delete)] == [("Job", "of-another-version")]
+    assert [a.key for a in busy.steps if isinstance(a, Delete)] == [("Job", "of-another-version")]
     assert (busy.gates[0].result, busy.gates[0].message) == ("Running", "candidate: 3 of 50 examples")
 
 

@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage" / "program.ya
 
 def test_render_shows_what_a_manifest_becomes():
     kinds = [d["kind"] for d in yaml.safe_load_all(render(EXAMPLE, "3"))]
-    assert kinds == ["ServiceAccount", "ConfigMap", "Deployment", "Service", "Service", "PodDisruptionBudget"]
+    assert kinds == ["Service", "ServiceAccount", "ConfigMap", "Deployment", "Service", "PodDisruptionBudget"]
 
 
 def test_render_shows_what_tools_become():

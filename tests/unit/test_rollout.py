@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from despina.api.status import ProgramStatus
+from despina.api.status import ProgramStatus, RevisionStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
-from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Scale, Tell
+from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.labels import PROMOTE, RETRY, REVISION
+from despina.status.report import report
 from despina.wire import Failure, FailureReason
 from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 NOW = 1000.0
+DENIED = Failure(reason=FailureReason.PICKLE_DENIED, message="no")
 FAILURE = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
 
 
@@ -42,7 +44,7 @@ def short(action: Action) -> str:
 
 def steps(o: Observed, now: float = NOW) -> list[str]:
     """The plan's actions but for those that every first pass has."""
-    return [s for s in map(short, decide(o, now).actions) if "ServiceAccount" not in s and "Budget" not in s]
+    return [s for s in map(short, decide(o, now).steps) if "ServiceAccount" not in s and "Budget" not in s]
 
 
 def two(program, blue: str = "1", green: str = "2", **green_fields: Any) -> dict[str, Any]:
@@ -62,19 +64,19 @@ B = hash_of(P, "1")
 
 
 def test_a_new_program_gets_all_its_objects_in_order():
-    assert [short(a) for a in decide(observed(P), NOW).actions] == [
+    assert [short(a) for a in decide(observed(P), NOW).steps] == [
+        f"apply Service qa -> {B}",
         "apply ServiceAccount qa",
         f"create ConfigMap qa-{B}",
         f"create Deployment qa-{B}",
         f"apply Service qa-preview -> {B}",
-        f"apply Service qa -> {B}",
         "apply PodDisruptionBudget qa",
     ]
 
 
 def test_replicas_are_never_in_an_applied_document():
     program = a_program(replicas=7)
-    for action in decide(observed(program), NOW).actions:
+    for action in decide(observed(program), NOW).steps:
         if isinstance(action, Apply | Create):
             assert "replicas" not in action.document.get("spec", {})
     assert f"scale qa-{hash_of(program, '1')} 7" in steps(observed(program))
@@ -85,12 +87,12 @@ CASES: dict[str, tuple[Observed, list[str], list[str]]] = {
     "a moved alias makes a second Deployment and leaves the Service alone": (
         observed(P, "2", **serving(P, "1")),
         [f"create ConfigMap qa-{G}", f"create Deployment qa-{G}", f"apply Service qa-preview -> {G}"],
-        ["apply Service qa ->"],
+        [f"apply Service qa -> {G}"],
     ),
     "pods that are ready but not yet in the preview's endpoints are not switched to": (
         observed(P, "2", **with_pods(two(P), pods(P, "2", ready=True))),
         [],
-        ["apply Service qa ->"],
+        [f"apply Service qa -> {G}"],
     ),
     "pods that are ready in the preview's endpoints are switched to in one patch": (
         observed(P, "2", **with_pods(two(P), pods(P, "2", ready=True)), preview_ready={G: 1}),
@@ -113,12 +115,27 @@ CASES: dict[str, tuple[Observed, list[str], list[str]]] = {
             )
         )(a_program(autoscaling={"minReplicas": 2, "maxReplicas": 6})),
         [f"scale qa-{hash_of(a_program(autoscaling={'minReplicas': 2, 'maxReplicas': 6}), '2')} 4"],
-        ["apply Service qa ->"],
+        [f"apply Service qa -> {G}"],
     ),
-    "a failing candidate is quarantined, told in an Event, and not switched to": (
-        observed(P, "2", **with_pods(two(P), pods(P, "2", failure=FAILURE))),
+    "a candidate that fails once gets another try": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", failure=FAILURE, failures=1))),
+        [],
+        ["event LoadFailed", f"apply Service qa -> {G}"],
+    ),
+    "a candidate that fails twice is quarantined, told in an Event, and not switched to": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", failure=FAILURE, failures=2))),
         ["event LoadFailed", f"note qa-{G} retired-at"],
-        ["apply Service qa ->"],
+        [f"apply Service qa -> {G}"],
+    ),
+    "one that fails in each of two pods has failed twice": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", 2, failure=FAILURE, failures=1))),
+        ["event LoadFailed"],
+        [f"apply Service qa -> {G}"],
+    ),
+    "what no second try can change counts at once": (
+        observed(P, "2", **with_pods(two(P), pods(P, "2", failure=DENIED, failures=1))),
+        ["event PickleDenied"],
+        [f"apply Service qa -> {G}"],
     ),
     "after the switch the old version is noted as retired, told so, and kept": (
         observed(
@@ -163,7 +180,7 @@ CASES: dict[str, tuple[Observed, list[str], list[str]]] = {
     "while the registry is silent, what runs goes on and nothing is made": (
         observed(P, None, **serving(P, "1")),
         [],
-        ["create", "scale", "apply Service qa ->", "delete"],
+        ["create", "scale", f"apply Service qa -> {G}", "delete"],
     ),
     "a suspended program runs no pods": (
         (lambda p: observed(p, "1", **serving(p, "1")))(a_program(suspend=True)),
@@ -221,6 +238,7 @@ def status_with_rollout(program, version: str, started: float) -> ProgramStatus:
         "strategy": "BlueGreen",
         "step": "Prepare",
         "startedAt": timestamp(started),
+        "since": timestamp(started),
     }
     return ProgramStatus.model_validate({"rollout": rollout})
 
@@ -246,7 +264,7 @@ def test_the_deadline_is_looked_at_without_any_event():
 
 def quarantine_of(program, version: str, **fields: Any) -> ProgramStatus:
     entry = {"version": version, "reason": "LoadFailed", "message": "m", "at": timestamp(NOW), **fields}
-    return ProgramStatus.model_validate({"model": {"quarantined": [entry]}})
+    return ProgramStatus.model_validate({"serial": 1, "model": {"quarantined": [entry]}})
 
 
 def test_a_quarantined_version_is_not_tried_while_the_alias_stays():
@@ -263,14 +281,23 @@ def test_quarantine_is_lifted_when_the_alias_was_elsewhere():
 def test_quarantine_is_lifted_once_by_the_retry_annotation():
     program = a_program({RETRY: "2"})
     o = observed(program, "2", status=quarantine_of(program, "2"), **serving(program, "1"))
-    assert decide(o, NOW).candidate is not None
-    again = observed(program, "2", status=quarantine_of(program, "2", retried="2"), **serving(program, "1"))
-    assert decide(again, NOW).candidate is None
+    lifted = decide(o, NOW)
+    assert (lifted.quarantined, lifted.memory.handled) == ((), {"retry": "2"})
+    assert lifted.candidate is None, "not before it is on record"
+    after = status_of(o, lifted)
+    assert decide(replace(o, status=after), NOW).candidate is not None
+    failed = after.model_copy(update={"model": quarantine_of(program, "2").model, "serial": after.serial + 1})
+    assert decide(replace(o, status=failed), NOW).quarantined != (), "the value that stays does nothing more"
 
 
-def test_what_callers_reach_is_never_taken_away_by_a_list():
-    plan = decide(observed(P, "1", status=quarantine_of(P, "1"), **serving(P, "1")), NOW)
-    assert plan.blocked is None
+def status_of(o: Observed, plan: Plan) -> ProgramStatus:
+    return report(o, plan, Outcome(), NOW)
+
+
+def test_what_callers_reach_is_never_taken_away_by_a_list_while_nothing_else_stands():
+    done = steps(observed(P, "1", status=quarantine_of(P, "1"), **serving(P, "1")))
+    assert not [s for s in done if s.startswith(("scale", "delete", "event"))]
+    assert f"apply Service qa -> {B}" in done
 
 
 def test_a_failed_edit_of_the_spec_blocks_the_revision_and_not_the_version():
@@ -282,7 +309,7 @@ def test_a_failed_edit_of_the_spec_blocks_the_revision_and_not_the_version():
         "1",
         active=None,
         deployments=(blue, a_deployment(edited, "1")),
-        pods=fields["pods"] + pods(edited, "1", failure=FAILURE),
+        pods=fields["pods"] + pods(edited, "1", failure=DENIED),
     )
     o = dataclasses.replace(o, active=hash_of(P, "1"))
     (entry,) = decide(o, NOW).quarantined
@@ -296,11 +323,15 @@ def test_a_first_version_is_never_given_up():
 
 def test_without_auto_promotion_a_ready_version_waits_for_the_annotation():
     manual = {"blueGreen": {"autoPromotion": "Disabled"}}
-    for notes, step in (({}, "AwaitPromotion"), ({PROMOTE: G}, "Promote")):
+    known = ProgramStatus(serial=1)
+    lost, used = ProgramStatus(), ProgramStatus(serial=1, handled={"promote": G})
+    cases = (({}, known, "AwaitPromotion"), ({PROMOTE: G}, known, "Promote"), ({PROMOTE: G}, used, "AwaitPromotion"),
+             ({PROMOTE: G}, lost, "AwaitPromotion"), ({PROMOTE: B}, known, "AwaitPromotion"))  # fmt: skip
+    for notes, status, step in cases:
         program = a_program(notes, rollout=manual)
         fields = with_pods(two(program), pods(program, "2", ready=True))
         assert hash_of(program, "2") == G  # the rollout's policy is not part of a revision
-        assert decide(observed(program, "2", **fields, preview_ready={G: 1}), NOW).step == step
+        assert decide(observed(program, "2", **fields, status=status, preview_ready={G: 1}), NOW).step == step
 
 
 def test_size_goes_through_the_scale_only_while_no_autoscaler_targets_the_deployment():
@@ -311,7 +342,7 @@ def test_size_goes_through_the_scale_only_while_no_autoscaler_targets_the_deploy
     assert done.index(f"scale {name} 2") < done.index(f"apply HorizontalPodAutoscaler {name}")
     hpa = next(
         a.document
-        for a in decide(observed(program, "1", **fields), NOW).actions
+        for a in decide(observed(program, "1", **fields), NOW).steps
         if isinstance(a, Apply) and a.document["kind"] == "HorizontalPodAutoscaler"
     )
     settled = observed(program, "1", **fields, objects={("HorizontalPodAutoscaler", name): hpa})
@@ -321,17 +352,20 @@ def test_size_goes_through_the_scale_only_while_no_autoscaler_targets_the_deploy
 def test_a_settled_program_needs_nothing():
     live: dict[tuple[str, str], dict[str, Any]] = {}
     fields = serving(P, "1")
-    for action in decide(observed(P, "1", **fields), NOW).actions:
+    for action in decide(observed(P, "1", **fields), NOW).steps:
         if isinstance(action, Apply):
             live[action.document["kind"], action.document["metadata"]["name"]] = action.document
     plan = decide(observed(P, "1", **{**fields, "objects": live}), NOW)
-    assert plan.actions == ()
+    assert plan.steps == ()
     assert plan.again is None
 
 
-def test_a_deleted_active_deployment_does_not_promote_a_quarantined_version():
-    o = observed(P, "2", status=quarantine_of(P, "2"), active="1", deployments=(), pods=())
-    assert not [s for s in steps(o) if s.startswith("apply Service qa ->")]
+def test_a_deleted_active_deployment_is_made_again_and_does_not_promote_a_quarantined_version():
+    active = {"revision": B, "version": "1", "deployment": f"qa-{B}"}
+    status = quarantine_of(P, "2").model_copy(update={"active": RevisionStatus.model_validate(active)})
+    done = steps(observed(P, "2", status=status, active="1", deployments=(), pods=()))
+    assert f"create Deployment qa-{B}" in done
+    assert not [s for s in done if G in s]
 
 
 def test_retired_follows_the_later_of_the_two_notes():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina.api.revision import revision_of
-from tests.support.gen import a_program
+from tests.support.gen import a_program, ref
 from tests.support.simulator import Simulator
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "600"))
@@ -128,7 +128,7 @@ def settle(world: Simulator) -> None:
 
 
 def assert_settled(world: Simulator) -> None:
-    wanted = revision_of(world.program, world.alias).hash
+    wanted = revision_of(world.program, ref(world.alias)).hash
     listed = {e.version for e in world.status.model.quarantined}
     if world.alias in world.broken:
         assert world.serving != wanted, "a broken version serves"
@@ -142,7 +142,7 @@ def assert_settled(world: Simulator) -> None:
         r.config.revision for n, r in world.runtimes.items() if world.pods[n].revision == active(world) and r.config
     }
     assert answering == {world.serving}, "every pod serves what the operator means"
-    assert world.operate().actions == (), "a settled world is left alone"
+    assert world.operate().steps == (), "a settled world is left alone"
     serving = world.status.active
     assert serving is not None
     assert serving.revision == world.serving, "the status tells what serves"
@@ -213,4 +213,4 @@ def test_recreate_settles_too(events, fates):
         assert active(world)
     settle(world)
     assert world.ready(active(world)) == world.program.spec.replicas
-    assert world.operate().actions == ()
+    assert world.operate().steps == ()

@@ -43,7 +43,7 @@ def check(status: ProgramStatus, o: Observed) -> None:
 
 def quarantined(version: str) -> ProgramStatus:
     entry = {"version": version, "reason": "LoadFailed", "message": "boom", "at": timestamp(NOW)}
-    return ProgramStatus.model_validate({"model": {"quarantined": [entry]}})
+    return ProgramStatus.model_validate({"serial": 1, "model": {"quarantined": [entry]}})
 
 
 SECRET = Trouble(Reason.SECRET_NOT_FOUND, 'secret "s" not found')

@@ -126,7 +126,7 @@ def test_size_is_the_specs_or_the_autoscalers():
     assert Scale("search-pods", 3) in decide_tool(observed(a_tool(replicas=3))).actions
     assert Scale("search-pods", 0) in decide_tool(observed(a_tool(suspend=True))).actions
     scaled = observed(a_tool(autoscaling={"minReplicas": 2, "maxReplicas": 4}))
-    assert not any(isinstance(a, Scale) for a in decide_tool(scaled).actions)
+    assert [a for a in decide_tool(scaled).actions if isinstance(a, Scale)] == [Scale("search-pods", 2)]
     assert ("HorizontalPodAutoscaler", "search-pods") in documents(scaled)
     asleep = settled(scaled)
     asleep.objects["Deployment", "search-pods"]["spec"]["replicas"] = 0
@@ -231,10 +231,10 @@ def test_a_programs_toolbox_holds_its_tools_and_its_own_tokens():
 def test_a_toolbox_goes_once_no_revision_uses_tools():
     name = toolbox_name(a_program())
     objects = {(kind, name): {} for kind in ("Secret", "ConfigMap")}
-    gone = {a.key for a in decide(observed_program(objects=objects), now=0.0).actions if isinstance(a, Delete)}
+    gone = {a.key for a in decide(observed_program(objects=objects), now=0.0).steps if isinstance(a, Delete)}
     assert gone == set(objects)
     views = (ToolView("ns/search", a_tool()),)
-    kept = decide(observed_program(objects=objects, tools=views), now=0.0).actions
+    kept = decide(observed_program(objects=objects, tools=views), now=0.0).steps
     assert not [a for a in kept if isinstance(a, Delete)]
 
 

@@ -30,6 +30,8 @@ class Type(enum.StrEnum):
     """What the spec refers to (Secrets, placement profile) exists."""
     BREAKER_CLOSED = "BreakerClosed"
     """The program is executed; False while its breaker is open or probing."""
+    RECONCILED = "Reconciled"
+    """The operator could look at everything and write what it wanted to."""
 
 
 class ToolType(enum.StrEnum):
@@ -137,7 +139,13 @@ class Reason(enum.StrEnum):
     CRASHED = "Crashed"
     """A pod's container ended without saying why."""
     REJECTED = "Rejected"
-    """The API server refused an object that the operator wanted to make."""
+    """The API server refused something that the operator wanted to read or to write."""
+    API_UNAVAILABLE = "ApiUnavailable"
+    """The API server did not answer, or put the operator off."""
+    OPERATOR_ERROR = "OperatorError"
+    """The operator could not understand something that it read; this is a fault of Despina's."""
+    RECONCILED = "Reconciled"
+    """Nothing was refused."""
 
 
 class ConditionStatus(enum.StrEnum):

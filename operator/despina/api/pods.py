@@ -38,6 +38,10 @@ class Autoscaling(ApiModel):
             raise ValueError("autoscaling.maxReplicas must not be less than autoscaling.minReplicas")
         return self
 
+    def within(self, size: int) -> int:
+        """The nearest size that the autoscaler may choose."""
+        return min(max(self.min_replicas, size), self.max_replicas)
+
 
 class Accelerator(ApiModel):
     """A device that each pod needs."""

@@ -39,11 +39,16 @@ class Revision(ApiModel):
     """One set of pods that are all alike."""
 
     hash: str
-    """Eight hexadecimal digits over the relevant spec, the model's name and its version."""
-    version: str
+    """Eight hexadecimal digits over the relevant spec and the model version's identity."""
+    model: ModelRef
     deployment: str
     base: str
     """The label of its pods: its own hash, or that of the Deployment in whose processes it is loaded."""
+
+    @property
+    def version(self) -> str:
+        """The model version's number."""
+        return self.model.version
 
 
 def digest(document: Any) -> str:
@@ -52,29 +57,32 @@ def digest(document: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def revision_of(program: Program, version: str) -> Revision:
-    """The revision that a program means when its model resolves to `version`."""
+def source_digest(model: ModelRef) -> str:
+    """Eight hexadecimal digits that tell one version from every other, also from one of the same number."""
+    return digest(model.model_dump())
+
+
+def revision_of(program: Program, model: ModelRef) -> Revision:
+    """The revision that a program means when it is to serve `model`."""
     # Without defaults: a field that a later operator adds must not change the revision of those who never set it.
     spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
-    source = program.spec.source.mlflow
     asked = {field: spec[field] for field in RELEVANT if field in spec}
     if program.spec.tools:
         asked["tools"] = [use.model_dump() for use in tool_uses(program)]
-    hash8 = digest([asked, source.model, source.tracking_uri, version])
-    return Revision(hash=hash8, version=version, deployment=f"{program.name}-{hash8}", base=hash8)
+    hash8 = digest([asked, model.model_dump()])
+    return Revision(hash=hash8, model=model, deployment=f"{program.name}-{hash8}", base=hash8)
 
 
-def shape_of(program: Program, default_image: str) -> dict[str, str]:
+def shape_of(program: Program, model: ModelRef, default_image: str) -> dict[str, str]:
     """What pods must be started anew for, part by part: a revision of equal shape can be loaded beside another.
 
     The image belongs to it, though not to the revision: a new operator's default image restarts nobody, and comes with
     the next release.
     """
     spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
-    source = program.spec.source.mlflow
     parts = {field: spec[field] for field in RELEVANT if field in spec and field not in SWAPPABLE}
     secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
-    parts |= {"source": [source.model, source.tracking_uri], "image": program.spec.runtime.image or default_image}
+    parts |= {"source": [model.name, model.tracking_uri], "image": program.spec.runtime.image or default_image}
     parts |= {"Secrets": secrets} if secrets else {}
     parts["mounts"] = digest("tools")  # pods that an older operator made lack them
     return {name: digest(part) for name, part in parts.items()}
@@ -100,7 +108,6 @@ def secret_path(secret: str, key: str, root: str = SECRETS_DIR) -> str:
 def runtime_config(
     program: Program,
     revision: Revision,
-    tracking_uri: str,
     order_key: str | None = None,
     secrets_dir: str = SECRETS_DIR,
 ) -> RuntimeConfig:
@@ -114,7 +121,7 @@ def runtime_config(
         namespace=program.namespace,
         program=program.name,
         revision=revision.hash,
-        model=ModelRef(name=spec.source.mlflow.model, version=revision.version, tracking_uri=tracking_uri),
+        model=revision.model,
         lms=tuple(_lm(lm, path(lm.api_key_secret_ref)) for lm in spec.lms),
         lm=spec.lm or (spec.lms[0].name if spec.lms else None),
         fallbacks=spec.fallbacks,

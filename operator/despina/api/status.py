@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from despina.api.base import ApiModel, LongStr, ShortStr, map_list
 from despina.api.conditions import Condition
+from despina.wire import Counts
 
 
 class RevisionStatus(ApiModel):
@@ -23,6 +24,8 @@ class RevisionStatus(ApiModel):
     """Pods that are Ready."""
     loaded: Annotated[str, StringConstraints(max_length=32)] | None = None
     """How many ready pods hold it, such as 2/3, where it is loaded beside another."""
+    created_at: int | None = None
+    """When the model version was made, in milliseconds since the epoch, as its registry says."""
 
 
 class Quarantined(ApiModel):
@@ -38,8 +41,8 @@ class Quarantined(ApiModel):
     """Why it failed."""
     at: ShortStr
     """When it failed."""
-    retried: ShortStr | None = None
-    """The retry annotation that this entry has already had."""
+    source: ShortStr | None = None
+    """Digest of the version's server, model, number and making: a model made anew is not meant."""
 
 
 class ModelStatus(ApiModel):
@@ -68,6 +71,10 @@ class GateStatus(ApiModel):
     """When it began."""
     finished_at: ShortStr | None = None
     """When it was decided."""
+    since: ShortStr | None = None
+    """Since when its time runs; nothing while it is held up."""
+    spent_seconds: int = 0
+    """What its time-out has used up before."""
 
 
 class RolloutStatus(ApiModel):
@@ -80,11 +87,18 @@ class RolloutStatus(ApiModel):
     strategy_reason: Annotated[str, StringConstraints(max_length=1024)] = ""
     """Why this strategy."""
     step: ShortStr
-    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch or Paused."""
+    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Paused or Suspended; or how it ended: Done,
+    Failed, RolledBack or Abandoned."""
     gates: Annotated[tuple[GateStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
     """The gates so far."""
     started_at: ShortStr
     """When it began."""
+    since: ShortStr | None = None
+    """Since when the time to become ready runs; nothing while it stands still."""
+    spent_seconds: int = 0
+    """What the deadline for becoming ready has used up before."""
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """What was found out about it in the end."""
 
 
 class BreakerStatus(ApiModel):
@@ -126,6 +140,92 @@ class HistoryEntry(ApiModel):
     """Why: Alias, Spec or Rollback."""
     outcome: ShortStr
     """Serving, Superseded or RolledBack."""
+    created_at: int | None = None
+    """When the model version was made, in milliseconds since the epoch, as its registry says."""
+
+
+class Tally(ApiModel):
+    """What all pods had counted of one version, together; see `wire.Counts`."""
+
+    ok: int = 0
+    """Answered."""
+    program: int = 0
+    """Failed as the program's own fault."""
+    upstream: int = 0
+    """Failed as an LM's fault."""
+    timeout: int = 0
+    """Not answered in time."""
+    outage: int = 0
+    """Those of upstream where no LM could be reached."""
+    seconds: Annotated[tuple[int, ...], Field(max_length=64)] = ()
+    """Executions by how long they took."""
+    cost: Annotated[str, StringConstraints(max_length=32)] = "0"
+    """In US dollars."""
+
+    @classmethod
+    def of(cls, counts: Counts) -> Tally:
+        """Counts as they stand in a status, which holds no floats."""
+        same = {name: getattr(counts, name) for name in ("ok", "program", "upstream", "timeout", "outage", "seconds")}
+        return cls(**same, cost=f"{counts.cost_usd:.6f}")
+
+    def counts(self) -> Counts:
+        """The inverse."""
+        return Counts(**self.model_dump(exclude={"cost"}), cost_usd=_number(self.cost))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+class Promotion(ApiModel):
+    """The moment when callers were last sent elsewhere, and what had been counted by then."""
+
+    revision: ShortStr
+    """Where they were sent."""
+    at: ShortStr
+    """When, in seconds since the epoch."""
+    returns: bool = False
+    """Whether it had served before: the way back is not watched."""
+    base: Tally = Field(default_factory=Tally)
+    """What it had counted before callers came."""
+    before: Tally = Field(default_factory=Tally)
+    """What the version before it had counted since callers came there."""
+
+
+Handled = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=8)]
+
+
+class Memory(ApiModel):
+    """What must not be forgotten. It stands in the status and, once more, on the object that leads callers, and goes
+    into the very write that sends them elsewhere; the copy with the highest number counts."""
+
+    serial: Annotated[int, Field(ge=1, le=2**53)]
+    """Grows with each change."""
+    handled: Handled = Field(default_factory=dict)
+    """The values of annotations that ask for something, as far as they were acted on: each acts once."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Versions that failed."""
+    rollout_id: ShortStr | None = None
+    """The revision that the change under way leads to."""
+    rollout_started_at: ShortStr | None = None
+    """When that change began."""
+    promotion: Promotion | None = None
+    """Where callers were last sent."""
+
+    @classmethod
+    def parse(cls, text: object) -> Memory | None:
+        """A copy as it was written; None for one that cannot be read."""
+        try:
+            return cls.model_validate_json(text if isinstance(text, str) else "")
+        except ValidationError:
+            return None
+
+    def text(self) -> str:
+        """The copy's form in an annotation."""
+        return self.model_dump_json(by_alias=True, exclude_defaults=True)
 
 
 class ProgramStatus(ApiModel):
@@ -161,3 +261,9 @@ class ProgramStatus(ApiModel):
     """The tools that the program may call."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
     """The versions that callers reached, the latest last."""
+    serial: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Counts the changes of quarantine, handled and promotion, of which a copy stands on the active Service."""
+    handled: Handled = Field(default_factory=dict)
+    """The values of annotations that ask for something, as far as they were acted on: each acts once."""
+    promotion: Promotion | None = None
+    """Where callers were last sent, and what had been counted by then."""

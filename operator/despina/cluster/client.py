@@ -92,34 +92,40 @@ class Cluster:
         kind, namespace, _ = _identity(document)
         await self._call("post", _path(kind, namespace), document, field_manager=FIELD_MANAGER)
 
-    async def apply(self, document: Document) -> None:
-        """Server-side apply, taking over fields that others set."""
-        await self._apply(_path(*_identity(document)), document, FIELD_MANAGER)
+    async def apply(self, document: Document) -> Document:
+        """Server-side apply, taking over fields that others set; Conflict if it names another resourceVersion than the
+        object has."""
+        return await self._apply(_path(*_identity(document)), document, FIELD_MANAGER)
 
-    async def apply_status(self, document: Document) -> None:
+    async def apply_status(self, document: Document) -> Document:
         """Server-side apply of the status subresource; what is left out is removed."""
-        await self._apply(_path(*_identity(document)) + "/status", document, STATUS_MANAGER)
+        return await self._apply(_path(*_identity(document)) + "/status", document, STATUS_MANAGER)
 
-    async def scale(self, namespace: str, deployment: str, replicas: int) -> None:
-        """Set a Deployment's size."""
-        body = {"spec": {"replicas": replicas}}
-        await self._merge(_path("Deployment", namespace, deployment) + "/scale", body)
+    async def scale(self, namespace: str, deployment: str, version: str | None, replicas: int) -> Document:
+        """Set a Deployment's size. `version` is the resourceVersion that was read, here and below."""
+        body = {"metadata": _seen(version), "spec": {"replicas": replicas}}
+        return await self._merge(_path("Deployment", namespace, deployment) + "/scale", body)
 
-    async def annotate(self, namespace: str, deployment: str, annotations: dict[str, str]) -> None:
+    async def annotate(
+        self, namespace: str, deployment: str, version: str | None, annotations: dict[str, str]
+    ) -> Document:
         """Set annotations of a Deployment."""
-        body = {"metadata": {"annotations": annotations}}
-        await self._merge(_path("Deployment", namespace, deployment), body)
+        body = {"metadata": {"annotations": annotations, **_seen(version)}}
+        return await self._merge(_path("Deployment", namespace, deployment), body)
 
-    async def restart(self, namespace: str, deployment: str, pod_notes: dict[str, str], notes: dict[str, str]) -> None:
+    async def restart(
+        self, namespace: str, deployment: str, version: str | None, pod_notes: dict[str, str], notes: dict[str, str]
+    ) -> Document:
         """Have a Deployment replace its pods, as `kubectl rollout restart` does; `notes` are set on it in one write."""
         template = {"metadata": {"annotations": pod_notes}}
-        body = {"metadata": {"annotations": notes}, "spec": {"template": template}}
-        await self._merge(_path("Deployment", namespace, deployment), body)
+        body = {"metadata": {"annotations": notes, **_seen(version)}, "spec": {"template": template}}
+        return await self._merge(_path("Deployment", namespace, deployment), body)
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
+    async def delete(self, kind: str, namespace: str, name: str, version: str | None = None) -> None:
         """Delete in the background; an object that is gone already is fine."""
+        options = {"preconditions": {"resourceVersion": version}} if version else None
         try:
-            await self._call("delete", _path(kind, namespace, name), propagation_policy="Background")
+            await self._call("delete", _path(kind, namespace, name), options, propagation_policy="Background")
         except Gone:
             return
 
@@ -134,11 +140,13 @@ class Cluster:
             encoded = found.get("data") or {}
         return {k: base64.b64decode(v) for k, v in encoded.items()}
 
-    async def _apply(self, path: str, document: Document, manager: str) -> None:
-        await self._call("patch", path, document, content_type=APPLY, field_manager=manager, force_conflicts="true")
+    async def _apply(self, path: str, document: Document, manager: str) -> Document:
+        return await self._call(
+            "patch", path, document, content_type=APPLY, field_manager=manager, force_conflicts="true"
+        )
 
-    async def _merge(self, path: str, body: Document) -> None:
-        await self._call("patch", path, body, content_type=MERGE, field_manager=FIELD_MANAGER)
+    async def _merge(self, path: str, body: Document) -> Document:
+        return await self._call("patch", path, body, content_type=MERGE, field_manager=FIELD_MANAGER)
 
     async def _call(self, method: str, path: str, body: Document | None = None, **params: Any) -> Document:
         what = f"{method.upper()} {path}"
@@ -152,6 +160,10 @@ class Cluster:
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise Unavailable(f"{what}: {exc or type(exc).__name__}") from exc
         return answer
+
+
+def _seen(version: str | None) -> Document:
+    return {"resourceVersion": version} if version else {}
 
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Carrying out a plan, action by action, in its order; the first refusal ends the pass."""
+"""Carrying out one action of a plan."""
 
 from __future__ import annotations
 
@@ -16,25 +16,38 @@ from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale
 from despina.desired.labels import RESTARTED_AT
 
+Versions = dict[ObjectKey, str]
+"""The resourceVersions that a pass has seen, kept up to date as it writes: what it decided on may be out of date, and
+the API server refuses its writes then."""
+Objects = Mapping[ObjectKey, Any]
 
-async def execute(action: Action, owner: Owner, objects: Mapping[ObjectKey, Any], cluster: Cluster) -> None:
+
+async def execute(action: Action, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
     """One write. Orders to pods are not the API server's business and are left to `sources`."""
-    namespace = owner.namespace
     match action:
         case Create(document):
             await _create(document, owner, cluster)
         case Apply(document):
-            await _apply(document, owner, objects, cluster)
-        case Scale(deployment, replicas):
-            await cluster.scale(namespace, deployment, replicas)
-        case Annotate(deployment, annotations):
-            await cluster.annotate(namespace, deployment, annotations)
-        case Restart(deployment, at, notes):
-            await cluster.restart(namespace, deployment, {RESTARTED_AT: repr(at)}, notes)
+            await _apply(document, owner, objects, versions, cluster)
+        case Scale() | Annotate() | Restart():
+            await _change(action, owner, versions, cluster)
         case Delete((kind, name)):
-            await cluster.delete(kind, namespace, name)
+            await cluster.delete(kind, owner.namespace, name, versions.get((kind, name)))
         case Emit():
             await emit(action, owner, cluster)
+
+
+async def _change(action: Scale | Annotate | Restart, owner: Owner, versions: Versions, cluster: Cluster) -> None:
+    key = ("Deployment", action.deployment)
+    where = (owner.namespace, action.deployment, versions.get(key))
+    match action:
+        case Scale():
+            after = await cluster.scale(*where, action.replicas)
+        case Annotate():
+            after = await cluster.annotate(*where, action.annotations)
+        case Restart():
+            after = await cluster.restart(*where, {RESTARTED_AT: repr(action.at)}, action.annotations)
+    versions[key] = after["metadata"].get("resourceVersion", "")
 
 
 async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
@@ -45,18 +58,25 @@ async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
         await _refuse_if_foreign(document, owner, cluster)
 
 
-async def _apply(document: Document, owner: Owner, objects: Mapping[ObjectKey, Any], cluster: Cluster) -> None:
-    """Apply, but never over an object of the same name that is somebody else's."""
-    if (document["kind"], document["metadata"]["name"]) not in objects:
-        await _refuse_if_foreign(document, owner, cluster)
-    await cluster.apply(document)
+async def _apply(document: Document, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
+    """Apply, but never over an object of the same name that is somebody else's, nor over one that came meanwhile."""
+    key = (document["kind"], document["metadata"]["name"])
+    if key not in objects:
+        found = await _refuse_if_foreign(document, owner, cluster)
+        if found and key[0] == "Service":
+            raise Conflict(f"{key[0]} {owner.namespace}/{key[1]} came meanwhile")
+    if seen := versions.get(key):
+        document = {**document, "metadata": {**document["metadata"], "resourceVersion": seen}}
+    after = await cluster.apply(document)
+    versions[key] = after["metadata"].get("resourceVersion", "")
 
 
-async def _refuse_if_foreign(document: Document, owner: Owner, cluster: Cluster) -> None:
+async def _refuse_if_foreign(document: Document, owner: Owner, cluster: Cluster) -> Document | None:
     kind, name = document["kind"], document["metadata"]["name"]
     found = await cluster.get(kind, owner.namespace, name)
     if found is not None and not is_owned(found, owner):
         raise Refused(f"{kind} {owner.namespace}/{name} exists and is not this {owner.kind}'s: rename one of them")
+    return found
 
 
 async def emit(event: Emit, owner: Owner, cluster: Cluster) -> None:

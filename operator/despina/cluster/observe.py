@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from despina.api.base import Owner
 from despina.api.conditions import Reason
 from despina.api.program import Program
-from despina.api.status import ProgramStatus
+from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
-from despina.desired.config import AT, PREVIOUS_FILE, generation_name
+from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
     EVALUATION,
@@ -28,6 +28,7 @@ from despina.desired.labels import (
     RETIRED_AT,
     REVISION,
     SHAPE,
+    SIZE,
 )
 from despina.desired.network import preview_name
 from despina.desired.toolbox import toolbox_name
@@ -49,6 +50,9 @@ class Live:
     active: str | None
     preview_ready: Mapping[str, int]
     objects: Mapping[ObjectKey, Document]
+    configs: Mapping[str, RuntimeConfig]
+    versions: Mapping[ObjectKey, str]
+    """The resourceVersions that were read, of what moves callers."""
     jobs: tuple[JobView, ...]
 
 
@@ -96,6 +100,8 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
         objects=_compared(objects, configs) | await _toolbox_secret(cluster, program, configs),
+        configs=_readable(configs),
+        versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
 
@@ -104,6 +110,18 @@ def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
     """What is applied again when it is not as it should be; of ConfigMaps, those that change."""
     changing = {("ConfigMap", n): c for n, c in configs.items() if not c.get("immutable")}
     return {key: value for key, value in objects.items() if key[0] != "Deployment"} | changing
+
+
+def _readable(configs: Mapping[str, Document]) -> dict[str, RuntimeConfig]:
+    found = {name: _config(item, CONFIG_FILE) for name, item in configs.items() if item.get("immutable")}
+    return {name: config for name, config in found.items() if config}
+
+
+def _versions(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> dict[ObjectKey, str]:
+    """With these, a write that was decided on an older state of things is refused."""
+    guarded = {key: item for key, item in objects.items() if key[0] in ("Deployment", "Service")}
+    guarded |= {("ConfigMap", name): item for name, item in configs.items()}
+    return {key: item["metadata"].get("resourceVersion", "") for key, item in guarded.items()}
 
 
 async def _toolbox_secret(
@@ -188,6 +206,7 @@ def deployment_view(item: Document, configs: Mapping[str, Document]) -> Deployme
         loading=loading,
         restarts=tuple(_json(notes.get(RESTARTS)) or ()),
         restarted_by=notes.get(RESTARTED_BY, ""),
+        size=int(size) if (size := notes.get(SIZE, "")).isdecimal() and len(size) < 5 else None,
         replicas=item["spec"].get("replicas", 1),
         activated_at=_number(notes.get(ACTIVATED_AT)),
         retired_at=_number(notes.get(RETIRED_AT)),
@@ -199,7 +218,8 @@ def _loading(item: Document | None) -> Loading | None:
     if item is None or config is None:
         return None
     at = _number(item["data"].get(AT)) or 0.0
-    return Loading(config.revision, config.model.version, config, at, _config(item, PREVIOUS_FILE))
+    memory = Memory.parse(item["data"].get(MEMORY_FILE))
+    return Loading(config.revision, config.model.version, config, at, _config(item, PREVIOUS_FILE), memory)
 
 
 def _config(item: Document | None, key: str) -> RuntimeConfig | None:
@@ -236,12 +256,18 @@ def pod_view(item: Document) -> PodView:
         ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         ip=status.get("podIP"),
         failure=failure,
+        failures=max((_failures(c) for c in _containers(status)), default=0),
         trouble=None if ready or failure else _trouble(status),
     )
 
 
 def _containers(status: Document) -> list[Document]:
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _failures(container: Document) -> int:
+    """How often it has ended, this time included."""
+    return int(container.get("restartCount") or 0) + ("terminated" in (container.get("state") or {}))
 
 
 def _failure(status: Document) -> Failure | None:

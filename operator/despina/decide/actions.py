@@ -1,12 +1,13 @@
-"""The actions that a decision comes to, in the order in which they must be carried out."""
+"""The actions that a decision comes to, in the order in which they are carried out: what leads callers comes first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from despina.api.revision import Revision
 from despina.api.status import BreakerStatus
 from despina.decide.gates import Gates, abandoned, unmirrored
-from despina.decide.keep import identity, serve
+from despina.decide.keep import identity, keep, lead
 from despina.decide.plan import Action, Step
 from despina.decide.pods import agreed, converged, forgotten, restarted
 from despina.decide.prepare import prepare
@@ -15,22 +16,21 @@ from despina.decide.situation import Situation
 from despina.decide.switch import go_back, promote
 
 
-def all_steps(r: Situation, step: Step | None, gates: Gates, breaker: BreakerStatus | None) -> Iterator[Action]:
+def all_steps(
+    r: Situation, step: Step | None, gates: Gates, breaker: BreakerStatus | None, requests: Mapping[str, str]
+) -> Iterator[Action]:
     """Everything to do now."""
     current = r.current
     if current is None:
         return
+    yield from _led(r, step, current)
     yield from identity(r)
-    if r.candidate and step != "Paused":
+    if r.candidate and step not in ("Paused", "Suspended"):
         yield from prepare(r, r.candidate)
     yield from gates.actions
-    if r.candidate and step == "Promote":
-        yield from promote(r, r.candidate)
-    elif r.blocked and r.is_at_target:
-        yield from go_back(r)
-    else:
-        yield from serve(r, current)
-    yield from restarted(r, breaker)
+    if step != "Promote" and not r.is_left:
+        yield from keep(r, current)
+    yield from restarted(r, breaker, requests)
     yield from let_go(r)
     yield from converged(r)
     yield from released(r)
@@ -39,3 +39,13 @@ def all_steps(r: Situation, step: Step | None, gates: Gates, breaker: BreakerSta
         yield from unmirrored(r.o)
     yield from agreed(r, breaker)
     yield from forgotten(r)
+
+
+def _led(r: Situation, step: Step | None, current: Revision) -> Iterator[Action]:
+    retreat = r.retreat if r.is_left else None
+    if retreat:
+        yield from go_back(r, retreat)
+    elif r.candidate and step == "Promote":
+        yield from promote(r, r.candidate)
+    else:
+        yield from lead(r, current)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from despina.decide.observed import Observed
+from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Apply
 
 SUFFIXES = {
@@ -53,10 +53,7 @@ def _selector(document: Mapping[str, Any]) -> Any:
     return document.get("spec", {}).get("selector")
 
 
-def applied(o: Observed, document: dict[str, object] | None) -> Iterator[Action]:
+def applied(objects: Mapping[ObjectKey, Any], document: dict[str, Any]) -> Iterator[Action]:
     """Apply an object unless it already says what it should: at rest, nothing is written."""
-    if document is None:
-        return
-    key = (str(document["kind"]), str(document["metadata"]["name"]))  # type: ignore[index]
-    if has_drifted(o.objects.get(key), document):
+    if has_drifted(objects.get((document["kind"], document["metadata"]["name"])), document):
         yield Apply(document)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from despina.api.conditions import Reason
 from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
 from despina.api.revision import Revision, digest, runtime_config
-from despina.api.status import GateStatus
-from despina.decide.observed import Defaults, JobView, Observed
-from despina.decide.plan import Action, Create, Delete, Tell
+from despina.api.status import GateStatus, RolloutStatus
+from despina.decide.observed import JobView, Observed
+from despina.decide.plan import Action, Clock, Create, Delete, Tell
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.schema import incompatibilities
 from despina.decide.situation import Situation, holds
@@ -66,9 +66,10 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
         if status and status.type == gate.type and status.result == "Passed":
             states.append(status)
             continue
-        started = parse_timestamp(status.started_at) if status else r.now
-        verdict = _judge(r, candidate, gate, started)
-        states.append(_status(gate, verdict, started, r.now))
+        started = parse_timestamp(status.started_at, r.now) if status else r.now
+        clock = (clock_of(status, r.now) if status else Clock()).running(r.now)
+        verdict = _judge(r, candidate, gate, clock.elapsed(r.now))
+        states.append(_status(gate, verdict, started, clock, r.now))
         if verdict.passed is None:
             return Gates(tuple(states), verdict.actions, tuple(news))
         news.append(states[-1])
@@ -77,23 +78,38 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
     return Gates(tuple(states), news=tuple(news))
 
 
-def _judge(r: Situation, candidate: Revision, gate: Gate, started: float) -> Verdict:
+def clock_of(status: GateStatus | RolloutStatus, now: float) -> Clock:
+    """How much of its time a gate, or a candidate that becomes ready, has used up."""
+    return Clock(status.spent_seconds, parse_timestamp(status.since, now) if status.since else None)
+
+
+def held_up(status: GateStatus, now: float) -> GateStatus:
+    """A gate that nobody looks at for now: its time stands still."""
+    if status.since is None:
+        return status
+    return status.model_copy(update={"since": None, "spent_seconds": int(clock_of(status, now).elapsed(now))})
+
+
+def _judge(r: Situation, candidate: Revision, gate: Gate, elapsed: float) -> Verdict:
     verdict = JUDGES[gate.type](r, candidate, gate)
-    if verdict.passed is None and r.now - started >= gate.timeout_seconds:
+    if verdict.passed is None and elapsed >= gate.timeout_seconds:
         so_far = f": {verdict.message}" if verdict.message else ""
         return Verdict(False, f"no result within {gate.timeout_seconds} s{so_far}")
     return verdict
 
 
-def _status(gate: Gate, verdict: Verdict, started: float, now: float) -> GateStatus:
+def _status(gate: Gate, verdict: Verdict, started: float, clock: Clock, now: float) -> GateStatus:
     results = {None: "Running", True: "Passed", False: "Failed"}
+    is_over = verdict.passed is not None
     return GateStatus(
         name=gate.name,
         type=gate.type,
         result=results[verdict.passed],
         message=verdict.message[:1024],
         started_at=timestamp(started),
-        finished_at=None if verdict.passed is None else timestamp(now),
+        finished_at=timestamp(now) if is_over else None,
+        since=None if is_over or clock.since is None else timestamp(clock.since),
+        spent_seconds=int(clock.spent),
     )
 
 
@@ -113,6 +129,8 @@ def smoke(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
 
 def schema_compatibility(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """Both interfaces are compared."""
+    if not has_answered(r):
+        return Verdict(True, "nothing has served yet that callers could depend on")
     before, after = r.o.interfaces.get(r.o.serving or ""), r.o.interfaces.get(candidate.hash)
     if before is None or after is None:
         return Verdict(None, "waiting for the pods to say what they take and give")
@@ -154,17 +172,16 @@ def _told_by(job: JobView) -> str:
 
 
 def _job(r: Situation, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
-    uri = tracking_uri(r.o.program.spec.source.mlflow.tracking_uri, r.o.defaults)
-    config = runtime_config(r.o.program, candidate, uri)
+    config = runtime_config(r.o.program, candidate)
     active = r.active
     serving = (active.loading.config if active.loading else active.config) if active else None
-    baseline = serving if policy.max_regression_percent is not None else None
+    baseline = serving if policy.max_regression_percent is not None and has_answered(r) else None
     return Create(build_evaluation(r.o.program, gate, policy, name, config, baseline, r.o.defaults.runtime_image))
 
 
-def tracking_uri(own: str | None, defaults: Defaults) -> str:
-    """The registry that the program's pods load from."""
-    return own or defaults.tracking_uri or ""
+def has_answered(r: Situation) -> bool:
+    """Whether callers were ever answered where they are now."""
+    return r.active is not None and r.active.activated_at is not None
 
 
 def _scored(policy: Evaluate, result: EvaluationResult) -> Verdict:

@@ -1,4 +1,4 @@
-"""What callers reach, kept as the spec wants it: identity, tools, Services, budget, size."""
+"""What callers reach, kept as the spec wants it: Services, identity, tools, budget, size."""
 
 from __future__ import annotations
 
@@ -7,59 +7,83 @@ from collections.abc import Iterator
 from despina.api.revision import Revision
 from despina.decide.drift import applied
 from despina.decide.observed import Observed
-from despina.decide.plan import Action, Annotate, Delete, Tell
-from despina.decide.prepare import made, profile_of
-from despina.decide.situation import Situation
+from despina.decide.plan import Action, Annotate, Create, Delete, Tell
+from despina.decide.prepare import config_of, made, profile_of, put_to_sleep
+from despina.decide.situation import Situation, revision_in
 from despina.decide.sizing import sized
+from despina.desired.config import build_config
 from despina.desired.identity import build_service_account, service_account_name
-from despina.desired.labels import (
-    ACTIVATED_AT,
-    program_labels,
-    selector,
-)
+from despina.desired.labels import ACTIVATED_AT, program_labels, selector
 from despina.desired.network import build_service, preview_name
-from despina.desired.scaling import build_pdb
+from despina.desired.scaling import build_hpa, build_pdb
 from despina.desired.toolbox import build_toolbox, toolbox_name
 
 
+def lead(r: Situation, current: Revision) -> Iterator[Action]:
+    """Callers are led to what they shall reach, and what must not be forgotten stands there, too."""
+    yield from applied(r.o.objects, build_service(r.o.program, r.o.program.name, current.base, r.memory))
+
+
 def identity(r: Situation) -> Iterator[Action]:
+    """The account that pods run as, and what they know of their tools."""
     program = r.o.program
     account = program.spec.service_account
     labels, name = program_labels(program), service_account_name(program)
-    yield from applied(r.o, build_service_account(program, account, name, labels, profile_of(r.o)))
+    document = build_service_account(program, account, name, labels, profile_of(r.o))
+    if document:
+        yield from applied(r.o.objects, document)
     yield from _toolbox(r.o)
 
 
 def _toolbox(o: Observed) -> Iterator[Action]:
     """What pods know of their tools, and nothing once no revision uses any."""
     for document in build_toolbox(o.program, o.tools):
-        yield from applied(o, document)
+        yield from applied(o.objects, document)
     name = toolbox_name(o.program)
     yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not o.tools and (kind, name) in o.objects)
 
 
-def serve(r: Situation, current: Revision) -> Iterator[Action]:
+def keep(r: Situation, current: Revision) -> Iterator[Action]:
     """Keep the revision that callers reach as the spec wants it."""
-    program = r.o.program
-    if r.wanted and current.hash == r.wanted.hash:
-        if r.size > 0 or r.o.active is None:
-            yield from made(r, current)
-        yield from applied(r.o, build_service(program, preview_name(program), current.base))
-    yield from applied(r.o, build_service(program, program.name, current.base))
-    yield from applied(r.o, build_pdb(program, program.name, program_labels(program), selector(program, current.base)))
-    if not _is_stopped_for_recreate(r):
-        yield from sized(r, current)
+    program, is_wanted = r.o.program, r.wanted is not None and current.hash == r.wanted.hash
+    if (is_wanted or r.active is None) and (r.size > 0 or r.o.active is None):
+        yield from made(r, current)
+    if is_wanted:
+        yield from applied(r.o.objects, build_service(program, preview_name(program), current.base))
+    budget = build_pdb(program, program.name, program_labels(program), selector(program, current.base))
+    yield from applied(r.o.objects, budget)
+    if not (r.candidate and r.recreates):
+        yield from _sized(r, current)
     yield from _activated(r, current)
+    yield from _configured(r)
+
+
+def _sized(r: Situation, current: Revision) -> Iterator[Action]:
+    program, autoscaling = r.o.program, r.o.program.spec.autoscaling
+    labels = program_labels(program)
+    hpa = build_hpa(program, autoscaling, current.deployment, labels) if autoscaling else None
+    view = r.o.deployment(current.base)
+    if view and r.size == 0:
+        yield from put_to_sleep(r, view)
+    else:
+        yield from sized(r.o.objects, current.deployment, view.replicas if view else None, r.size, hpa)
 
 
 def _activated(r: Situation, current: Revision) -> Iterator[Action]:
-    """Note since when callers are sent there, and take back an order to retire."""
+    """Note since when callers are answered there, and take back an order to retire."""
     view = r.o.deployment(current.base)
-    if view and r.o.active == current.base and (view.activated_at is None or view.is_retired):
+    if view is None:
+        return
+    is_new = view.activated_at is None and r.o.ready(view.revision) > 0
+    if r.o.active == current.base and (is_new or view.is_retired):
         yield Annotate(view.name, {ACTIVATED_AT: repr(r.now)})
-    if view and view.retired_at is not None:
+    if view.retired_at is not None:
         yield from (Tell(p, "Activate") for p in r.o.pods_of(current.base) if not p.has_been_told("Activate"))
 
 
-def _is_stopped_for_recreate(r: Situation) -> bool:
-    return r.candidate is not None and r.recreates
+def _configured(r: Situation) -> Iterator[Action]:
+    """Make a revision's configuration again that somebody deleted: without it, no further pod would start."""
+    for view in r.o.deployments:
+        if view.replicas and view.name not in r.o.configs:
+            revision = revision_in(r.o, view).model_copy(update={"hash": view.revision})
+            yield Create(build_config(r.o.program, revision, config_of(r, revision)))

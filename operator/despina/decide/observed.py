@@ -9,9 +9,9 @@ from typing import Any
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
-from despina.api.status import ProgramStatus
+from despina.api.status import Memory, ProgramStatus
 from despina.desired.toolbox import ToolView
-from despina.wire import EvaluationResult, Failure, HeldRevision, PodState, RuntimeConfig
+from despina.wire import EvaluationResult, Failure, HeldRevision, ModelRef, PodState, RuntimeConfig
 
 ObjectKey = tuple[str, str]
 """Kind and name; the namespace is the program's."""
@@ -35,6 +35,8 @@ class PodView:
     ending: bool = False
     ip: str | None = None
     failure: Failure | None = None
+    failures: int = 0
+    """How often its container has given up."""
     trouble: Trouble | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     """The last order of each kind that this operator process gave it, with its subject."""
@@ -66,6 +68,8 @@ class Loading:
     """When callers were sent there, in seconds since the epoch."""
     previous: RuntimeConfig | None = None
     """What served there before; its pods keep it for a while."""
+    memory: Memory | None = None
+    """The copy that went with that write."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class DeploymentView:
     """When its pods were restarted because of the breaker."""
     restarted_by: str = ""
     """The last value of the restart annotation that was acted on."""
+    size: int | None = None
+    """How many pods it had when the operator scaled it to 0, where an autoscaler had set that."""
 
     @property
     def is_retired(self) -> bool:
@@ -103,6 +109,12 @@ class DeploymentView:
     def serves(self) -> str:
         """The revision that its pods serve."""
         return self.loading.revision if self.loading else self.revision
+
+    @property
+    def model(self) -> ModelRef | None:
+        """The model version that its pods serve, as their configuration names it."""
+        config = self.loading.config if self.loading else self.config
+        return config.model if config else None
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,10 @@ class Resolution:
     version: str | None
     reason: Reason
     message: str = ""
+    server: str = ""
+    """The server that was asked."""
+    created: Mapping[str, int] = field(default_factory=dict)
+    """When the versions that matter were made, by number, in milliseconds since the epoch."""
 
     @property
     def is_unknown(self) -> bool:
@@ -159,6 +175,8 @@ class Observed:
     """Ready endpoints of the preview Service, by revision."""
     objects: Mapping[ObjectKey, Mapping[str, Any]] = field(default_factory=dict)
     """The live ServiceAccount, Services, budget and autoscalers that are the program's own."""
+    configs: Mapping[str, RuntimeConfig] = field(default_factory=dict)
+    """What revisions' pods were made to run, by the name of Deployment and ConfigMap."""
     interfaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What revisions take and give, as their pods say."""
     jobs: tuple[JobView, ...] = ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from despina.api.revision import Revision
-from despina.api.status import BreakerStatus, GateStatus, Quarantined
+from despina.api.status import BreakerStatus, GateStatus, Memory, Quarantined
 from despina.decide.observed import ObjectKey, PodView
 from despina.wire import OrderName, RuntimeConfig, ShadowConfig
 
@@ -80,6 +80,15 @@ class Emit:
     message: str
 
 
+def each(actions: Iterable[Action]) -> Iterator[Action]:
+    """All actions, those in chains among them."""
+    for action in actions:
+        if isinstance(action, Chain):
+            yield from each(action.actions)
+        else:
+            yield action
+
+
 StrategyName = Literal["HotSwap", "BlueGreen", "Recreate"]
 
 
@@ -91,8 +100,35 @@ class Strategy:
     reason: str
 
 
-Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit
-Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Paused"]
+@dataclass(frozen=True)
+class Chain:
+    """Actions that are of use only after those before them: a refusal ends the chain, and nothing else."""
+
+    actions: tuple[Action, ...]
+
+
+Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit | Chain
+Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Paused", "Suspended"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time that is used up: it stands while a person or the spec holds things up."""
+
+    spent: float = 0.0
+    since: float | None = None
+
+    def elapsed(self, now: float) -> float:
+        """Seconds used up; a clock that was set back uses up nothing."""
+        return self.spent + (max(0.0, now - self.since) if self.since is not None else 0.0)
+
+    def running(self, now: float) -> Clock:
+        """The same, going on."""
+        return Clock(self.spent, now if self.since is None else min(self.since, now))
+
+    def stopped(self, now: float) -> Clock:
+        """The same, standing still."""
+        return Clock(self.elapsed(now))
 
 
 @dataclass(frozen=True)
@@ -100,8 +136,15 @@ class Plan:
     """The next step of a program."""
 
     actions: tuple[Action, ...] = ()
-    wanted: Revision | None = None
+    """What to do before the status is written, callers first."""
+    events: tuple[Emit, ...] = ()
+    """What to say after it."""
+    memory: Memory | None = None
+    """What must not be forgotten."""
+    asked: Revision | None = None
     """What spec and registry ask for; None when that cannot be known."""
+    wanted: Revision | None = None
+    """What is worked towards: what is asked for, or, while that is in quarantine, what serves with the present spec."""
     candidate: Revision | None = None
     """The wanted revision, while it is on its way."""
     step: Step | None = None
@@ -111,21 +154,28 @@ class Plan:
     """How the candidate did at the gates so far."""
     started_at: float | None = None
     """When the candidate's rollout, or the first start, began."""
+    clock: Clock = field(default_factory=Clock)
+    """How much of the time to become ready is used up."""
     breaker: BreakerStatus | None = None
     """The program's breaker over all replicas."""
     remark: str = ""
     """What users should know of the version that they reach."""
-    writes_status_first: bool = False
-    """Whether what was decided must be on record before it is acted on."""
     listen: float | None = None
     """Seconds between looks at what the pods report; None: nobody needs to know."""
     quarantined: tuple[Quarantined, ...] = ()
     blocked: Quarantined | None = None
-    """Why the wanted revision is not tried."""
+    """Why what is asked for is not tried."""
+    stuck: Quarantined | None = None
+    """Why what serves is not tried with the present spec, while what is asked for is in quarantine."""
     problem: tuple[str, str] | None = None
     """Reason and message of what is wrong with the spec."""
     again: float | None = None
     """Seconds until the next look; None: when something happens."""
+
+    @property
+    def steps(self) -> tuple[Action, ...]:
+        """All actions one by one, and the events after them."""
+        return (*each(self.actions), *self.events)
 
 
 @dataclass(frozen=True)
@@ -133,4 +183,6 @@ class Outcome:
     """How far a plan got."""
 
     error: str | None = None
-    """The first refusal of the API server; what came after it was not tried."""
+    """The first refusal of the API server."""
+    silence: str | None = None
+    """The first write that it did not answer, or put off."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from despina.api.status import BreakerStatus
 from despina.decide import breaker as breakers
-from despina.decide.plan import Action, Emit, Restart, Tell
+from despina.decide.plan import Action, Annotate, Emit, Restart, Tell
 from despina.decide.prepare import take_in
 from despina.decide.situation import Situation, serves
 from despina.decide.switch import committed
@@ -19,17 +19,19 @@ from despina.desired.labels import (
 )
 
 
-def restarted(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:
+def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str, str]) -> Iterator[Action]:
     """Restart the active pods: because a user says so, or because the breaker is open and that may heal it."""
-    asked = r.o.program.annotations.get(RESTART, "")[:253]
+    asked = requests.get("restart")
     if r.active is None or r.candidate is not None:
         return
+    if r.active.restarted_by and RESTART not in r.o.program.annotations:
+        yield Annotate(r.active.name, {RESTARTED_BY: ""})  # so that the same value may ask again
     if asked and asked != r.active.restarted_by:
         yield Restart(r.active.name, r.now, {RESTARTED_BY: asked})
         yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
         return
     spec = r.o.program.spec.breaker
-    is_busy = (r.blocked is not None and r.is_at_target) or breakers.is_restarting(r.o, r.active, r.now)
+    is_busy = r.is_left or breakers.is_restarting(r.o, r.active, r.now)
     if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
         yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})
@@ -59,11 +61,11 @@ def forgotten(r: Situation) -> Iterator[Action]:
 
 
 def converged(r: Situation) -> Iterator[Action]:
-    """Have every pod of a Deployment serve what its generation says: one that came half-way is brought up to it."""
+    """Have every pod of a Deployment serve what it says: one that came half-way is brought up to it, and so are all
+    when somebody deleted the generation that they were changed to."""
     for view in r.o.deployments:
-        if view.loading is None:
-            continue
+        config = view.loading.config if view.loading else view.config
         late = [p for p in r.o.ready_pods(view.revision) if p.report is not None and not serves(p, view.serves)]
-        for pod in late:
-            yield from take_in(pod, view.serves, view.loading.config)
+        if config:
+            yield from (order for pod in late for order in take_in(pod, view.serves, config))
         yield from committed(tuple(late), view.serves)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from despina.api.placement import PlacementProfile
 from despina.api.revision import Revision, runtime_config
 from despina.decide.drift import applied
-from despina.decide.gates import tracking_uri
 from despina.decide.observed import DeploymentView, Observed, PodView
-from despina.decide.plan import Action, Apply, Create, Scale, Tell
+from despina.decide.plan import Action, Annotate, Apply, Chain, Create, Scale, Tell
 from despina.decide.situation import Situation
 from despina.decide.sizing import scaled, without_hpa
 from despina.desired.config import build_config, build_generation
+from despina.desired.labels import SIZE
 from despina.desired.network import build_service, preview_name
 from despina.desired.workload import build_deployment
 from despina.wire import RuntimeConfig
@@ -20,26 +21,25 @@ from despina.wire import RuntimeConfig
 
 def config_of(r: Situation, revision: Revision) -> RuntimeConfig:
     """What pods run that serve a revision of the present spec."""
-    program, defaults = r.o.program, r.o.defaults
-    return runtime_config(
-        program, revision, tracking_uri(program.spec.source.mlflow.tracking_uri, defaults), defaults.order_key
-    )
+    return runtime_config(r.o.program, revision, r.o.defaults.order_key)
 
 
 def made(r: Situation, revision: Revision) -> Iterator[Action]:
     """A revision's own objects, made once: a later operator's builders must not restart what runs."""
     view = r.o.deployment(revision.base)
     if view is None:
-        yield Create(build_config(r.o.program, revision, config_of(r, revision)))
-        yield Create(build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image))
+        config = Create(build_config(r.o.program, revision, config_of(r, revision)))
+        deployment = build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image)
+        yield Chain((config, Create(deployment)))
     elif view.serves != revision.hash:  # its pods were made for this revision and changed to another one since
         yield Apply(generation(r, view, config_of(r, revision)))
 
 
 def generation(
     r: Situation, view: DeploymentView, config: RuntimeConfig, before: RuntimeConfig | None = None
-) -> dict[str, object]:
-    return build_generation(r.o.program, view.name, view.revision, config, r.now, before)
+) -> dict[str, Any]:
+    """What a Deployment's pods are changed to, with what must be remembered of it."""
+    return build_generation(r.o.program, view.name, view.revision, config, r.now, before, r.memory)
 
 
 def prepare(r: Situation, candidate: Revision) -> Iterator[Action]:
@@ -51,10 +51,10 @@ def prepare(r: Situation, candidate: Revision) -> Iterator[Action]:
         yield from _stop(r)
         if any(p.revision == r.o.active for p in r.o.pods):
             return
-    if r.size > 0:
-        yield from made(r, candidate)
-        yield from scaled(r, candidate, r.size)
-    yield from applied(r.o, build_service(r.o.program, preview_name(r.o.program), candidate.base))
+    view = r.o.deployment(candidate.base)
+    yield from made(r, candidate)
+    yield from scaled(candidate.deployment, view.replicas if view else None, r.size)
+    yield from applied(r.o.objects, build_service(r.o.program, preview_name(r.o.program), candidate.base))
 
 
 def _loaded(r: Situation, candidate: Revision) -> Iterator[Action]:
@@ -71,9 +71,16 @@ def take_in(pod: PodView, revision: str, config: RuntimeConfig) -> Iterator[Acti
 
 def _stop(r: Situation) -> Iterator[Action]:
     if r.active:
-        yield from without_hpa(r, r.active.name)
-        if r.active.replicas:
-            yield Scale(r.active.name, 0)
+        yield from put_to_sleep(r, r.active)
+
+
+def put_to_sleep(r: Situation, view: DeploymentView) -> Iterator[Action]:
+    """No pods for now. The size that an autoscaler had found is noted, to begin with again."""
+    yield from without_hpa(r.o.objects, view.name)
+    if view.replicas and r.o.program.spec.autoscaling:
+        yield Chain((Annotate(view.name, {SIZE: str(view.replicas)}), Scale(view.name, 0)))
+    else:
+        yield from scaled(view.name, view.replicas, 0)
 
 
 def profile_of(o: Observed) -> PlacementProfile:

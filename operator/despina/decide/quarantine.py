@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 
 from despina.api.conditions import Reason
-from despina.api.revision import Revision
+from despina.api.revision import Revision, source_digest
 from despina.api.status import Quarantined
 from despina.decide.observed import Observed
-from despina.desired.labels import RETRY
 from despina.wire import FailureReason
 
 # These are cured in the manifest, not in the registry: an edit of the spec lifts them.
@@ -23,43 +23,54 @@ def timestamp(seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def parse_timestamp(text: str) -> float:
-    """The inverse of `timestamp`."""
-    return datetime.datetime.fromisoformat(text).timestamp()
+def parse_timestamp(text: str | None, default: float = 0.0) -> float:
+    """The inverse of `timestamp`; the default for what is none."""
+    try:
+        return datetime.datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError, OSError):
+        return default
 
 
-def still_quarantined(o: Observed) -> tuple[Quarantined, ...]:
+def still_quarantined(
+    o: Observed, entries: Collection[Quarantined], matter: Collection[Revision], retry: str | None
+) -> tuple[Quarantined, ...]:
     """The listed versions, without those that were lifted.
 
-    A version is lifted when the registry answers with another one (and the spec is not pinned to it), so that an alias
-    which returns to it means it, or by `despina.dev/retry: <version>`. The annotation counts once: what fails again
-    after it was set stays listed until the annotation changes.
+    An entry holds as long as it is about what is asked for or what serves: so an alias that moves elsewhere and returns
+    means it, an edit of the spec lifts what the spec was at fault for, and a model made anew is tried. Besides,
+    `despina.dev/retry: <version>` lifts. While the registry is silent nothing else does.
     """
-    retry, pinned = o.program.annotations.get(RETRY), o.program.spec.rollout.rollback_to
-    kept = []
-    for entry in o.status.model.quarantined:
-        moved_on = o.model.version is not None and entry.version not in (o.model.version, str(pinned))
-        retried = retry == entry.version and entry.retried != retry
-        if not moved_on and not retried:
-            kept.append(entry if entry.retried == retry else entry.model_copy(update={"retried": None}))
-    return tuple(kept)
+    kept = [e for e in entries if e.version != retry]
+    if o.model.version is None:
+        return tuple(kept)
+    return tuple(e for e in kept if any(is_against(e, revision) for revision in matter))
 
 
-def entry_against(revision: Revision, entries: tuple[Quarantined, ...]) -> Quarantined | None:
+def is_against(entry: Quarantined, revision: Revision) -> bool:
+    """Whether an entry keeps a revision from being tried."""
+    if entry.version != revision.version or entry.revision not in (None, revision.hash):
+        return False
+    return entry.source is None or revision.model.created_at is None or entry.source == source_digest(revision.model)
+
+
+def entry_against(revision: Revision, entries: Collection[Quarantined]) -> Quarantined | None:
     """The entry that keeps a revision from being tried."""
-    return next((e for e in entries if e.version == revision.version and e.revision in (None, revision.hash)), None)
+    return next((e for e in entries if is_against(e, revision)), None)
 
 
-def quarantine(o: Observed, revision: Revision, reason: str, message: str, now: float) -> Quarantined:
-    """A new entry. Where the version is also the one that serves, the spec is at fault, not the version."""
-    active = o.deployment(o.active)
-    spec_is_at_fault = reason in SPEC_REASONS or (active is not None and active.version == revision.version)
-    retry = o.program.annotations.get(RETRY)
+def added(entries: Collection[Quarantined], entry: Quarantined) -> tuple[Quarantined, ...]:
+    """The list with a new entry, in the place of an older one about the same."""
+    rest = [e for e in entries if (e.version, e.revision) != (entry.version, entry.revision)]
+    return (*rest, entry)[-LIMIT:]
+
+
+def quarantine(revision: Revision, reason: str, message: str, now: float, is_the_specs_fault: bool) -> Quarantined:
+    """A new entry: about the version, or about this revision of it alone."""
     return Quarantined(
         version=revision.version,
-        revision=revision.hash if spec_is_at_fault else None,
+        revision=revision.hash if is_the_specs_fault or reason in SPEC_REASONS else None,
         reason=reason,
         message=message[:1024],
         at=timestamp(now),
-        retried=retry if retry == revision.version else None,
+        source=source_digest(revision.model),
     )

@@ -24,7 +24,7 @@ def _others(r: Situation) -> list[DeploymentView]:
 def let_go(r: Situation) -> Iterator[Action]:
     """Retire what callers left, keep it warm for a while, then let its pods go."""
     for position, view in enumerate(_others(r)):
-        yield from without_hpa(r, view.name)
+        yield from without_hpa(r.o.objects, view.name)
         if not view.is_retired:
             yield Annotate(view.name, {RETIRED_AT: repr(r.now)})
         if view.activated_at is not None:
@@ -49,14 +49,15 @@ def remaining(r: Situation, view: DeploymentView) -> float:
     delay = policy.scale_down_delay_seconds if served else policy.abort_scale_down_delay_seconds
     no_room = r.o.program.spec.suspend or r.policy.strategy == "Recreate"
     since = view.retired_at if view.is_retired and view.retired_at is not None else r.now
-    return 0 if no_room else since + delay - r.now
+    return 0 if no_room else min(since + delay - r.now, delay)  # a clock may have been set back
 
 
 def retention_left(r: Situation, view: DeploymentView) -> float | None:
     """Seconds for which the pods keep the revision before in memory; None when they keep none."""
     if view.loading is None or view.loading.previous is None or not view.replicas:
         return None
-    left = view.loading.at + r.policy.blue_green.scale_down_delay_seconds - r.now
+    delay = r.policy.blue_green.scale_down_delay_seconds
+    left = min(view.loading.at + delay - r.now, delay)  # a clock may have been set back
     return left if left > 0 else None
 
 

@@ -8,281 +8,218 @@ write, watch it, and let the old one go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from despina.api.conditions import Reason
-from despina.api.revision import Revision, revision_of, tool_uses
-from despina.api.status import BreakerStatus, Quarantined
+from despina.api.revision import Revision, revision_of
+from despina.api.status import GateStatus, Memory, Quarantined
 from despina.decide.actions import all_steps
 from despina.decide.breaker import merged
-from despina.decide.gates import REASONS, Gates, pass_gates
-from despina.decide.observed import DeploymentView, Observed
-from despina.decide.plan import Action, Emit, Plan, Step
-from despina.decide.quarantine import (
-    LIMIT,
-    TAKEN_BACK,
-    entry_against,
-    parse_timestamp,
-    quarantine,
-    still_quarantined,
-)
+from despina.decide.failure import failure_of, relapse, remark, stopped_at
+from despina.decide.gates import Gates, clock_of, held_up, pass_gates
+from despina.decide.memory import fresh, handled, recall, remembered
+from despina.decide.observed import Observed
+from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
+from despina.decide.problems import spec_problem
+from despina.decide.quarantine import added, entry_against, parse_timestamp, still_quarantined, timestamp
+from despina.decide.readiness import do_all_say, is_prepared
 from despina.decide.retire import remaining, retention_left
-from despina.decide.situation import ENDED, Situation, holds, previous, serves
-from despina.decide.strategy import NOT_IN_THIS_PROCESS, choose
-from despina.decide.watch import breach_of, counts_of, watch_left
-from despina.desired.labels import ABORT, PROMOTE, RETRY
-from despina.desired.overlay import overlay_problem
+from despina.decide.situation import Situation, earlier, has_served, recovered, revision_in
+from despina.decide.strategy import choose
+from despina.decide.versions import asked_model, ref_of, served_models
+from despina.decide.watch import promoted, summary, watch_left
 
 SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN = 0.15, 0.5, 5.0
 GATE_SECONDS = WATCH_SECONDS = 1.0
+SOON_SECONDS = 0.1
 
 
-def decide(o: Observed, now: float) -> Plan:
+def decide(observed: Observed, now: float) -> Plan:
     """The next step of one program."""
+    o = recovered(observed)
+    memory = recall(o)
+    requests, entries = fresh(o, memory), memory.quarantined if memory else ()
     problem = spec_problem(o)
-    entries = still_quarantined(o)
-    wanted = None if problem else wanted_revision(o)
-    r = notes(o, now, wanted, entries)
-    breaker = merged(o, now)
-    gates = gates_of(r)
-    failed = failure_of(r) or _stopped_at(r, gates) or _relapse(r, breaker)
+    r = situation(o, now, None if problem else asked_revision(o), entries, memory)
+    breaker, gates = merged(o, now), gates_of(r)
+    failed = failure_of(r, requests) or stopped_at(r, gates) or relapse(r, breaker)
     if failed:
-        entries = (*entries, failed)[-LIMIT:]
-        r = notes(o, now, wanted, entries)
-    step = step_of(r, gates)
-    actions = (*_news(gates, failed), *all_steps(r, step, gates, breaker))
+        r = given_up(r, failed)
+    step = step_of(r, gates, requests)
+    r = replace(r, memory=_memory(r, step, requests, bool(problem)))
+    actions, events = _parted([*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed)])
     is_under_way = r.candidate is not None or step == "Watch" or _is_starting(r)
     return Plan(
         actions=actions,
-        wanted=wanted,
+        events=events,
+        memory=r.memory,
+        asked=r.asked,
+        wanted=r.wanted,
         candidate=r.candidate,
         step=step,
         strategy=r.strategy,
-        gates=gates.states if gates.states else (r.earlier.gates if r.earlier else ()),
+        gates=_gates_seen(r, gates),
         started_at=r.started_at if is_under_way else None,
-        quarantined=entries,
+        clock=_clock(r, step),
+        quarantined=r.memory.quarantined if r.memory else (),
         blocked=r.blocked,
+        stuck=_stuck(r),
         problem=problem,
         breaker=breaker,
-        remark=_remark(r),
-        writes_status_first=bool(failed) and r.is_at_target,
-        again=again_after(r, step),
+        remark=remark(r) if step == "Watch" else "",
+        again=SOON_SECONDS if failed or step == "Promote" else again_after(r, step),
         listen=listen_of(r, step),
     )
 
 
-def notes(o: Observed, now: float, wanted: Revision | None, entries: tuple[Quarantined, ...]) -> Situation:
+def situation(
+    o: Observed, now: float, asked: Revision | None, entries: tuple[Quarantined, ...], memory: Memory | None
+) -> Situation:
     """What follows from the snapshot directly."""
-    blocked = entry_against(wanted, entries) if wanted else None
-    if blocked and wanted and wanted.hash == o.serving and not _is_taken_back(o, blocked, entries):
-        blocked = None  # what callers already reach is never taken from them by an entry in a list
-    is_paused = o.program.spec.rollout.state == "Paused"
-    before = Situation(o, now, wanted, blocked, now).earlier
-    started = parse_timestamp(before.started_at) if before and not is_paused else now
+    blocked = entry_against(asked, entries) if asked else None
+    wanted = _instead(o, entries) if blocked else asked
+    before = earlier(o, wanted)
+    clock = clock_of(before, now) if before else Clock()
     is_change = wanted is not None and o.serving not in (None, wanted.hash)
-    strategy = choose(o, wanted, started, now) if wanted and is_change else None
-    return Situation(o, now, wanted, blocked, started, strategy)
+    strategy = choose(o, wanted, clock.elapsed(now)) if wanted and is_change else None
+    started = _started(wanted, before.started_at if before else None, memory, now)
+    return Situation(o, now, asked, blocked, wanted, entries, memory, started, clock, strategy)
 
 
-def _is_taken_back(o: Observed, entry: Quarantined, entries: tuple[Quarantined, ...]) -> bool:
-    """Whether callers shall leave a version that they reach: it misbehaved, and a good one stands ready."""
-    before = previous(o)
-    return entry.reason in TAKEN_BACK and before is not None and entry_against(before.revision, entries) is None
+def _started(wanted: Revision | None, noted: str | None, memory: Memory | None, now: float) -> float:
+    """When the change began, as the status or what is remembered beside it says."""
+    if noted is None and memory and wanted and memory.rollout_id == wanted.hash:
+        noted = memory.rollout_started_at
+    return parse_timestamp(noted, now)
 
 
-def spec_problem(o: Observed) -> tuple[str, str] | None:
-    """Why the spec cannot be built, as a reason and a message that names the field."""
-    spec, profiles = o.program.spec, o.defaults.profiles
-    if spec.placement.profile != "default" and spec.placement.profile not in profiles:
-        valid = ", ".join(sorted({*profiles, "default"}))
-        return (
-            Reason.UNKNOWN_PROFILE,
-            f"spec.placement.profile: {spec.placement.profile!r} is not one of {valid}",
-        )
-    problem = overlay_problem(spec.pod_template) if spec.pod_template is not None else None
-    if problem:
-        return Reason.INVALID_POD_TEMPLATE, problem
-    return missing_tool(o) or _repeated_tool(o)
+def asked_revision(o: Observed) -> Revision | None:
+    """What spec and registry ask for."""
+    model = asked_model(o)
+    return revision_of(o.program, model) if model else None
 
 
-def missing_tool(o: Observed) -> tuple[str, str] | None:
-    """The first tool that the spec requires and that cannot be called by this program."""
-    troubles = {v.key: v.trouble for v in o.tools if v.trouble}
-    for use, known in zip(o.program.spec.tools, tool_uses(o.program), strict=True):
-        if use.policy == "Required" and (trouble := troubles.get(known.tool)):
-            reason = Reason.TOOL_NOT_FOUND if trouble[0] == "NotFound" else Reason.TOOL_NOT_ALLOWED
-            return reason, f"spec.tools[{use.name}]: {trouble[1]}"
+def _instead(o: Observed, entries: tuple[Quarantined, ...]) -> Revision | None:
+    """While what is asked for is in quarantine, what serves is wanted with the present spec; or what served, where
+    what serves is in quarantine itself."""
+    for model in served_models(o):
+        revision = revision_of(o.program, model)
+        entry = entry_against(revision, entries)
+        if entry is None:
+            return revision
+        if entry.revision is not None:
+            return None  # the version is good, and the present spec is not
     return None
 
 
-def _repeated_tool(o: Observed) -> tuple[str, str] | None:
-    """A tool that a Shadow gate would have executed twice though it must not be."""
-    shadows = [g.name for g in o.program.spec.rollout.gates if g.type == "Shadow"]
-    unsafe = [v.key for v in o.tools if v.tool and v.tool.spec.contract.idempotency == "NonIdempotent"]
-    if not shadows or not unsafe:
+def _stuck(r: Situation) -> Quarantined | None:
+    if r.blocked is None or r.active is None:
         return None
-    text = f"spec.rollout.gates[{shadows[0]}]: it would have {', '.join(unsafe)} executed twice, which is NonIdempotent"
-    return Reason.SHADOW_HAS_SIDE_EFFECTS, text
+    return entry_against(revision_of(r.o.program, revision_in(r.o, r.active).model), r.entries)
 
 
-def wanted_revision(o: Observed) -> Revision | None:
-    """What is asked for. While the registry is silent, what is under way goes on, and else what runs."""
-    pinned = o.program.spec.rollout.rollback_to
-    if pinned is not None:
-        return revision_of(o.program, str(pinned))
-    version = o.model.version or (_last_known(o) if o.model.is_unknown else None)
-    return revision_of(o.program, version) if version else None
+def given_up(r: Situation, failed: Quarantined) -> Situation:
+    """The situation with a new entry. Whatever is wanted instead begins with the next pass, when that is on record."""
+    after = situation(r.o, r.now, r.asked, added(r.entries, failed), r.before)
+    return replace(after, wanted=None, strategy=None) if after.candidate else after
 
 
-def _last_known(o: Observed) -> str | None:
-    rollout, candidate = o.status.rollout, o.status.candidate
-    if rollout and candidate and rollout.step not in ENDED and candidate.revision == rollout.id:
-        return candidate.version
-    view = o.deployment(o.active)
-    return view.version if view else None
+def _memory(r: Situation, step: Step | None, requests: Mapping[str, str], has_problem: bool) -> Memory:
+    entries = r.entries if has_problem else _kept(r, requests)
+    promotion = promoted(r, _target(r, step)) or (r.before.promotion if r.before else None)
+    rollout = (r.candidate.hash, timestamp(r.started_at)) if r.candidate else None
+    return remembered(r.before, handled(r.o, r.before, _pending(r, requests)), entries, rollout, promotion)
+
+
+def _kept(r: Situation, requests: Mapping[str, str]) -> tuple[Quarantined, ...]:
+    o = r.o
+    matter = [r.asked, revision_of(o.program, ref_of(o, o.model.version)) if o.model.version else None]
+    matter += [revision_of(o.program, model) for model in served_models(o)[:1]]
+    matter += [revision_in(o, r.active)] if r.active else []
+    return still_quarantined(o, r.entries, [m for m in matter if m], requests.get("retry"))
+
+
+def _target(r: Situation, step: Step | None) -> Revision | None:
+    """Where callers are sent in this pass."""
+    if r.is_left and r.retreat:
+        return r.retreat.revision
+    return r.candidate if step == "Promote" else None
+
+
+def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
+    """What was asked for and still waits for its moment."""
+    pending = set()
+    if r.candidate and requests.get("promote") == r.candidate.hash:
+        pending.add("promote")
+    if "restart" in requests and not (r.active and r.active.restarted_by == requests["restart"]):
+        pending.add("restart")
+    return pending
+
+
+def _parted(steps: list[Action]) -> tuple[tuple[Action, ...], tuple[Emit, ...]]:
+    return (
+        tuple(a for a in steps if not isinstance(a, Emit) and a != Chain(())),
+        tuple(a for a in steps if isinstance(a, Emit)),
+    )
 
 
 def gates_of(r: Situation) -> Gates:
-    """How far the candidate gets at its gates, once it is prepared. One that served and is still warm needs none."""
+    """How far the candidate gets at its gates, once it is prepared. One that served before needs none."""
     candidate = r.candidate
-    if candidate is None or _is_paused(r) or not is_prepared(r, candidate) or r.size == 0 or _is_warm(r, candidate):
+    if candidate is None or r.is_held_up or not is_prepared(r, candidate) or has_served(r.o, candidate):
         return Gates()
     return pass_gates(r, candidate)
 
 
-def _is_warm(r: Situation, candidate: Revision) -> bool:
-    before = previous(r.o)
-    return before is not None and before.revision.hash == candidate.hash
+def _gates_seen(r: Situation, gates: Gates) -> tuple[GateStatus, ...]:
+    """How the gates stand; their time stands still while nobody looks at them."""
+    if gates.states or r.earlier is None:
+        return gates.states
+    return tuple(held_up(state, r.now) for state in r.earlier.gates)
 
 
-def _is_paused(r: Situation) -> bool:
-    return r.policy.state == "Paused"
+def _clock(r: Situation, step: Step | None) -> Clock:
+    """The time to become ready runs only while the candidate becomes ready."""
+    match step:
+        case "Prepare":
+            return r.clock.running(r.now)
+        case "Paused" | "Suspended":
+            return r.clock.stopped(r.now)
+    return Clock()
 
 
-def failure_of(r: Situation) -> Quarantined | None:
-    """Why the candidate must be given up, if it must.
-
-    A first version is never given up: nothing better serves, and its pods try again by themselves.
-    """
-    candidate = r.candidate
-    if candidate is None or _is_paused(r):
-        return None
-    asked = r.o.program.annotations
-    if asked.get(ABORT) == candidate.hash and asked.get(RETRY) != candidate.version:
-        return quarantine(r.o, candidate, Reason.ABORTED, "the annotation despina.dev/abort names it", r.now)
-    said = _swap_failure(r, candidate) if r.swaps else _start_failure(r, candidate)
-    if said:
-        return quarantine(r.o, candidate, *said, r.now)
-    limit = r.policy.blue_green.progress_deadline_seconds
-    if r.now - r.started_at < limit or is_prepared(r, candidate):
-        return None
-    message = f"not ready within {limit} s{_trouble(r, candidate)}"
-    return quarantine(r.o, candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message, r.now)
-
-
-def _start_failure(r: Situation, candidate: Revision) -> tuple[str, str] | None:
-    """What a pod of the candidate's own said when it gave up."""
-    failure = next((p.failure for p in r.o.pods_of(candidate.base) if p.failure), None)
-    return (failure.reason, failure.message) if failure else None
-
-
-def _swap_failure(r: Situation, candidate: Revision) -> tuple[str, str] | None:
-    """What a pod said that could not take the candidate in: it ends the swap for all."""
-    for pod in r.o.pods_of(candidate.base):
-        held = pod.held(candidate.hash)
-        if held and held.failure:
-            asked = held.failure.reason in NOT_IN_THIS_PROCESS
-            advice = "; set spec.rollout.strategy to Auto or BlueGreen" if asked else ""
-            return held.failure.reason, f"{pod.name}: {held.failure.message}{advice}"
-    return None
-
-
-def _trouble(r: Situation, candidate: Revision) -> str:
-    if r.swaps:
-        missing = [p.name for p in r.o.ready_pods(candidate.base) if not holds(p, candidate.hash)]
-        return f": {', '.join(missing)} did not take it in" if missing else ""
-    trouble = next((p.trouble for p in r.o.pods_of(candidate.base) if p.trouble), None)
-    pool = f"pool {r.o.program.spec.placement.profile}: " if trouble and trouble.reason == Reason.UNSCHEDULABLE else ""
-    return f": {trouble.reason}: {pool}{trouble.message}" if trouble else ""
-
-
-def _stopped_at(r: Situation, gates: Gates) -> Quarantined | None:
-    failed = gates.failed
-    if failed is None or r.candidate is None:
-        return None
-    return quarantine(r.o, r.candidate, REASONS[failed.type], f"gate {failed.name}: {failed.message}", r.now)
-
-
-def _relapse(r: Situation, breaker: BreakerStatus | None) -> Quarantined | None:
-    """Why the version that callers have just been sent to must be taken back."""
-    breach = breach_of(r)
-    if r.wanted is None:
-        return None
-    if breach and r.policy.post_promotion.action == "Rollback":
-        return quarantine(r.o, r.wanted, Reason.WATCH_FAILED, breach, r.now)
-    if breaker and _trips_while_watched(r, breaker):
-        return quarantine(r.o, r.wanted, Reason.BREAKER_OPEN, breaker.reason, r.now)
-    return None
-
-
-def _remark(r: Situation) -> str:
-    """What was found while watching, where nothing shall be done about it."""
-    is_left = r.blocked is None and r.policy.post_promotion.action == "None"
-    return (breach_of(r) or "") if is_left else ""
-
-
-def _trips_while_watched(r: Situation, breaker: BreakerStatus) -> bool:
-    spec = r.o.program.spec.breaker
-    if spec is None or breaker.state == "Closed" or "Rollback" not in spec.on_open:
-        return False
-    counts = counts_of(r.o, r.wanted.hash) if r.wanted else None
-    is_outage = counts is not None and 2 * counts.outage > counts.program + counts.upstream + counts.timeout
-    return watch_left(r) > 0 and not is_outage
-
-
-def _news(gates: Gates, failed: Quarantined | None) -> Iterator[Action]:
+def _news(r: Situation, gates: Gates, failed: Quarantined | None) -> Iterator[Emit]:
     for gate in gates.news:
         if gate.result == "Passed":
             yield Emit("Normal", "GatePassed", f"Gate {gate.name}: {gate.message}")
     if failed:
         yield Emit("Warning", failed.reason, f"Version {failed.version} quarantined: {failed.message}")
+    before = r.o.status.rollout
+    if before and before.step == "Watch" and not failed and (said := summary(r)):
+        yield Emit("Warning", "WatchInconclusive", said)
 
 
-def step_of(r: Situation, gates: Gates) -> Step | None:
+def step_of(r: Situation, gates: Gates, requests: Mapping[str, str]) -> Step | None:
     """Where the change stands."""
-    if r.candidate is None:
-        return "Watch" if r.blocked is None and watch_left(r) > 0 else None
-    if _is_paused(r):
+    candidate = r.candidate
+    if candidate is None:
+        return "Watch" if not r.is_left and watch_left(r) > 0 else None
+    if r.size == 0:
+        return "Suspended"
+    if r.policy.state == "Paused":
         return "Paused"
-    if not is_prepared(r, r.candidate):
+    if not is_prepared(r, candidate):
         return "Prepare"
     if gates.running:
         return "Gate"
-    policy = r.policy.blue_green.auto_promotion
-    promoted = r.o.program.annotations.get(PROMOTE) == r.candidate.hash
-    return "Promote" if policy == "Enabled" or promoted else "AwaitPromotion"
+    return "Promote" if _may_be_promoted(r, candidate, requests) else "AwaitPromotion"
 
 
-def is_prepared(r: Situation, candidate: Revision) -> bool:
-    """Whether callers can be sent to a revision.
-
-    In new pods, it must stand ready in the preview Service's endpoints, which shows that the network knows them; pods
-    that served before have shown that already. In running pods, all that are ready must hold it.
-    """
-    o, pods = r.o, r.o.ready_pods(candidate.base)
-    if r.swaps:
-        return bool(pods) and all(holds(p, candidate.hash) for p in pods)
-    view = o.deployment(candidate.base)
-    if r.size == 0:
-        return True
-    if view is None or len(pods) < r.size or not is_converged(o, view, candidate):
-        return False
-    return view.activated_at is not None or o.preview_ready.get(candidate.base, 0) >= r.size
-
-
-def is_converged(o: Observed, view: DeploymentView, revision: Revision) -> bool:
-    """Whether all ready pods of a Deployment serve a revision, which is a question only after they were changed."""
-    return view.serves == revision.hash and (view.loading is None or _say(o, view))
+def _may_be_promoted(r: Situation, candidate: Revision, requests: Mapping[str, str]) -> bool:
+    """By itself, by a person's word, or because a person pinned a version that served before."""
+    is_way_back = r.policy.rollback_to is not None and has_served(r.o, candidate)
+    is_automatic = r.policy.blue_green.auto_promotion == "Enabled"
+    return is_automatic or is_way_back or requests.get("promote") == candidate.hash
 
 
 def _is_starting(r: Situation) -> bool:
@@ -293,9 +230,8 @@ def again_after(r: Situation, step: Step | None) -> float | None:
     """When to look again though nothing happens: at the next deadline."""
     waits = [remaining(r, view) for view in r.o.deployments if view.replicas and view.is_retired]
     waits += [left for view in r.o.deployments if (left := retention_left(r, view)) is not None]
-    if r.candidate:
-        deadline = r.policy.blue_green.progress_deadline_seconds
-        waits.append(max(1.0, r.started_at + deadline - r.now))
+    if step == "Prepare":
+        waits.append(max(1.0, r.policy.blue_green.progress_deadline_seconds - r.clock.elapsed(r.now)))
     if step == "Gate":
         waits.append(GATE_SECONDS)
     if step == "Watch":
@@ -309,12 +245,8 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
     """How often the pods are asked how they do, in seconds; None where nothing depends on it."""
     is_swapping = r.candidate is not None and r.swaps and step in ("Prepare", "Promote")
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]
-    if is_swapping or any(not _say(r.o, v) for v in unlike):
+    if is_swapping or any(not do_all_say(r.o, v) for v in unlike):
         return SWAP_LISTEN
     if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker:
         return WATCH_LISTEN
     return STEADY_LISTEN if unlike else None
-
-
-def _say(o: Observed, view: DeploymentView) -> bool:
-    return all(serves(p, view.serves) for p in o.ready_pods(view.revision))

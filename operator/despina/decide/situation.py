@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from despina.api.program import Rollout
-from despina.api.revision import Revision
-from despina.api.status import Quarantined, RolloutStatus
+from despina.api.revision import Revision, revision_of
+from despina.api.status import Memory, Promotion, Quarantined, RolloutStatus
+from despina.decide.memory import recall
 from despina.decide.observed import DeploymentView, Observed, PodView
-from despina.decide.plan import Strategy
+from despina.decide.plan import Clock, Strategy
+from despina.decide.quarantine import entry_against
+from despina.decide.versions import ENDED, model_of, served_model
 from despina.wire import RuntimeConfig
-
-ENDED = ("Done", "Failed", "RolledBack")
-"""Steps of rollouts that are over; their status stays to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,21 @@ class Situation:
 
     o: Observed
     now: float
-    wanted: Revision | None
+    asked: Revision | None
+    """What spec and registry ask for."""
     blocked: Quarantined | None
+    """Why that is not tried."""
+    wanted: Revision | None
+    """What is worked towards."""
+    entries: tuple[Quarantined, ...]
+    before: Memory | None
+    """What was on record."""
     started_at: float
+    clock: Clock
     strategy: Strategy | None = None
     """How the wanted revision comes; None where it serves already."""
+    memory: Memory | None = None
+    """What will be on record."""
 
     @property
     def policy(self) -> Rollout:
@@ -62,7 +73,7 @@ class Situation:
     def candidate(self) -> Revision | None:
         """What is on its way to take the active revision's place."""
         wanted = self.wanted
-        if wanted is None or self.blocked or self.o.serving in (None, wanted.hash):
+        if wanted is None or self.o.serving in (None, wanted.hash) or self.is_left:
             return None
         if self.swaps and self.active:
             return wanted.model_copy(update={"base": self.active.revision, "deployment": self.active.name})
@@ -75,13 +86,30 @@ class Situation:
         if self.o.active is None:
             return self.wanted
         view = self.active
-        if view is None:  # somebody deleted the active Deployment: the wanted one is the best there is
-            return None if self.blocked else self.wanted
-        return Revision(hash=view.serves, version=view.version, deployment=view.name, base=view.revision)
+        if view:
+            return revision_in(self.o, view)
+        # Somebody deleted the active Deployment: what served there is made again, as the spec is now.
+        return _unblocked(self.o, self.entries) or self.wanted
+
+    @property
+    def is_left(self) -> bool:
+        """Whether what callers reach is in quarantine while another version stands ready for them."""
+        view = self.active
+        return bool(view and entry_against(revision_in(self.o, view), self.entries) and self.retreat)
+
+    @property
+    def retreat(self) -> Previous | None:
+        """Where callers can be sent back to at once."""
+        return previous(self.o, self.entries)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a person, or a size of 0, holds the change up: no time counts then."""
+        return self.policy.state == "Paused" or self.size == 0
 
     @property
     def is_at_target(self) -> bool:
-        """Whether callers reach what is asked for."""
+        """Whether callers reach what is worked towards."""
         return self.wanted is not None and self.o.serving == self.wanted.hash
 
     @property
@@ -92,14 +120,72 @@ class Situation:
     @property
     def earlier(self) -> RolloutStatus | None:
         """What the status says of this very rollout."""
-        status = self.o.status.rollout
-        is_same = status and self.wanted and status.id == self.wanted.hash and status.step not in ENDED
-        return status if is_same else None
+        return earlier(self.o, self.wanted)
+
+    @property
+    def promotion(self) -> Promotion | None:
+        """How callers came to what they reach."""
+        found = self.before.promotion if self.before else None
+        return found if found and found.revision == self.o.serving else None
+
+
+def recovered(o: Observed) -> Observed:
+    """The snapshot with what callers reach, or must be led to again: somebody may have deleted the Service, changed
+    what it selects, or deleted the Deployment behind it."""
+    if o.deployment(o.active):
+        return o
+    memory = recall(o)
+    standing = _standing(o, memory.quarantined if memory else ())
+    return replace(o, active=standing.revision) if standing else o
+
+
+def _standing(o: Observed, entries: tuple[Quarantined, ...]) -> DeploymentView | None:
+    """Of what callers were sent to, what the status names, or what they were sent to last; never one in quarantine
+    while another is there."""
+    served = [v for v in o.deployments if v.activated_at is not None]
+    if o.active is not None:  # what it selects is gone: whoever answers is better than nobody
+        served = [v for v in served if o.ready(v.revision)]
+    named = o.status.active.deployment if o.status.active else None
+
+    def rank(view: DeploymentView) -> tuple[bool, bool, float]:
+        is_good = entry_against(revision_in(o, view), entries) is None
+        return is_good, view.name == named, view.activated_at or 0.0
+
+    found = max(served, key=rank, default=None)
+    return found if found and (o.active is None or rank(found)[0]) else None
+
+
+def _unblocked(o: Observed, entries: tuple[Quarantined, ...]) -> Revision | None:
+    """What served, with the present spec."""
+    model = served_model(o)
+    revision = revision_of(o.program, model) if model else None
+    return revision if revision and entry_against(revision, entries) is None else None
+
+
+def earlier(o: Observed, wanted: Revision | None) -> RolloutStatus | None:
+    """What the status says of the rollout that leads to a revision."""
+    status = o.status.rollout
+    return status if status and wanted and status.id == wanted.hash and status.step not in ENDED else None
+
+
+def revision_in(o: Observed, view: DeploymentView) -> Revision:
+    """What the pods of a Deployment serve."""
+    return Revision(hash=view.serves, model=model_of(o, view), deployment=view.name, base=view.revision)
 
 
 def still_there(o: Observed, revision: str) -> DeploymentView | None:
     """A Deployment that callers left and whose pods still serve a revision."""
     return next((d for d in o.deployments if d.serves == revision and d.revision != o.active), None)
+
+
+def has_served(o: Observed, revision: Revision) -> bool:
+    """Whether callers were at a revision before and did not have to be sent away from it."""
+    past = [entry for entry in o.status.history if entry.revision == revision.hash]
+    if past:
+        return past[-1].outcome != "RolledBack"
+    there, active = still_there(o, revision.hash), o.deployment(o.active)
+    kept = active.loading.previous if active and active.loading else None
+    return bool(there and there.activated_at) or bool(kept and kept.revision == revision.hash)
 
 
 def wanted_size(o: Observed, active: DeploymentView | None) -> int:
@@ -109,14 +195,16 @@ def wanted_size(o: Observed, active: DeploymentView | None) -> int:
         return 0
     if spec.autoscaling is None:
         return spec.replicas
-    running = active.replicas if active else 0
-    return min(max(spec.autoscaling.min_replicas, running), spec.autoscaling.max_replicas)
+    running = (active.replicas or active.size or 0) if active else 0
+    return spec.autoscaling.within(running)
 
 
-def previous(o: Observed) -> Previous | None:
+def previous(o: Observed, entries: Iterable[Quarantined] = ()) -> Previous | None:
     """The version that callers left last and that still stands ready: in other pods, or in the memory of these."""
-    found = [p for p in (_in_memory(o), *map(_in_pods, o.deployments)) if p and _is_ready(o, p)]
-    return max(found, key=lambda p: p.retired_at, default=None)
+    listed = tuple(entries)
+    found = [p for p in (_in_memory(o), *(_in_pods(o, v) for v in o.deployments)) if p and _is_ready(o, p)]
+    good = [p for p in found if entry_against(p.revision, listed) is None]
+    return max(good, key=lambda p: p.retired_at, default=None)
 
 
 def _in_memory(o: Observed) -> Previous | None:
@@ -125,16 +213,15 @@ def _in_memory(o: Observed) -> Previous | None:
     if view is None or loading is None or loading.previous is None:
         return None
     config = loading.previous
-    revision = Revision(hash=config.revision, version=config.model.version, deployment=view.name, base=view.revision)
+    revision = Revision(hash=config.revision, model=config.model, deployment=view.name, base=view.revision)
     return Previous(revision, loading.at, config)
 
 
-def _in_pods(view: DeploymentView) -> Previous | None:
+def _in_pods(o: Observed, view: DeploymentView) -> Previous | None:
     if not (view.activated_at and view.replicas):
         return None
-    revision = Revision(hash=view.serves, version=view.version, deployment=view.name, base=view.revision)
     left_at = view.retired_at if view.is_retired and view.retired_at else math.inf  # inf: nobody has noted it yet
-    return Previous(revision, left_at)
+    return Previous(revision_in(o, view), left_at)
 
 
 def _is_ready(o: Observed, p: Previous) -> bool:

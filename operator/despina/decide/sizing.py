@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from despina.api.revision import Revision
 from despina.decide.drift import applied
+from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Delete, Scale
-from despina.decide.situation import Situation
-from despina.desired.labels import (
-    program_labels,
-)
-from despina.desired.scaling import build_hpa
+
+Objects = Mapping[ObjectKey, Any]
 
 
-def sized(r: Situation, current: Revision) -> Iterator[Action]:
-    """By the autoscaler where there is one, else by the spec; never by both.
+def sized(
+    objects: Objects, deployment: str, running: int | None, size: int, hpa: dict[str, Any] | None
+) -> Iterator[Action]:
+    """Bring a Deployment to its size; `running` is None for one that is not there yet.
 
-    An autoscaler does not wake a Deployment from 0, so that is done before it takes over.
+    An autoscaler does not wake a Deployment from 0, so that is done before it takes over, and again when somebody has
+    scaled it down by hand.
     """
-    autoscaling = r.o.program.spec.autoscaling
-    if autoscaling is None or r.size == 0:
-        yield from without_hpa(r, current.deployment)
-        yield from scaled(r, current, r.size)
+    if hpa is None or size == 0:
+        yield from without_hpa(objects, deployment)
+        yield from scaled(deployment, running, size)
         return
-    program = r.o.program
-    hpa = build_hpa(program, autoscaling, current.deployment, program_labels(program))
-    if (hpa["kind"], current.deployment) not in r.o.objects:
-        yield from scaled(r, current, r.size)
-    yield from applied(r.o, hpa)
+    if running == 0 or ("HorizontalPodAutoscaler", deployment) not in objects:
+        yield from scaled(deployment, running, size)
+    yield from applied(objects, hpa)
 
 
-def scaled(r: Situation, revision: Revision, size: int) -> Iterator[Action]:
+def scaled(deployment: str, running: int | None, size: int) -> Iterator[Action]:
     """A new Deployment has one pod, Kubernetes' default, until it is scaled."""
-    view = r.o.deployment(revision.base)
-    if (view.replicas if view else 1) != size:
-        yield Scale(revision.deployment, size)
+    if (1 if running is None else running) != size:
+        yield Scale(deployment, size)
 
 
-def without_hpa(r: Situation, deployment: str) -> Iterator[Action]:
+def without_hpa(objects: Objects, deployment: str) -> Iterator[Action]:
+    """End the autoscaler of a Deployment."""
     key = ("HorizontalPodAutoscaler", deployment)
-    if key in r.o.objects:
+    if key in objects:
         yield Delete(key)

@@ -15,8 +15,9 @@ PATIENCE_SECONDS = 20
 NOT_IN_THIS_PROCESS = {FailureReason.CODE_CHANGED, FailureReason.NOT_SWAPPABLE}
 
 
-def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy:
-    """The strategy of a change. What was once found impossible is not tried again for the same revision."""
+def choose(o: Observed, wanted: Revision, waited: float) -> Strategy:
+    """The strategy of a change that has used up `waited` seconds to become ready. What was once found impossible is not
+    tried again for the same revision."""
     asked = o.program.spec.rollout.strategy
     there = still_there(o, wanted.hash)
     if there and there.replicas and there.activated_at:
@@ -25,15 +26,15 @@ def choose(o: Observed, wanted: Revision, started_at: float, now: float) -> Stra
         return Strategy(asked, "spec.rollout.strategy")
     if asked == "HotSwap":
         return Strategy("HotSwap", "spec.rollout.strategy")
-    return _without_room(o, wanted, started_at, now) or _automatic(o, wanted, started_at, now)
+    return _without_room(o, wanted, waited) or _automatic(o, wanted, waited)
 
 
-def _automatic(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy:
+def _automatic(o: Observed, wanted: Revision, waited: float) -> Strategy:
     before = o.status.rollout
     if before and before.id == wanted.hash and before.strategy in ("BlueGreen", "Recreate"):
         return Strategy("Recreate" if before.strategy == "Recreate" else "BlueGreen", before.strategy_reason)
     why = why_not_in_place(o, wanted)
-    if why is None and now - started_at > PATIENCE_SECONDS and _is_silent(o):
+    if why is None and waited > PATIENCE_SECONDS and _is_silent(o):
         why = "pods do not answer on their admin port"
     return Strategy("BlueGreen", why) if why else Strategy("HotSwap", "only compiled state, LMs or modules changed")
 
@@ -45,7 +46,7 @@ def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
         return "no pod is ready that could take it in"
     if active.shape is None:
         return "the running pods were made by an earlier Despina"
-    changed = _changed(active.shape, shape_of(o.program, o.defaults.runtime_image))
+    changed = _changed(active.shape, shape_of(o.program, wanted.model, o.defaults.runtime_image))
     if changed:
         return f"{', '.join(changed)} changed"
     for pod in o.pods_of(o.active):
@@ -63,11 +64,11 @@ def _is_silent(o: Observed) -> bool:
     return any(pod.report is None for pod in o.ready_pods(o.active))
 
 
-def _without_room(o: Observed, wanted: Revision, started_at: float, now: float) -> Strategy | None:
+def _without_room(o: Observed, wanted: Revision, waited: float) -> Strategy | None:
     """Recreate, where the new pods wait for a device that the old ones hold and nobody brings another."""
     resource = _device(o)
     patience = o.program.spec.rollout.blue_green.progress_deadline_seconds / 2
-    if resource is None or now - started_at < patience:
+    if resource is None or waited < patience:
         return None
     troubles = [p.trouble for p in o.pods_of(wanted.base) if p.trouble and p.trouble.reason == Reason.UNSCHEDULABLE]
     if any(f"Insufficient {resource}" in t.message for t in troubles):

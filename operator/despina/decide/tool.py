@@ -15,9 +15,10 @@ from despina.api.contract import differences, schema_digest, told
 from despina.api.placement import PlacementProfile
 from despina.api.pods import Placement
 from despina.api.tool import Backend, BackendStatus, Tool, ToolStatus
-from despina.decide.drift import has_drifted
+from despina.decide.drift import applied
 from despina.decide.observed import Defaults, ObjectKey, PodView
-from despina.decide.plan import Action, Apply, Delete, Scale
+from despina.decide.plan import Action, Apply, Delete
+from despina.decide.sizing import sized
 from despina.desired.labels import BACKEND, SHAPE, tool_labels
 from despina.desired.overlay import overlay_problem
 from despina.desired.scaling import build_hpa
@@ -136,25 +137,17 @@ def _applied(o: ObservedTool, document: dict[str, Any]) -> Iterator[Action]:
         shape = document["metadata"]["annotations"][SHAPE]
         if live is None or (live["metadata"].get("annotations") or {}).get(SHAPE) != shape:
             yield Apply(document)
-    elif has_drifted(live, document):
-        yield Apply(document)
+    else:
+        yield from applied(o.objects, document)
 
 
 def _sized(o: ObservedTool, backend: Backend) -> Iterator[Action]:
-    """By the autoscaler where there is one, else by the spec. It does not wake a Deployment from 0."""
     spec, name = o.tool.spec, pods_service(o.tool, backend)
     live = o.objects.get(("Deployment", name))
-    size = live["spec"].get("replicas", 1) if live else 1
-    if spec.autoscaling is None or spec.suspend:
-        wanted = 0 if spec.suspend else spec.replicas
-        if ("HorizontalPodAutoscaler", name) in o.objects:
-            yield Delete(("HorizontalPodAutoscaler", name))
-        if size != wanted:
-            yield Scale(name, wanted)
-        return
-    if size == 0:
-        yield Scale(name, spec.autoscaling.min_replicas)
-    yield from _applied(o, build_hpa(o.tool, spec.autoscaling, name, tool_labels(o.tool, backend.name)))
+    running = live["spec"].get("replicas", 1) if live else None
+    size = 0 if spec.suspend else spec.autoscaling.within(running or 0) if spec.autoscaling else spec.replicas
+    hpa = build_hpa(o.tool, spec.autoscaling, name, tool_labels(o.tool, backend.name)) if spec.autoscaling else None
+    yield from sized(o.objects, name, running, size, hpa)
 
 
 def _pruned(o: ObservedTool) -> Iterator[Action]:

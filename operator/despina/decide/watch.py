@@ -1,37 +1,74 @@
-"""Watching a version that callers have just been sent to, against the one before it."""
+"""Watching a version that callers have just been sent to, against the one before it.
+
+Both are counted from when callers were sent there: what a version did before, as a candidate or in an earlier life, is
+not held against it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from despina.api.gates import PostPromotion
-from despina.decide.observed import DeploymentView, Observed
-from despina.decide.situation import Situation, previous
+from despina.api.revision import Revision
+from despina.api.status import Promotion, Tally
+from despina.decide.observed import Observed
+from despina.decide.situation import Situation, has_served
 from despina.wire import SECONDS_BOUNDS, Counts
 
 
-def promoted_at(view: DeploymentView | None) -> float | None:
-    """When callers were sent to what a Deployment serves."""
-    if view is None:
+def promoted(r: Situation, target: Revision | None) -> Promotion | None:
+    """What to note when callers are sent to a revision."""
+    if target is None:
         return None
-    return max(view.activated_at or 0.0, view.loading.at) if view.loading else view.activated_at
+    return Promotion(
+        revision=target.hash,
+        at=repr(r.now),
+        returns=r.is_left or has_served(r.o, target),
+        base=Tally.of(counts_of(r.o, target.hash)),
+        before=Tally.of(_since_promotion(r)),
+    )
 
 
 def watch_left(r: Situation) -> float:
-    """Seconds for which the active revision is still watched; 0 when there is nothing to go back to."""
-    at = promoted_at(r.active)
-    if at is None or not r.is_at_target or previous(r.o) is None:
+    """Seconds for which the active revision is still watched; 0 when there is nothing to go back to, and for one that
+    callers were sent back to."""
+    found = r.promotion
+    if found is None or found.returns or r.retreat is None:
         return 0.0
-    return max(0.0, at + r.policy.post_promotion.watch_seconds - r.now)
+    seconds = r.policy.post_promotion.watch_seconds
+    return min(max(0.0, promoted_at(found) + seconds - r.now), seconds)
+
+
+def promoted_at(promotion: Promotion) -> float:
+    """When callers were sent there."""
+    try:
+        return float(promotion.at)
+    except ValueError:
+        return 0.0
 
 
 def breach_of(r: Situation) -> str | None:
     """Why the active revision must be taken back; None when it does well, as far as is known."""
-    policy, before = r.policy.post_promotion, previous(r.o)
-    if r.wanted is None or before is None or not watch_left(r):
+    if r.promotion is None or not watch_left(r):
         return None
-    now, then = counts_of(r.o, r.wanted.hash), counts_of(r.o, before.revision.hash)
-    return judge(policy, now, then)
+    return judge(r.policy.post_promotion, _since_promotion(r), r.promotion.before.counts())
+
+
+def summary(r: Situation) -> str:
+    """What to say of a watch that is over and saw too little to judge."""
+    found = r.promotion
+    if found is None or found.returns or watch_left(r):
+        return ""
+    policy, seen = r.policy.post_promotion, _since_promotion(r).executed
+    if policy.watch_seconds == 0 or seen >= policy.min_requests:
+        return ""
+    return f"only {seen} of {policy.min_requests} requests within {policy.watch_seconds} s: nothing was judged"
+
+
+def _since_promotion(r: Situation) -> Counts:
+    """What callers had from the version that serves, since they were sent there."""
+    counted = counts_of(r.o, r.o.serving or "")
+    return counted.since(r.promotion.base.counts()) if r.promotion else counted
 
 
 def counts_of(o: Observed, revision: str) -> Counts:

@@ -6,6 +6,7 @@ from typing import Any
 
 from despina.api.program import Program
 from despina.api.revision import Revision
+from despina.api.status import Memory
 from despina.desired.labels import GENERATION_OF, metadata, program_labels, revision_labels
 from despina.wire import CONFIG_FILE, RuntimeConfig
 
@@ -21,7 +22,7 @@ def build_config(program: Program, revision: Revision, config: RuntimeConfig) ->
     }
 
 
-PREVIOUS_FILE, AT = "previous.json", "at"
+PREVIOUS_FILE, MEMORY_FILE, AT = "previous.json", "memory.json", "at"
 
 
 def generation_name(deployment: str) -> str:
@@ -30,11 +31,18 @@ def generation_name(deployment: str) -> str:
 
 
 def build_generation(
-    program: Program, deployment: str, base: str, config: RuntimeConfig, at: float, previous: RuntimeConfig | None
+    program: Program,
+    deployment: str,
+    base: str,
+    config: RuntimeConfig,
+    at: float,
+    previous: RuntimeConfig | None,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
     """What pods serve that were made for another revision. Writing it is what commits a hot swap: the pods are told at
     once, and those that start later read it."""
     data = {CONFIG_FILE: dump(config), AT: repr(at)} | ({PREVIOUS_FILE: dump(previous)} if previous else {})
+    data |= {MEMORY_FILE: memory.text()} if memory else {}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

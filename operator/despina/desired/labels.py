@@ -32,6 +32,8 @@ EVALUATION = f"{GROUP}/evaluation"
 RESTARTED_AT = f"{GROUP}/restarted-at"
 RESTARTED_BY = f"{GROUP}/restarted-by"
 RESTARTS = f"{GROUP}/restarts"
+SIZE = f"{GROUP}/size"
+MEMORY = f"{GROUP}/memory"
 
 
 def program_labels(program: Program) -> dict[str, str]:

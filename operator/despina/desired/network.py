@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from despina.api.program import Program
-from despina.desired.labels import metadata, program_labels, selector
+from despina.api.status import Memory
+from despina.desired.labels import MEMORY, metadata, program_labels, selector
 
 
 def preview_name(program: Program) -> str:
@@ -13,12 +14,14 @@ def preview_name(program: Program) -> str:
     return f"{program.name}-preview"
 
 
-def build_service(program: Program, name: str, revision_hash: str) -> dict[str, Any]:
-    """A Service on the pods of one revision. Its selector is the truth about what is active."""
+def build_service(program: Program, name: str, revision_hash: str, memory: Memory | None = None) -> dict[str, Any]:
+    """A Service on the pods of one revision. The active one's selector is the truth about what is active, and what must
+    not be forgotten is written with it."""
+    notes = {"annotations": {MEMORY: memory.text()}} if memory else {}
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(program, name, program_labels(program)),
+        "metadata": metadata(program, name, program_labels(program)) | notes,
         "spec": {
             "type": "ClusterIP",
             "sessionAffinity": program.spec.sessions.affinity,

@@ -53,7 +53,9 @@ def build_deployment(
         "spec": _pod_spec(program, revision, profile, default_image),
     }
     restarted = program.annotations.get(RESTART)
-    notes = {SHAPE: json.dumps(shape_of(program, default_image))} | ({RESTARTED_BY: restarted} if restarted else {})
+    notes = {SHAPE: json.dumps(shape_of(program, revision.model, default_image))} | (
+        {RESTARTED_BY: restarted} if restarted else {}
+    )
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -19,6 +19,7 @@ CHILDREN = (
     ("apps", "v1", "deployments"),
     ("", "v1", "services"),
     ("", "v1", "serviceaccounts"),
+    ("", "v1", "configmaps"),
     ("", "v1", "pods"),
     ("discovery.k8s.io", "v1", "endpointslices"),
     ("autoscaling", "v2", "horizontalpodautoscalers"),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from despina.api import API_VERSION
 from despina.api.base import Owner
 from despina.api.conditions import Condition, ConditionStatus, Reason, Type
 from despina.cluster.client import Cluster, Document
-from despina.cluster.errors import Conflict, Gone, Refused
+from despina.cluster.errors import ClusterError, Conflict, Gone, Refused
 from despina.cluster.execute import execute
 from despina.cluster.observe import Unreadable
 from despina.decide.observed import ObjectKey
-from despina.decide.plan import Action, Outcome, Tell
+from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, Outcome, Tell
 from despina.decide.quarantine import timestamp
+from despina.telemetry import WRITES_REFUSED
 
 log = logging.getLogger(__name__)
 REFUSED_AGAIN_SECONDS = 30.0
+SILENT_AGAIN_SECONDS = 5.0
 CONFLICT_AGAIN_SECONDS = 0.2
 
 
@@ -26,69 +29,135 @@ def _no_pods(_: Tell) -> None:
     """Tools' pods take no orders."""
 
 
-async def carry_out(
-    actions: Iterable[Action],
-    owner: Owner,
-    objects: Mapping[ObjectKey, Any],
-    cluster: Cluster,
-    tell: Callable[[Tell], None] = _no_pods,
-) -> tuple[Outcome, float | None]:
-    """All actions in order. A refusal is told in the status; silence of the API server ends the pass.
+@dataclass
+class Carrier:
+    """Carries actions out. What is refused, put off or out of date is noted and keeps nothing else from happening, but
+    for the rest of its own chain, and for whatever is of a kind that the API server does not answer for now."""
 
-    Returns how far it got, and when to look again, in seconds, if that is soon.
-    """
-    for action in actions:
+    owner: Owner
+    objects: Mapping[ObjectKey, Any]
+    cluster: Cluster
+    tell: Callable[[Tell], None] = _no_pods
+    versions: dict[ObjectKey, str] = field(default_factory=dict)
+    error: str | None = None
+    silence: str | None = None
+    again: float | None = None
+    _silent: set[str] = field(default_factory=set)
+
+    async def carry_out(self, actions: Iterable[Action]) -> bool:
+        """All of them, in their order; whether each went well."""
+        done = [await self._try(action) for action in actions]
+        return all(done)
+
+    async def _try(self, action: Action) -> bool:
+        if isinstance(action, Chain):
+            for link in action.actions:
+                if not await self._try(link):
+                    return False
+            return True
         if isinstance(action, Tell):
-            tell(action)
-            continue
+            self.tell(action)
+            return True
+        return await self._write(action)
+
+    async def _write(self, action: Action) -> bool:
+        kind = kind_of_write(action)
+        if kind in self._silent:
+            return False
+        owner = self.owner
         log.info("Acted %s=%s/%s action=%s", owner.kind, owner.namespace, owner.name, _label(action))
         try:
-            await execute(action, owner, objects, cluster)
-        except Refused as exc:
-            return Outcome(error=str(exc)[:1024]), REFUSED_AGAIN_SECONDS
-        except (Conflict, Gone):
-            return Outcome(), CONFLICT_AGAIN_SECONDS
-    return Outcome(), None
+            await execute(action, owner, self.objects, self.versions, self.cluster)
+        except ClusterError as exc:
+            WRITES_REFUSED.labels(kind, type(exc).__name__).inc()
+            if not isinstance(action, Emit):
+                self._note(exc, kind)
+            return False
+        return True
+
+    def _note(self, exc: ClusterError, kind: str) -> None:
+        match exc:
+            case Conflict() | Gone():
+                self._soon(CONFLICT_AGAIN_SECONDS)
+            case Refused():
+                self.error = self.error or str(exc)[:1024]
+                self._soon(REFUSED_AGAIN_SECONDS)
+            case _:
+                self.silence = self.silence or str(exc)[:1024]
+                self._silent.add(kind)
+                self._soon(SILENT_AGAIN_SECONDS)
+
+    def _soon(self, seconds: float) -> None:
+        self.again = min(self.again or seconds, seconds)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How far the plan got."""
+        return Outcome(self.error, self.silence)
 
 
-async def write_status(cluster: Cluster, manifest: Document, status: Document) -> Document:
-    """Write the status if it says anything new: at rest, nothing is written. The result is the manifest with it."""
+def kind_of_write(action: Action) -> str:
+    """What the API server may be silent about, or refuse, by itself."""
+    match action:
+        case Create(document) | Apply(document):
+            return str(document["kind"])
+        case Delete((kind, _)):
+            return kind
+        case Emit():
+            return "Event"
+    return "Deployment"
+
+
+async def write_status(cluster: Cluster, manifest: Document, status: Document) -> float | None:
+    """Write the status if it says anything new: at rest, nothing is written. Returns when to try again, in seconds, if
+    it was not taken; a manifest that changed meanwhile is looked at again."""
     if status == manifest.get("status"):
-        return manifest
+        return None
     meta, kind = manifest["metadata"], manifest["kind"]
-    document = {
-        "apiVersion": API_VERSION,
-        "kind": kind,
-        "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
-        "status": status,
-    }
+    identity = {"name": meta["name"], "namespace": meta["namespace"], "resourceVersion": meta.get("resourceVersion")}
+    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": identity, "status": status}
     try:
         await cluster.apply_status(document)
     except Gone:
         log.info("It went away %s=%s/%s", kind, meta["namespace"], meta["name"])
-    return {**manifest, "status": status}
+    except Conflict:
+        return CONFLICT_AGAIN_SECONDS
+    except ClusterError as exc:
+        WRITES_REFUSED.labels(f"{kind}/status", type(exc).__name__).inc()
+        log.warning("Status was not written %s=%s/%s error=%s", kind, meta["namespace"], meta["name"], exc)
+        return REFUSED_AGAIN_SECONDS if isinstance(exc, Refused) else SILENT_AGAIN_SECONDS
+    return None
+
+
+async def report_failure(cluster: Cluster, manifest: Document, reason: Reason, message: str, now: float) -> None:
+    """A pass that could not be made: what runs goes on, and a condition says what is the matter."""
+    await _mark(cluster, manifest, Type.RECONCILED, reason, message, now)
 
 
 async def report_unreadable(cluster: Cluster, manifest: Document, found: Unreadable, now: float) -> None:
     """A spec that passed an older CRD: what runs goes on, and the conditions say what to mend."""
+    await _mark(cluster, manifest, Type.READY, Reason.INVALID_SPEC, found.message, now)
+
+
+async def _mark(cluster: Cluster, manifest: Document, kind: Type, reason: Reason, message: str, now: float) -> None:
+    """One condition is False; the rest of the status stays as it is."""
     status: Document = manifest.get("status") or {}
     conditions: list[Document] = status.get("conditions") or []
     generation = manifest["metadata"].get("generation", 0)
+    old: Document = next((c for c in conditions if c["type"] == kind), {})
+    if (old.get("reason"), old.get("message")) == (reason, message[:4096]):
+        return
     mark = Condition(
-        type=Type.READY,
+        type=kind,
         status=ConditionStatus.FALSE,
-        reason=Reason.INVALID_SPEC,
-        message=found.message[:4096],
+        reason=reason,
+        message=message[:4096],
         last_transition_time=timestamp(now),
         observed_generation=generation,
     )
-    old: Document = next((c for c in conditions if c["type"] == Type.READY), {})
-    if (old.get("reason"), old.get("message")) == (mark.reason, mark.message):
-        return
-    rest = [c for c in conditions if c["type"] != Type.READY]
-    await write_status(
-        cluster, manifest, {**status, "conditions": [mark.dump(), *rest], "observedGeneration": generation}
-    )
+    rest = [c for c in conditions if c["type"] != kind]
+    seen = {"observedGeneration": generation} if kind == Type.READY else {}
+    await write_status(cluster, manifest, {**status, **seen, "conditions": [mark.dump(), *rest]})
 
 
 def _label(action: object) -> str:

@@ -9,22 +9,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.revision import tool_uses
-from despina.cluster.client import Cluster
+from despina.cluster.client import Cluster, Document
+from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView
-from despina.decide.plan import Outcome, Plan
+from despina.decide.plan import Plan
 from despina.decide.rollout import decide
-from despina.reconcile.carry import carry_out, report_unreadable, write_status
+from despina.reconcile.carry import Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
 from despina.reconcile.tool import ROTATION_SECONDS
 from despina.sources.mlflow import Registry
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.status.report import report
-from despina.telemetry import BREAKER_STATE, RECONCILE_SECONDS
+from despina.telemetry import BREAKER_STATE, PASSES_FAILED, RECONCILE_SECONDS
 from despina.wire import RuntimeConfig
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Reconciler:
 
     async def __call__(self, key: Key) -> float | None:
         """Take the next step; the result is when to look again, in seconds, though nothing happens."""
-        with RECONCILE_SECONDS.time():
+        with RECONCILE_SECONDS.time(), PASSES_FAILED.labels(Program.kind).count_exceptions():
             return await self._pass(key)
 
     async def _pass(self, key: Key) -> float | None:
@@ -59,19 +61,31 @@ class Reconciler:
         if isinstance(program, Unreadable):
             await report_unreadable(self.cluster, manifest, program, self.clock())
             return None
+        try:
+            return await self._step(key, program, manifest)
+        except ClusterError as exc:
+            reason = Reason.REJECTED if isinstance(exc, Refused) else Reason.API_UNAVAILABLE
+            await report_failure(self.cluster, manifest, reason, str(exc), self.clock())
+            raise
+        except Exception as exc:
+            text = f"{type(exc).__name__}; the operator's log has more"
+            await report_failure(self.cluster, manifest, Reason.OPERATOR_ERROR, text, self.clock())
+            raise
+
+    async def _step(self, key: Key, program: Program, manifest: Document) -> float | None:
         live = await observe(self.cluster, program, manifest)
         observed = await self._snapshot(key, live)
         plan = decide(observed, self.clock())
-        if plan.writes_status_first:
-            before = report(observed, plan, Outcome(), self.clock())
-            manifest = await write_status(self.cluster, manifest, before.dump())
         tell = partial(self.orders.tell, key)
-        outcome, again = await carry_out(plan.actions, program, live.objects, self.cluster, tell)
-        await write_status(self.cluster, manifest, report(observed, plan, outcome, self.clock()).dump())
+        carrier = Carrier(program, live.objects, self.cluster, tell, dict(live.versions))
+        await carrier.carry_out(plan.actions)
+        status = report(observed, plan, carrier.outcome, self.clock())
+        late = await write_status(self.cluster, manifest, status.dump())
+        await carrier.carry_out(plan.events)
         self.reports.listen(key, live.pods, plan.listen)
         _measure(key, plan)
         rotation = ROTATION_SECONDS if program.spec.tools else None
-        return min((t for t in (plan.again, again, rotation) if t is not None), default=None)
+        return min((t for t in (plan.again, carrier.again, late, rotation) if t is not None), default=None)
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
@@ -88,6 +102,7 @@ class Reconciler:
             active=live.active,
             preview_ready=live.preview_ready,
             objects=live.objects,
+            configs=live.configs,
             interfaces=await self._interfaces(live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),

@@ -14,7 +14,7 @@ from despina.cluster.tools import LiveTool, Mint, callers_of, observe_tool, secr
 from despina.decide.observed import Defaults
 from despina.decide.tool import ObservedTool, decide_tool
 from despina.desired.toolbox import HOST_PORT, backend_url
-from despina.reconcile.carry import carry_out, report_unreadable, write_status
+from despina.reconcile.carry import Carrier, report_unreadable, write_status
 from despina.reconcile.queue import Key
 from despina.reconcile.uses import Uses
 from despina.sources.probes import Probes, Target
@@ -52,12 +52,13 @@ class ToolReconciler:
         live = await observe_tool(self.cluster, tool, manifest)
         observed = await self._snapshot(key, tool, live)
         plan = decide_tool(observed)
-        outcome, again = await carry_out(plan.actions, tool, live.objects, self.cluster)
-        status = report_tool(observed, plan, outcome, self.clock())
-        await write_status(self.cluster, manifest, status.dump())
+        carrier = Carrier(tool, live.objects, self.cluster)
+        await carrier.carry_out(plan.actions)
+        status = report_tool(observed, plan, carrier.outcome, self.clock())
+        late = await write_status(self.cluster, manifest, status.dump())
         health = tool.spec.health
         self.probes.watch(key, await self._targets(tool, live), health.period_seconds, health.timeout_seconds)
-        waits = [again] if again else []
+        waits = [again for again in (carrier.again, late) if again]
         if any(b.auth_secret_ref for b in tool.spec.backends):
             waits.append(ROTATION_SECONDS)
         return min(waits, default=None)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from despina.api.conditions import Reason, Type
 from despina.api.program import Program
 from despina.api.revision import Revision, tool_uses
-from despina.api.status import ModelStatus, ProgramStatus, RevisionStatus, RolloutStatus, ToolUseStatus
+from despina.api.status import ModelStatus, ProgramStatus, Quarantined, RevisionStatus, RolloutStatus, ToolUseStatus
+from despina.decide.memory import recall
 from despina.decide.observed import Observed, PodView
-from despina.decide.plan import Outcome, Plan, Strategy
-from despina.decide.quarantine import TAKEN_BACK, timestamp
-from despina.decide.situation import ENDED, holds, previous, serves
+from despina.decide.plan import Outcome, Plan
+from despina.decide.quarantine import TAKEN_BACK, is_against, timestamp
+from despina.decide.situation import holds, previous, recovered, serves
+from despina.decide.versions import ENDED, model_of
 from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
 from despina.desired.toolbox import ToolView
@@ -21,8 +23,9 @@ from despina.status.history import history
 UNRESOLVED = (Reason.UNKNOWN_PROFILE, Reason.TOOL_NOT_FOUND, Reason.TOOL_NOT_ALLOWED)
 
 
-def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
+def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
     """What the operator knows, for users and for its own next pass."""
+    o = recovered(observed)
     found = (
         ready(o, plan, outcome),
         available(o, plan),
@@ -31,6 +34,7 @@ def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStat
         model_resolved(o),
         refs_resolved(o, plan),
         breaker_closed(plan),
+        reconciled(outcome),
     )
     return ProgramStatus(
         observed_generation=o.program.generation,
@@ -48,11 +52,20 @@ def report(o: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStat
         active=_active(o),
         candidate=_candidate(o, plan),
         previous=_previous(o),
-        rollout=_rollout(o, plan),
+        rollout=_rollout(o, plan, now),
         breaker=plan.breaker,
         tools=tool_uses_status(o),
-        history=history(o, timestamp(now)),
+        history=history(o, _listed(o, plan), timestamp(now)),
+        serial=plan.memory.serial if plan.memory else 0,
+        handled=plan.memory.handled if plan.memory else {},
+        promotion=plan.memory.promotion if plan.memory else None,
     )
+
+
+def _listed(o: Observed, plan: Plan) -> tuple[Quarantined, ...]:
+    """What is, and what was until now, in quarantine."""
+    before = recall(o)
+    return (*plan.quarantined, *(before.quarantined if before else ()))
 
 
 def requested(program: Program) -> str:
@@ -68,10 +81,12 @@ def _url(o: Observed, service: str) -> str:
 def _active(o: Observed) -> RevisionStatus | None:
     view = o.deployment(o.active)
     if view is None:
-        return None
+        return o.status.active  # it is gone, and this is the record of it
+    model = model_of(o, view)
     return RevisionStatus(
         revision=view.serves,
-        version=view.version,
+        version=model.version,
+        created_at=model.created_at,
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
         loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
@@ -86,6 +101,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
     return RevisionStatus(
         revision=candidate.hash,
         version=candidate.version,
+        created_at=candidate.model.created_at,
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
         loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
@@ -107,23 +123,22 @@ def _previous(o: Observed) -> RevisionStatus | None:
     return RevisionStatus(
         revision=revision.hash,
         version=revision.version,
+        created_at=revision.model.created_at,
         deployment=revision.deployment,
         ready_replicas=o.ready(revision.base),
     )
 
 
-def _rollout(o: Observed, plan: Plan) -> RolloutStatus | None:
+def _rollout(o: Observed, plan: Plan, now: float) -> RolloutStatus | None:
     """The change under way; when it is over, the last one with how it ended."""
     before = o.status.rollout
     if plan.wanted is None or plan.started_at is None:
-        if before is None or before.step in ENDED:
-            return before
-        return before.model_copy(update={"step": _end(plan), "gates": plan.gates or before.gates})
+        return _ended(o, plan, before) if before and before.step not in ENDED else before
     is_same = before is not None and before.id == plan.wanted.hash and before.step not in ENDED
-    strategy = plan.strategy or Strategy("BlueGreen", "the first version")
-    name: str = strategy.name
-    reason = strategy.reason
-    if plan.strategy is None and before and is_same:
+    name, reason = "BlueGreen", "the first version"
+    if plan.strategy:
+        name, reason = plan.strategy.name, plan.strategy.reason
+    elif before and is_same:
         name, reason = before.strategy, before.strategy_reason
     return RolloutStatus(
         id=plan.wanted.hash,
@@ -132,13 +147,24 @@ def _rollout(o: Observed, plan: Plan) -> RolloutStatus | None:
         step=plan.step or "Prepare",
         gates=plan.gates,
         started_at=timestamp(plan.started_at),
+        since=timestamp(plan.clock.since) if plan.clock.since is not None else None,
+        spent_seconds=int(plan.clock.spent),
     )
 
 
-def _end(plan: Plan) -> str:
-    if plan.blocked is None:
-        return "Done"
-    return "RolledBack" if plan.blocked.reason in TAKEN_BACK else "Failed"
+def _ended(o: Observed, plan: Plan, before: RolloutStatus) -> RolloutStatus:
+    said = next((e.message for e in plan.events if e.reason == "WatchInconclusive"), "")
+    return before.model_copy(
+        update={"step": _end(o, plan, before), "gates": plan.gates or before.gates, "since": None, "message": said}
+    )
+
+
+def _end(o: Observed, plan: Plan, before: RolloutStatus) -> str:
+    """Done only if it led where it should."""
+    against = next((q for q in _listed(o, plan) if plan.asked and is_against(q, plan.asked)), None)
+    if against and plan.asked and before.id == plan.asked.hash:
+        return "RolledBack" if against.reason in TAKEN_BACK else "Failed"
+    return "Done" if before.id == o.serving else "Abandoned"
 
 
 def _is_suspended(o: Observed) -> bool:
@@ -186,8 +212,9 @@ def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
         return Finding(Type.READY, False, *plan.problem)
     if outcome.error:
         return Finding(Type.READY, False, Reason.REJECTED, outcome.error)
-    if plan.blocked and plan.wanted and _is_spec_driven(o, plan.wanted):
-        return Finding(Type.READY, False, plan.blocked.reason, plan.blocked.message)
+    failed = plan.blocked if plan.blocked and plan.asked and _is_spec_driven(o, plan.asked) else plan.stuck
+    if failed:
+        return Finding(Type.READY, False, failed.reason, failed.message)
     return Finding(Type.READY, base.status, base.reason, base.message)
 
 
@@ -212,7 +239,7 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
             Reason.VERSION_QUARANTINED,
             f"version {entry.version}: {entry.reason}: {entry.message}",
         )
-    if plan.wanted is None:
+    if plan.asked is None:
         return Finding(kind, None, o.model.reason, o.model.message)
     if plan.candidate is None:
         return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
@@ -222,8 +249,11 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
     if plan.step == "Paused":
         text = f"version {plan.candidate.version} waits: set spec.rollout.state to Active to go on"
         return Finding(kind, False, Reason.PAUSED, text)
+    if plan.step == "Suspended":
+        text = f"version {plan.candidate.version} waits: nothing is prepared while the program runs no pods"
+        return Finding(kind, False, Reason.SUSPENDED, text)
     gate = next((g for g in plan.gates if g.result == "Running"), None)
-    if gate:
+    if gate and plan.step == "Gate":
         text = f"version {plan.candidate.version} is at gate {gate.name}: {gate.message}"
         return Finding(kind, False, Reason.IN_PROGRESS, text)
     return Finding(kind, False, Reason.IN_PROGRESS, f"version {plan.candidate.version} is being prepared")
@@ -245,6 +275,15 @@ def progressing(o: Observed, plan: Plan, now: float) -> Finding:
         message = f"No pod was ready within {deadline} s"
         return Finding(Type.PROGRESSING, False, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
     return Finding(Type.PROGRESSING, True, Reason.IN_PROGRESS)
+
+
+def reconciled(outcome: Outcome) -> Finding:
+    """Whether everything that was to be written could be."""
+    if outcome.error:
+        return Finding(Type.RECONCILED, False, Reason.REJECTED, outcome.error)
+    if outcome.silence:
+        return Finding(Type.RECONCILED, False, Reason.API_UNAVAILABLE, outcome.silence)
+    return Finding(Type.RECONCILED, True, Reason.RECONCILED)
 
 
 def model_resolved(o: Observed) -> Finding:

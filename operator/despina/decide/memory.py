@@ -1,0 +1,81 @@
+"""What must not be forgotten, and which annotations ask for something that was not done yet.
+
+Two copies are kept, one in the status and one on what leads callers; the one with the highest number counts, whole. So
+a status that was lost, damaged or not written in time takes nothing with it, and what moved callers is on record with
+the same write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from despina.api.status import Memory, ProgramStatus, Promotion, Quarantined
+from despina.decide.observed import Observed
+from despina.desired.labels import ABORT, MEMORY, PROMOTE, RESTART, RETRY
+
+ASKING = {"promote": PROMOTE, "abort": ABORT, "retry": RETRY, "restart": RESTART}
+LONGEST = 253
+
+
+def recall(o: Observed) -> Memory | None:
+    """The latest copy; None where nothing was ever noted, or all is lost."""
+    service = o.objects.get(("Service", o.program.name)) or {}
+    notes = (service.get("metadata") or {}).get("annotations") or {}
+    copies = [_of_status(o.status), Memory.parse(notes.get(MEMORY))]
+    copies += [view.loading.memory for view in o.deployments if view.loading]
+    return max((c for c in copies if c), key=lambda c: c.serial, default=None)
+
+
+def _of_status(status: ProgramStatus) -> Memory | None:
+    if not (status.serial or status.handled or status.model.quarantined):
+        return None
+    rollout = status.rollout
+    return Memory(
+        serial=max(1, status.serial),
+        handled=status.handled,
+        quarantined=status.model.quarantined,
+        rollout_id=rollout.id if rollout else None,
+        rollout_started_at=rollout.started_at if rollout else None,
+        promotion=status.promotion,
+    )
+
+
+def asking(o: Observed) -> dict[str, str]:
+    """The annotations that ask for something, by what they ask for."""
+    notes = o.program.annotations
+    return {kind: notes[name][:LONGEST] for kind, name in ASKING.items() if notes.get(name)}
+
+
+def fresh(o: Observed, memory: Memory | None) -> Mapping[str, str]:
+    """Those that were not acted on yet. Where no record is left, all that are there count as handled."""
+    if memory is None:
+        return {}
+    return {kind: value for kind, value in asking(o).items() if memory.handled.get(kind) != value}
+
+
+def handled(o: Observed, memory: Memory | None, pending: Collection[str]) -> dict[str, str]:
+    """The record after this pass: what still waits for its moment stays as it was, and what was taken away is dropped,
+    so that the same value may ask again."""
+    before = memory.handled if memory else {}
+    after = {kind: before.get(kind, "") if kind in pending else value for kind, value in asking(o).items()}
+    return {kind: value for kind, value in after.items() if value}
+
+
+def remembered(
+    memory: Memory | None,
+    handled: Mapping[str, str],
+    quarantined: tuple[Quarantined, ...],
+    rollout: tuple[str, str] | None,
+    promotion: Promotion | None,
+) -> Memory:
+    """What is to be kept from now on; a new number if it differs from what was."""
+    number = memory.serial if memory else 0
+    after = Memory(
+        serial=max(number, 1),
+        handled=dict(handled),
+        quarantined=quarantined,
+        rollout_id=rollout[0] if rollout else None,
+        rollout_started_at=rollout[1] if rollout else None,
+        promotion=promotion,
+    )
+    return after if after == memory else after.model_copy(update={"serial": number + 1})

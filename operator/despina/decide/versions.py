@@ -1,0 +1,91 @@
+"""Which model version is meant, as a whole identity: server, model, number, and when it was made.
+
+A number alone is none: another registry has the same numbers, and a model made anew counts from one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from despina.api.status import RevisionStatus
+from despina.decide.observed import DeploymentView, Observed
+from despina.wire import ModelRef
+
+ENDED = ("Done", "Failed", "RolledBack", "Abandoned")
+"""Steps of rollouts that are over; their status stays to be looked at."""
+
+
+def asked_model(o: Observed) -> ModelRef | None:
+    """What is asked for. While the registry is silent, what is under way goes on, and else what runs."""
+    pinned = o.program.spec.rollout.rollback_to
+    number = str(pinned) if pinned is not None else o.model.version
+    if number is None:
+        return _last_known(o) if o.model.is_unknown else None
+    found = ref_of(o, number)
+    is_certain = not o.model.is_unknown or found in known(o)
+    return found if is_certain else _last_known(o)
+
+
+def ref_of(o: Observed, number: str, created: int | None = None) -> ModelRef:
+    """A number of the spec's model as a version; the very one that pods know by it, if there is one."""
+    source = o.program.spec.source.mlflow
+    server = o.model.server or (source.tracking_uri or o.defaults.tracking_uri or "").rstrip("/")
+    made = o.model.created.get(number, created)
+    ref = ModelRef(name=source.model, version=number, tracking_uri=server, created_at=made)
+    return next((one for one in known(o) if is_same(one, ref)), ref)
+
+
+def is_same(one: ModelRef, other: ModelRef) -> bool:
+    """Whether two names mean one version. When it was made is not known to everybody."""
+    made = {one.created_at, other.created_at} - {None}
+    return len(made) < 2 and one.model_copy(update={"created_at": other.created_at}) == other
+
+
+def known(o: Observed) -> tuple[ModelRef, ...]:
+    """The versions that configurations of the program name."""
+    return tuple(_known(o))
+
+
+def _known(o: Observed) -> Iterator[ModelRef]:
+    for view in o.deployments:
+        loading = view.loading
+        configs = (loading and loading.config, view.config, loading and loading.previous)
+        yield from (config.model for config in configs if config)
+    yield from (config.model for config in o.configs.values())
+
+
+def model_of(o: Observed, view: DeploymentView) -> ModelRef:
+    """The version that a Deployment's pods serve."""
+    return view.model or ref_of(o, view.version)
+
+
+def served_model(o: Observed) -> ModelRef | None:
+    """The version that callers reach, or reached last: off its Deployment, its configuration, or the record of it."""
+    view = o.deployment(o.active)
+    if view:
+        return model_of(o, view)
+    config = o.configs.get(f"{o.program.name}-{o.active}")
+    if config:
+        return config.model
+    entries = [o.status.active, *reversed(o.status.history)]
+    found = next((e for e in entries if e and o.active in (None, e.revision)), None)
+    return ref_of(o, found.version, found.created_at) if found else None
+
+
+def served_models(o: Observed) -> list[ModelRef]:
+    """What callers reach, and what they reached before, the latest first."""
+    first = served_model(o)
+    left = sorted((v for v in o.deployments if v.activated_at), key=lambda v: v.activated_at or 0.0, reverse=True)
+    rest = [model_of(o, v) for v in left] + [ref_of(o, e.version, e.created_at) for e in reversed(o.status.history)]
+    return list(dict.fromkeys([first, *rest] if first else rest))
+
+
+def _last_known(o: Observed) -> ModelRef | None:
+    rollout, candidate = o.status.rollout, o.status.candidate
+    if rollout and candidate and rollout.step not in ENDED and candidate.revision == rollout.id:
+        return _noted(o, candidate)
+    return served_model(o)
+
+
+def _noted(o: Observed, revision: RevisionStatus) -> ModelRef:
+    return ref_of(o, revision.version, revision.created_at)
