@@ -155,10 +155,12 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
 
 def abandoned(r: Situation, gates: Gates) -> Iterator[Action]:
     """End evaluations that nobody waits for any more: they cost money."""
+    states = gates.states or (r.earlier.gates if r.earlier else ())
+    running = {s.name for s in states if s.result == "Running"}
     waited_for = {
         evaluation_name(r.o.program, gate, r.candidate.hash, timestamp(r.started_at))
         for gate in r.policy.gates
-        if r.candidate and gates.running and gate.name == gates.running.name
+        if r.candidate and gate.name in running
     }
     for job in r.o.jobs:
         if not job.ended and job.name not in waited_for:

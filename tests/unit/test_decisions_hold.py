@@ -1,0 +1,460 @@
+"""Decisions that must hold whatever people, servers and clocks do: case by case, each a harm that was once done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from despina.api.revision import revision_of, runtime_config, source_digest
+from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
+from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
+from despina.decide.observed import DeploymentView, JobView, Observed, PodView, Resolution
+from despina.decide.plan import Annotate, Apply, Chain, Create, Delete, Emit, Outcome, Plan, Scale, Tell
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.desired.evaluation import evaluation_name
+from despina.desired.labels import MEMORY, REVISION
+from despina.desired.network import build_service
+from despina.reconcile.carry import Carrier, write_status
+from despina.status.report import report
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, ref, serving
+
+NOW = 1_000_000.0
+P = a_program()
+ONE, TWO = hash_of(P, "1"), hash_of(P, "2")
+SMOKE = {"name": "ask", "type": "Smoke", "smoke": {"inputs": {}}}
+
+
+def pointed_at(plan: Plan) -> list[str]:
+    """The revisions that the active Service is written to lead to."""
+    services = [a.document for a in plan.steps if isinstance(a, Apply) and a.document["metadata"]["name"] == "qa"]
+    return [s["spec"]["selector"][REVISION] for s in services if s["kind"] == "Service"]
+
+
+def made(plan: Plan, kind: str = "Deployment") -> list[str]:
+    return [a.document["metadata"]["name"] for a in plan.steps if isinstance(a, Create) and a.document["kind"] == kind]
+
+
+def beside(program, green_ready: bool = True, **green: Any) -> dict[str, Any]:
+    """Version 1 serves, and 2 has a pod beside it."""
+    fields = serving(program, "1")
+    fields["deployments"] += (a_deployment(program, "2", **green),)
+    fields["pods"] += pods(program, "2", ready=green_ready)
+    return fields | {"preview_ready": {hash_of(program, "2"): int(green_ready)}}
+
+
+def quarantined(version: str, reason: str = "SmokeFailed", **more: Any) -> dict[str, Any]:
+    return {"version": version, "reason": reason, "message": "m", "at": timestamp(NOW), **more}
+
+
+def status(*entries: dict[str, Any], **more: Any) -> ProgramStatus:
+    return ProgramStatus.model_validate({"serial": 5, "model": {"quarantined": entries}, **more})
+
+
+def underway(program, step: str = "Prepare", version: str = "2", **more: Any) -> dict[str, Any]:
+    base = {"id": hash_of(program, version), "strategy": "BlueGreen", "step": step, "startedAt": timestamp(NOW - 5000)}
+    return base | more
+
+
+def served(*versions: str, program=P, outcome: str = "Superseded") -> list[dict[str, Any]]:
+    return [
+        {"revision": hash_of(program, v), "version": v, "activatedAt": timestamp(NOW), "trigger": "Alias", "outcome": outcome}
+        for v in versions
+    ]  # fmt: skip
+
+
+def active(version: str, program=P) -> dict[str, Any]:
+    revision = hash_of(program, version)
+    return {"revision": revision, "version": version, "deployment": f"qa-{revision}"}
+
+
+# Size 0
+
+
+@pytest.mark.parametrize("size", [{"suspend": True}, {"replicas": 0}])
+def test_nothing_is_prepared_gated_or_promoted_while_no_pods_run(size):
+    program = a_program(rollout={"gates": [SMOKE]}, **size)
+    fields = serving(program, "1") | {
+        "pods": (),
+        "deployments": (a_deployment(program, "1", replicas=0, activated_at=1.0),),
+    }
+    plan = decide(observed(program, "2", **fields), NOW)
+    assert plan.step == "Suspended"
+    assert set(pointed_at(plan)) <= {hash_of(program, "1")}
+    assert (made(plan), plan.quarantined) == ([], ())
+
+
+def test_on_resume_the_old_version_serves_and_the_new_one_goes_its_way():
+    program = a_program(rollout={"gates": [SMOKE]})
+    fields = serving(program, "1") | {
+        "pods": (),
+        "deployments": (a_deployment(program, "1", replicas=0, activated_at=1.0),),
+    }
+    plan = decide(observed(program, "2", **fields), NOW)
+    assert Scale(f"qa-{hash_of(program, '1')}", 1) in plan.steps
+    assert plan.step == "Prepare"
+
+
+def test_an_autoscaled_program_that_somebody_scaled_to_0_is_woken_at_its_last_size():
+    program = a_program(autoscaling={"minReplicas": 1, "maxReplicas": 9})
+    name = f"qa-{hash_of(program, '1')}"
+    for noted, size in ((None, 1), (6, 6), (400, 9)):
+        view = a_deployment(program, "1", replicas=0, activated_at=1.0, size=noted)
+        hpa = {("HorizontalPodAutoscaler", name): {"spec": {}}}
+        plan = decide(observed(program, "1", active="1", deployments=(view,), objects=hpa), NOW)
+        assert Scale(name, size) in plan.steps
+
+
+def test_the_size_that_an_autoscaler_found_is_noted_before_pods_go():
+    program = a_program(autoscaling={"minReplicas": 1, "maxReplicas": 9}, rollout={"strategy": "Recreate"})
+    for spec, version in (
+        (program, "2"),
+        (a_program(autoscaling={"minReplicas": 1, "maxReplicas": 9}, suspend=True), "1"),
+    ):
+        name = f"qa-{hash_of(spec, '1')}"
+        plan = decide(observed(spec, version, **serving(spec, "1", count=6)), NOW)
+        assert Chain((Annotate(name, {"despina.dev/size": "6"}), Scale(name, 0))) in plan.actions
+
+
+# Time
+
+
+def test_a_prepared_candidate_is_not_given_up_by_the_deadline_for_becoming_ready():
+    waiting = status(rollout=underway(P, "AwaitPromotion"))
+    plan = decide(observed(P, "2", status=waiting, **beside(P, green_ready=False)), NOW)
+    assert (plan.quarantined, plan.step) == ((), "Prepare")
+    assert plan.clock.since == NOW, "its time begins anew"
+
+
+def test_the_deadline_counts_what_was_used_up_and_not_what_was_paused():
+    for rollout, is_over in (
+        ({"spentSeconds": 300, "since": timestamp(NOW - 299)}, False),
+        ({"spentSeconds": 300, "since": timestamp(NOW - 300)}, True),
+        ({"spentSeconds": 599}, False),
+        ({"since": timestamp(NOW + 9000)}, False),
+        ({"since": "yesterday"}, False),
+    ):
+        found = decide(
+            observed(P, "2", status=status(rollout=underway(P, **rollout)), **beside(P, green_ready=False)), NOW
+        )
+        assert bool(found.quarantined) is is_over, rollout
+
+
+def in_gate(program, **gate: Any) -> ProgramStatus:
+    state = {"name": "ask", "type": "Smoke", "result": "Running", "startedAt": timestamp(NOW - 2000)} | gate
+    return status(rollout=underway(program, "Gate", gates=[state]))
+
+
+def test_a_pause_within_a_gate_counts_for_nothing():
+    paused = a_program(rollout={"gates": [SMOKE], "state": "Paused"})
+    before = in_gate(paused, since=timestamp(NOW - 50))
+    held = decide(observed(paused, "2", status=before, **beside(paused)), NOW)
+    (gate,) = held.gates
+    assert (held.step, gate.result, gate.since, gate.spent_seconds) == ("Paused", "Running", None, 50)
+    going_on = a_program(rollout={"gates": [SMOKE]})
+    after = decide(observed(going_on, "2", status=in_gate(going_on, spentSeconds=50), **beside(going_on)), NOW)
+    assert (after.step, after.quarantined) == ("Gate", ())
+    late = decide(observed(going_on, "2", status=in_gate(going_on, spentSeconds=300), **beside(going_on)), NOW)
+    assert [q.reason for q in late.quarantined] == ["SmokeFailed"]
+
+
+EVALUATE = {
+    "name": "score",
+    "type": "Evaluate",
+    "evaluate": {"datasetRef": {"configMap": {"name": "rows", "key": "rows.jsonl"}}, "minScorePercent": 60},
+}
+
+
+@pytest.mark.parametrize("what", ["a blip of readiness", "a pause"])
+def test_a_running_evaluation_is_kept_as_long_as_its_candidate_exists(what):
+    program = a_program(rollout={"gates": [EVALUATE], "state": "Paused" if what == "a pause" else "Active"})
+    (gate,) = program.spec.rollout.gates
+    name = evaluation_name(program, gate, hash_of(program, "2"), timestamp(NOW - 5000))
+    state = GateStatus(name="score", type="Evaluate", result="Running", started_at=timestamp(NOW - 60))
+    before = status(rollout=underway(program, "Gate")).model_copy(
+        update={"rollout": RolloutStatus.model_validate(underway(program, "Gate") | {"gates": [state]})}
+    )
+    o = observed(program, "2", status=before, jobs=(JobView(name),), **beside(program, green_ready=what == "a pause"))
+    plan = decide(o, NOW)
+    assert not [a for a in plan.steps if isinstance(a, Delete) and a.key[0] == "Job"]
+    assert plan.gates[0].result == "Running"
+    gone = decide(replace(o, model=Resolution("1", o.model.reason)), NOW)
+    assert Delete(("Job", name)) in gone.steps, "and not longer"
+
+
+def test_a_lost_status_does_not_begin_a_running_evaluation_again():
+    program = a_program(rollout={"gates": [EVALUATE]})
+    (gate,) = program.spec.rollout.gates
+    started = timestamp(NOW - 60)
+    memory = Memory(serial=9, rollout_id=hash_of(program, "2"), rollout_started_at=started)
+    service = build_service(program, "qa", hash_of(program, "1"), memory)
+    name = evaluation_name(program, gate, hash_of(program, "2"), started)
+    o = observed(program, "2", jobs=(JobView(name),), **beside(program))
+    plan = decide(replace(o, objects={("Service", "qa"): service}), NOW)
+    assert made(plan, "Job") == []
+    assert plan.gates[0].result == "Running"
+
+
+# Ways back
+
+
+def test_after_a_rollback_an_edit_of_the_spec_takes_effect():
+    edited = a_program(resources={"requests": {"cpu": "2"}})
+    listed = status(quarantined("2", "WatchFailed"), active=active("1"))
+    fields = serving(P, "1")
+    o = replace(observed(edited, "2", status=listed, **(fields | {"active": None})), active=ONE)
+    plan = decide(o, NOW)
+    assert (plan.asked.version, plan.wanted.version, plan.candidate.hash) == ("2", "1", hash_of(edited, "1"))
+    assert made(plan) == [f"qa-{hash_of(edited, '1')}"]
+
+
+def test_an_edit_that_fails_after_a_rollback_is_told():
+    edited = a_program(resources={"requests": {"cpu": "2"}})
+    bad = quarantined("1", "LoadFailed", revision=hash_of(edited, "1"))
+    listed = status(quarantined("2", "WatchFailed"), bad, active=active("1"))
+    o = replace(observed(edited, "2", status=listed, **(serving(P, "1") | {"active": None})), active=ONE)
+    plan = decide(o, NOW)
+    assert plan.candidate is None
+    told = {c.type: (c.status, c.reason) for c in report(o, plan, Outcome(), NOW).conditions}
+    assert told["Ready"] == ("False", "LoadFailed")
+    assert [q.version for q in plan.quarantined] == ["2", "1"], "it is not tried again and again"
+
+
+def test_a_version_that_served_passes_no_gates_again():
+    pinned = a_program(rollout={"gates": [SMOKE], "rollbackTo": 1, "blueGreen": {"autoPromotion": "Disabled"}})
+    fields = beside(pinned)
+    fields |= {"active": "2", "preview_ready": {hash_of(pinned, "1"): 1}}
+    past = status(history=served("1", "2", program=pinned))
+    assert decide(observed(pinned, "2", status=past, **fields), NOW).step == "Promote"
+    unknown = decide(observed(pinned, "2", status=status(), **beside_new(pinned)), NOW)
+    assert unknown.step == "Gate", "one that never served does"
+    taken_back = status(history=served("1", program=pinned, outcome="RolledBack"))
+    assert decide(observed(pinned, "2", status=taken_back, **fields), NOW).step == "Gate"
+
+
+def beside_new(program) -> dict[str, Any]:
+    """Version 2 serves, and 1 is there for the first time."""
+    fields = serving(program, "2")
+    fields["deployments"] += (a_deployment(program, "1"),)
+    fields["pods"] += pods(program, "1", ready=True)
+    return fields | {"preview_ready": {hash_of(program, "1"): 1}}
+
+
+# What somebody deleted
+
+
+def test_a_deleted_service_does_not_lead_to_what_was_refused():
+    listed = status(quarantined("2"))
+    plan = decide(observed(P, "2", status=listed, **(beside(P) | {"active": None})), NOW)
+    assert pointed_at(plan) == [ONE]
+    alone = {"deployments": (a_deployment(P, "2"),), "pods": pods(P, "2", ready=True)}
+    named = status(quarantined("2"), active=active("1"), history=served("1"))
+    assert pointed_at(decide(observed(P, "2", status=named, **alone), NOW)) == [ONE], "what served is made again"
+
+
+def test_a_selector_that_somebody_changed_to_what_was_refused_is_set_back():
+    listed = status(quarantined("2"))
+    fields = beside(P, activated_at=1.0) | {"active": "2"}
+    plan = decide(observed(P, "2", status=listed, **fields), NOW)
+    assert pointed_at(plan) == [ONE]
+
+
+@pytest.mark.parametrize("registry", ["2", None])
+def test_a_deleted_active_deployment_is_made_again_from_what_served(registry):
+    listed = status(quarantined("2"), active=active("1"), history=served("1"))
+    plan = decide(observed(P, registry, status=listed, active="1", deployments=(), pods=()), NOW)
+    assert made(plan) == [f"qa-{ONE}"]
+    assert set(pointed_at(plan)) <= {ONE}
+
+
+def test_a_release_under_way_is_not_promoted_because_the_active_deployment_was_deleted():
+    fields = beside(P)
+    program = a_program(rollout={"gates": [SMOKE]})
+    fields = beside(program)
+    fields["deployments"], fields["pods"] = fields["deployments"][1:], fields["pods"][1:]
+    known = status(active=active("1", program), history=served("1", program=program))
+    plan = decide(observed(program, "2", status=known, **fields), NOW)
+    assert set(pointed_at(plan)) <= {hash_of(program, "1")}
+    assert made(plan) == [f"qa-{hash_of(program, '1')}"]
+
+
+def test_a_revisions_configuration_that_somebody_deleted_is_made_again():
+    o = replace(observed(P, "1", **serving(P, "1")), configs={})
+    assert made(decide(o, NOW), "ConfigMap") == [f"qa-{ONE}"]
+
+
+# Identity
+
+
+def registered(created_at: int | None) -> Observed:
+    """Version 1 serves, made at a known time."""
+    model = ref("1", created_at)
+    revision = revision_of(P, model)
+    config = runtime_config(P, revision)
+    view = DeploymentView(revision.deployment, revision.hash, "1", replicas=1, activated_at=1.0, config=config)
+    o = observed(P, "1", deployments=(view,), pods=(PodView("p", revision.hash, ready=True),))
+    return replace(o, active=revision.hash)
+
+
+ANSWERS = {
+    "the same number at another registry": ({"server": "http://other:5000", "created": {"1": 5}}, True),
+    "the same number of a model made anew": ({"created": {"1": 77}}, True),
+    "the very same version": ({"created": {"1": 5}}, False),
+    "a registry that tells no times": ({}, False),
+}
+
+
+@pytest.mark.parametrize("sentence", ANSWERS)
+def test_a_version_is_more_than_its_number(sentence):
+    answer, is_another = ANSWERS[sentence]
+    o = registered(5)
+    o = replace(o, model=Resolution("1", o.model.reason, **answer))
+    assert (decide(o, NOW).candidate is not None) is is_another
+
+
+def test_an_entry_about_a_model_that_was_made_anew_is_not_about_this_one():
+    o = registered(5)
+    entry = quarantined("1", source=source_digest(ref("1", 4)))
+    assert (
+        decide(replace(o, status=status(entry), model=Resolution("1", o.model.reason, created={"1": 5})), NOW).blocked
+        is None
+    )
+
+
+def test_a_silent_registry_or_one_without_times_changes_no_identity():
+    o = observed(P, "1", **serving(P, "1"))
+    for answer in (Resolution("1", o.model.reason), Resolution(None, "RegistryUnreachable")):
+        assert decide(replace(o, model=answer), NOW).candidate is None
+
+
+# What is remembered
+
+
+def test_a_version_that_fails_again_stands_once_in_the_list():
+    listed = status(quarantined("2"), quarantined("1", revision="00000000"))
+    failing = replace(pods(P, "2")[0], failures=9)
+    o = observed(P, "2", status=listed, **beside(P, green_ready=False))
+    o = replace(o, pods=(o.pods[0], failing))
+    for _ in range(30):
+        plan = decide(o, NOW)
+        o = replace(o, status=report(o, plan, Outcome(), NOW))
+    assert [q.version for q in o.status.model.quarantined] == ["2"]
+
+
+def test_the_copy_with_the_highest_number_counts():
+    for serial, is_blocked in ((4, True), (6, False)):
+        service = build_service(P, "qa", ONE, Memory(serial=serial))
+        o = observed(P, "2", status=status(quarantined("2")), **serving(P, "1"))
+        plan = decide(replace(o, objects={("Service", "qa"): service}), NOW)
+        assert (plan.blocked is not None) is is_blocked
+        damaged = {**service, "metadata": {**service["metadata"], "annotations": {MEMORY: '{"serial": "x"'}}}
+        assert decide(replace(o, objects={("Service", "qa"): damaged}), NOW).blocked is not None
+
+
+def test_a_release_that_was_given_up_for_another_is_not_done():
+    before = status(rollout=underway(P), active=active("1"))
+    o = observed(P, "1", status=before, **beside(P, green_ready=False))
+    assert report(o, decide(o, NOW), Outcome(), NOW).rollout.step == "Abandoned"
+
+
+# Refusals
+
+
+class Stubborn:
+    """An API server that refuses some kinds of writes and notes the others."""
+
+    def __init__(self, refused: dict[str, Exception]) -> None:
+        self.refused, self.done = refused, []
+
+    async def get(self, kind, namespace, name):
+        return None
+
+    async def _write(self, kind: str, what: str):
+        if kind in self.refused:
+            raise self.refused[kind]
+        self.done.append(what)
+        return {"metadata": {"resourceVersion": "2"}}
+
+    async def create(self, document):
+        return await self._write(document["kind"], f"create {document['kind']}")
+
+    async def apply(self, document):
+        return await self._write(document["kind"], f"apply {document['kind']}")
+
+    async def apply_status(self, document):
+        return await self._write("status", "status")
+
+    async def scale(self, namespace, deployment, version, replicas):
+        return await self._write("Deployment", f"scale {replicas} at {version}")
+
+    async def annotate(self, namespace, deployment, version, annotations):
+        return await self._write("Deployment", "annotate")
+
+    async def delete(self, kind, namespace, name, version=None):
+        return await self._write(kind, f"delete {kind}")
+
+
+def document(kind: str) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": "qa", "namespace": "ns"}}
+
+
+ACTIONS = (
+    Apply(document("Service")),
+    Chain((Create(document("ConfigMap")), Create(document("Deployment")))),
+    Apply(document("PodDisruptionBudget")),
+    Scale("qa-1", 3),
+)
+REFUSALS = {
+    "a budget": ("PodDisruptionBudget", ["apply Service", "create ConfigMap", "create Deployment", "scale 3 at None"]),
+    "a Service": ("Service", ["create ConfigMap", "create Deployment", "apply PodDisruptionBudget", "scale 3 at None"]),
+    "a link of a chain ends that chain": (
+        "ConfigMap",
+        ["apply Service", "apply PodDisruptionBudget", "scale 3 at None"],
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSALS)
+@pytest.mark.parametrize("error", [Refused("403"), Conflict("409"), Unavailable("429"), Gone("404")])
+async def test_what_is_refused_keeps_nothing_else_from_happening(sentence, error):
+    kind, done = REFUSALS[sentence]
+    if kind == "ConfigMap" and isinstance(error, Conflict):
+        return  # made by an earlier pass: as good
+    cluster = Stubborn({kind: error})
+    carrier = Carrier(P, {}, cluster)
+    assert not await carrier.carry_out(ACTIONS)
+    assert cluster.done == done
+    assert carrier.again is not None
+    assert bool(carrier.outcome.error) is isinstance(error, Refused)
+    assert bool(carrier.outcome.silence) is isinstance(error, Unavailable)
+
+
+async def test_an_event_that_cannot_be_written_is_counted_and_never_more():
+    cluster = Stubborn({"Event": Refused("forbidden")})
+    carrier = Carrier(P, {}, cluster)
+    await carrier.carry_out((Emit("Warning", "RolledBack", "m"),))
+    assert (carrier.outcome, carrier.again) == (Outcome(), None)
+
+
+async def test_a_status_that_is_refused_is_tried_again_and_ends_nothing():
+    manifest = {"kind": "DSPyProgram", "metadata": {"name": "qa", "namespace": "ns", "resourceVersion": "1"}}
+    for error, soon in ((Refused("422"), 30.0), (Unavailable("429"), 5.0), (Conflict("409"), 0.2)):
+        assert await write_status(Stubborn({"status": error}), manifest, {"url": "x"}) == soon
+
+
+def test_callers_come_first_and_events_last():
+    listed = status(promotion={"revision": TWO, "at": repr(NOW)})
+    plan = decide(observed(P, "2", status=listed, **beside(P)), NOW)
+    kinds = [type(a) for a in plan.steps]
+    assert kinds.index(Emit) == len(kinds) - kinds.count(Emit)
+    assert pointed_at(plan) == [TWO]
+    (first, *_) = plan.steps
+    assert (first.document["kind"], first.document["metadata"]["name"]) == ("Service", "qa")
+    assert not [a for a in plan.steps if isinstance(a, Tell)]
+
+
+def test_what_callers_reach_stays_on_record_while_its_service_is_gone():
+    o: Observed = observed(P, "1", status=status(active=active("1")), **(serving(P, "1") | {"active": None}))
+    assert report(o, decide(o, NOW), Outcome(), NOW).active.revision == ONE
