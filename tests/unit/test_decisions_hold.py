@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
@@ -18,8 +19,9 @@ from despina.desired.evaluation import evaluation_name
 from despina.desired.labels import MEMORY, REVISION
 from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
+from despina.reconcile.program import Reconciler
 from despina.status.report import report
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, ref, serving
+from tests.support.gen import DEFAULTS, a_deployment, a_manifest, a_program, hash_of, observed, pods, ref, serving
 
 NOW = 1_000_000.0
 P = a_program()
@@ -458,3 +460,49 @@ def test_callers_come_first_and_events_last():
 def test_what_callers_reach_stays_on_record_while_its_service_is_gone():
     o: Observed = observed(P, "1", status=status(active=active("1")), **(serving(P, "1") | {"active": None}))
     assert report(o, decide(o, NOW), Outcome(), NOW).active.revision == ONE
+
+
+# Passes that fail
+
+
+class Closed(Stubborn):
+    """An API server that shows the program and nothing that belongs to it."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__({})
+        self.why = why
+
+    async def get(self, kind, namespace, name):
+        return a_manifest() | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+
+    async def list(self, kind, namespace, labels):
+        raise self.why
+
+    async def apply_status(self, document):
+        self.done.append(document["status"])
+
+
+FAILURES = {
+    "Rejected": Refused("GET /api/v1/namespaces/ns/pods: forbidden"),
+    "ApiUnavailable": Unavailable("GET /api/v1/namespaces/ns/pods: TimeoutError"),
+    "OperatorError": KeyError("secret-looking text"),
+}
+
+
+@pytest.mark.parametrize("reason", FAILURES)
+async def test_a_pass_that_fails_is_told_counted_and_tried_again(reason):
+    cluster, before = Closed(FAILURES[reason]), failed_passes()
+    reconciler = Reconciler(cluster, None, None, None, DEFAULTS, str, lambda: NOW)
+    with pytest.raises(type(cluster.why)):
+        await reconciler(("ns", "qa"))
+    (written,) = cluster.done
+    told, ready = written["conditions"]
+    assert (told["type"], told["status"], told["reason"]) == ("Reconciled", "False", reason)
+    assert ("forbidden" in told["message"]) is (reason == "Rejected")
+    assert "secret" not in told["message"]
+    assert ready == {"type": "Ready", "status": "True"}, "what else is known stays"
+    assert failed_passes() == before + 1
+
+
+def failed_passes() -> float:
+    return REGISTRY.get_sample_value("despina_reconcile_errors_total", {"kind": "DSPyProgram"}) or 0.0
