@@ -8,7 +8,7 @@ import pytest
 
 from despina.api.gates import PostPromotion
 from despina.api.revision import revision_of, runtime_config, shape_of
-from despina.api.status import GateStatus, Memory, ProgramStatus, Promotion, RolloutStatus
+from despina.api.status import BreakerStatus, GateStatus, Memory, ProgramStatus, Promotion, RolloutStatus
 from despina.decide.observed import JobView, Loading, Trouble
 from despina.decide.plan import Annotate, Apply, Create, Delete, Emit, Outcome, Restart, Tell
 from despina.decide.quarantine import timestamp
@@ -19,6 +19,7 @@ from despina.desired.labels import ABORT, RESTART
 from despina.status.report import report
 from despina.wire import (
     SECONDS_BOUNDS,
+    BreakerReport,
     Counts,
     EvaluationResult,
     Failure,
@@ -256,6 +257,31 @@ def test_the_watch_compares_what_came_after_the_switch(sentence):
     noted, said, is_taken_back = WATCHED[sentence]
     found = plan(P, status=promoted(**noted), **loaded(P, said))
     assert [q.reason for q in found.quarantined] == (["WatchFailed"] if is_taken_back else [])
+
+
+TRIPS = {
+    "a breaker that opened after the switch leads back": ("Open", NOW - 50, True),
+    "one that the version before had opened does not": ("Open", NOW - 150, False),
+    "one that is probing again does not": ("HalfOpen", NOW - 50, False),
+}
+
+
+@pytest.mark.parametrize("sentence", TRIPS)
+def test_a_breaker_that_opens_while_a_version_is_watched(sentence):
+    state, since, is_taken_back = TRIPS[sentence]
+    program = a_program(breaker={})
+    fields = loaded(program, None)
+    report = BreakerReport(state=state, age_seconds=NOW - since, window={"Program": 25})
+    served = hash_of(program, "2")
+    said = PodState(
+        revision=served, held=held(**{hash_of(program, "1"): "Ready", served: "Ready"}), breakers=(report,),
+        counts={served: Counts(program=25, ok=500)}, uptime_seconds=900,
+    )  # fmt: skip
+    fields["pods"] = tuple(replace(p, report=said) for p in fields["pods"])
+    breaker = BreakerStatus(state=state, class_="Program", reason="25 of 25", since=timestamp(since))
+    status = promoted(program, before={"ok": 1000}).model_copy(update={"breaker": breaker})
+    found = decide(observed(program, "2", status=status, **fields), NOW)
+    assert [q.reason for q in found.quarantined] == (["BreakerOpen"] if is_taken_back else [])
 
 
 def test_a_watch_that_saw_too_little_says_so():

@@ -6,6 +6,7 @@ not held against it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from despina.api.gates import PostPromotion
@@ -42,9 +43,10 @@ def watch_left(r: Situation) -> float:
 def promoted_at(promotion: Promotion) -> float:
     """When callers were sent there."""
     try:
-        return float(promotion.at)
+        at = float(promotion.at)
     except ValueError:
         return 0.0
+    return at if math.isfinite(at) else 0.0
 
 
 def breach_of(r: Situation) -> str | None:
