@@ -27,7 +27,7 @@ async def main(url: str, body: str, rate: float, path: str) -> None:
         number, started = 0, time.monotonic()
         while not stop.is_set():
             kind, client = ("new", fresh) if number % 2 else ("kept", kept[number // 2 % len(kept)])
-            task = asyncio.create_task(send(client, kind, url, body, out))
+            task = asyncio.create_task(send(client, kind, url, varied(body, number), out))
             pending.add(task)
             task.add_done_callback(pending.discard)
             number += 1
@@ -36,6 +36,12 @@ async def main(url: str, body: str, rate: float, path: str) -> None:
             await asyncio.wait(pending)
         for client in (*kept, fresh):
             await client.aclose()
+
+
+def varied(body: str, number: int) -> str:
+    """No two requests are alike, so that no cache hides what becomes of them."""
+    fields = json.loads(body)
+    return json.dumps({k: f"{v} (case {number})" if isinstance(v, str) else v for k, v in fields.items()})
 
 
 async def send(client: httpx.AsyncClient, kind: str, url: str, body: str, out) -> None:

@@ -256,6 +256,33 @@ def test_a_deleted_service_does_not_lead_to_what_was_refused():
     assert pointed_at(decide(observed(P, "2", status=named, **alone), NOW)) == [ONE], "what served is made again"
 
 
+def test_a_deleted_service_gets_its_addresses_back():
+    known = status(active=active("1"), clusterIPs=["10.96.0.7", "fd00::7"])
+    plan = decide(observed(P, "1", status=known, **(serving(P, "1") | {"active": None})), NOW)
+    (service,) = [
+        a.document
+        for a in plan.steps
+        if isinstance(a, Apply) and a.document["metadata"]["name"] == "qa" and a.document["kind"] == "Service"
+    ]
+    assert (service["spec"]["clusterIP"], service["spec"]["clusterIPs"]) == ("10.96.0.7", ["10.96.0.7", "fd00::7"])
+    there = observed(P, "1", status=known, **serving(P, "1"))
+    assert "10.96.0.7" not in str(decide(there, NOW).steps), "one that is there keeps what it has"
+    assert report(there, decide(there, NOW), Outcome(), NOW).cluster_ips == ("10.96.0.7", "fd00::7")
+
+
+async def test_addresses_that_somebody_else_has_by_now_hold_nothing_up():
+    class Taken(Stubborn):
+        async def apply(self, document):
+            if "clusterIP" in document["spec"]:
+                raise Refused("provided IP is already allocated")
+            return await super().apply(document)
+
+    cluster = Taken({})
+    carrier = Carrier(P, {}, cluster)
+    assert await carrier.carry_out((Apply(build_service(P, "qa", ONE, addresses=("10.96.0.7",))),))
+    assert cluster.done == ["apply Service"]
+
+
 def test_a_selector_that_somebody_changed_to_what_was_refused_is_set_back():
     listed = status(quarantined("2"))
     fields = beside(P, activated_at=1.0) | {"active": "2"}

@@ -237,6 +237,8 @@ class ProgramStatus(ApiModel):
     """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, BreakerClosed."""
     url: LongStr | None = None
     """The address within the cluster."""
+    cluster_ips: Annotated[tuple[ShortStr, ...], Field(max_length=2)] = Field(default=(), alias="clusterIPs")
+    """The Service's addresses: asked for again should somebody delete it, for callers know them."""
     preview_url: LongStr | None = Field(default=None, alias="previewURL")
     """The address of the version that is being prepared."""
     replicas: int = 0

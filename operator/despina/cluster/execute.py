@@ -67,8 +67,20 @@ async def _apply(document: Document, owner: Owner, objects: Objects, versions: V
             raise Conflict(f"{key[0]} {owner.namespace}/{key[1]} came meanwhile")
     if seen := versions.get(key):
         document = {**document, "metadata": {**document["metadata"], "resourceVersion": seen}}
-    after = await cluster.apply(document)
+    after = await _applied(document, cluster)
     versions[key] = after["metadata"].get("resourceVersion", "")
+
+
+async def _applied(document: Document, cluster: Cluster) -> Document:
+    """A Service that was deleted gets its addresses back, unless somebody else has them by now."""
+    try:
+        return await cluster.apply(document)
+    except Refused:
+        spec = document.get("spec", {})
+        if document["kind"] != "Service" or "clusterIPs" not in spec:
+            raise
+        spec = {name: value for name, value in spec.items() if name not in ("clusterIP", "clusterIPs")}
+        return await cluster.apply({**document, "spec": spec})
 
 
 async def _refuse_if_foreign(document: Document, owner: Owner, cluster: Cluster) -> Document | None:

@@ -21,7 +21,9 @@ from despina.desired.toolbox import build_toolbox, toolbox_name
 
 def lead(r: Situation, current: Revision) -> Iterator[Action]:
     """Callers are led to what they shall reach, and what must not be forgotten stands there, too."""
-    yield from applied(r.o.objects, build_service(r.o.program, r.o.program.name, current.base, r.memory))
+    name = r.o.program.name
+    addresses = () if ("Service", name) in r.o.objects else r.o.status.cluster_ips
+    yield from applied(r.o.objects, build_service(r.o.program, name, current.base, r.memory, addresses))
 
 
 def identity(r: Situation) -> Iterator[Action]:

@@ -14,9 +14,12 @@ def preview_name(program: Program) -> str:
     return f"{program.name}-preview"
 
 
-def build_service(program: Program, name: str, revision_hash: str, memory: Memory | None = None) -> dict[str, Any]:
+def build_service(
+    program: Program, name: str, revision_hash: str, memory: Memory | None = None, addresses: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """A Service on the pods of one revision. The active one's selector is the truth about what is active, and what must
-    not be forgotten is written with it."""
+    not be forgotten is written with it. `addresses` are those that it had before it was deleted."""
+    again = {"clusterIP": addresses[0], "clusterIPs": list(addresses)} if addresses else {}
     notes = {"annotations": {MEMORY: memory.text()}} if memory else {}
     return {
         "apiVersion": "v1",
@@ -27,5 +30,6 @@ def build_service(program: Program, name: str, revision_hash: str, memory: Memor
             "sessionAffinity": program.spec.sessions.affinity,
             "selector": selector(program, revision_hash),
             "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
+            **again,
         },
     }

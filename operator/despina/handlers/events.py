@@ -68,8 +68,8 @@ def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegi
     for resource in CHILDREN:
 
         @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
-        def child(namespace: str, labels: dict[str, str], **_: Any) -> None:
-            wake((namespace, labels[PROGRAM]), BURST_SECONDS)
+        def child(type: str | None, namespace: str, labels: dict[str, str], **_: Any) -> None:  # noqa: A002 - kopf's name
+            wake((namespace, labels[PROGRAM]), 0.0 if type == "DELETED" else BURST_SECONDS)
 
         @kopf.on.event(*resource, labels={TOOL: kopf.PRESENT}, registry=registry, id="child-of-tool")
         def child_of_tool(namespace: str, labels: dict[str, str], **_: Any) -> None:

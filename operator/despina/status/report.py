@@ -40,6 +40,7 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         observed_generation=o.program.generation,
         conditions=merge(o.status.conditions, found, o.program.generation, timestamp(now)),
         url=_url(o, o.program.name),
+        cluster_ips=_addresses(o),
         preview_url=_url(o, preview_name(o.program)) if plan.candidate else None,
         replicas=len(o.pods_of(o.active)),
         ready_replicas=o.ready(o.active),
@@ -76,6 +77,12 @@ def requested(program: Program) -> str:
 
 def _url(o: Observed, service: str) -> str:
     return f"http://{service}.{o.program.namespace}.svc.{o.defaults.cluster_domain}"
+
+
+def _addresses(o: Observed) -> tuple[str, ...]:
+    service = o.objects.get(("Service", o.program.name)) or {}
+    found = (service.get("spec") or {}).get("clusterIPs") or o.status.cluster_ips
+    return tuple(found)[:2]
 
 
 def _active(o: Observed) -> RevisionStatus | None:
