@@ -19,7 +19,7 @@ COPY operator/despina /app/despina
 RUN python -m compileall -q /app
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "despina.cli"]
-CMD ["run"]
+CMD ["operator"]
 
 FROM base AS runtime
 COPY locks/runtime.txt /tmp/lock.txt

@@ -122,7 +122,7 @@ class Bench:
         """The resident memory of the operator's process, in bytes."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if b"despina.cli\0run" in path.read_bytes():
+                if b"despina.cli\0operator" in path.read_bytes():
                     pages = (path.parent / "statm").read_text().split()[1]
                     return int(pages) * os.sysconf("SC_PAGE_SIZE")
             except OSError:

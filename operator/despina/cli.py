@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="despina", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="run the operator")
+    commands.add_parser("operator", help="run the operator")
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     show.add_argument("--version", default="1", help="the model version to assume")
     args = parser.parse_args(argv)
     match args.command:
-        case "run":
-            _run()
+        case "operator":
+            _operate()
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -82,7 +82,7 @@ def _first_actions(manifest: dict[str, Any], version: str) -> Iterable[Action]:
     return decide(Observed(program, ProgramStatus(), defaults, model), now=0.0).actions
 
 
-def _run() -> None:
+def _operate() -> None:
     from despina.main import run  # kopf and the client are not needed for the other commands
     from despina.settings import Settings
 

@@ -55,6 +55,15 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path):
     assert "despina-runtime = despina_runtime.main:main" in text
 
 
+def test_the_image_and_the_chart_start_the_operator():
+    assert 'CMD ["operator"]' in (ROOT / "Dockerfile").read_text()
+    assert "args: [operator]" in (ROOT / "charts" / "despina" / "templates" / "deployment.yaml").read_text()
+    help_text = subprocess.run(
+        [sys.executable, "-m", "despina.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^ +operator +run the operator$", help_text.stdout, re.M)
+
+
 def test_every_example_is_a_valid_manifest():
     found = [
         d
