@@ -17,6 +17,7 @@ from despina.desired.overlay import overlay, overlay_problem
 from tests.support.gen import a_program, observed, ref
 
 DATA = Path(__file__).parents[1] / "data"
+CASES = sorted(p.parent.name for p in DATA.glob("*/input.yaml"))
 PROFILES = {
     "gpu": PlacementProfile.model_validate(
         {
@@ -42,7 +43,7 @@ def objects(document: dict) -> list[dict]:
     return [a.document for a in decide(o, 0.0).steps if isinstance(a, Create | Apply)]
 
 
-@pytest.mark.parametrize("case", sorted(p.name for p in DATA.iterdir()))
+@pytest.mark.parametrize("case", CASES)
 def test_golden_objects(case):
     """No object more and none less; UPDATE_GOLDENS=1 writes them anew, for the diff to be read."""
     found = objects(yaml.safe_load((DATA / case / "input.yaml").read_text()))
@@ -52,7 +53,7 @@ def test_golden_objects(case):
     assert found == list(yaml.safe_load_all(expected.read_text()))
 
 
-@pytest.mark.parametrize("case", sorted(p.name for p in DATA.iterdir()))
+@pytest.mark.parametrize("case", CASES)
 def test_rules_that_hold_for_every_object(case):
     document = yaml.safe_load((DATA / case / "input.yaml").read_text())
     document["metadata"]["labels"] = {"app.kubernetes.io/instance": "argo", "argocd.argoproj.io/x": "y"}

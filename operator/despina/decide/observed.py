@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
@@ -13,8 +15,13 @@ from despina.api.status import Memory, ProgramStatus
 from despina.desired.toolbox import ToolView
 from despina.wire import EvaluationResult, Failure, HeldRevision, ModelRef, PodState, RuntimeConfig
 
-ObjectKey = tuple[str, str]
-"""Kind and name; the namespace is the program's."""
+
+def _split(key: Any) -> Any:
+    return tuple(key.split("/", 1)) if isinstance(key, str) else key
+
+
+ObjectKey = Annotated[tuple[str, str], BeforeValidator(_split), PlainSerializer("/".join)]
+"""Kind and name; the namespace is the program's. In a file it is KIND/NAME, for JSON has no other keys than strings."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,336 @@
+"""A decision in sentences, for a person who wants to know why nothing happens, or why that happened.
+
+Pure, like the decision itself: the same snapshot gives the same words. What is as it should be is not mentioned; when
+all is, that is one sentence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from despina.api.conditions import Condition, Reason
+from despina.api.gates import PostPromotion
+from despina.api.status import GateStatus, Quarantined
+from despina.decide.observed import Observed, PodView
+from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Plan, Restart, Scale, Tell
+from despina.decide.quarantine import parse_timestamp
+from despina.decide.situation import holds, previous, wanted_size
+from despina.decide.watch import counts_of, error_rate, promoted_at
+from despina.desired.config import generation_name
+from despina.desired.labels import REVISION
+from despina.status.report import tool_uses_status
+from despina.wire import Counts, OrderName
+
+REFUSALS = {Reason.REJECTED, Reason.INVALID_SPEC}
+WAYS = {
+    "HotSwap": "by hot swap, in the processes that run",
+    "BlueGreen": "blue/green, in pods of its own",
+    "Recreate": "by Recreate, after the old pods have ended",
+}
+ORDERS: dict[OrderName, str] = {
+    "Retire": "answer with Connection: close, so that kept-alive callers leave",
+    "Activate": "keep connections alive again",
+    "Invalidate": "empty the cache",
+    "Prepare": "load revision {} beside what it serves",
+    "Commit": "serve revision {}",
+    "Release": "free the memory of revision {}",
+    "Try": "have revision {} answer a gate's inputs",
+    "Shadow": "have revision {} asked what callers ask, or to end that",
+    "OpenBreaker": "open the breaker",
+    "CloseBreaker": "close the breaker",
+}
+BULLET = "  - "
+NAMED = 3
+"""So many pods are named at most; the others are counted."""
+
+
+def explain(o: Observed, plan: Plan, now: float) -> list[str]:
+    """What callers reach, what is asked for, what the change waits for, and what the next pass will do."""
+    matters = [
+        *_pods_say(o, o.active),
+        *_change(o, plan, now),
+        *_watch(o, plan, now),
+        *_quarantine(o, plan),
+        *_breaker(o, plan, now),
+        *_refused(o),
+        *_tools(o),
+        *_next(o, plan),
+    ]
+    if not matters and plan.problem is None and o.model.version and plan.wanted and o.ready(o.active):
+        return [_tidy(f"Nothing to do: {_serving(o)}, {_source(o)}.")]
+    return [_tidy(line) for line in (f"{_serving(o)}.", *_asked(o, plan), *matters, *_again(plan))]
+
+
+def _tidy(line: str) -> str:
+    """One line, with its capital and one full stop, whatever the messages in it hold: some were written by pods."""
+    bullet = BULLET if line.startswith(BULLET) else ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in line.removeprefix(BULLET)).split())
+    text = text[:-1] if text.endswith("..") else text
+    return bullet + (text if bullet else text[:1].upper() + text[1:])
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it, precise while it is short."""
+    if seconds < 600:
+        return f"{max(0.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _serving(o: Observed) -> str:
+    view = o.deployment(o.active)
+    if o.active is None:
+        return "callers reach nothing: no version was ever ready for them"
+    if view is None:
+        return f"the Service sends callers to revision {o.active}, and its Deployment is gone"
+    if view.replicas == 0:
+        return f"callers reach nobody: version {view.version} has no pods{_no_pods(o)}"
+    return f"callers reach version {view.version}, {_of(o.ready(o.active), view.replicas)} ready"
+
+
+def _no_pods(o: Observed) -> str:
+    if o.program.spec.suspend:
+        return ", since spec.suspend is true"
+    return ", since spec.replicas is 0" if wanted_size(o, o.deployment(o.active)) == 0 else ""
+
+
+def _of(number: int, total: int) -> str:
+    return f"{number} of {total} {'pod is' if total == 1 else 'pods are'}"
+
+
+def _source(o: Observed) -> str:
+    source = o.program.spec.source.mlflow
+    if o.program.spec.rollout.rollback_to is not None:
+        return "to which spec.rollout.rollbackTo pins it"
+    if source.alias is None:
+        return "which spec.source.mlflow.version names"
+    return f"for which the alias {source.alias!r} of model {source.model!r} stands"
+
+
+def _asked(o: Observed, plan: Plan) -> Iterator[str]:
+    if plan.problem:
+        yield f"The spec cannot be carried out, {plan.problem[0]}: {plan.problem[1]}."
+    if o.model.version is None:
+        said = f"{o.model.reason}: {o.model.message}" if o.model.message else str(o.model.reason)
+        silent = "what was known of it goes on" if plan.wanted else "nothing can begin until it does"
+        yield f"MLflow gives no answer, so {silent} ({said})." if o.model.is_unknown else f"MLflow says no, {said}."
+    if plan.wanted and (o.model.version or o.program.spec.rollout.rollback_to is not None):
+        yield f"Asked for is version {plan.wanted.version}, {_source(o)}."
+
+
+def _pods_say(o: Observed, base: str | None) -> Iterator[str]:
+    """Why pods are not ready, as far as they or the API server tell."""
+    late = [p for p in o.pods_of(base) if not p.ready]
+    yield from (f"Pod {p.name} is not ready: {_trouble(p)}." for p in late[:NAMED])
+    if len(late) > NAMED:
+        yield f"{len(late) - NAMED} more pods are not ready."
+
+
+def _trouble(pod: PodView) -> str:
+    if pod.failure:
+        return f"{pod.failure.reason}: {pod.failure.message}"
+    return f"{pod.trouble.reason}: {pod.trouble.message}" if pod.trouble else "it is starting"
+
+
+def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
+    if plan.candidate is None:
+        if plan.started_at is not None and plan.step is None and plan.wanted:
+            yield f"Version {plan.wanted.version} is the first one, and is tried until its pods are ready."
+        return
+    if plan.strategy:
+        way = WAYS[plan.strategy.name]
+        yield f"Version {plan.candidate.version} comes {way}: {plan.strategy.reason}."
+    yield from (f"Gate {g.name}: {g.result}: {g.message}." for g in plan.gates if g.result != "Running")
+    match plan.step:
+        case "Prepare":
+            yield from _prepare(o, plan, now)
+        case "Gate":
+            yield from (_gate(o, g, now) for g in plan.gates if g.result == "Running")
+        case "AwaitPromotion":
+            yield f"It is ready and waits for a person: {_annotate(o, 'promote', plan.candidate.hash)}."
+        case "Paused":
+            yield "It is held up until spec.rollout.state is Active."
+        case "Promote":
+            yield "It is ready, and the next pass sends callers there."
+
+
+def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
+    left = duration(_time_left(o, plan, now))
+    waits = _to_take_in(o, plan) if plan.strategy and plan.strategy.name == "HotSwap" else _to_be_ready(o, plan)
+    yield f"It waits {waits}; given up in {left}."
+    if plan.candidate and plan.candidate.base != o.active:
+        yield from _pods_say(o, plan.candidate.base)
+
+
+def _time_left(o: Observed, plan: Plan, now: float) -> float:
+    deadline = o.program.spec.rollout.blue_green.progress_deadline_seconds
+    return (plan.started_at or now) + deadline - now
+
+
+def _to_take_in(o: Observed, plan: Plan) -> str:
+    pods, revision = o.ready_pods(o.active), plan.candidate.hash if plan.candidate else ""
+    late = [p for p in pods if not holds(p, revision)]
+    named = "; ".join(f"pod {p.name} {_taking_in(p, revision)}" for p in late[:NAMED])
+    return f"for {len(late)} of {len(pods)} pods to take it in" + (f" ({named})" if named else "")
+
+
+def _taking_in(pod: PodView, revision: str) -> str:
+    held = pod.held(revision)
+    if pod.report is None:
+        return "has not been heard"
+    if held is None:
+        return "has not begun"
+    return f"could not: {held.failure.message}" if held.failure else "is loading it"
+
+
+def _to_be_ready(o: Observed, plan: Plan) -> str:
+    base = plan.candidate.base if plan.candidate else None
+    size, ready = wanted_size(o, o.deployment(o.active)), o.ready(base)
+    ending = [p for p in o.pods if p.revision == o.active]
+    if plan.strategy and plan.strategy.name == "Recreate" and ending and o.deployment(base) is None:
+        return f"for {len(ending)} old pods to end"
+    if ready < size:
+        return f"for {size - ready} of {size} new pods to be ready"
+    known = o.preview_ready.get(base or "", 0)
+    return f"for its pods to be known to the network: {known} of {size} stand in the preview Service's endpoints"
+
+
+def _gate(o: Observed, gate: GateStatus, now: float) -> str:
+    spec = next((g for g in o.program.spec.rollout.gates if g.name == gate.name), None)
+    left = parse_timestamp(gate.started_at) + spec.timeout_seconds - now if spec else 0.0
+    return (
+        f"It stands at gate {gate.name} ({gate.type}): {gate.message or 'nothing is known yet'}; {duration(left)} left."
+    )
+
+
+def _annotate(o: Observed, kind: str, value: str) -> str:
+    return f"kubectl annotate dspy {o.program.name} -n {o.program.namespace} --overwrite despina.dev/{kind}={value}"
+
+
+def _watch(o: Observed, plan: Plan, now: float) -> Iterator[str]:
+    view, policy = o.deployment(o.active), o.program.spec.rollout.post_promotion
+    if plan.remark:
+        yield f"What callers reach does badly: {plan.remark}. Nothing is done, since postPromotion.action is None."
+    if plan.step == "Watch" and view and plan.candidate is None:
+        left = (promoted_at(view) or 0.0) + policy.watch_seconds - now
+        counts = counts_of(o, view.serves)
+        yield f"Version {view.version} is watched for {duration(left)} more: {_so_far(policy, counts)}."
+    yield from _warm(o, now)
+
+
+def _so_far(policy: PostPromotion, counts: Counts) -> str:
+    if counts.executed < policy.min_requests:
+        return f"{counts.executed} of {policy.min_requests} requests so far"
+    rate = error_rate(counts)
+    return f"{counts.executed} requests, {rate:.1f} % failed, {policy.max_error_rate_percent} % may"
+
+
+def _warm(o: Observed, now: float) -> Iterator[str]:
+    """What callers can be sent back to at once."""
+    before = previous(o)
+    if before is None:
+        return
+    delay = o.program.spec.rollout.blue_green.scale_down_delay_seconds
+    left = duration(min(before.retired_at, now) + delay - now)
+    yield f"Version {before.revision.version} stays warm for {left} more: going back there is one write."
+
+
+def _quarantine(o: Observed, plan: Plan) -> Iterator[str]:
+    blocked = plan.blocked
+    if blocked:
+        yield f"Version {blocked.version} is not tried: {blocked.reason} at {blocked.at}: {blocked.message}."
+        yield _way_out(o, blocked)
+    for entry in plan.quarantined:
+        if entry != blocked:
+            yield f"Version {entry.version} is in quarantine, too: {entry.reason} at {entry.at}: {entry.message}."
+
+
+def _way_out(o: Observed, entry: Quarantined) -> str:
+    edit = "edit the spec" if entry.revision else "move the alias elsewhere and back"
+    return f"To have it tried again, {edit}, or: {_annotate(o, 'retry', entry.version)}."
+
+
+def _breaker(o: Observed, plan: Plan, now: float) -> Iterator[str]:
+    breaker, spec = plan.breaker, o.program.spec.breaker
+    if breaker is None or spec is None or breaker.state == "Closed":
+        return
+    state = "open" if breaker.state == "Open" else "half open, so that a few requests are tried,"
+    age = f" since {breaker.since}, {duration(now - parse_timestamp(breaker.since))}" if breaker.since else ""
+    yield f"The breaker is {state}{age}: {breaker.reason}."
+    if "Restart" in spec.on_open:
+        done = f"{breaker.restarts_last_hour} of {spec.restart.max_per_hour}"
+        yield f"It has caused {done} restarts within the last hour; only the program's own failures cause one."
+
+
+def _refused(o: Observed) -> Iterator[str]:
+    """What the last pass could not do, by its own word."""
+    for condition in o.status.conditions:
+        if condition.reason in REFUSALS:
+            yield f"The last pass was refused, {_words(condition)}."
+    seen, there = o.status.observed_generation, o.program.generation
+    if seen < there:
+        yield f"The operator has not acted on the latest edit, generation {there}; it knows {seen}. Is it running?"
+
+
+def _words(condition: Condition) -> str:
+    return f"{condition.reason}: {condition.message}"
+
+
+def _tools(o: Observed) -> Iterator[str]:
+    bad = (use for use in tool_uses_status(o) if use.state != "Available")
+    yield from (f"Calls of tool {use.name} fail, {use.state}: {use.message}." for use in bad)
+
+
+def _next(o: Observed, plan: Plan) -> Iterator[str]:
+    done = dict.fromkeys([*_writes(o, plan), *_orders(plan.actions)])
+    if done:
+        yield "The next pass:"
+        yield from (f"{BULLET}{text}" for text in done)
+
+
+def _writes(o: Observed, plan: Plan) -> Iterator[str]:
+    for action in plan.actions:
+        match action:
+            case Create(document) | Apply(document):
+                sends = f", which sends callers to version {_target(o, plan)}" if _sends_callers(o, document) else ""
+                yield f"writes {document['kind']} {document['metadata']['name']}{sends}"
+            case Scale(deployment, replicas):
+                yield f"scales Deployment {deployment} to {replicas}"
+            case Annotate(deployment, notes):
+                yield f"notes {', '.join(n.rpartition('/')[2] for n in notes)} on Deployment {deployment}"
+            case Restart(deployment, _, _):
+                yield f"restarts the pods of Deployment {deployment}, each after its successor is ready"
+            case Delete((kind, name)):
+                yield f"deletes {kind} {name}"
+            case Emit(_, reason, _):
+                yield f"writes the Event {reason}"
+
+
+def _sends_callers(o: Observed, document: dict[str, Any]) -> bool:
+    """Whether a write is one of the two that move callers: of a selector, or of a generation."""
+    kind, name, view = document["kind"], document["metadata"]["name"], o.deployment(o.active)
+    if kind == "Service":
+        return bool(name == o.program.name and document["spec"]["selector"].get(REVISION) != o.active)
+    return bool(kind == "ConfigMap" and view and name == generation_name(view.name))
+
+
+def _target(o: Observed, plan: Plan) -> str:
+    before = previous(o)
+    if plan.candidate is None and plan.blocked and before:
+        return before.revision.version
+    return plan.wanted.version if plan.wanted else ""
+
+
+def _orders(actions: Iterable[Action]) -> Iterator[str]:
+    told = [(action.order, action.subject) for action in actions if isinstance(action, Tell)]
+    for (order, subject), number in Counter(told).items():
+        to_do = ORDERS[order].format(subject.partition(":")[0])
+        yield f"tells {number} pod{'s' if number > 1 else ''} to {to_do}"
+
+
+def _again(plan: Plan) -> Iterator[str]:
+    soon = (
+        "" if plan.again is None else f" in {duration(plan.again)}, or sooner," if plan.again >= 1 else " at once, or"
+    )
+    yield f"It looks again{soon} when something changes."
