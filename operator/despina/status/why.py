@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from despina.api.conditions import Condition, Reason
+from despina.api.conditions import Reason
 from despina.api.gates import PostPromotion
 from despina.api.status import GateStatus, Quarantined
 from despina.decide.observed import Observed, PodView
@@ -59,7 +59,7 @@ def explain(o: Observed, plan: Plan, now: float) -> list[str]:
         *_next(o, plan),
     ]
     if not matters and plan.problem is None and o.model.version and plan.wanted and o.ready(o.active):
-        return [_tidy(f"Nothing to do: {_serving(o)}, {_source(o)}.")]
+        return [_tidy(f"Nothing to do: callers reach version {plan.wanted.version}, {_source(o)}; {_ready(o)}.")]
     return [_tidy(line) for line in (f"{_serving(o)}.", *_asked(o, plan), *matters, *_again(plan))]
 
 
@@ -81,12 +81,12 @@ def duration(seconds: float) -> str:
 def _serving(o: Observed) -> str:
     view = o.deployment(o.active)
     if o.active is None:
-        return "callers reach nothing: no version was ever ready for them"
+        return "callers reach nothing: there is no Service that sends them anywhere"
     if view is None:
         return f"the Service sends callers to revision {o.active}, and its Deployment is gone"
     if view.replicas == 0:
         return f"callers reach nobody: version {view.version} has no pods{_no_pods(o)}"
-    return f"callers reach version {view.version}, {_of(o.ready(o.active), view.replicas)} ready"
+    return f"callers reach version {view.version}; {_ready(o)}"
 
 
 def _no_pods(o: Observed) -> str:
@@ -95,8 +95,10 @@ def _no_pods(o: Observed) -> str:
     return ", since spec.replicas is 0" if wanted_size(o, o.deployment(o.active)) == 0 else ""
 
 
-def _of(number: int, total: int) -> str:
-    return f"{number} of {total} {'pod is' if total == 1 else 'pods are'}"
+def _ready(o: Observed) -> str:
+    view = o.deployment(o.active)
+    total = view.replicas if view else 0
+    return f"{o.ready(o.active)} of {total} {'pod is' if total == 1 else 'pods are'} ready"
 
 
 def _source(o: Observed) -> str:
@@ -141,7 +143,7 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
     if plan.strategy:
         way = WAYS[plan.strategy.name]
         yield f"Version {plan.candidate.version} comes {way}: {plan.strategy.reason}."
-    yield from (f"Gate {g.name}: {g.result}: {g.message}." for g in plan.gates if g.result != "Running")
+    yield from (_judged(g) for g in plan.gates if g.result != "Running")
     match plan.step:
         case "Prepare":
             yield from _prepare(o, plan, now)
@@ -194,6 +196,10 @@ def _to_be_ready(o: Observed, plan: Plan) -> str:
         return f"for {size - ready} of {size} new pods to be ready"
     known = o.preview_ready.get(base or "", 0)
     return f"for its pods to be known to the network: {known} of {size} stand in the preview Service's endpoints"
+
+
+def _judged(gate: GateStatus) -> str:
+    return f"Gate {gate.name} {gate.result.lower()}{f': {gate.message}' if gate.message else ''}."
 
 
 def _gate(o: Observed, gate: GateStatus, now: float) -> str:
@@ -267,14 +273,13 @@ def _refused(o: Observed) -> Iterator[str]:
     """What the last pass could not do, by its own word."""
     for condition in o.status.conditions:
         if condition.reason in REFUSALS:
-            yield f"The last pass was refused, {_words(condition)}."
+            yield f"The last pass was refused, {condition.reason}: {condition.message}."
     seen, there = o.status.observed_generation, o.program.generation
     if seen < there:
-        yield f"The operator has not acted on the latest edit, generation {there}; it knows {seen}. Is it running?"
-
-
-def _words(condition: Condition) -> str:
-    return f"{condition.reason}: {condition.message}"
+        known = (
+            f"it has acted on generation {seen}, and this is {there}" if seen else "it has said nothing of this program"
+        )
+        yield f"The operator lags behind the manifest: {known}. Is it running?"
 
 
 def _tools(o: Observed) -> Iterator[str]:
@@ -333,4 +338,4 @@ def _again(plan: Plan) -> Iterator[str]:
     soon = (
         "" if plan.again is None else f" in {duration(plan.again)}, or sooner," if plan.again >= 1 else " at once, or"
     )
-    yield f"It looks again{soon} when something changes."
+    yield f"The operator looks again{soon} when something changes."
