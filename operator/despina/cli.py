@@ -1,4 +1,4 @@
-"""The `despina` command: run the operator, print the CRDs, show what a manifest would become."""
+"""The `despina` command: run the operator, say why a program is as it is, print the CRDs or what a manifest becomes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,13 @@ from despina.api.placement import PlacementProfile
 from despina.api.program import Program
 from despina.api.status import ProgramStatus
 from despina.api.tool import Tool, ToolStatus
+from despina.cluster.errors import ClusterError
 from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Action, Apply, Create, each
 from despina.decide.rollout import decide
+from despina.decide.snapshot import Snapshot, SnapshotError, dump, load
 from despina.decide.tool import ObservedTool, decide_tool
+from despina.status.why import explain
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
     show.add_argument("file", type=Path)
     show.add_argument("--version", default="1", help="the model version to assume")
+    look = commands.add_parser("why", help="say what a program waits for, and what the next pass will do")
+    look.add_argument("name", nargs="?", help="the program, which is looked at with your own kubeconfig")
+    look.add_argument("-n", "--namespace", help="its namespace; that of the present context when left out")
+    look.add_argument("-f", "--file", type=Path, metavar="SNAPSHOT", help="a saved snapshot, instead of a cluster")
+    look.add_argument("--save", type=Path, metavar="FILE", help="write what was seen, without secrets, to a file")
     args = parser.parse_args(argv)
     match args.command:
         case "operator":
@@ -46,6 +55,45 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sys.stdout.write(render(args.file, args.version))
             except (ValueError, yaml.YAMLError, OSError) as exc:
                 parser.exit(1, f"{args.file}: {exc}\n")
+        case "why":
+            if (args.name is None) == (args.file is None):
+                look.error("name a program, or a snapshot with -f")
+            try:
+                snapshot = _saved(args.file) if args.file else _looked(args.namespace, args.name)
+                if args.save:
+                    args.save.write_text(dump(snapshot))
+            except (ClusterError, SnapshotError, OSError) as exc:
+                parser.exit(1, f"despina why: {exc}\n")
+            sys.stdout.write(why(snapshot))
+
+
+def why(snapshot: Snapshot) -> str:
+    """A snapshot in sentences, and what was not seen for it."""
+    o, now = snapshot.observed, snapshot.now
+    return "\n".join([*explain(o, decide(o, now), now), *(f"({text})" for text in snapshot.unseen), ""])
+
+
+def _saved(path: Path) -> Snapshot:
+    try:
+        return load(path.read_bytes())
+    except SnapshotError as exc:
+        raise SnapshotError(f"{path}: {exc}") from exc
+
+
+def _looked(namespace: str | None, name: str) -> Snapshot:
+    from despina.cluster.client import Onlooker, present_namespace  # the client is not needed for the other commands
+    from despina.reconcile.look import look
+
+    logging.disable()  # the client logs what the one line of an error says
+
+    async def seen() -> Snapshot:
+        cluster = await Onlooker.connect()
+        try:
+            return await look(cluster, namespace or present_namespace(), name, time.time())
+        finally:
+            await cluster.close()
+
+    return asyncio.run(seen())
 
 
 def _write_crds(folder: Path | None) -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 from despina.api import API_VERSION
-from despina.cluster.errors import Conflict, Gone, Unavailable, error_for
+from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, error_for
+from despina.wire import ADMIN_PORT
 
 Document = dict[str, Any]
 FIELD_MANAGER = "despina"
@@ -25,6 +28,7 @@ STATUS_MANAGER = "despina-status"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 TIMEOUT_SECONDS = 30
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 PATHS = {
     "DSPyProgram": (f"/apis/{API_VERSION}", "dspyprograms"),
@@ -51,13 +55,16 @@ class Cluster:
         self._dynamic = DynamicClient(client)
 
     @classmethod
-    async def connect(cls) -> Cluster:
+    async def connect(cls) -> Self:
         """As a pod with its service account, or from KUBECONFIG."""
         configuration = Configuration()
-        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            await config.load_kube_config(client_configuration=configuration)
+        try:
+            if _is_in_pod():
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
+        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
+            raise Unavailable(f"no cluster is configured: {' '.join(str(exc).split())}") from exc
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:
@@ -164,6 +171,38 @@ class Cluster:
 
 def _seen(version: str | None) -> Document:
     return {"resourceVersion": version} if version else {}
+
+
+class Onlooker(Cluster):
+    """The API server for a person who only looks: nothing is written, and no Secret is read."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Document | None:
+        """One object, or None; a Secret is never asked for."""
+        return None if kind == "Secret" else await super().get(kind, namespace, name)
+
+    async def pod_says(self, namespace: str, pod: str, path: str) -> Document:
+        """What a pod answers on its admin port, through the API server."""
+        return await self._call("get", f"{_path('Pod', namespace, pod)}:{ADMIN_PORT}/proxy{path}")
+
+    async def _call(self, method: str, path: str, body: Document | None = None, **params: Any) -> Document:
+        if method != "get":
+            raise Refused(f"{method.upper()} {path}: this one only looks")
+        return await super()._call(method, path, body, **params)
+
+
+def present_namespace() -> str:
+    """That of the kubeconfig's present context, or of the pod that this runs in."""
+    if _is_in_pod():
+        return OWN_NAMESPACE.read_text()
+    try:
+        _, present = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+    except (config.ConfigException, OSError, ValueError, yaml.YAMLError):
+        return "default"  # connecting says what is wrong
+    return str(present["context"].get("namespace", "default"))
+
+
+def _is_in_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
 
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:

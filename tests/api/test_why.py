@@ -1,0 +1,214 @@
+"""`despina why NAME` against a fake API server: what a person's own rights show, without a write and without a Secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from despina.api.placement import PlacementProfile
+from despina.cli import main
+from despina.cluster.client import PATHS, Onlooker
+from despina.cluster.errors import Refused
+from despina.decide.observed import Resolution
+from despina.decide.plan import Apply, Create, Outcome, Plan
+from despina.decide.rollout import decide
+from despina.decide.snapshot import load
+from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, REVISION
+from despina.status.report import report
+from despina.wire import HeldRevision, PodState
+from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
+
+IMAGE = "despina-runtime:1"
+RULES = {"placement": {"profile": "gpu"}, "replicas": 2, "tools": [{"name": "search", "ref": {"name": "search"}}]}
+TOOL = {
+    "apiVersion": "despina.dev/v1alpha1",
+    "kind": "DSPyTool",
+    "metadata": {"name": "search", "namespace": "ns", "uid": "uid-2"},
+    "spec": {
+        "contract": {"name": "search", "parameters": {"type": "object"}},
+        "backends": [{"name": "there", "url": "http://there", "authSecretRef": {"name": "s", "key": "k"}}],
+    },
+}
+
+
+class FakeApi:
+    """Objects by path, who may do what, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[dict[str, Any]]] = {}
+        self.pods: dict[str, PodState] = {}
+        self.forbidden: Callable[[str], bool] = lambda _: False
+        self.asked: list[tuple[str, str]] = []
+
+    def put(self, document: dict[str, Any]) -> None:
+        prefix, plural = PATHS[document["kind"]]
+        self.objects.setdefault(f"{prefix}/namespaces/ns/{plural}", []).append(document)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path
+        self.asked.append((request.method, path))
+        if self.forbidden(path):
+            return web.json_response({"message": f"{path.split('/')[-1]} is forbidden"}, status=403)
+        if path.endswith(":8081/proxy/state"):
+            return web.Response(text=self.pods[path.split("/")[-3].removesuffix(":8081")].model_dump_json())
+        selector = request.query.get("labelSelector")
+        return self._one(path) if selector is None else self._listed(path, selector)
+
+    def _one(self, path: str) -> web.Response:
+        folder, _, name = path.rpartition("/")
+        found = [o for o in self.objects.get(folder, ()) if o["metadata"]["name"] == name]
+        return web.json_response(found[0] if found else {"message": "not found"}, status=200 if found else 404)
+
+    def _listed(self, path: str, selector: str) -> web.Response:
+        wanted = dict(part.split("=") for part in selector.split(","))
+        items = [o for o in self.objects.get(path, ()) if wanted.items() <= (o["metadata"].get("labels") or {}).items()]
+        bare = [{k: v for k, v in o.items() if k not in ("kind", "apiVersion")} for o in items]
+        return web.json_response({"items": bare})
+
+
+@pytest.fixture
+async def api(tmp_path, monkeypatch):
+    fake = FakeApi()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    yield fake
+    await runner.cleanup()
+
+
+def populate(api: FakeApi, version: str = "1", pools: tuple[str, ...] = ("gpu",)) -> None:
+    """A program of two pods whose version 1 serves, while MLflow says `version`."""
+    program = a_program(**RULES)
+    first: Plan = decide(observed(a_program(replicas=2)), 0.0)
+    documents = {a.document["kind"]: a.document for a in first.actions if isinstance(a, Create | Apply)}
+    for document in [a.document for a in first.actions if isinstance(a, Create | Apply)]:
+        api.put(document)
+    deployment = documents["Deployment"]
+    deployment["spec"]["replicas"] = 2
+    deployment["metadata"]["annotations"][ACTIVATED_AT] = "1.0"
+    revision = deployment["metadata"]["labels"][REVISION]
+    for n in range(2):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        status = {"podIP": f"10.0.0.{n}", "conditions": [{"type": "Ready", "status": "True"}]}
+        api.put({"kind": "Pod", "metadata": {"name": f"qa-{n}", "labels": labels}, "status": status})
+        api.pods[f"qa-{n}"] = PodState(revision=revision, held={revision: HeldRevision(phase="Ready")})
+    assert deployment["metadata"]["labels"][MODEL_VERSION] == "1"
+    defaults = replace(DEFAULTS, profiles=dict.fromkeys(pools, PlacementProfile()))
+    told = observed(program, version, defaults=defaults, **serving(program, "1", 2))
+    status = report(told, decide(told, 5.0), Outcome(), 5.0)
+    api.put(a_manifest(**RULES) | {"status": status.dump()})
+    api.put(TOOL)
+
+
+async def why(capsys, *arguments: str) -> str:
+    await asyncio.to_thread(main, ["why", *arguments])
+    return capsys.readouterr().out
+
+
+async def fails(capsys, *arguments: str) -> str:
+    """The one line of an error."""
+    with pytest.raises(SystemExit) as left:
+        await asyncio.to_thread(main, ["why", *arguments])
+    assert left.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+async def test_a_program_is_looked_at_without_a_write_and_without_a_secret(api, capsys, tmp_path):
+    populate(api, "2")
+    text = await why(capsys, "qa", "--save", str(tmp_path / "it.json"))
+    assert "Callers reach version 1; 2 of 2 pods are ready." in text
+    assert "Asked for is version 2, for which the alias 'champion' of model 'qa' stands." in text
+    assert f"(As the status and what runs have it: MLflow's answer (version 2), image {IMAGE}, MLflow at " in text
+    assert {method for method, _ in api.asked} == {"GET"}
+    assert not [path for _, path in api.asked if "secrets" in path]
+    assert load((tmp_path / "it.json").read_text()).observed.model == Resolution("2", "ModelFound")
+    assert await why(capsys, "-f", str(tmp_path / "it.json")) == text
+
+
+async def test_pods_that_may_not_be_asked_are_said_to_be_unheard(api, capsys):
+    populate(api)
+    api.forbidden = lambda path: "proxy" in path
+    text = await why(capsys, "qa")
+    assert (
+        "(2 of 2 pods were not heard, so what they hold and count is not known: GET /api/v1/namespaces/ns/pods/qa-"
+        in text
+    )
+    assert "state is forbidden" in text
+
+
+async def test_a_tool_that_may_not_be_read_is_said_to_be_unseen_and_not_to_be_amiss(api, capsys):
+    populate(api)
+    api.forbidden = lambda path: "dspytools" in path
+    text = await why(capsys, "qa")
+    assert "(DSPyTool ns/search was not seen, and is taken to be as it should be: " in text
+    assert "qa-tools" not in text
+
+
+async def test_a_pool_that_the_operator_does_not_know_is_named_beside_those_that_it_knows(api, capsys):
+    populate(api, pools=("aws", "big"))
+    text = await why(capsys, "qa")
+    assert (
+        "The spec cannot be carried out, UnknownProfile: spec.placement.profile: 'gpu' is not one of aws, big, default."
+        in text
+    )
+
+
+async def test_what_cannot_be_looked_at_is_one_line(api, capsys):
+    populate(api)
+    assert "there is no DSPyProgram nobody in namespace ns" in await fails(capsys, "nobody")
+    assert "there is no DSPyProgram qa in namespace elsewhere" in await fails(capsys, "qa", "-n", "elsewhere")
+    api.forbidden = lambda path: "configmaps" in path
+    assert "GET /api/v1/namespaces/ns/configmaps: configmaps is forbidden" in await fails(capsys, "qa")
+    api.objects["/apis/despina.dev/v1alpha1/namespaces/ns/dspyprograms"][0]["spec"]["replicas"] = "many"
+    assert "the manifest of qa cannot be read: spec.replicas: " in await fails(capsys, "qa")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no cluster is configured"),
+        ("{", "no cluster is configured"),
+        (json.dumps({"current-context": "c"}), "no cluster is configured"),
+    ],
+)
+async def test_no_cluster_is_one_line(tmp_path, monkeypatch, capsys, text, said):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    if text is not None:
+        (tmp_path / "kubeconfig").write_text(text)
+    assert said in await fails(capsys, "qa")
+
+
+async def test_an_onlooker_writes_nothing(api):
+    cluster = await Onlooker.connect()
+    for write in (
+        cluster.create({"kind": "Service", "metadata": {"namespace": "ns", "name": "x"}}),
+        cluster.apply({"kind": "Service", "metadata": {"namespace": "ns", "name": "x"}}),
+        cluster.scale("ns", "x", 1),
+        cluster.delete("Service", "ns", "x"),
+    ):
+        with pytest.raises(Refused, match="only looks"):
+            await write
+    assert await cluster.get("Secret", "ns", "x") is None
+    assert api.asked == []
+    await cluster.close()
