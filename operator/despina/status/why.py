@@ -126,7 +126,7 @@ def _pods_say(o: Observed, base: str | None) -> Iterator[str]:
     late = [p for p in o.pods_of(base) if not p.ready]
     yield from (f"Pod {p.name} is not ready: {_trouble(p)}." for p in late[:NAMED])
     if len(late) > NAMED:
-        yield f"{len(late) - NAMED} more pods are not ready."
+        yield f"And {len(late) - NAMED} more pods are not ready."
 
 
 def _trouble(pod: PodView) -> str:
@@ -245,11 +245,12 @@ def _warm(o: Observed, now: float) -> Iterator[str]:
 def _quarantine(o: Observed, plan: Plan) -> Iterator[str]:
     blocked = plan.blocked
     if blocked:
-        yield f"Version {blocked.version} is not tried: {blocked.reason} at {blocked.at}: {blocked.message}."
+        fate = "taken back" if plan.wanted and plan.wanted.hash == o.serving else "not tried"
+        yield f"Version {blocked.version} is {fate}, {blocked.reason} at {blocked.at}: {blocked.message}."
         yield _way_out(o, blocked)
     for entry in plan.quarantined:
         if entry != blocked:
-            yield f"Version {entry.version} is in quarantine, too: {entry.reason} at {entry.at}: {entry.message}."
+            yield f"Version {entry.version} is in quarantine, too, {entry.reason} at {entry.at}: {entry.message}."
 
 
 def _way_out(o: Observed, entry: Quarantined) -> str:

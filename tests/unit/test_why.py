@@ -1,0 +1,276 @@
+"""What `despina why` says, case by case, in parts of its sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from despina.api.conditions import Reason
+from despina.api.status import ProgramStatus
+from despina.decide.observed import JobView, Observed, Resolution, Trouble
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.desired.evaluation import evaluation_name
+from despina.status.why import duration, explain
+from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, PodState
+from tests.support.gen import a_deployment, a_program, found, hash_of, observed, pods, serving
+
+NOW = 5000.0
+NO_NODE = Trouble(Reason.UNSCHEDULABLE, "0/3 nodes are available")
+BOOM = Failure(reason=FailureReason.LOAD_FAILED, message="boom\x1b[2J\nat line 3.")
+SCORE = {
+    "name": "score", "type": "Evaluate", "timeoutSeconds": 360,
+    "evaluate": {"datasetRef": {"configMap": {"name": "heldout", "key": "x"}}},
+}  # fmt: skip
+
+
+def why(o: Observed, now: float = NOW) -> str:
+    return "\n".join(explain(o, decide(o, now), now))
+
+
+def rollout(program: Any, version: str, since: float, **fields: Any) -> dict[str, Any]:
+    start = {"id": hash_of(program, version), "strategy": "BlueGreen", "step": "Prepare"}
+    return {"observedGeneration": 1, "rollout": {**start, "startedAt": timestamp(NOW - since), **fields}}
+
+
+def status(**fields: Any) -> ProgramStatus:
+    return ProgramStatus.model_validate({"observedGeneration": 1, **fields})
+
+
+def at_rest(program: Any, version: str = "1", **fields: Any) -> Observed:
+    """A program whose objects are all as they should be."""
+    o = observed(program, version, status=status(), **{**serving(program, "1", 2), **fields})
+    for _ in range(2):
+        made = {
+            (d["kind"], d["metadata"]["name"]): d for a in decide(o, NOW).actions if (d := getattr(a, "document", None))
+        }
+        o = replace(o, objects={**o.objects, **made})
+    return o
+
+
+def blue_green(new_pods: tuple[Any, ...] = (), since: float = 0.0, **spec: Any) -> Observed:
+    program = a_program(replicas=2, **{"rollout": {"strategy": "BlueGreen"}, **spec})
+    o = observed(program, "2", **serving(program, "1", 2))
+    fields = {"replicas": 2} if new_pods else {}
+    o = replace(o, deployments=(*o.deployments, a_deployment(program, "2", **fields)), pods=(*o.pods, *new_pods))
+    return replace(o, status=status(**rollout(program, "2", since)))
+
+
+def ready(o: Observed) -> Observed:
+    """Its candidate's pods stand ready in the network."""
+    new = pods(o.program, "2", 2, ready=True)
+    return replace(o, pods=(*o.pods, *new), preview_ready={hash_of(o.program, "2"): 2})
+
+
+def at_gate(since: float) -> Observed:
+    o = ready(blue_green((), since, rollout={"strategy": "BlueGreen", "gates": [SCORE]}))
+    (gate,) = o.program.spec.rollout.gates
+    name = evaluation_name(o.program, gate, hash_of(o.program, "2"), timestamp(NOW - since))
+    entry = {"name": "score", "type": "Evaluate", "result": "Running", "startedAt": timestamp(NOW - since)}
+    return replace(
+        o,
+        status=status(**rollout(o.program, "2", since, gates=[entry])),
+        jobs=(JobView(name, progress="120 of 300 examples"),),
+    )
+
+
+def watched(answered: int, failed: int = 0, **post: Any) -> Observed:
+    program = a_program(replicas=2, rollout={"postPromotion": {"watchSeconds": 300, **post}})
+    o = observed(program, "2", status=status(), **serving(program, "2", 2))
+    said = PodState(counts={hash_of(program, "2"): Counts(ok=answered, program=failed)})
+    new = a_deployment(program, "2", replicas=2, activated_at=NOW - 120)
+    old = a_deployment(program, "1", replicas=2, activated_at=1.0, retired_at=NOW - 120)
+    here = (replace(o.pods[0], report=said), o.pods[1], *pods(program, "1", 2, ready=True))
+    return replace(o, deployments=(new, old), pods=here)
+
+
+def in_memory(*reports: PodState | None) -> Observed:
+    """A hot swap, and what the pods that run say of it."""
+    program = a_program(replicas=2, rollout={"strategy": "HotSwap"})
+    o = observed(program, "2", **serving(program, "1", 2))
+    return replace(o, pods=tuple(replace(p, report=r) for p, r in zip(o.pods, reports, strict=True)))
+
+
+def held(program: Any, phase: str) -> PodState:
+    return PodState(held={hash_of(program, "2"): HeldRevision(phase=phase)})
+
+
+def quarantined(revision: str | None = None) -> ProgramStatus:
+    entry = {"version": "2", "reason": "LoadFailed", "message": "boom", "at": timestamp(NOW), "revision": revision}
+    return status(model={"quarantined": [entry]})
+
+
+def open_breaker() -> Observed:
+    o = at_rest(a_program(replicas=2, breaker={"onOpen": ["Restart", "Shed"], "restart": {"maxPerHour": 3}}))
+    said = PodState(breakers=(BreakerReport(state="Open", age_seconds=60.0, window={"Program": 30}),))
+    breaker = {"state": "Open", "class": "Program", "reason": "30 of 30 requests failed", "since": timestamp(NOW - 60)}
+    return replace(o, pods=tuple(replace(p, report=said) for p in o.pods), status=status(breaker=breaker))
+
+
+P = a_program(replicas=2)
+H = a_program(replicas=2, rollout={"strategy": "HotSwap"})
+MANUAL = {"strategy": "BlueGreen", "blueGreen": {"autoPromotion": "Disabled"}}
+CASES: dict[str, tuple[Observed, list[str]]] = {
+    "nothing is to do": (
+        at_rest(P),
+        ["Nothing to do: callers reach version 1, for which the alias 'champion' of model 'qa' stands; 2 of 2 pods are ready."],
+    ),
+    "nothing is to do for a version that is pinned": (
+        at_rest(a_program(replicas=2, source={"mlflow": {"model": "qa", "version": 1}})),
+        ["Nothing to do: callers reach version 1, which spec.source.mlflow.version names; "],
+    ),
+    "a program that is new": (
+        observed(P),
+        [
+            "Callers reach nothing: there is no Service that sends them anywhere.",
+            "Version 1 is the first one, and is tried until its pods are ready.",
+            "The operator lags behind the manifest: it has said nothing of this program. Is it running?",
+            "  - writes Service qa, which sends callers to version 1",
+        ],
+    ),
+    "a first version whose pods cannot start": (
+        at_rest(P, pods=pods(P, "1", 5, failure=BOOM)),
+        [
+            "Callers reach version 1; 0 of 2 pods are ready.",
+            f"Pod qa-{hash_of(P, '1')}-0 is not ready: LoadFailed: boom [2J at line 3.\n",
+            "And 2 more pods are not ready.",
+        ],
+    ),
+    "an edit that the operator has not seen": (
+        replace(at_rest(P), program=P.model_copy(update={"generation": 4})),
+        ["The operator lags behind the manifest: it has acted on generation 1, and this is 4. Is it running?"],
+    ),
+    "a spec that cannot be carried out": (
+        at_rest(a_program(replicas=2, placement={"profile": "moon"})),
+        ["The spec cannot be carried out, UnknownProfile: spec.placement.profile: 'moon' is not one of default."],
+    ),
+    "MLflow is silent": (
+        replace(at_rest(P), model=Resolution(None, Reason.REGISTRY_UNREACHABLE, "http://mlflow: ConnectError")),
+        ["MLflow gives no answer, so what was known of it goes on (RegistryUnreachable: http://mlflow: ConnectError)."],
+    ),
+    "MLflow was always silent": (
+        replace(observed(P), model=found(None)),
+        ["MLflow gives no answer, so nothing can begin until it does (RegistryUnreachable)."],
+    ),
+    "an alias that is not there": (
+        replace(at_rest(P), model=Resolution(None, Reason.ALIAS_NOT_FOUND, "model 'qa' has no alias 'champion'")),
+        ["MLflow says no, AliasNotFound: model 'qa' has no alias 'champion'."],
+    ),
+    "a program that is suspended": (
+        at_rest(a_program(suspend=True), deployments=(a_deployment(P, "1", replicas=0, activated_at=1.0),), pods=()),
+        ["Callers reach nobody: version 1 has no pods, since spec.suspend is true."],
+    ),
+    "new pods that no node takes": (
+        blue_green((*pods(P, "2", 1, trouble=NO_NODE),), since=188.0, rollout={"strategy": "BlueGreen"}),
+        [
+            "Version 2 comes blue/green, in pods of its own: spec.rollout.strategy.",
+            "It waits for 2 of 2 new pods to be ready; given up in 412 s.",
+        ],
+    ),
+    "new pods that the network does not know yet": (
+        replace(ready(blue_green()), preview_ready={}),
+        ["It waits for its pods to be known to the network: 0 of 2 stand in the preview Service's endpoints; given up in 10 min."],
+    ),
+    "pods that take a version in": (
+        in_memory(held(H, "Preparing"), None),
+        [
+            f"It waits for 2 of 2 pods to take it in (pod qa-{hash_of(H, '1')}-0 is loading it; ",
+            f"pod qa-{hash_of(H, '1')}-1 has not been heard); given up in 10 min.",
+        ],
+    ),
+    "a gate that takes its time": (
+        at_gate(120.0),
+        ["It stands at gate score (Evaluate): 120 of 300 examples; 240 s left."],
+    ),
+    "a version that waits for a person": (
+        ready(blue_green(rollout=MANUAL)),
+        ["It is ready and waits for a person: kubectl annotate dspy qa -n ns --overwrite despina.dev/promote="],
+    ),
+    "a change that is held up": (
+        blue_green(rollout={"strategy": "BlueGreen", "state": "Paused"}),
+        ["It is held up until spec.rollout.state is Active."],
+    ),
+    "a version that callers are about to be sent to": (
+        ready(blue_green()),
+        ["It is ready, and the next pass sends callers there.", "  - writes Service qa, which sends callers to version 2"],
+    ),
+    "a version that is watched, with few requests": (
+        watched(12),
+        [
+            "Version 2 is watched for 180 s more: 12 of 20 requests so far.",
+            "Version 1 stays warm for 180 s more: going back there is one write.",
+        ],
+    ),
+    "a version that is watched and does well": (
+        watched(99, 1),
+        ["Version 2 is watched for 180 s more: 100 requests, 1.0 % failed, 10 % may."],
+    ),
+    "a version that errs and is taken back": (
+        watched(10, 90),
+        ["Version 2 is taken back, WatchFailed at ", "  - writes Service qa, which sends callers to version 1"],
+    ),
+    "a version that errs where nothing shall be done": (
+        watched(10, 90, action="None"),
+        ["What callers reach does badly: 90.0 % of 100 requests failed, 0.0 % before; at most 10 %. Nothing is done, "],
+    ),
+    "a version in quarantine": (
+        replace(at_rest(P), model=found("2"), status=quarantined()),
+        [
+            "Version 2 is not tried, LoadFailed at 1970-01-01T01:23:20Z: boom.",
+            "To have it tried again, move the alias elsewhere and back, or: "
+            "kubectl annotate dspy qa -n ns --overwrite despina.dev/retry=2.",
+        ],
+    ),
+    "a spec in quarantine": (
+        replace(at_rest(P), model=found("2"), status=quarantined(hash_of(P, "2"))),
+        ["To have it tried again, edit the spec, or: kubectl annotate"],
+    ),
+    "a breaker that is open": (
+        open_breaker(),
+        [
+            "The breaker is open since 1970-01-01T01:22:20Z, 60 s: 30 of 30 requests failed.",
+            "It has caused 0 of 3 restarts within the last hour; only the program's own failures cause one.",
+            "  - restarts the pods of Deployment",
+        ],
+    ),
+    "a write that was refused": (
+        replace(
+            at_rest(P),
+            status=status(conditions=[{
+                "type": "Ready", "status": "False", "reason": "Rejected", "message": "PATCH service: quota",
+                "lastTransitionTime": timestamp(NOW),
+            }]),
+        ),
+        ["The last pass was refused, Rejected: PATCH service: quota."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", CASES)
+def test_what_is_said(sentence):
+    o, parts = CASES[sentence]
+    text = why(o)
+    for part in parts:
+        assert part in text, text
+
+
+@pytest.mark.parametrize("sentence", [s for s in CASES if s.startswith("nothing is to do")])
+def test_nothing_to_do_is_one_line(sentence):
+    assert len(why(CASES[sentence][0]).splitlines()) == 1
+
+
+@pytest.mark.parametrize("sentence", CASES)
+def test_every_line_can_be_read_on_a_terminal(sentence):
+    for line in why(CASES[sentence][0]).splitlines():
+        assert line.isprintable()
+        assert "  " not in line.removeprefix("  - ")
+        assert line.startswith("  - ") or (line[0].isupper() and line[-1] in ".:?" and not line.endswith(".."))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-3, "0 s"), (0.4, "0 s"), (412, "412 s"), (601, "10 min"), (7199, "120 min"), (7200, "2 h")]
+)
+def test_times_are_precise_while_they_are_short(seconds, text):
+    assert duration(seconds) == text
