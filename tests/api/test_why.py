@@ -98,8 +98,8 @@ def populate(api: FakeApi, version: str = "1", pools: tuple[str, ...] = ("gpu",)
     """A program of two pods whose version 1 serves, while MLflow says `version`."""
     program = a_program(**RULES)
     first: Plan = decide(observed(a_program(replicas=2)), 0.0)
-    documents = {a.document["kind"]: a.document for a in first.actions if isinstance(a, Create | Apply)}
-    for document in [a.document for a in first.actions if isinstance(a, Create | Apply)]:
+    documents = {a.document["kind"]: a.document for a in first.steps if isinstance(a, Create | Apply)}
+    for document in [a.document for a in first.steps if isinstance(a, Create | Apply)]:
         api.put(document)
     deployment = documents["Deployment"]
     deployment["spec"]["replicas"] = 2

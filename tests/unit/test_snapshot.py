@@ -129,7 +129,7 @@ def test_what_is_no_snapshot_is_a_clear_error(sentence):
 
 def kinds(plan: Plan) -> list[str]:
     """The actions in a word or two each."""
-    return [type(a).__name__ + (f" {a.order}" if isinstance(a, Tell) else "") for a in plan.actions]
+    return [type(a).__name__ + (f" {a.order}" if isinstance(a, Tell) else "") for a in plan.steps]
 
 
 def decision(path: Path) -> dict[str, Any]:

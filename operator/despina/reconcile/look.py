@@ -60,6 +60,7 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         active=live.active,
         preview_ready=live.preview_ready,
         objects={**live.objects, **_toolbox(live.program, tools)},
+        configs=live.configs,
         interfaces=await _interfaces(cluster, live, pods.seen),
         tools=tools.seen,
         jobs=tuple(_job(job, live.status) for job in live.jobs),
@@ -124,9 +125,15 @@ def answer_of(program: Program, status: ProgramStatus) -> Resolution:
     if condition is None or status.model.requested != requested(program):
         return Resolution(None, Reason.NOT_ASKED_YET, "the operator has not said yet what MLflow answers")
     if condition.status == ConditionStatus.TRUE:
-        return Resolution(status.model.resolved_version, Reason.MODEL_FOUND)
+        return Resolution(status.model.resolved_version, Reason.MODEL_FOUND, created=_created(status))
     known = condition.reason in set(Reason)
     return Resolution(None, Reason(condition.reason) if known else Reason.NOT_ASKED_YET, condition.message)
+
+
+def _created(status: ProgramStatus) -> dict[str, int]:
+    """When versions were made, as far as the status remembers."""
+    noted = (*status.history, status.active, status.previous, status.candidate)
+    return {one.version: one.created_at for one in noted if one and one.created_at is not None}
 
 
 async def _pods(cluster: Onlooker, live: Live) -> Part:
@@ -203,7 +210,7 @@ def _toolbox(program: Program, tools: Part) -> dict[tuple[str, str], Document]:
 
 def _as_told(o: Observed, now: float) -> Observed:
     """Orders that no report shows are given once; that they were is known to the operator alone, and assumed here."""
-    orders = [a for a in decide(o, now).actions if isinstance(a, Tell) and a.order in LASTING]
+    orders = [a for a in decide(o, now).steps if isinstance(a, Tell) and a.order in LASTING]
     told = {(a.pod.name, kind_of(a.order)): f"{a.order} {a.subject}" for a in orders}
 
     def of(pod: PodView) -> Mapping[str, str]:

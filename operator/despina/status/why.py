@@ -10,20 +10,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from despina.api.conditions import Reason
+from despina.api import GROUP
+from despina.api.conditions import Reason, Type
 from despina.api.gates import PostPromotion
 from despina.api.status import GateStatus, Quarantined
+from despina.decide.gates import clock_of
 from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Plan, Restart, Scale, Tell
 from despina.decide.quarantine import parse_timestamp
-from despina.decide.situation import holds, previous, wanted_size
+from despina.decide.situation import holds, previous, recovered, wanted_size
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
 from despina.desired.labels import REVISION
 from despina.status.report import tool_uses_status
 from despina.wire import Counts, OrderName
 
-REFUSALS = {Reason.REJECTED, Reason.INVALID_SPEC}
+MENDED = {Type.RECONCILED}
+"""Conditions that say, when they are False, that a person must mend something for the operator to get on."""
 WAYS = {
     "HotSwap": "by hot swap, in the processes that run",
     "BlueGreen": "blue/green, in pods of its own",
@@ -46,8 +49,9 @@ NAMED = 3
 """So many pods are named at most; the others are counted."""
 
 
-def explain(o: Observed, plan: Plan, now: float) -> list[str]:
+def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
     """What callers reach, what is asked for, what the change waits for, and what the next pass will do."""
+    o = recovered(observed)
     matters = [
         *_pods_say(o, o.active),
         *_change(o, plan, now),
@@ -56,11 +60,12 @@ def explain(o: Observed, plan: Plan, now: float) -> list[str]:
         *_breaker(o, plan, now),
         *_refused(o),
         *_tools(o),
-        *_next(o, plan),
+        *_next(observed, plan),
     ]
-    if not matters and plan.problem is None and o.model.version and plan.wanted and o.ready(o.active):
-        return [_tidy(f"Nothing to do: callers reach version {plan.wanted.version}, {_source(o)}; {_ready(o)}.")]
-    return [_tidy(line) for line in (f"{_serving(o)}.", *_asked(o, plan), *matters, *_again(plan))]
+    is_known = plan.problem is None and o.model.version is not None
+    if not matters and is_known and plan.asked and o.ready(o.active):
+        return [_tidy(f"Nothing to do: callers reach version {plan.asked.version}, {_source(o)}; {_ready(o)}.")]
+    return [_tidy(line) for line in (f"{_serving(observed, o)}.", *_asked(o, plan), *matters, *_again(plan))]
 
 
 def _tidy(line: str) -> str:
@@ -78,12 +83,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
-def _serving(o: Observed) -> str:
+def _serving(observed: Observed, o: Observed) -> str:
     view = o.deployment(o.active)
     if o.active is None:
         return "callers reach nothing: there is no Service that sends them anywhere"
     if view is None:
         return f"the Service sends callers to revision {o.active}, and its Deployment is gone"
+    if observed.active != o.active:
+        return f"callers reach nobody, since the Service does not lead to version {view.version} any more; {_ready(o)}"
     if view.replicas == 0:
         return f"callers reach nobody: version {view.version} has no pods{_no_pods(o)}"
     return f"callers reach version {view.version}; {_ready(o)}"
@@ -115,10 +122,10 @@ def _asked(o: Observed, plan: Plan) -> Iterator[str]:
         yield f"The spec cannot be carried out, {plan.problem[0]}: {plan.problem[1]}."
     if o.model.version is None:
         said = f"{o.model.reason}: {o.model.message}" if o.model.message else str(o.model.reason)
-        silent = "what was known of it goes on" if plan.wanted else "nothing can begin until it does"
+        silent = "what was known of it goes on" if plan.asked else "nothing can begin until it does"
         yield f"MLflow gives no answer, so {silent} ({said})." if o.model.is_unknown else f"MLflow says no, {said}."
-    if plan.wanted and (o.model.version or o.program.spec.rollout.rollback_to is not None):
-        yield f"Asked for is version {plan.wanted.version}, {_source(o)}."
+    if plan.asked and (o.model.version or o.program.spec.rollout.rollback_to is not None):
+        yield f"Asked for is version {plan.asked.version}, {_source(o)}."
 
 
 def _pods_say(o: Observed, base: str | None) -> Iterator[str]:
@@ -138,7 +145,7 @@ def _trouble(pod: PodView) -> str:
 def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
     if plan.candidate is None:
         if plan.started_at is not None and plan.step is None and plan.wanted:
-            yield f"Version {plan.wanted.version} is the first one, and is tried until its pods are ready."
+            yield f"Version {plan.wanted.version} has no deadline: its pods try again until they are ready."
         return
     if plan.strategy:
         way = WAYS[plan.strategy.name]
@@ -153,21 +160,18 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
             yield f"It is ready and waits for a person: {_annotate(o, 'promote', plan.candidate.hash)}."
         case "Paused":
             yield "It is held up until spec.rollout.state is Active."
+        case "Suspended":
+            yield "Nothing is prepared while the program runs no pods."
         case "Promote":
             yield "It is ready, and the next pass sends callers there."
 
 
 def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
-    left = duration(_time_left(o, plan, now))
+    left = duration(o.program.spec.rollout.blue_green.progress_deadline_seconds - plan.clock.elapsed(now))
     waits = _to_take_in(o, plan) if plan.strategy and plan.strategy.name == "HotSwap" else _to_be_ready(o, plan)
     yield f"It waits {waits}; given up in {left}."
     if plan.candidate and plan.candidate.base != o.active:
         yield from _pods_say(o, plan.candidate.base)
-
-
-def _time_left(o: Observed, plan: Plan, now: float) -> float:
-    deadline = o.program.spec.rollout.blue_green.progress_deadline_seconds
-    return (plan.started_at or now) + deadline - now
 
 
 def _to_take_in(o: Observed, plan: Plan) -> str:
@@ -204,25 +208,29 @@ def _judged(gate: GateStatus) -> str:
 
 def _gate(o: Observed, gate: GateStatus, now: float) -> str:
     spec = next((g for g in o.program.spec.rollout.gates if g.name == gate.name), None)
-    left = parse_timestamp(gate.started_at) + spec.timeout_seconds - now if spec else 0.0
+    left = spec.timeout_seconds - clock_of(gate, now).elapsed(now) if spec else 0.0
     return (
         f"It stands at gate {gate.name} ({gate.type}): {gate.message or 'nothing is known yet'}; {duration(left)} left."
     )
 
 
 def _annotate(o: Observed, kind: str, value: str) -> str:
-    return f"kubectl annotate dspy {o.program.name} -n {o.program.namespace} --overwrite despina.dev/{kind}={value}"
+    """The command. What stands there already was acted on: only what is set anew asks again."""
+    command, name = f"kubectl annotate dspy {o.program.name} -n {o.program.namespace}", f"{GROUP}/{kind}"
+    if o.program.annotations.get(name) == value:
+        return f"{name}={value} was acted on once; take it away ({command} {name}-) and set it again"
+    return f"{command} --overwrite {name}={value}"
 
 
 def _watch(o: Observed, plan: Plan, now: float) -> Iterator[str]:
-    view, policy = o.deployment(o.active), o.program.spec.rollout.post_promotion
+    policy, promotion = o.program.spec.rollout.post_promotion, plan.memory.promotion if plan.memory else None
     if plan.remark:
         yield f"What callers reach does badly: {plan.remark}. Nothing is done, since postPromotion.action is None."
-    if plan.step == "Watch" and view and plan.candidate is None:
-        left = (promoted_at(view) or 0.0) + policy.watch_seconds - now
-        counts = counts_of(o, view.serves)
-        yield f"Version {view.version} is watched for {duration(left)} more: {_so_far(policy, counts)}."
-    yield from _warm(o, now)
+    if plan.step == "Watch" and promotion and (view := o.deployment(o.active)):
+        left = duration(promoted_at(promotion) + policy.watch_seconds - now)
+        counts = counts_of(o, promotion.revision).since(promotion.base.counts())
+        yield f"Version {view.version} is watched for {left} more: {_so_far(policy, counts)}."
+    yield from _warm(o, plan, now)
 
 
 def _so_far(policy: PostPromotion, counts: Counts) -> str:
@@ -232,9 +240,9 @@ def _so_far(policy: PostPromotion, counts: Counts) -> str:
     return f"{counts.executed} requests, {rate:.1f} % failed, {policy.max_error_rate_percent} % may"
 
 
-def _warm(o: Observed, now: float) -> Iterator[str]:
+def _warm(o: Observed, plan: Plan, now: float) -> Iterator[str]:
     """What callers can be sent back to at once."""
-    before = previous(o)
+    before = previous(o, plan.quarantined)
     if before is None:
         return
     delay = o.program.spec.rollout.blue_green.scale_down_delay_seconds
@@ -243,14 +251,20 @@ def _warm(o: Observed, now: float) -> Iterator[str]:
 
 
 def _quarantine(o: Observed, plan: Plan) -> Iterator[str]:
-    blocked = plan.blocked
-    if blocked:
-        fate = "taken back" if plan.wanted and plan.wanted.hash == o.serving else "not tried"
-        yield f"Version {blocked.version} is {fate}, {blocked.reason} at {blocked.at}: {blocked.message}."
-        yield _way_out(o, blocked)
+    for entry in dict.fromkeys(e for e in (plan.blocked, plan.stuck) if e):
+        yield f"Version {entry.version} is {_fate(o, plan, entry)}, {entry.reason} at {entry.at}: {entry.message}."
+        yield _way_out(o, entry)
     for entry in plan.quarantined:
-        if entry != blocked:
+        if entry not in (plan.blocked, plan.stuck):
             yield f"Version {entry.version} is in quarantine, too, {entry.reason} at {entry.at}: {entry.message}."
+
+
+def _fate(o: Observed, plan: Plan, entry: Quarantined) -> str:
+    if entry == plan.stuck and entry != plan.blocked:
+        return "not tried with the present spec"
+    if plan.asked is None or plan.asked.hash != o.serving:
+        return "not tried"
+    return "taken back" if previous(o, plan.quarantined) else "in quarantine, and no other stands ready for callers"
 
 
 def _way_out(o: Observed, entry: Quarantined) -> str:
@@ -273,8 +287,8 @@ def _breaker(o: Observed, plan: Plan, now: float) -> Iterator[str]:
 def _refused(o: Observed) -> Iterator[str]:
     """What the last pass could not do, by its own word."""
     for condition in o.status.conditions:
-        if condition.reason in REFUSALS:
-            yield f"The last pass was refused, {condition.reason}: {condition.message}."
+        if condition.reason == Reason.INVALID_SPEC or (condition.type in MENDED and condition.status == "False"):
+            yield f"The last pass did not get through, {condition.reason}: {condition.message}."
     seen, there = o.status.observed_generation, o.program.generation
     if seen < there:
         known = (
@@ -289,14 +303,14 @@ def _tools(o: Observed) -> Iterator[str]:
 
 
 def _next(o: Observed, plan: Plan) -> Iterator[str]:
-    done = dict.fromkeys([*_writes(o, plan), *_orders(plan.actions)])
+    done = dict.fromkeys([*_writes(o, plan), *_orders(plan.steps)])
     if done:
         yield "The next pass:"
         yield from (f"{BULLET}{text}" for text in done)
 
 
 def _writes(o: Observed, plan: Plan) -> Iterator[str]:
-    for action in plan.actions:
+    for action in plan.steps:
         match action:
             case Create(document) | Apply(document):
                 sends = f", which sends callers to version {_target(o, plan)}" if _sends_callers(o, document) else ""
@@ -322,10 +336,13 @@ def _sends_callers(o: Observed, document: dict[str, Any]) -> bool:
 
 
 def _target(o: Observed, plan: Plan) -> str:
-    before = previous(o)
-    if plan.candidate is None and plan.blocked and before:
-        return before.revision.version
-    return plan.wanted.version if plan.wanted else ""
+    """The version that callers are sent to by a pass that moves them."""
+    promotion = plan.memory.promotion if plan.memory else None
+    before = previous(o, plan.quarantined)
+    known = [r for r in (plan.candidate, before and before.revision, plan.wanted) if r]
+    return next(
+        (r.version for r in known if promotion and r.hash == promotion.revision), known[-1].version if known else ""
+    )
 
 
 def _orders(actions: Iterable[Action]) -> Iterator[str]:
