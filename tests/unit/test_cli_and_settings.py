@@ -42,6 +42,45 @@ def test_what_cannot_be_rendered_is_an_error_that_names_the_file(tmp_path, capsy
     assert str(path) in capsys.readouterr().err
 
 
+SNAPSHOT = Path(__file__).parents[1] / "data" / "snapshots" / "at-a-gate.json"
+
+
+def test_a_saved_snapshot_is_explained_anywhere(capsys):
+    main(["why", "-f", str(SNAPSHOT)])
+    out = capsys.readouterr().out
+    assert out.startswith("Callers reach version 1; 2 of 2 pods are ready.\n")
+    assert "It stands at gate score (Evaluate): 120 of 300 examples; 240 s left.\n" in out
+
+
+@pytest.mark.parametrize("text", ["{", '{"despina": "9.1.0"}', "kind: DSPyProgram", None])
+def test_what_is_no_snapshot_is_one_line_that_names_the_file(tmp_path, capsys, text):
+    path = tmp_path / "it.json"
+    if text:
+        path.write_text(text)
+    assert str(path) in one_line(capsys, 1, "-f", str(path))
+
+
+def test_a_snapshot_that_cannot_be_saved_is_one_line(tmp_path, capsys):
+    path = tmp_path / "nowhere" / "it.json"
+    assert str(path) in one_line(capsys, 1, "-f", str(SNAPSHOT), "--save", str(path))
+
+
+def test_why_needs_a_program_or_a_snapshot(capsys):
+    for arguments in ([], ["qa", "-f", str(SNAPSHOT)]):
+        assert "name a program, or a snapshot with -f" in one_line(capsys, 2, *arguments)
+
+
+def one_line(capsys, code: int, *arguments: str) -> str:
+    """The last line that is said of an error; nothing else is printed."""
+    with pytest.raises(SystemExit) as left:
+        main(["why", *arguments])
+    assert left.value.code == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert code == 2 or err.count("\n") == 1
+    return err
+
+
 def test_crds_are_printed(capsys):
     main(["crds"])
     names = [d["metadata"]["name"] for d in yaml.safe_load_all(capsys.readouterr().out)]

@@ -17,20 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina import __version__
-from despina.decide.observed import Observed, PodView
+from despina.api.program import Program
+from despina.api.status import ModelStatus, ProgramStatus, Quarantined
+from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Trouble
 from despina.decide.plan import Plan, Tell
 from despina.decide.rollout import decide
 from despina.decide.snapshot import SnapshotError, dump, load, snapshot_of, withheld
 from despina.desired.toolbox import ToolView, build_toolbox
 from despina.status.why import explain
-from despina.wire import PodState
-from tests.support.gen import a_program, observed, serving
-from tests.support.simulator import Simulator
+from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, PodState
+from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, serving
 
 SNAPSHOTS = Path(__file__).parents[1] / "data" / "snapshots"
 P = a_program()
 GATES = [{"name": "smoke", "type": "Smoke", "smoke": {"inputs": {}}}]
-TURNS = ["operate", "control", "start_pods", "publish", "listen", "serve", "crash"]
 
 
 def again(o: Observed, now: float = 0.0) -> Observed:
@@ -41,29 +41,89 @@ def tool(name: str, **tokens: str) -> ToolView:
     return ToolView(f"ns/{name}", trouble=("NotFound", "there is none"), tokens=tokens)
 
 
-@given(
-    turns=st.lists(st.sampled_from([*TURNS, "alias", "wait", "cpu"]), min_size=5, max_size=40),
-    strategy=st.sampled_from(["Auto", "BlueGreen", "Recreate"]),
-)
-@settings(max_examples=int(os.environ.get("SCHEDULES", "600")) // 10, deadline=None)
-def test_the_same_decision_comes_of_the_file_whatever_happened(turns, strategy):
-    world = Simulator(a_program(rollout={"strategy": strategy, "gates": GATES}, breaker={}))
-    for turn in turns:
-        match turn:
-            case "alias":
-                world.alias = "2" if world.alias == "1" else "1"
-            case "wait":
-                world.now += 50
-            case "cpu":
-                resources = world.program.spec.resources.model_copy(update={"requests": {"cpu": 2}})
-                spec = world.program.spec.model_copy(update={"resources": resources})
-                world.program = world.program.model_copy(update={"spec": spec})
-            case _:
-                getattr(world, turn)()
-        o = world.observed()
-        assert again(o) == withheld(o) == o
-        assert decide(again(o), world.now) == decide(o, world.now)
-        assert all(explain(o, decide(o, world.now), world.now))
+MOMENTS = st.one_of(st.none(), st.floats(0, 5000))
+FAILURE = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
+
+
+def deployments(program: Program) -> st.SearchStrategy[DeploymentView]:
+    """Deployments of the program, as they may stand."""
+    config = st.sampled_from(["1", "2"]).map(lambda v: config_of(program, v))
+    loading = config.flatmap(lambda c: st.builds(Loading, st.just(c.revision), st.just(c.model.version), st.just(c),
+                                                 st.floats(0, 5000), st.one_of(st.none(), config)))  # fmt: skip
+    return st.builds(
+        lambda version, **fields: a_deployment(program, version, **fields),
+        st.sampled_from(["1", "2", "3"]),
+        replicas=st.integers(0, 3),
+        activated_at=MOMENTS,
+        retired_at=MOMENTS,
+        config=st.one_of(st.none(), config),
+        loading=st.one_of(st.none(), loading),
+        restarts=st.lists(st.floats(0, 5000), max_size=2).map(tuple),
+        size=st.one_of(st.none(), st.integers(0, 3)),
+    )
+
+
+def pods(program: Program) -> st.SearchStrategy[PodView]:
+    """Pods of the program, with what they may say of themselves."""
+    revisions = st.sampled_from([hash_of(program, v) for v in "123"])
+    counts = st.builds(Counts, ok=st.integers(0, 50), program=st.integers(0, 50), cost_usd=st.floats(0, 1))
+    held = st.builds(HeldRevision, phase=st.sampled_from(["Preparing", "Ready"]))
+    breaker = st.builds(BreakerReport, state=st.sampled_from(["Closed", "Open"]), age_seconds=MOMENTS)
+    report = st.builds(
+        PodState,
+        revision=revisions,
+        held=st.dictionaries(revisions, held),
+        counts=st.dictionaries(revisions, counts),
+        breakers=st.lists(breaker, max_size=2).map(tuple),
+        uptime_seconds=st.floats(0, 5000),
+    )
+    return st.builds(
+        PodView,
+        name=st.text("ab-", min_size=1, max_size=5),
+        revision=revisions,
+        ready=st.booleans(),
+        ending=st.booleans(),
+        ip=st.sampled_from([None, "10.0.0.1"]),
+        failure=st.sampled_from([None, FAILURE]),
+        trouble=st.sampled_from([None, Trouble("Unschedulable", "no node")]),
+        told=st.dictionaries(st.sampled_from(["Retire", "Try"]), st.text(max_size=5)),
+        report=st.one_of(st.none(), report),
+    )
+
+
+def quarantines() -> st.SearchStrategy[Quarantined]:
+    texts = {"version": st.sampled_from("12"), "message": st.text(max_size=5), "at": st.just("1970-01-01T00:00:00Z")}
+    return st.builds(Quarantined, reason=st.just("LoadFailed"), revision=st.none(), source=st.none(), **texts)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Observed:
+    """Snapshots of all kinds, also such as never come about."""
+    rollout = {"strategy": draw(st.sampled_from(["Auto", "BlueGreen", "Recreate"])), "gates": GATES}
+    asked = {"despina.dev/promote": draw(st.text(max_size=3)), "despina.dev/retry": draw(st.sampled_from("12"))}
+    program = a_program(asked, rollout=rollout, breaker={}, replicas=draw(st.integers(0, 3)))
+    listed = tuple(draw(st.lists(quarantines(), max_size=2)))
+    stand = {d.name: d for d in draw(st.lists(deployments(program), max_size=3))}
+    return observed(
+        program,
+        draw(st.sampled_from([None, "1", "2"])),
+        status=ProgramStatus(serial=draw(st.integers(0, 2)), model=ModelStatus(quarantined=listed)),
+        deployments=tuple(stand.values()),
+        pods=tuple(draw(st.lists(pods(program), max_size=4))),
+        active=draw(st.sampled_from([None, "1", "2"])),
+        preview_ready=draw(st.dictionaries(st.sampled_from([hash_of(program, "2")]), st.integers(0, 3))),
+        jobs=tuple(draw(st.lists(st.builds(JobView, st.text(max_size=3)), max_size=2))),
+        interfaces={"r": {"inputs": {}}},
+    )
+
+
+@given(o=snapshots(), now=st.floats(0, 10000))
+@settings(max_examples=int(os.environ.get("SCHEDULES", "600")) // 4, deadline=None)
+def test_the_same_decision_comes_of_the_file_and_can_be_said_in_words(o, now):
+    assert again(o) == withheld(o) == o
+    plan = decide(o, now)
+    assert decide(again(o), now) == plan
+    assert all(explain(o, plan, now))
 
 
 ODD: dict[str, Observed] = {

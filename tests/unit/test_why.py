@@ -31,12 +31,13 @@ def why(o: Observed, now: float = NOW) -> str:
 
 
 def rollout(program: Any, version: str, since: float, **fields: Any) -> dict[str, Any]:
+    began = timestamp(NOW - since)
     start = {"id": hash_of(program, version), "strategy": "BlueGreen", "step": "Prepare"}
-    return {"observedGeneration": 1, "rollout": {**start, "startedAt": timestamp(NOW - since), **fields}}
+    return {"rollout": {**start, "startedAt": began, "since": began, **fields}}
 
 
 def status(**fields: Any) -> ProgramStatus:
-    return ProgramStatus.model_validate({"observedGeneration": 1, **fields})
+    return ProgramStatus.model_validate({"observedGeneration": 1, "serial": 1, **fields})
 
 
 def at_rest(program: Any, version: str = "1", **fields: Any) -> Observed:
@@ -68,7 +69,8 @@ def at_gate(since: float) -> Observed:
     o = ready(blue_green((), since, rollout={"strategy": "BlueGreen", "gates": [SCORE]}))
     (gate,) = o.program.spec.rollout.gates
     name = evaluation_name(o.program, gate, hash_of(o.program, "2"), timestamp(NOW - since))
-    entry = {"name": "score", "type": "Evaluate", "result": "Running", "startedAt": timestamp(NOW - since)}
+    began = timestamp(NOW - since)
+    entry = {"name": "score", "type": "Evaluate", "result": "Running", "startedAt": began, "since": began}
     return replace(
         o,
         status=status(**rollout(o.program, "2", since, gates=[entry])),
@@ -78,8 +80,9 @@ def at_gate(since: float) -> Observed:
 
 def watched(answered: int, failed: int = 0, **post: Any) -> Observed:
     program = a_program(replicas=2, rollout={"postPromotion": {"watchSeconds": 300, **post}})
-    o = observed(program, "2", status=status(), **serving(program, "2", 2))
-    said = PodState(counts={hash_of(program, "2"): Counts(ok=answered, program=failed)})
+    promotion = {"revision": hash_of(program, "2"), "at": repr(NOW - 120), "base": {"ok": 7, "program": 50}}
+    o = observed(program, "2", status=status(promotion=promotion), **serving(program, "2", 2))
+    said = PodState(counts={hash_of(program, "2"): Counts(ok=7 + answered, program=50 + failed)})
     new = a_deployment(program, "2", replicas=2, activated_at=NOW - 120)
     old = a_deployment(program, "1", replicas=2, activated_at=1.0, retired_at=NOW - 120)
     here = (replace(o.pods[0], report=said), o.pods[1], *pods(program, "1", 2, ready=True))
@@ -97,9 +100,11 @@ def held(program: Any, phase: str) -> PodState:
     return PodState(held={hash_of(program, "2"): HeldRevision(phase=phase)})
 
 
-def quarantined(revision: str | None = None) -> ProgramStatus:
+def quarantined(revision: str | None = None, also: str | None = None, **fields: Any) -> ProgramStatus:
+    """Version 2 is; and so may a revision of version 1 be."""
     entry = {"version": "2", "reason": "LoadFailed", "message": "boom", "at": timestamp(NOW), "revision": revision}
-    return status(model={"quarantined": [entry]})
+    more = [entry | {"version": "1", "revision": also}] if also else []
+    return status(serial=99, model={"quarantined": [entry, *more]}, **fields)
 
 
 def open_breaker() -> Observed:
@@ -125,7 +130,7 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         observed(P),
         [
             "Callers reach nothing: there is no Service that sends them anywhere.",
-            "Version 1 is the first one, and is tried until its pods are ready.",
+            "Version 1 has no deadline: its pods try again until they are ready.",
             "The operator lags behind the manifest: it has said nothing of this program. Is it running?",
             "  - writes Service qa, which sends callers to version 1",
         ],
@@ -227,6 +232,36 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         replace(at_rest(P), model=found("2"), status=quarantined(hash_of(P, "2"))),
         ["To have it tried again, edit the spec, or: kubectl annotate"],
     ),
+    "a version in quarantine, tried again before": (
+        replace(
+            at_rest(a_program({"despina.dev/retry": "2"}, replicas=2)),
+            model=found("2"),
+            status=quarantined(handled={"retry": "2"}),
+        ),
+        [
+            "despina.dev/retry=2 was acted on once; take it away (kubectl annotate dspy qa -n ns despina.dev/retry-) and "
+            "set it again.",
+        ],
+    ),
+    "a version that failed, and a spec with which the other one fails, too": (
+        replace(at_rest(P), model=found("2"), status=quarantined(also=hash_of(P, "1"))),
+        [
+            "Version 2 is not tried, LoadFailed at",
+            "Version 1 is not tried with the present spec, LoadFailed at",
+            "To have it tried again, edit the spec, or: kubectl annotate",
+        ],
+    ),
+    "a Service that somebody deleted": (
+        replace(at_rest(P), active=None, objects={k: v for k, v in at_rest(P).objects.items() if k != ("Service", "qa")}),
+        [
+            "Callers reach nobody, since the Service does not lead to version 1 any more; 2 of 2 pods are ready.",
+            "  - writes Service qa, which sends callers to version 1",
+        ],
+    ),
+    "a release while no pods run": (
+        at_rest(a_program(suspend=True), "2", deployments=(a_deployment(P, "1", replicas=0, activated_at=1.0),), pods=()),
+        ["Asked for is version 2, for which", "Nothing is prepared while the program runs no pods."],
+    ),
     "a breaker that is open": (
         open_breaker(),
         [
@@ -239,11 +274,11 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         replace(
             at_rest(P),
             status=status(conditions=[{
-                "type": "Ready", "status": "False", "reason": "Rejected", "message": "PATCH service: quota",
+                "type": "Reconciled", "status": "False", "reason": "Rejected", "message": "PATCH service: quota",
                 "lastTransitionTime": timestamp(NOW),
             }]),
         ),
-        ["The last pass was refused, Rejected: PATCH service: quota."],
+        ["The last pass did not get through, Rejected: PATCH service: quota."],
     ),
 }  # fmt: skip
 

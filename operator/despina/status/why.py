@@ -25,7 +25,7 @@ from despina.desired.labels import REVISION
 from despina.status.report import tool_uses_status
 from despina.wire import Counts, OrderName
 
-MENDED = {Type.RECONCILED}
+MENDED = {Type.RECONCILED, "OrdersAccepted"}
 """Conditions that say, when they are False, that a person must mend something for the operator to get on."""
 WAYS = {
     "HotSwap": "by hot swap, in the processes that run",
