@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from despina.api.conditions import Reason
 from despina.api.status import ProgramStatus
 from despina.decide.observed import JobView, Observed, Resolution, Trouble
+from despina.decide.plan import StrategyName
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.evaluation import evaluation_name
-from despina.status.why import duration, explain
-from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, PodState
+from despina.status.why import ORDERS, WAYS, duration, explain
+from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, OrderName, PodState
 from tests.support.gen import a_deployment, a_program, found, hash_of, observed, pods, serving
 
 NOW = 5000.0
@@ -302,6 +303,11 @@ def test_every_line_can_be_read_on_a_terminal(sentence):
         assert line.isprintable()
         assert "  " not in line.removeprefix("  - ")
         assert line.startswith("  - ") or (line[0].isupper() and line[-1] in ".:?" and not line.endswith(".."))
+
+
+def test_there_are_words_for_every_order_and_every_strategy():
+    assert ORDERS.keys() == set(get_args(OrderName))
+    assert WAYS.keys() == set(get_args(StrategyName))
 
 
 @pytest.mark.parametrize(
