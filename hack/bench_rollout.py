@@ -4,7 +4,7 @@ and how long callers still met the old version.
 For hot swaps, seconds from the moment the operator saw the alias move until the last request was sent that the old
 version answered. For switches and rollbacks to pods that stand ready, from the operator's decision, on new connections.
 For a breaker's restart, from its opening to its closing. While the operator is killed or MLflow is down, the longest
-time between two answers.
+time between two answers. For what people and servers undo (`tests/support/undone.py`), until it is made good.
 """
 
 from __future__ import annotations
@@ -246,6 +246,82 @@ def mlflow_down() -> tuple[int, int, list[float]]:
     return sent, failed, gaps
 
 
+def human_rollback() -> tuple[int, int, list[float]]:
+    """A person goes back to a warm version that had erred, and it stays."""
+    from tests.support import undone
+    from tests.support.world import traffic
+
+    spec = {"replicas": 2, "rollout": undone.rollout(keep=300), "fallback": undone.FALLBACK}
+    program = given("bench-meant", "boom", "guarded", **spec)
+    with traffic(program, rate=RATE) as requests:
+        seconds = [undone.go_back_by_hand(program, "1", "2") for _ in range(2)]
+        sent, failed = finish(program, requests, "human_rollback", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def service_deleted() -> tuple[int, int, list[float]]:
+    """The Service is deleted, several times, while a version is in quarantine."""
+    from tests.support import undone
+    from tests.support.world import eventually, move_alias, traffic
+
+    program = given("bench-led", "good", "broken-import", replicas=2, rollout=undone.rollout())
+    with traffic(program, rate=RATE) as requests:
+        move_alias("bench-led", "2")
+        eventually("version 2 is quarantined", lambda: program.quarantined("2"), 120)
+        seconds = []
+        for _ in range(5):
+            seconds.append(undone.delete_the_service(program, "1"))
+            eventually("calm", lambda n=len(requests.records): len(requests.records) > n + 10 * RATE, 60)
+        sent, failed = finish(program, requests, "service_deleted", {"1"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def key_replaced() -> tuple[int, int, list[float]]:
+    """The key of the orders is lost, the operator restarts, and a version is released."""
+    from tests.support import undone
+    from tests.support.world import traffic
+
+    program = given("bench-rekeyed", "good", "compiled", replicas=2, rollout=undone.rollout())
+    with traffic(program, rate=RATE) as requests:
+        seconds = [undone.replace_the_key(program, version) for version in ("2", "1")]
+        sent, failed = finish(program, requests, "key_replaced", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def events_refused() -> tuple[int, int, list[float]]:
+    """A bad version is taken back within its watch though no Event can be written."""
+    from tests.support import undone
+    from tests.support.world import traffic
+
+    spec = {"replicas": 2, "rollout": undone.rollout(), "fallback": undone.FALLBACK}
+    program = given("bench-unheard", "guarded", "boom", **spec)
+    with traffic(program, rate=RATE) as requests:
+        seconds = [undone.err_while_events_are_refused(program, "1", "2")]
+        sent, failed = finish(program, requests, "events_refused", {"1", "2"})
+    program.delete()
+    return sent, failed, seconds
+
+
+def suspended() -> tuple[int, int, list[float]]:
+    """While the program is suspended, and nobody asks it, the alias moves to a broken version."""
+    from tests.support import undone
+    from tests.support.world import eventually, traffic
+
+    program = given("bench-asleep", "good", "broken-import", replicas=2, rollout=undone.rollout())
+    with traffic(program, rate=RATE) as before:
+        eventually("requests", lambda: len(before.records) >= 10 * RATE, 60)
+    undone.suspend(program)
+    seconds = [undone.resume_after_a_bad_release(program, "1", "2")]
+    with traffic(program, rate=RATE) as requests:
+        eventually("version 2 is quarantined", lambda: program.quarantined("2"), 120)
+        sent, failed = finish(program, requests, "suspended", {"1"})
+    program.delete()
+    return sent + len(before.records), failed + len(before.failures({"1"})), seconds
+
+
 SCENARIOS = {
     "hotswap": hotswap,
     "bluegreen": bluegreen,
@@ -253,6 +329,11 @@ SCENARIOS = {
     "breaker_restart": breaker_restart,
     "operator_killed": operator_killed,
     "mlflow_down": mlflow_down,
+    "human_rollback": human_rollback,
+    "service_deleted": service_deleted,
+    "key_replaced": key_replaced,
+    "events_refused": events_refused,
+    "suspended": suspended,
 }
 
 

@@ -65,6 +65,10 @@ class Kube:
         assert done.returncode != 0, f"accepted: {done.stdout}"
         return done.stderr
 
+    def error(self, *args: str, stdin: str | None = None) -> str:
+        """What a command says on its error output; nothing when it succeeds."""
+        return subprocess.run([*self._command, *args], input=stdin, capture_output=True, text=True, check=False).stderr
+
     def json(self, *args: str) -> Any:
         return json.loads(self(*args, "-o", "json"))
 
