@@ -25,7 +25,7 @@ def test_a_service_is_deleted_while_a_version_is_in_quarantine(given, kube):
         move_alias("led", "2")
         eventually("version 2 is quarantined", lambda: program.quarantined("2"), 120)
         delete_the_service(program, "1")
-        eventually("more requests", lambda n=len(requests.records): len(requests.records) > n + 200, 30)
+        requests.goes_on(200)
     failed = requests.report("a Service deleted while a version is in quarantine", allowed={"1"})
     assert not failed, failed[:5]
     assert reached(program) == {"1"}
@@ -60,7 +60,7 @@ def test_after_a_suspension_the_old_version_serves_though_the_alias_moved_to_a_b
     program = given("asleep", replicas=2, rollout=rollout())
     program.becomes_ready()
     with traffic(program, rate=50) as before:
-        eventually("some requests", lambda: len(before.records) > 200, 30)
+        before.goes_on(200)
     suspend(program)
     resume_after_a_bad_release(program, "1", "2")
     with traffic(program, rate=50) as after:

@@ -145,8 +145,7 @@ def err_while_events_are_refused(program: Given, good: str, bad: str) -> float:
         entry = eventually(f"version {bad} is taken back", lambda: program.quarantined(bad), 60)
         assert entry["reason"] == "WatchFailed", entry
         eventually(f"version {good} serves", lambda: program.is_active(good), 30)
-        seconds = since(started)
-    return seconds
+        return since(started)
 
 
 def reached(program: Given) -> set[str]:

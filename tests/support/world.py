@@ -226,6 +226,11 @@ class Traffic:
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._path.read_text().splitlines()]
 
+    def goes_on(self, count: int) -> None:
+        """Wait for so many more requests."""
+        enough = len(self.records) + count
+        eventually(f"{count} more requests", lambda: len(self.records) >= enough, 60)
+
     def failures(self, allowed: set[str]) -> list[dict[str, Any]]:
         """Every request that was not answered 200 by an allowed version."""
         return [r for r in self.records if r.get("status") != 200 or r.get("version") not in allowed]
