@@ -29,7 +29,8 @@ def recall(o: Observed) -> Memory | None:
 def _of_status(status: ProgramStatus) -> Memory | None:
     if not (status.serial or status.handled or status.model.quarantined):
         return None
-    rollout = status.rollout
+    candidate = status.candidate
+    rollout = status.rollout if candidate and status.rollout and status.rollout.id == candidate.revision else None
     return Memory(
         serial=max(1, status.serial),
         handled=status.handled,
