@@ -67,7 +67,7 @@ def _sized(r: Situation, current: Revision) -> Iterator[Action]:
     view = r.o.deployment(current.base)
     if view and r.size == 0:
         yield from put_to_sleep(r, view)
-    else:
+    elif r.size or r.o.active is None:
         yield from sized(r.o.objects, current.deployment, view.replicas if view else None, r.size, hpa)
 
 

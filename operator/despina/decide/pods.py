@@ -31,7 +31,7 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
         yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
         return
     spec = r.o.program.spec.breaker
-    is_busy = r.is_left or breakers.is_restarting(r.o, r.active, r.now)
+    is_busy = r.is_left or not r.o.ready(r.active.revision) or breakers.is_restarting(r.o, r.active, r.now)
     if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
         yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from despina.api.status import RevisionStatus
 from despina.decide.observed import DeploymentView, Observed
 from despina.wire import ModelRef
 
@@ -16,14 +15,21 @@ ENDED = ("Done", "Failed", "RolledBack", "Abandoned")
 
 
 def asked_model(o: Observed) -> ModelRef | None:
-    """What is asked for. While the registry is silent, what is under way goes on, and else what runs."""
+    """What is asked for; None when that cannot be known. While the registry is silent, what is under way goes on, and
+    else what runs."""
     pinned = o.program.spec.rollout.rollback_to
-    number = str(pinned) if pinned is not None else o.model.version
-    if number is None:
-        return _last_known(o) if o.model.is_unknown else None
-    found = ref_of(o, number)
-    is_certain = not o.model.is_unknown or found in known(o)
-    return found if is_certain else _last_known(o)
+    if pinned is not None:
+        return _pinned(o, str(pinned))
+    if o.model.version is not None:
+        return ref_of(o, o.model.version)
+    return (_under_way(o) or served_model(o)) if o.model.is_unknown else None
+
+
+def _pinned(o: Observed, number: str) -> ModelRef | None:
+    found, going = ref_of(o, number), _under_way(o)
+    if o.model.version is not None or number in o.model.created or found in known(o):
+        return found
+    return going if going and going.version == number else None
 
 
 def ref_of(o: Observed, number: str, created: int | None = None) -> ModelRef:
@@ -80,12 +86,9 @@ def served_models(o: Observed) -> list[ModelRef]:
     return list(dict.fromkeys([first, *rest] if first else rest))
 
 
-def _last_known(o: Observed) -> ModelRef | None:
+def _under_way(o: Observed) -> ModelRef | None:
+    """The version that is being released, as the status has it."""
     rollout, candidate = o.status.rollout, o.status.candidate
     if rollout and candidate and rollout.step not in ENDED and candidate.revision == rollout.id:
-        return _noted(o, candidate)
-    return served_model(o)
-
-
-def _noted(o: Observed, revision: RevisionStatus) -> ModelRef:
-    return ref_of(o, revision.version, revision.created_at)
+        return ref_of(o, candidate.version, candidate.created_at)
+    return None
