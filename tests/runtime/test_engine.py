@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from despina.wire import CacheConfig, FallbackConfig, LimitsConfig, Price
-from tests.support.pods import fresh, lm_config, pods, signed
+from tests.support.pods import fresh, lm_config, pods
 from tests.support.world import TICKET, eventually
 
 
@@ -160,9 +160,9 @@ def test_cached_answers_are_forgotten_by_order(full, lm):
     ask(full, body)
     for subject in (f"key:{key}", "revision:abcd1234", "today"):
         assert "hit" in ask(full, body).headers["cache-status"]
-        assert full.give(*signed(order="Invalidate", subject=subject)) == 200
+        assert full.order("Invalidate", subject=subject) == 200
         assert "miss" in ask(full, body).headers["cache-status"], subject
-    assert full.give(*signed(order="Invalidate", subject="today")) == 200  # the same order: nothing to do
+    assert full.order("Invalidate", subject="today") == 200  # the same order: nothing to do
     assert "hit" in ask(full, body).headers["cache-status"]
 
 

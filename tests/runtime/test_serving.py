@@ -9,7 +9,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.pods import pods, signed
+from tests.support.pods import pods
 from tests.support.world import eventually
 
 
@@ -134,15 +134,17 @@ def test_only_the_operators_new_orders_to_this_pod_count(pod, version):
     eventually("ready", running.is_ready, 90)
 
     assert "connection" not in running.ask().headers
-    assert running.give(*signed(Ed25519PrivateKey.generate())) == 403
-    assert running.give(*signed(pod="pod-2")) == 403
+    assert running.give(*running.signed(Ed25519PrivateKey.generate())) == 403
+    assert running.give(*running.signed(pod="pod-2")) == 421
     assert running.give(b"{}", {}) == 403
-    body, headers = signed()
+    body, headers = running.signed()
     assert running.give(body, headers) == 200
-    assert running.give(body, headers) == 403  # the same again
+    assert running.give(body, headers) == 409  # the same again
+    assert running.give(*running.signed(boot="before")) == 409
     eventually("retired", lambda: running.ask().headers.get("connection") == "close")
     assert running.ask().status_code == 200
-    assert running.give(*signed(order="Activate")) == 200
+    assert running.order("Activate") == 200
+    assert running.state().orders.number == 2
     eventually("active", lambda: "connection" not in running.ask().headers)
 
 

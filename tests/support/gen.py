@@ -12,7 +12,7 @@ from despina.decide.observed import Defaults, DeploymentView, Observed, PodView,
 from despina.desired.network import build_service
 from despina.wire import ModelRef, RuntimeConfig
 
-DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlflow:5000", order_key="a2V5")
+DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlflow:5000", order_keys=("a2V5",))
 
 
 def ref(version: str, created_at: int | None = None) -> ModelRef:

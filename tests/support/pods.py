@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import httpx
@@ -29,17 +28,19 @@ RUN = (
 )
 
 
-PUBLIC_KEY = base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
+def public_half(key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.public_key().public_bytes_raw()).decode()
+
+
+def signature_of(key: Ed25519PrivateKey, body: bytes) -> str:
+    return base64.b64encode(key.sign(body)).decode()
+
+
+PUBLIC_KEY = public_half(KEY)
 
 
 def lm_config(lm_url: str, name: str = "main", **changes) -> LMConfig:
     return LMConfig(name=name, base_url=f"{lm_url}/v1", **{"model": f"openai/{name}", **changes})
-
-
-def signed(key: Ed25519PrivateKey = KEY, **changes) -> tuple[bytes, dict[str, str]]:
-    order = {"order": "Retire", "namespace": "ns", "pod": "pod-1", "issued_at": time.time()}
-    body = Order.model_validate(order | changes).model_dump_json().encode()
-    return body, {SIGNATURE_HEADER: base64.b64encode(key.sign(body)).decode()}
 
 
 NUMBERS = itertools.count(1)
@@ -80,11 +81,18 @@ class Pod:
     def ask(self, body=None, **options) -> httpx.Response:
         return httpx.post(f"{self.url}/execute", json=TICKET if body is None else body, timeout=30, **options)
 
+    def signed(self, key: Ed25519PrivateKey = KEY, **changes) -> tuple[bytes, dict[str, str]]:
+        """The next order for this process."""
+        last = self.state().orders
+        base = {"order": "Retire", "namespace": "ns", "pod": "pod-1", "boot": last.boot, "number": last.number + 1}
+        body = Order.model_validate(base | changes).model_dump_json().encode()
+        return body, {SIGNATURE_HEADER: signature_of(key, body)}
+
     def give(self, body: bytes, headers: dict[str, str]) -> int:
         return httpx.post(f"{self.admin}/orders", content=body, headers=headers).status_code
 
     def order(self, order: str, **changes) -> int:
-        return self.give(*signed(order=order, **changes))
+        return self.give(*self.signed(order=order, **changes))
 
     def state(self) -> PodState:
         return PodState.model_validate(httpx.get(f"{self.admin}/state").json())
@@ -120,7 +128,7 @@ def pods(folder, mlflow_uri: str, lm_url: str):
             lms=lms,
             lm=lms[0].name,
             port=free_port(),
-            **{"drain_seconds": 1, "request_timeout_seconds": 20, "order_key": PUBLIC_KEY, **changes},
+            **{"drain_seconds": 1, "request_timeout_seconds": 20, "order_keys": (PUBLIC_KEY,), **changes},
         )
         home = folder / home if home else folder
         home.mkdir(exist_ok=True)

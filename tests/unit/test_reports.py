@@ -1,21 +1,16 @@
-"""Listening to pods and telling them: whom, how often, what is remembered, and what wakes a program."""
+"""Listening to pods: whom, how often, what is remembered, and what wakes a program."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from dataclasses import replace
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from despina.decide.observed import PodView
-from despina.decide.plan import Tell
 from despina.sources.reports import STALE_ROUNDS, Reports, facts
-from despina.sources.runtime_admin import FORGET_SECONDS, Orders
-from despina.wire import SIGNATURE_HEADER, Counts, HeldRevision, PodState
+from despina.wire import Counts, HeldRevision, PodState
 
 KEY = ("ns", "qa")
 POD = PodView("qa-1", "abc", ready=True, ip="10.0.0.1")
@@ -99,29 +94,3 @@ def test_counts_alone_are_no_news():
     quiet = PodState(revision="abc", counts={"abc": Counts(ok=1)}, uptime_seconds=1)
     assert facts(quiet) == facts(quiet.model_copy(update={"counts": {"abc": Counts(ok=9)}, "uptime_seconds": 2}))
     assert facts(quiet) != facts(quiet.model_copy(update={"held": {"def": READY}}))
-
-
-async def test_orders_are_signed_in_turn_and_given_again_when_forgotten():
-    taken, now, key = [], [1000.0], Ed25519PrivateKey.generate()
-
-    def take(request: httpx.Request) -> httpx.Response:
-        key.public_key().verify(base64.b64decode(request.headers[SIGNATURE_HEADER]), request.content)
-        taken.append(json.loads(request.content))
-        now[0] += 0.001
-        return httpx.Response(200)
-
-    orders = Orders(httpx.AsyncClient(transport=httpx.MockTransport(take)), key, lambda: now[0])
-    for order, subject in (("Prepare", "def"), ("Commit", "def"), ("Retire", "")):
-        orders.tell(KEY, Tell(POD, order, subject, inputs={"a": 1} if order == "Prepare" else None))
-    await until(lambda: len(taken) == 3)
-    assert [o["issued_at"] for o in taken] == sorted({o["issued_at"] for o in taken})
-    assert (taken[0]["pod"], taken[0]["namespace"], taken[0]["inputs"]) == ("qa-1", "ns", {"a": 1})
-    told = replace(POD, told=orders.told(KEY, ["qa-1"])["qa-1"])
-    assert told.has_been_told("Prepare", "def")
-    assert not told.has_been_told("Prepare", "other")
-    now[0] += FORGET_SECONDS + 1
-    later = replace(POD, told=orders.told(KEY, ["qa-1"])["qa-1"])
-    assert not later.has_been_told("Commit", "def"), "its report must show it by now"
-    assert later.has_been_told("Retire"), "no report shows it"
-    assert not later.has_been_told("Activate")
-    assert orders.told(KEY, ["another"]) == {}
