@@ -41,13 +41,14 @@ async def run(settings: Settings) -> None:
     cluster = await Cluster.connect()
     signing_key = await _signing_key(settings, cluster)
     mint, uses = minter(signing_key), Uses()
-    orders = Orders(httpx.AsyncClient(timeout=ORDER_TIMEOUT_SECONDS), signing_key, time.time)
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
     tool_reconcilers: list[ToolReconciler] = []
     tool_queue = Queue(lambda key: tool_reconcilers[0](key), settings.workers)
+    orders_client = httpx.AsyncClient(timeout=ORDER_TIMEOUT_SECONDS)
+    orders = Orders(orders_client, (signing_key,), queue.add, time.monotonic)
     probes = Probes(httpx.AsyncClient(timeout=PROBE_TIMEOUT), tool_queue.add)
-    defaults = settings.defaults(orders.public_key)
+    defaults = settings.defaults(orders.public_keys)
     reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
     registry = Registry(_registry_client(settings), queue.add)
     reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint))
@@ -68,6 +69,7 @@ async def run(settings: Settings) -> None:
         for task in tasks:
             task.cancel()
         await registry.close()
+        await orders.close()
         await reports.close()
         await probes.close()
         await health.cleanup()

@@ -37,13 +37,13 @@ class Settings(BaseSettings):
         """The namespaces to watch."""
         return [n.strip() for n in self.watch_namespaces.split(",") if n.strip()] or [self.namespace]
 
-    def defaults(self, order_key: str) -> Defaults:
+    def defaults(self, order_keys: tuple[str, ...]) -> Defaults:
         """What this configuration adds to every program's spec."""
         return Defaults(
             runtime_image=self.runtime_image,
             tracking_uri=self.tracking_uri,
             profiles=read_profiles(self.profiles_file),
-            order_key=order_key,
+            order_keys=order_keys,
             cluster_domain=self.cluster_domain,
         )
 

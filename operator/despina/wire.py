@@ -30,6 +30,7 @@ PROGRESS_PATH = "/progress"
 TOOLS_PATH = "/tools"
 MAX_ORDER_BYTES = 2**20
 SIGNATURE_HEADER = "despina-signature"
+"""Base64 of a signature of the body; of several, separated by commas, one must be by a key that the pod knows."""
 VERSION_HEADER = "despina-model-version"
 DEGRADED_HEADER = "despina-degraded"
 FALLBACK_HEADER = "despina-fallback"
@@ -288,8 +289,8 @@ class RuntimeConfig(Document):
     auth_token_file: str | None = None
     """A mounted file that holds the bearer token callers must present; re-read when it changes."""
     session_ttl_seconds: int = 86400
-    order_key: str | None = None
-    """Base64 of the Ed25519 public key that orders must be signed with; without one, orders are refused."""
+    order_keys: tuple[str, ...] = ()
+    """Base64 of Ed25519 public keys. An order must be signed with one of them; without any, orders are refused."""
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
@@ -328,7 +329,7 @@ CERTAIN = frozenset(
         FailureReason.NOT_SWAPPABLE,
     }
 )
-"""Reasons that no second try can change."""
+"""Reasons that no second try can change; the others may pass."""
 
 
 class Failure(Document):
@@ -372,8 +373,9 @@ class Order(Document):
     has it asked a part of the live requests, or ends that when `shadow` is left out. `OpenBreaker` and `CloseBreaker`
     make the program's breaker as the other pods' is.
 
-    `issued_at` (seconds since the epoch) must grow from order to
-    order and `pod` must be the receiver's name, so that an order can be replayed neither later nor elsewhere.
+    `pod` must be the receiver's name, `boot` its present life, and (`term`, `number`) later than those of the last
+    order, so that an order can be replayed neither later nor elsewhere. No clock is asked: what comes next, the pod
+    says (`OrdersReport`).
     """
 
     order: OrderName
@@ -383,7 +385,9 @@ class Order(Document):
     shadow: ShadowConfig | None = None
     namespace: str
     pod: str
-    issued_at: float
+    boot: str
+    term: int = 0
+    number: int
 
 
 SECONDS_BOUNDS = (
@@ -477,6 +481,15 @@ class ShadowReport(Report):
     seconds: tuple[int, ...] = ()
 
 
+class OrdersReport(Report):
+    """The last order that a pod took: the next one names the same `boot` and is later. It is also the body of a 409."""
+
+    boot: str = Field(default="", max_length=64)
+    """A word that its process made up at its start; empty where no orders are taken."""
+    term: int = 0
+    number: int = 0
+
+
 class PodState(Report):
     """What one pod says of itself on its admin port: what it holds, what it serves, and how that goes."""
 
@@ -489,6 +502,7 @@ class PodState(Report):
     tries: dict[str, TryReport] = Field(default_factory=dict)
     shadow: ShadowReport | None = None
     uptime_seconds: float = 0.0
+    orders: OrdersReport = OrdersReport()
 
 
 class DatasetConfig(Document):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -16,37 +15,80 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from despina.wire import INTERFACE_PATH, MAX_ORDER_BYTES, ORDERS_PATH, SIGNATURE_HEADER, STATE_PATH, Order, PodState
+from despina.wire import (
+    INTERFACE_PATH,
+    MAX_ORDER_BYTES,
+    ORDERS_PATH,
+    SIGNATURE_HEADER,
+    STATE_PATH,
+    Order,
+    OrdersReport,
+    PodState,
+)
+
+MOST_SIGNATURES = 4
 
 
 class OrderRefused(Exception):
-    """An order that is not the operator's, not for this pod, or not new."""
+    """An order that does not count; the status says which kind of refusal it is."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotNew(OrderRefused):
+    """An order for another life of this pod, or one that comes late: numbered anew it may be accepted."""
+
+    def __init__(self, report: OrdersReport) -> None:
+        super().__init__(409, "the order is not newer than the last one")
+        self.report = report
 
 
 class OrderDesk:
     """Decides whether an order counts."""
 
-    def __init__(self, namespace: str, pod: str, public_key: str | None) -> None:
-        self._namespace = namespace
-        self._pod = pod
-        self._key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key)) if public_key else None
-        self._last = 0.0
+    def __init__(self, namespace: str, pod: str, public_keys: Iterable[str], boot: str) -> None:
+        self._address = namespace, pod
+        self._keys = [key for text in public_keys if (key := read_key(text))]
+        self.report = OrdersReport(boot=boot)
 
-    def accept(self, body: bytes, signature: str) -> Order:
+    def accept(self, body: bytes, signatures: str) -> Order:
         """The order, verified; raises OrderRefused."""
-        if self._key is None:
-            raise OrderRefused("this process takes no orders")
+        if not self._is_signed(body, signatures):
+            raise OrderRefused(403, "the order is not signed with a key that this pod knows")
         try:
-            self._key.verify(base64.b64decode(signature, validate=True), body)
             order = Order.model_validate_json(body)
-        except (InvalidSignature, binascii.Error, ValidationError):
-            raise OrderRefused("the order is not signed by this cluster's operator") from None
-        if (order.namespace, order.pod) != (self._namespace, self._pod):
-            raise OrderRefused("the order is for another pod")
-        if order.issued_at <= self._last:
-            raise OrderRefused("the order is not newer than the last one")
-        self._last = order.issued_at
+        except ValidationError:
+            raise OrderRefused(400, "the order says what this pod does not understand") from None
+        if (order.namespace, order.pod) != self._address:
+            raise OrderRefused(421, "the order is for another pod")
+        last = self.report
+        if order.boot != last.boot or (order.term, order.number) <= (last.term, last.number):
+            raise NotNew(last)
+        self.report = OrdersReport(boot=last.boot, term=order.term, number=order.number)
         return order
+
+    def _is_signed(self, body: bytes, signatures: str) -> bool:
+        given = [s.strip() for s in signatures.split(",")[:MOST_SIGNATURES]]
+        return any(is_signature(key, signature, body) for key in self._keys for signature in given)
+
+
+def read_key(text: str) -> Ed25519PublicKey | None:
+    """A public key; None for what is none."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
+    except ValueError:
+        return None
+
+
+def is_signature(key: Ed25519PublicKey, signature: str, body: bytes) -> bool:
+    """Whether somebody with the private half has signed this body."""
+    try:
+        key.verify(base64.b64decode(signature, validate=True), body)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def metrics(_: Request) -> Response:
@@ -82,14 +124,17 @@ def build_admin(
                 return PlainTextResponse("an order is not that long\n", 413)
         try:
             order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
+        except NotNew as exc:
+            return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
         except OrderRefused as exc:
-            return PlainTextResponse(f"{exc}\n", 403)
+            return PlainTextResponse(f"{exc}\n", exc.status)
         if not await obey(order):
             return PlainTextResponse("not all workers have obeyed\n", 503)
         return PlainTextResponse("ok")
 
     async def tell_state(_: Request) -> Response:
-        return Response(state().model_dump_json(exclude_defaults=True), media_type="application/json")
+        told = state().model_copy(update={"orders": desk.report})
+        return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def tell_interface(request: Request) -> Response:
         found = interface(request.path_params["revision"])

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -290,7 +291,8 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
 
 
 def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
-    desk = OrderDesk(crew.config.namespace, os.environ.get(POD_NAME_ENV, ""), crew.config.order_key)
+    config, boot = crew.config, secrets.token_hex(8)
+    desk = OrderDesk(config.namespace, os.environ.get(POD_NAME_ENV, ""), config.order_keys, boot)
     app = build_admin(lambda: crew.is_ready and not stop.is_set(), desk, crew.obey, crew.state, crew.interface)
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 

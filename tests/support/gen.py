@@ -77,7 +77,7 @@ def observed(program: Program | None = None, version: str | None = "1", **fields
 
 
 def config_of(program: Program, version: str) -> RuntimeConfig:
-    return runtime_config(program, revision_of(program, ref(version)), DEFAULTS.order_key)
+    return runtime_config(program, revision_of(program, ref(version)), DEFAULTS.order_keys)
 
 
 def serving(program: Program, version: str, count: int = 1) -> dict[str, Any]:

@@ -38,7 +38,7 @@ PROFILES = {
 def objects(document: dict) -> list[dict]:
     program = Program.parse(document)
     base = observed(program)
-    defaults = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, "a2V5")
+    defaults = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, ("a2V5",))
     o = Observed(program, base.status, defaults, Resolution("3", base.model.reason))
     return [a.document for a in decide(o, 0.0).steps if isinstance(a, Create | Apply)]
 

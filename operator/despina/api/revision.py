@@ -108,7 +108,7 @@ def secret_path(secret: str, key: str, root: str = SECRETS_DIR) -> str:
 def runtime_config(
     program: Program,
     revision: Revision,
-    order_key: str | None = None,
+    order_keys: tuple[str, ...] = (),
     secrets_dir: str = SECRETS_DIR,
 ) -> RuntimeConfig:
     """The document that a pod of this revision runs by; `make try` builds its own with the same function."""
@@ -140,7 +140,7 @@ def runtime_config(
         fallback=_fallback(program),
         auth_token_file=path(spec.security.auth.secret_ref),
         session_ttl_seconds=spec.sessions.ttl_seconds,
-        order_key=order_key,
+        order_keys=order_keys,
     )
 
 

@@ -49,6 +49,8 @@ class PodView:
     """The last order of each kind that this operator process gave it, with its subject."""
     report: PodState | None = None
     """What it said of itself a moment ago, where somebody listens."""
+    refusal: str = ""
+    """Why it took no order the last time; empty when it took one, or was given none."""
 
     def held(self, revision: str) -> HeldRevision | None:
         """What it said of a revision that it holds, or could not take in."""
@@ -162,7 +164,8 @@ class Defaults:
     runtime_image: str
     tracking_uri: str | None = None
     profiles: Mapping[str, PlacementProfile] = field(default_factory=dict)
-    order_key: str | None = None
+    order_keys: tuple[str, ...] = ()
+    """The public halves of the operator's keys, the current one first."""
     cluster_domain: str = "cluster.local"
 
 

@@ -21,7 +21,7 @@ from despina.wire import RuntimeConfig
 
 def config_of(r: Situation, revision: Revision) -> RuntimeConfig:
     """What pods run that serve a revision of the present spec."""
-    return runtime_config(r.o.program, revision, r.o.defaults.order_key)
+    return runtime_config(r.o.program, revision, r.o.defaults.order_keys)
 
 
 def made(r: Situation, revision: Revision) -> Iterator[Action]:

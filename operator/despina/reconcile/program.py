@@ -90,7 +90,11 @@ class Reconciler:
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
         said = self.reports.said(key)
-        pods = tuple(replace(p, told=told.get(p.name, {}), report=said.get(p.name)) for p in live.pods)
+        refusals = self.orders.refusals(key)
+        pods = tuple(
+            replace(p, told=told.get(p.name, {}), report=said.get(p.name), refusal=refusals.get(p.name, ""))
+            for p in live.pods
+        )
         source = live.program.spec.source.mlflow
         return Observed(
             program=live.program,

@@ -1,7 +1,12 @@
-"""The pods' admin ports: signed orders down, and what the pods say of themselves up.
+"""Orders to pods, by their admin ports: signed, and numbered as each pod asks for.
 
-The private key stays in the operator's namespace and each pod's configuration holds the public half, so no
-secret of ours is needed in anyone's namespace and a stolen pod can order nothing.
+The private keys stay in the operator's namespace and each pod's configuration holds the public halves, so no
+secret of ours is needed in anyone's namespace and a stolen pod can order nothing. While a key is replaced there are
+two, and each order is signed with both.
+
+A pod accepts what is later than the last order that it took in its present life. What that was, its report says, or
+else its refusal of an order that has no or the wrong number. So neither a clock nor the memory of this process
+matters, nor another operator's orders.
 """
 
 from __future__ import annotations
@@ -9,108 +14,198 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 
 from despina.decide.observed import PodView, kind_of
 from despina.decide.plan import Tell
-from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order
+from despina.sources.outbox import ATTEMPTS, Letter, Outbox
+from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order, OrdersReport
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace and name of a program."""
-LASTING = {"Retire": 3, "Activate": 3, "Invalidate": 60}
-"""Attempts for orders that no report shows, so that they are given once. The others are given again while they are
-missing from the reports."""
 RETRY_SECONDS = 1.0
 FORGET_SECONDS = 3.0
+RENUMBERINGS = 3
+"""The first order to a pod may need one, and so does each that comes upon another operator's."""
+TAKEN, UNSENT, NOT_NEW, NOT_OBEYED = 200, 0, 409, 503
+REFUSALS = {
+    400: "it does not understand this operator's orders",
+    403: "it knows none of this operator's keys",
+    NOT_NEW: "another operator orders it, too",
+    413: "the order is too long for it",
+}
+SETTLED = {TAKEN, *REFUSALS} - {NOT_NEW}
+"""Answers after which another attempt at once is of no use."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Told:
     """One order that a pod was given."""
 
     what: str
     at: float
+    lasts: bool
+    """Whether it need not be given again, though no report shows it."""
+
+
+@dataclass
+class _Pod:
+    """What is known of one pod's orders."""
+
+    outbox: Outbox
+    told: dict[str, Told] = field(default_factory=dict)
+    last: OrdersReport = field(default_factory=OrdersReport)
+    refusal: str = ""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 class Orders:
-    """Gives orders and remembers, for the life of this process, who was told what."""
+    """Gives orders and remembers, for the life of this process, who was told what and who refused."""
 
-    def __init__(self, client: httpx.AsyncClient, key: Ed25519PrivateKey, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        keys: Sequence[Ed25519PrivateKey],
+        wake: Callable[[Key], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`wake` is called when a program's pod begins or ends to refuse."""
         self._client = client
-        self._key = key
+        self._keys = keys
+        self._wake = wake
         self._clock = clock
-        self._told: dict[Key, dict[str, dict[str, Told]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._pods: dict[Key, dict[str, _Pod]] = {}
 
     @property
-    def public_key(self) -> str:
-        """Base64 of the public half."""
-        return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
+    def public_keys(self) -> tuple[str, ...]:
+        """Base64 of the public halves, the current one first."""
+        return tuple(base64.b64encode(key.public_key().public_bytes_raw()).decode() for key in self._keys)
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Those that have something to send."""
+        return [pod.task for pods in self._pods.values() for pod in pods.values() if pod.task]
 
     def told(self, program: Key, pods: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
         """The last order of each kind given to a program's pods; what is remembered of any other pods is dropped."""
-        present = set(pods)
-        before = self._told.pop(program, {})
-        for gone in before.keys() - present:
-            self._turns.pop(gone, None)
-        kept = {pod: self._recent(orders) for pod, orders in before.items() if pod in present}
-        if kept:
-            self._told[program] = kept
-        return {pod: {kind: told.what for kind, told in orders.items()} for pod, orders in kept.items()}
+        present, known = set(pods), self._pods.get(program, {})
+        for gone in known.keys() - present:
+            if task := known.pop(gone).task:
+                task.cancel()
+        if not known:
+            self._pods.pop(program, None)
+        return {name: self._recent(pod) for name, pod in known.items()}
 
-    def _recent(self, orders: dict[str, Told]) -> dict[str, Told]:
+    def _recent(self, pod: _Pod) -> Mapping[str, str]:
         oldest = self._clock() - FORGET_SECONDS
-        return {kind: told for kind, told in orders.items() if kind in LASTING or told.at > oldest}
+        return {kind: told.what for kind, told in pod.told.items() if told.lasts or told.at > oldest}
+
+    def refusals(self, program: Key) -> Mapping[str, str]:
+        """Why pods took no order, by their names."""
+        return {name: pod.refusal for name, pod in self._pods.get(program, {}).items() if pod.refusal}
 
     def tell(self, program: Key, tell: Tell) -> None:
         """Send an order without waiting for it."""
-        pod = tell.pod
-        if pod.ip is None:
+        if tell.pod.ip is None:
             return
-        orders = self._told.setdefault(program, {}).setdefault(pod.name, {})
-        orders[kind_of(tell.order)] = Told(f"{tell.order} {tell.subject}", self._clock())
-        task = asyncio.create_task(self._send(program, tell))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        pods = self._pods.setdefault(program, {})
+        pod = pods.setdefault(tell.pod.name, _Pod(Outbox(RETRY_SECONDS)))
+        now = self._clock()
+        pod.told[kind_of(tell.order)] = Told(f"{tell.order} {tell.subject}", now, tell.order in ATTEMPTS)
+        pod.outbox.put(tell, now)
+        pod.news.set()
+        if pod.task is None:
+            pod.task = asyncio.create_task(self._deliver(program, pod), name=f"orders {tell.pod.name}")
 
-    async def _send(self, program: Key, tell: Tell) -> None:
-        for _ in range(LASTING.get(tell.order, 1)):
-            if tell.pod.name not in self._told.get(program, {}):
-                return  # it has gone
+    async def _deliver(self, program: Key, pod: _Pod) -> None:
+        """One order after the other: a pod takes none that is older than its last."""
+        while pod.outbox:
+            pod.news.clear()
+            if letter := pod.outbox.due(self._clock()):
+                status = await self._send(program, pod, letter.tell)
+                is_kept = pod.outbox.tried(letter, status in SETTLED, self._clock())
+                if status != TAKEN and not is_kept:
+                    self._forget(pod, letter)
+                continue
             try:
-                async with self._turns[tell.pod.name]:  # a pod takes no order that is older than its last
-                    await self._post(tell.pod, self._order(program, tell))
-            except httpx.HTTPError as exc:
-                log.info("Order was not taken pod=%s/%s error=%s", program[0], tell.pod.name, type(exc).__name__)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
+                await asyncio.wait_for(pod.news.wait(), pod.outbox.wait(self._clock()))
+            except TimeoutError:
+                continue
+        pod.task = None
 
-    def _order(self, program: Key, tell: Tell) -> Order:
-        return Order(
-            order=tell.order,
-            subject=tell.subject,
-            config=tell.config,
-            inputs=dict(tell.inputs) if tell.inputs is not None else None,
-            shadow=tell.shadow,
-            namespace=program[0],
-            pod=tell.pod.name,
-            issued_at=self._clock(),
-        )
+    def _forget(self, pod: _Pod, letter: Letter) -> None:
+        """What was given up counts as told for a moment only, so that a later pass gives it again."""
+        told = pod.told.get(kind_of(letter.tell.order))
+        if told and told.what == f"{letter.tell.order} {letter.tell.subject}":
+            told.lasts = False
 
-    async def _post(self, pod: PodView, order: Order) -> None:
-        content = order.model_dump_json(exclude_defaults=True).encode()
-        signature = base64.b64encode(self._key.sign(content)).decode()
-        headers = {SIGNATURE_HEADER: signature}
-        response = await self._client.post(f"{address(pod)}{ORDERS_PATH}", content=content, headers=headers)
-        response.raise_for_status()
+    async def _send(self, program: Key, pod: _Pod, tell: Tell) -> int:
+        """One attempt, and the status of the answer."""
+        try:
+            status = await self._numbered(program, pod, tell)
+        except (httpx.HTTPError, ValueError) as exc:  # ValueError: an order that cannot even be written down
+            log.info("Order was not taken pod=%s/%s error=%s", program[0], tell.pod.name, type(exc).__name__)
+            return UNSENT
+        self._note(program, pod, tell.pod, status)
+        return status
+
+    def _note(self, program: Key, pod: _Pod, view: PodView, status: int) -> None:
+        """Remember a refusal, or that there is none any more; an address that is another pod's by now says nothing."""
+        if status not in (TAKEN, NOT_OBEYED, *REFUSALS):
+            return
+        before, pod.refusal = pod.refusal, REFUSALS.get(status, "")
+        if before != pod.refusal:
+            log.info("Pod refuses orders pod=%s/%s reason=%s", program[0], view.name, pod.refusal or "no longer")
+            self._wake(program)
+
+    async def _numbered(self, program: Key, pod: _Pod, tell: Tell) -> int:
+        """The status of the answer. A pod that says that the number is wrong says which one is right."""
+        if not pod.last.boot and tell.pod.report:
+            pod.last = tell.pod.report.orders
+        for _ in range(RENUMBERINGS):
+            response = await self._post(program, pod, tell)
+            if response.status_code != NOT_NEW:
+                return response.status_code
+            try:
+                pod.last = OrdersReport.model_validate_json(response.content)
+            except ValidationError:
+                return NOT_NEW
+        return (await self._post(program, pod, tell)).status_code
+
+    async def _post(self, program: Key, pod: _Pod, tell: Tell) -> httpx.Response:
+        pod.last = OrdersReport(boot=pod.last.boot, number=pod.last.number + 1)
+        content = order_of(program, tell, pod.last).model_dump_json(exclude_defaults=True).encode()
+        signatures = ", ".join(base64.b64encode(key.sign(content)).decode() for key in self._keys)
+        headers = {SIGNATURE_HEADER: signatures}
+        return await self._client.post(f"{address(tell.pod)}{ORDERS_PATH}", content=content, headers=headers)
+
+    async def close(self) -> None:
+        """Send nothing any more."""
+        for task in self.tasks:
+            task.cancel()
+        await self._client.aclose()
+
+
+def order_of(program: Key, tell: Tell, number: OrdersReport) -> Order:
+    """What is sent, to this pod and in this life of it alone."""
+    return Order(
+        order=tell.order,
+        subject=tell.subject,
+        config=tell.config,
+        inputs=dict(tell.inputs) if tell.inputs is not None else None,
+        shadow=tell.shadow,
+        namespace=program[0],
+        pod=tell.pod.name,
+        boot=number.boot,
+        number=number.number,
+    )
 
 
 def address(pod: PodView, port: int = ADMIN_PORT) -> str:
