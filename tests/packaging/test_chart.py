@@ -45,6 +45,12 @@ def test_rights_are_least_and_per_namespace():
                 assert set(rule["verbs"]) == {"get", "list", "watch"}  # the spec is the user's
 
 
+def test_of_its_own_secrets_the_operator_may_mend_the_order_key_alone():
+    (own,) = [r for r in of(rendered("--set=watchNamespaces={a}"), "Role") if r["metadata"]["namespace"] == "sys"]
+    by_name = [r for r in own["rules"] if r["resources"] == ["secrets"] and r["verbs"] != ["create"]]
+    assert [(r["resourceNames"], r["verbs"]) for r in by_name] == [(["despina-order-key"], ["get", "patch"])]
+
+
 def test_without_namespaces_the_releases_own_is_watched():
     roles = of(rendered(), "Role")
     assert {r["metadata"]["namespace"] for r in roles} == {"sys"}

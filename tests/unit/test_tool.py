@@ -6,6 +6,7 @@ import base64
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from despina.api.conditions import Reason
@@ -42,7 +43,7 @@ def a_tool(*backends: dict, contract=None, **spec) -> Tool:
 
 
 def observed(tool: Tool, **changes) -> ObservedTool:
-    return replace(ObservedTool(tool, ToolStatus(), DEFAULTS, tokens={"ns": "t"}), **changes)
+    return replace(ObservedTool(tool, ToolStatus(), DEFAULTS, tokens={"ns": ("t",)}), **changes)
 
 
 def documents(o: ObservedTool) -> dict:
@@ -239,9 +240,18 @@ def test_a_toolbox_goes_once_no_revision_uses_tools():
 
 
 def test_a_token_is_one_tools_and_one_namespaces():
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     key = Ed25519PrivateKey.generate()
-    mint = minter(key)
-    assert mint("u", "a") == minter(key)("u", "a")
-    assert len({mint("u", "a"), mint("u", "b"), mint("v", "a"), minter(Ed25519PrivateKey.generate())("u", "a")}) == 4
+    mint = minter([key])
+    assert mint("u", "a") == minter([key])("u", "a")
+    others = [mint("u", "a"), mint("u", "b"), mint("v", "a"), minter([Ed25519PrivateKey.generate()])("u", "a")]
+    assert len(set(others)) == 4
+
+
+def test_while_a_key_is_replaced_hosts_take_the_tokens_of_both():
+    old, new = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    before, now = minter([old])("u", "ns"), minter([new, old])("u", "ns")
+    assert now == (*minter([new])("u", "ns"), *before)
+    made = documents(observed(a_tool(), tokens={"ns": now}))["Secret", "search-callers"]["data"]
+    assert {k: base64.b64decode(v).decode() for k, v in made.items()} == {"ns": now[0], "ns.previous": before[0]}
+    alone = documents(observed(a_tool(), tokens={"ns": now[:1]}))["Secret", "search-callers"]["data"]
+    assert set(alone) == {"ns"}, "and once it has been"
