@@ -18,11 +18,11 @@ from despina.reconcile.queue import Queue
 from despina.reconcile.tool import ToolReconciler
 from despina.reconcile.uses import Uses
 from despina.settings import Settings
+from despina.sources.keys import CURRENT, minter, read_keys
 from despina.sources.mlflow import Registry
 from despina.sources.probes import Probes
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
-from despina.sources.tokens import minter
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ REGISTRY_TIMEOUT_SECONDS = 10.0
 ORDER_TIMEOUT_SECONDS = 6.0
 REPORT_TIMEOUT_SECONDS = 1.0
 PROBE_TIMEOUT = httpx.Timeout(60, connect=3)  # the manifest says how long a look may take, within this
-KEY = "ed25519"
 
 
 async def run(settings: Settings) -> None:
@@ -39,14 +38,14 @@ async def run(settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     cluster = await Cluster.connect()
-    signing_key = await _signing_key(settings, cluster)
-    mint, uses = minter(signing_key), Uses()
+    keys = await signing_keys(settings, cluster)
+    mint, uses = minter(keys), Uses()
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
     tool_reconcilers: list[ToolReconciler] = []
     tool_queue = Queue(lambda key: tool_reconcilers[0](key), settings.workers)
     orders_client = httpx.AsyncClient(timeout=ORDER_TIMEOUT_SECONDS)
-    orders = Orders(orders_client, (signing_key,), queue.add, time.monotonic)
+    orders = Orders(orders_client, keys, queue.add, time.monotonic)
     probes = Probes(httpx.AsyncClient(timeout=PROBE_TIMEOUT), tool_queue.add)
     defaults = settings.defaults(orders.public_keys)
     reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
@@ -87,12 +86,14 @@ async def kopf_operator(settings: Settings, registry: kopf.OperatorRegistry, sto
     )
 
 
-async def _signing_key(settings: Settings, cluster: Cluster) -> Ed25519PrivateKey:
-    """The key of the orders, from which the tools' tokens are derived too: it is kept in a Secret of the operator's
-    namespace, made at the first start."""
-    fresh = Ed25519PrivateKey.generate().private_bytes_raw()
-    stored = await cluster.ensure_secret(settings.namespace, settings.order_secret, {KEY: fresh})
-    return Ed25519PrivateKey.from_private_bytes(stored[KEY])
+async def signing_keys(settings: Settings, cluster: Cluster) -> tuple[Ed25519PrivateKey, ...]:
+    """The keys of the orders, the current one first: they are kept in a Secret of the operator's namespace, where a
+    start that finds no current one puts a new one."""
+    fresh = {CURRENT: Ed25519PrivateKey.generate().private_bytes_raw()}
+    found = await cluster.ensure_secret(
+        settings.namespace, settings.order_secret, fresh, lambda data: bool(read_keys(data))
+    )
+    return read_keys(found)
 
 
 def _registry_client(settings: Settings) -> httpx.AsyncClient:

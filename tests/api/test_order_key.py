@@ -51,7 +51,7 @@ class Secrets:
 
     async def patch(self, request: web.Request) -> web.Response:
         self._about_to_write()
-        body = await request.json(content_type=None)
+        body = await request.json()
         if not self.stored:
             return web.json_response({"message": "no"}, status=404)
         if body["metadata"]["resourceVersion"] != self.stored["metadata"]["resourceVersion"]:

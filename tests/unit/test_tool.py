@@ -17,7 +17,7 @@ from despina.decide.plan import Apply, Delete, Outcome, Scale
 from despina.decide.rollout import decide
 from despina.decide.tool import Look, ObservedTool, decide_tool
 from despina.desired.toolbox import ToolView, build_toolbox, tool_config, toolbox_name
-from despina.sources.tokens import minter
+from despina.sources.keys import minter
 from despina.status.tool import report_tool
 from despina.wire import OfferedTool, ToolHostConfig, ToolProblemReport, ToolsConfig
 from tests.support.gen import a_program

@@ -6,8 +6,10 @@ The paths of these kinds are known, so the client's discovery, a dozen requests 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -136,16 +138,27 @@ class Cluster:
         except Gone:
             return
 
-    async def ensure_secret(self, namespace: str, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
-        """The Secret's data, made from `data` if it is not there; of two operators, the first one's counts."""
+    async def ensure_secret(
+        self, namespace: str, name: str, data: Mapping[str, bytes], serves: Callable[[Mapping[str, bytes]], bool]
+    ) -> Mapping[str, bytes]:
+        """The Secret's data. Where it does not serve, or there is none, `data` is put into it; of two operators, the
+        first one's counts."""
+        while True:
+            found = await self.get("Secret", namespace, name)
+            stored = {k: base64.b64decode(v) for k, v in ((found or {}).get("data") or {}).items()}
+            if found and serves(stored):
+                return stored
+            with contextlib.suppress(Conflict, Gone):  # somebody else was there first: look again
+                await self._put_secret(namespace, name, data, found)
+
+    async def _put_secret(self, namespace: str, name: str, data: Mapping[str, bytes], found: Document | None) -> None:
         encoded = {k: base64.b64encode(v).decode() for k, v in data.items()}
-        meta = {"name": name, "namespace": namespace}
-        try:
+        if found is None:
+            meta = {"name": name, "namespace": namespace}
             await self.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
-        except Conflict:
-            found = await self.get("Secret", namespace, name) or {}
-            encoded = found.get("data") or {}
-        return {k: base64.b64decode(v) for k, v in encoded.items()}
+            return
+        unchanged = {"resourceVersion": found["metadata"]["resourceVersion"]}
+        await self._merge(_path("Secret", namespace, name), {"metadata": unchanged, "data": encoded})
 
     async def _apply(self, path: str, document: Document, manager: str) -> Document:
         return await self._call(

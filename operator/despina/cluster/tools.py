@@ -21,8 +21,9 @@ from despina.desired.labels import BACKEND, REVISION, TOOL
 from despina.desired.tool import hosted, tokens_name
 from despina.desired.toolbox import ToolView, token_file
 
-Mint = Callable[[str, str], str]
-"""Makes the token that callers of a namespace present to a tool: given the tool's uid and the namespace."""
+Mint = Callable[[str, str], tuple[str, ...]]
+"""Makes the tokens by which a tool knows callers of a namespace: given the tool's uid and the namespace. They present
+the first one; a second one is there while the operator's key is replaced."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ async def _tokens(cluster: Cluster, program: Program, tool: Tool, mint: Mint) ->
     """What programs of this namespace present: to the tool's own pods, and to backends with tokens of theirs."""
     tokens: dict[str, str] = {}
     if hosted(tool):
-        tokens[token_file(tool.key)] = mint(tool.uid, program.namespace)
+        tokens[token_file(tool.key)] = mint(tool.uid, program.namespace)[0]
     for backend in tool.spec.backends:
         if backend.auth_secret_ref and (token := await secret_value(cluster, tool.namespace, backend.auth_secret_ref)):
             tokens[token_file(tool.key, backend.name)] = token

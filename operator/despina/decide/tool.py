@@ -59,8 +59,8 @@ class ObservedTool:
     tool: Tool
     status: ToolStatus
     defaults: Defaults
-    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What callers present, by their namespace."""
+    tokens: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """What callers may present, by their namespace; a second one is there while the operator's key is replaced."""
     objects: Mapping[ObjectKey, Mapping[str, Any]] = field(default_factory=dict)
     """The tool's own objects."""
     pods: tuple[PodView, ...] = ()

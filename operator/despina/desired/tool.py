@@ -49,13 +49,16 @@ def account_name(tool: Tool, backend: Backend) -> str:
     return tool.spec.service_account.name or pods_service(tool, backend)
 
 
-def build_tokens(tool: Tool, tokens: Mapping[str, str]) -> dict[str, Any]:
-    """The tokens that the tool's pods accept, by the namespace of those who present them."""
+def build_tokens(tool: Tool, tokens: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """The tokens that the tool's pods accept, by the namespace of those who present them. No namespace has a dot in its
+    name."""
+    ends = ("", ".previous")
+    found = {name + end: t for name, known in tokens.items() for end, t in zip(ends, known, strict=False)}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(tool, tokens_name(tool), tool_labels(tool)),
-        "data": {name: base64.b64encode(token.encode()).decode() for name, token in sorted(tokens.items())},
+        "data": {name: base64.b64encode(token.encode()).decode() for name, token in sorted(found.items())},
     }
 
 

@@ -96,6 +96,6 @@ class ToolReconciler:
 
     async def _token(self, tool: Tool, backend: Backend) -> str | None:
         if backend.deployment:
-            return self.mint(tool.uid, tool.namespace)
+            return self.mint(tool.uid, tool.namespace)[0]
         ref = backend.auth_secret_ref
         return await secret_value(self.cluster, tool.namespace, ref) if ref else None
