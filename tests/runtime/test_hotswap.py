@@ -120,6 +120,22 @@ def test_other_code_is_refused_and_what_runs_goes_on(pod, plain, other_code):
     assert missing.failure.reason == "ArtifactMissing"
 
 
+def test_what_was_missing_for_a_moment_is_taken_in_at_the_second_try(pod, plain, log_model, servers):
+    running = pod(plain)
+    eventually("ready", running.is_ready, 90)
+    late = log_model("compiled", "late")
+    (file,) = (servers[0] / "mlflow").glob("artifacts/**/late/**/MLmodel")
+    aside = file.rename(file.with_suffix(".aside"))
+    config = of(running.config, late)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"name": "late"})})
+    assert running.order("Prepare", config=config) == 200
+    eventually("tried once", lambda: "is tried once more" in running.log.read_text(), 30)
+    assert running.state().held["beef0002"].phase == "Preparing"
+    aside.rename(file)
+    held = eventually("settled", lambda: (h := running.state().held["beef0002"]).phase != "Preparing" and h, 30)
+    assert held.phase == "Ready"
+
+
 def test_modules_take_state_and_lm_of_their_own(pod, plain, version, servers, lm):
     lms = (lm_config(servers[2], retries=0), lm_config(servers[2], "cheap", adapter="JSON", structured_output=True))
     running = pod(plain, lms=lms)
