@@ -12,14 +12,15 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
 from despina.wire import (
+    CERTAIN,
     FALLBACK_HEADER,
     Failure,
     FailureReason,
@@ -54,7 +55,9 @@ if TYPE_CHECKING:
     from despina_runtime.cache.redis import RedisTier
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 REPORT_SECONDS = 0.25
+SECOND_TRY_SECONDS = 2.0
 MEMBERS_SECONDS = 1.0
 TRIES_KEPT = 8
 INTERFACES = "interfaces"
@@ -200,8 +203,11 @@ class Engine:
             if unwanted.wait(seconds):
                 raise Unwanted
 
-        fetch_beside(config, self._cache, sleep)
-        return load_program(config, self._cache, self.current.loaded)
+        def load_once() -> Loaded:
+            fetch_beside(config, self._cache, sleep)
+            return load_program(config, self._cache, self.current.loaded)
+
+        return twice(load_once, sleep)
 
     def _commit(self, name: str) -> bool:
         """From now on requests begin on this revision."""
@@ -338,6 +344,18 @@ class Engine:
                 if self._first_store:
                     await self._first_store.close()
         self._sessions.close()
+
+
+def twice(load_once: Callable[[], T], sleep: Callable[[float], None]) -> T:
+    """With a second try, unless the reason of the first one's failure is certain: for the pods' word is final."""
+    try:
+        return load_once()
+    except (ProgramError, OSError) as exc:
+        if isinstance(exc, ProgramError) and exc.failure.reason in CERTAIN:
+            raise
+        log.warning("The revision is tried once more error=%s", exc)
+    sleep(SECOND_TRY_SECONDS)
+    return load_once()
 
 
 class Unwanted(Exception):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
+import itertools
 import logging
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -28,9 +31,20 @@ from despina_runtime.program.errors import ProgramError
 
 log = logging.getLogger(__name__)
 COMPLETE = ".complete"
-RETRY_SECONDS = 3.0
+PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Between tries, in seconds; the last one for as long as it takes."""
+TRIES = 4
+"""Where it is not MLflow's silence that makes them fail."""
 MISSING = (400, 404)
 """MLflow says 404 for what is not there, or 400, and anything else for a bad day."""
+SILENCE = (
+    urllib.error.URLError,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    http.client.HTTPException,
+    ValueError,  # what is no JSON is a proxy's, which stands where MLflow should
+)
 
 
 def folder_of(model: ModelRef, cache: Path) -> Path:
@@ -96,29 +110,34 @@ def _alone(cache: Path) -> Iterator[None]:
 def fetch(
     model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep, elsewhere: Download | None = None
 ) -> Path:
-    """The artefact's folder, from the cache or from MLflow; `elsewhere` takes the place of MLflow's client."""
-    folder = folder_of(model, cache)
+    """The artefact's folder, from the cache or from MLflow; `elsewhere` takes the place of MLflow's client.
+
+    A registry that does not answer is waited for: nothing is wrong with the version.
+    """
+    folder, uri = folder_of(model, cache), f"models:/{model.name}/{model.version}"
+    pauses, troubles = itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])), 0
     while not (folder / COMPLETE).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if _download(model, folder, elsewhere or _download_by_mlflow):
-            (folder / COMPLETE).touch()
-        else:
-            sleep(RETRY_SECONDS)
+        try:
+            _download(model, uri, folder, elsewhere or _download_by_mlflow)
+        except Unanswered as exc:
+            log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc)
+            sleep(next(pauses))
+        except OSError as exc:
+            troubles += 1
+            log.warning("The artefact could not be fetched uri=%s error=%s", uri, exc)
+            if troubles == TRIES:
+                raise ProgramError(FailureReason.LOAD_FAILED, f"{uri} could not be fetched: {exc}") from exc
+            sleep(next(pauses))
     return folder
 
 
-def _download(model: ModelRef, folder: Path, elsewhere: Download) -> bool:
-    """True when the artefact is there, False when MLflow does not answer."""
-    uri = f"models:/{model.name}/{model.version}"
-    try:
-        _download_somehow(model, uri, folder, elsewhere)
-    except Unanswered as exc:
-        log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc)
-        return False
+def _download(model: ModelRef, uri: str, folder: Path, elsewhere: Download) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _download_somehow(model, uri, folder, elsewhere)
     if not (folder / "MLmodel").exists():
         raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
-    return True
+    (folder / COMPLETE).touch()
 
 
 class Unanswered(Exception):
@@ -134,7 +153,7 @@ def _download_somehow(model: ModelRef, uri: str, folder: Path, elsewhere: Downlo
         if exc.code in MISSING:
             raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: status {exc.code}") from exc
         raise Unanswered(f"status {exc.code}") from exc
-    except (OSError, ValueError) as exc:
+    except SILENCE as exc:
         raise Unanswered(type(exc).__name__) from exc
 
 
@@ -143,17 +162,28 @@ def _download_by_mlflow(model: ModelRef, uri: str, folder: Path) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     mlflow.set_tracking_uri(model.tracking_uri)
     try:
         mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
-    except MlflowException as exc:
-        if exc.get_http_status_code() in MISSING:
-            raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {exc.message}") from exc
-        raise Unanswered(exc.error_code) from exc
-    except OSError as exc:
-        raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri}: {exc}") from exc
+    except Exception as exc:  # a store's own client raises what it likes
+        raise _meaning(uri, exc) from exc
+
+
+def _meaning(uri: str, exc: Exception) -> Exception:
+    """What an error of MLflow's client, or of a store's, stands for."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    words = str(exc) if isinstance(exc, OSError) and exc.errno else type(exc).__name__  # others' may hold a signed URL
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    if isinstance(exc, MlflowException):
+        status, words = exc.get_http_status_code(), exc.message
+    if status in MISSING or isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: {words}")
+    if isinstance(exc, MlflowException | requests.RequestException | ConnectionError | TimeoutError):
+        return Unanswered(getattr(exc, "error_code", type(exc).__name__))
+    return OSError(words)
 
 
 def _sleep_while_wanted(parent: int) -> Callable[[float], None]:
