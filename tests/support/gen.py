@@ -80,10 +80,10 @@ def config_of(program: Program, version: str) -> RuntimeConfig:
     return runtime_config(program, revision_of(program, ref(version)), DEFAULTS.order_keys)
 
 
-def serving(program: Program, version: str, count: int = 1) -> dict[str, Any]:
+def serving(program: Program, version: str, count: int = 1, **fields: Any) -> dict[str, Any]:
     """The fields of a snapshot in which a version serves."""
     return {
         "active": version,
-        "deployments": (a_deployment(program, version, replicas=count, activated_at=1.0),),
+        "deployments": (a_deployment(program, version, replicas=count, activated_at=1.0, **fields),),
         "pods": pods(program, version, count, ready=True),
     }

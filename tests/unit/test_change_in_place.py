@@ -29,7 +29,7 @@ from despina.wire import (
     ShadowReport,
     TryReport,
 )
-from tests.support.gen import DEFAULTS, a_program, hash_of, observed, pods, ref, serving
+from tests.support.gen import DEFAULTS, a_program, config_of, hash_of, observed, pods, ref, serving
 
 NOW = 1_000_000.0
 LMS = [{"name": "a", "model": "openai/a"}, {"name": "b", "model": "openai/b"}]
@@ -41,15 +41,16 @@ def held(**phases: str) -> dict[str, HeldRevision]:
     return {name: HeldRevision(phase=phase) for name, phase in phases.items()}
 
 
-def running(program, version="1", count=2, report: PodState | None = None, **changes):
+def running(program, version="1", count=2, report=None, keys=DEFAULTS.order_keys, refusal="", **changes):
     """A version that serves, in pods that were made for the program as it is."""
     fields = serving(program, version, count)
-    config = runtime_config(program, revision_of(program, ref(version)))
+    config = runtime_config(program, revision_of(program, ref(version)), keys)
     (view,) = fields["deployments"]
     fields["deployments"] = (
         replace(view, shape=shape_of(program, ref(version), DEFAULTS.runtime_image), config=config, **changes),
     )
     fields["pods"] = tuple(replace(p, report=report) for p in fields["pods"])
+    fields["pods"] = (*fields["pods"][:-1], replace(fields["pods"][-1], refusal=refusal))
     return fields
 
 
@@ -115,6 +116,55 @@ def test_pods_that_nobody_hears_get_new_pods_beside_them_after_a_while():
     assert choice(a_program(), now=NOW + 30) == ("BlueGreen", "pods do not answer on their admin port")
 
 
+@pytest.mark.parametrize("strategy", ["Auto", "HotSwap"])
+def test_pods_that_take_no_orders_get_new_pods_beside_them_at_once(strategy):
+    program = a_program(rollout={"strategy": strategy})
+    assert choice(program, refusal="why") == ("BlueGreen", f"pods take no orders: qa-{hash_of(program, '1')}-1: why")
+    other = f"pods take no orders: qa-{hash_of(program, '1')} was made for another operator's key"
+    assert choice(program, keys=("b3RoZXI=",)) == choice(program, keys=()) == ("BlueGreen", other)
+    assert choice(program, keys=("b3RoZXI=", *DEFAULTS.order_keys))[0] == "HotSwap", "one key is enough"
+
+
+P = a_program()
+TARGET, BASE = hash_of(P, "2"), hash_of(P, "1")
+
+
+def test_only_ready_pods_that_callers_reach_are_asked_for_their_refusal():
+    fields = running(P)
+    others = (*pods(P, "7", ready=True, refusal="why"), *pods(P, "1", refusal="why"))
+    o = observed(P, "2", **{**fields, "pods": (*fields["pods"], *others)})
+    assert chosen(o, revision_of(P, ref("2")), 0.0)[0] == "HotSwap"
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "HotSwap"])
+def test_a_swap_under_way_goes_on_in_new_pods_when_an_order_is_refused_and_stays_there(strategy):
+    program = a_program(rollout={"strategy": strategy})
+    target, base = hash_of(program, "2"), hash_of(program, "1")
+    under_way = RolloutStatus(
+        id=target, strategy="HotSwap", strategy_reason="x", step="Prepare", started_at=timestamp(NOW - 590)
+    )
+    said = PodState(revision=base)
+    fields = running(program, report=said, refusal="why")
+    found = decide(observed(program, "2", **fields, status=ProgramStatus(rollout=under_way)), NOW)
+    assert (found.strategy.name, found.step, found.quarantined) == ("BlueGreen", "Prepare", ())
+    assert any(isinstance(a, Create) and a.document["kind"] == "Deployment" for a in found.steps)
+    assert "0 Prepare" not in told(found)
+    changed = under_way.model_copy(update={"strategy": "BlueGreen", "strategy_reason": found.strategy.reason})
+    fields = running(program, report=said)
+    later = decide(observed(program, "2", **fields, status=ProgramStatus(rollout=changed)), NOW)
+    assert later.strategy == found.strategy, "though pods take orders again"
+
+
+def test_a_strategy_that_is_asked_for_now_is_not_what_was_asked_for_before():
+    program = a_program(rollout={"strategy": "HotSwap"})
+    before = RolloutStatus(
+        id=hash_of(program, "2"), strategy="BlueGreen", strategy_reason="spec.rollout.strategy", step="Prepare",
+        started_at=timestamp(NOW),
+    )  # fmt: skip
+    o = observed(program, "2", **running(program), status=ProgramStatus(rollout=before))
+    assert chosen(o, revision_of(program, ref("2")), 0.0) == ("HotSwap", "spec.rollout.strategy")
+
+
 def test_without_a_free_device_the_old_pods_go_first():
     program = a_program(placement={"accelerator": {"resource": "nvidia.com/gpu", "count": 1}})
     waiting = Trouble("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
@@ -153,10 +203,6 @@ def applied(found) -> list[str]:
     ]
 
 
-P = a_program()
-TARGET, BASE = hash_of(P, "2"), hash_of(P, "1")
-
-
 def test_every_ready_pod_is_told_to_prepare():
     found = plan(P, report=PodState(revision=BASE))
     assert (found.step, told(found), applied(found)) == ("Prepare", ["0 Prepare", "1 Prepare"], [])
@@ -188,7 +234,7 @@ def loaded(program, report, ago=100.0):
     """After a swap from 1 to 2."""
     fields = running(program, report=report)
     (view,) = fields["deployments"]
-    new, old = (runtime_config(program, revision_of(program, ref(v))) for v in ("2", "1"))
+    new, old = (config_of(program, v) for v in ("2", "1"))
     loading = Loading(new.revision, "2", new, NOW - ago, old)
     fields["deployments"] = (replace(view, loading=loading, version="2", activated_at=NOW - 1000),)
     return fields
@@ -199,6 +245,22 @@ def test_a_pod_that_came_half_way_is_brought_up():
     assert told(late) == ["0 Prepare", "1 Prepare"]
     both = plan(P, **loaded(P, PodState(revision=BASE, held=held(**{BASE: "Ready", TARGET: "Ready"}))))
     assert told(both) == ["0 Commit", "1 Commit"]
+
+
+def test_pods_that_came_half_way_and_take_no_orders_are_replaced_once():
+    half = PodState(revision=BASE, held=held(**{BASE: "Ready"}), uptime_seconds=500)
+    fields = loaded(P, half)
+    refusing = tuple(replace(p, refusal="why") for p in fields["pods"])
+    found = plan(P, **{**fields, "pods": refusing})
+    (restart,) = [a for a in found.steps if isinstance(a, Restart)]
+    assert restart.deployment == f"qa-{BASE}"
+    assert "why" in next(e.message for e in found.events if e.reason == "Restarted")
+    (view,) = fields["deployments"]
+    rolling = {**fields, "deployments": (replace(view, restarts=(NOW - 5,)),), "pods": refusing}
+    assert not [a for a in plan(P, **rolling).steps if isinstance(a, Restart)], "they are on their way out"
+    there = half.model_copy(update={"revision": TARGET})
+    content = tuple(replace(p, report=there) for p in refusing)
+    assert not [a for a in plan(P, **{**fields, "pods": content}).steps if isinstance(a, Restart)]
 
 
 def test_memory_is_freed_after_the_delay_and_going_back_needs_no_loading_until_then():

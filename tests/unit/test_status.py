@@ -15,7 +15,7 @@ from despina.decide.rollout import decide
 from despina.status.conditions import Finding, merge
 from despina.status.report import report
 from despina.wire import Failure, FailureReason
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
+from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, serving
 
 NOW = 5000.0
 P = a_program()
@@ -92,6 +92,18 @@ CASES: dict[str, tuple[Observed, dict[str, str]]] = {
         (lambda p: observed(p, active="1", deployments=(a_deployment(p, "1", replicas=0),)))(a_program(suspend=True)),
         {"Available": "False/Suspended", "Ready": "False/Suspended"},
     ),
+    "pods that refuse orders": (
+        observed(P, **(serving(P, "1") | {"pods": pods(P, "1", ready=True, refusal="why")})),
+        {"OrdersAccepted": "False/OrdersRefused", "Ready": "True/Serving"},
+    ),
+    "pods that were made for another key": (
+        observed(P, **serving(P, "1", config=config_of(P, "1").model_copy(update={"order_keys": ("b3RoZXI=",)}))),
+        {"OrdersAccepted": "False/OrdersRefused", "Ready": "True/Serving"},
+    ),
+    "pods that may take orders": (
+        observed(P, **serving(P, "1", config=config_of(P, "1"))),
+        {"OrdersAccepted": "True/OrdersAccepted"},
+    ),
     "a profile that nobody configured": (
         (lambda p: observed(p, "1"))(a_program(placement={"profile": "moon"})),
         {"Ready": "False/UnknownProfile", "RefsResolved": "False/UnknownProfile", "UpToDate": "False/UnknownProfile"},
@@ -104,6 +116,13 @@ def test_conditions(sentence):
     o, wanted = CASES[sentence]
     found = told(o)
     assert {k: found[k] for k in wanted} == wanted
+
+
+def test_a_refused_order_names_the_pod_and_what_happens():
+    o, _ = CASES["pods that refuse orders"]
+    status = report(o, decide(o, NOW), Outcome(), NOW)
+    message = next(c.message for c in status.conditions if c.type == "OrdersAccepted")
+    assert message == f"qa-{hash_of(P, '1')}-0: why; the next version comes with new pods"
 
 
 def test_a_refusal_of_the_api_server_is_told():
