@@ -9,7 +9,7 @@ from despina.api.status import BreakerStatus
 from despina.decide.gates import Gates, abandoned, unmirrored
 from despina.decide.keep import identity, keep, lead
 from despina.decide.plan import Action, Step
-from despina.decide.pods import agreed, converged, forgotten, restarted
+from despina.decide.pods import agreed, converged, forgotten, replaced, restarted
 from despina.decide.prepare import prepare
 from despina.decide.retire import let_go, released
 from despina.decide.situation import Situation
@@ -33,6 +33,7 @@ def all_steps(
     yield from restarted(r, breaker, requests)
     yield from let_go(r)
     yield from converged(r)
+    yield from replaced(r)
     yield from released(r)
     yield from abandoned(r, gates)
     if not (gates.running and gates.running.type == "Shadow"):

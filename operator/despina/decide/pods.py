@@ -38,6 +38,17 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
         yield Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
 
 
+def replaced(r: Situation) -> Iterator[Action]:
+    """Replace pods that serve something else than they should and take no orders: those that come in their place read
+    what to serve. A version that is on its way in new pods does that already."""
+    for view in r.o.deployments if r.candidate is None else ():
+        late = [p for p in r.o.ready_pods(view.revision) if p.refusal and p.report and not serves(p, view.serves)]
+        if late and not breakers.is_restarting(r.o, view, r.now):
+            done = [*breakers.restarts_within_hour(view, r.now), r.now]
+            yield Restart(view.name, r.now, {RESTARTS: json.dumps(done)})
+            yield Emit("Warning", "Restarted", f"{late[0].name} takes no orders: {late[0].refusal}")
+
+
 def agreed(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:
     """Have all replicas' breakers be as the merged one, and say so when it changes."""
     before = r.o.status.breaker

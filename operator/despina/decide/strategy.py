@@ -12,6 +12,7 @@ from despina.decide.situation import still_there
 from despina.wire import FailureReason
 
 PATIENCE_SECONDS = 20
+REFUSED = "pods take no orders"
 NOT_IN_THIS_PROCESS = {FailureReason.CODE_CHANGED, FailureReason.NOT_SWAPPABLE}
 
 
@@ -25,8 +26,25 @@ def choose(o: Observed, wanted: Revision, waited: float) -> Strategy:
     if asked in ("BlueGreen", "Recreate"):
         return Strategy(asked, "spec.rollout.strategy")
     if asked == "HotSwap":
-        return Strategy("HotSwap", "spec.rollout.strategy")
+        return _refused(o, wanted) or Strategy("HotSwap", "spec.rollout.strategy")
     return _without_room(o, wanted, waited) or _automatic(o, wanted, waited)
+
+
+def _refused(o: Observed, wanted: Revision) -> Strategy | None:
+    """New pods, where the running ones take no orders, or took none when this change began."""
+    before, why = o.status.rollout, refusal_of(o)
+    if before and before.id == wanted.hash and before.strategy_reason.startswith(REFUSED):
+        return Strategy("BlueGreen", before.strategy_reason)
+    return Strategy("BlueGreen", f"{REFUSED}: {why}") if why else None
+
+
+def refusal_of(o: Observed) -> str:
+    """Which pods that callers reach take no orders of this operator, and why; empty where none is known to."""
+    active = o.deployment(o.active)
+    theirs, ours = active.config.order_keys if active and active.config else None, o.defaults.order_keys
+    if active and theirs is not None and ours and not set(theirs) & set(ours):
+        return f"{active.name} was made for another operator's key"
+    return next((f"{pod.name}: {pod.refusal}" for pod in o.ready_pods(o.active) if pod.refusal), "")
 
 
 def _automatic(o: Observed, wanted: Revision, waited: float) -> Strategy:
@@ -46,6 +64,8 @@ def why_not_in_place(o: Observed, wanted: Revision) -> str | None:
         return "no pod is ready that could take it in"
     if active.shape is None:
         return "the running pods were made by an earlier Despina"
+    if refusal := refusal_of(o):
+        return f"{REFUSED}: {refusal}"
     changed = _changed(active.shape, shape_of(o.program, wanted.model, o.defaults.runtime_image))
     if changed:
         return f"{', '.join(changed)} changed"

@@ -13,6 +13,7 @@ from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Outcome, Plan
 from despina.decide.quarantine import TAKEN_BACK, is_against, timestamp
 from despina.decide.situation import holds, previous, recovered, serves
+from despina.decide.strategy import refusal_of
 from despina.decide.versions import ENDED, model_of
 from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
@@ -33,6 +34,7 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         progressing(o, plan, now),
         model_resolved(o),
         refs_resolved(o, plan),
+        orders_accepted(o),
         breaker_closed(plan),
         reconciled(outcome),
     )
@@ -299,6 +301,15 @@ def model_resolved(o: Observed) -> Finding:
         return Finding(Type.MODEL_RESOLVED, True, Reason.MODEL_FOUND)
     status = None if o.model.is_unknown else False
     return Finding(Type.MODEL_RESOLVED, status, o.model.reason, o.model.message)
+
+
+def orders_accepted(o: Observed) -> Finding:
+    """Whether pods take orders, as far as is known."""
+    refusal = refusal_of(o)
+    if not refusal:
+        return Finding(Type.ORDERS_ACCEPTED, True, Reason.ORDERS_ACCEPTED)
+    message = f"{refusal}; the next version comes with new pods"
+    return Finding(Type.ORDERS_ACCEPTED, False, Reason.ORDERS_REFUSED, message)
 
 
 def breaker_closed(plan: Plan) -> Finding:
