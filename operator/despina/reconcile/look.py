@@ -29,7 +29,7 @@ from despina.desired.overlay import CONTAINER
 from despina.desired.tool import hosted
 from despina.desired.toolbox import ToolView, build_toolbox, token_file
 from despina.reconcile.program import tool_keys
-from despina.sources.runtime_admin import LASTING
+from despina.sources.outbox import ATTEMPTS
 from despina.status.report import requested
 from despina.wire import INTERFACE_PATH, STATE_PATH, PodState
 
@@ -94,7 +94,7 @@ def defaults_of(live: Live, deployments: list[Document]) -> Defaults:
         runtime_image=container.get("image", "unknown"),
         tracking_uri=config.model.tracking_uri if config else None,
         profiles=_profiles(live, container),
-        order_key=config.order_key if config else None,
+        order_keys=config.order_keys if config else (),
         cluster_domain=(live.status.url or "").partition(".svc.")[2] or Defaults.cluster_domain,
     )
 
@@ -186,7 +186,7 @@ async def _tool(cluster: Onlooker, program: Program, key: str) -> Part:
     namespace, _, name = key.partition("/")
     try:
         await cluster.get("DSPyTool", namespace, name)
-        (view,) = await tools_of(cluster, program, [key], lambda _uid, _namespace: TOKEN)
+        (view,) = await tools_of(cluster, program, [key], lambda _uid, _namespace: (TOKEN,))
     except Refused as exc:
         return Part(ToolView(key), (f"DSPyTool {key} was not seen, and is taken to be as it should be: {exc}.",))
     return Part(replace(view, tokens=_tokens(view)))
@@ -210,7 +210,7 @@ def _toolbox(program: Program, tools: Part) -> dict[tuple[str, str], Document]:
 
 def _as_told(o: Observed, now: float) -> Observed:
     """Orders that no report shows are given once; that they were is known to the operator alone, and assumed here."""
-    orders = [a for a in decide(o, now).steps if isinstance(a, Tell) and a.order in LASTING]
+    orders = [a for a in decide(o, now).steps if isinstance(a, Tell) and a.order in ATTEMPTS]
     told = {(a.pod.name, kind_of(a.order)): f"{a.order} {a.subject}" for a in orders}
 
     def of(pod: PodView) -> Mapping[str, str]:
