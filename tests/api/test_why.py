@@ -157,6 +157,24 @@ async def test_pods_that_may_not_be_asked_are_said_to_be_unheard(api, capsys):
     assert "state is forbidden" in text
 
 
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        ("qa-0: it knows none of this operator's keys; the next version comes with new pods", "it knows none of this operator's keys"),
+        ("qa-1 was made for another operator's key; the next version comes with new pods", "qa-1 was made for another operator's key"),
+    ],
+)  # fmt: skip
+async def test_that_pods_take_no_orders_is_known_from_the_status(api, capsys, tmp_path, message, refusal):
+    populate(api, "2")
+    (manifest,) = api.objects[f"{PATHS['DSPyProgram'][0]}/namespaces/ns/dspyprograms"]
+    mark = next(c for c in manifest["status"]["conditions"] if c["type"] == "OrdersAccepted")
+    await why(capsys, "qa", "--save", str(tmp_path / "it.json"))
+    assert {p.refusal for p in load((tmp_path / "it.json").read_text()).observed.pods} == {""}
+    mark.update(status="False", reason="OrdersRefused", message=message)
+    await why(capsys, "qa", "--save", str(tmp_path / "it.json"))
+    assert {p.refusal for p in load((tmp_path / "it.json").read_text()).observed.pods} == {refusal, ""}
+
+
 async def test_a_tool_that_may_not_be_read_is_said_to_be_unseen_and_not_to_be_amiss(api, capsys):
     populate(api)
     api.forbidden = lambda path: "dspytools" in path
