@@ -141,7 +141,16 @@ async def _pods(cluster: Onlooker, live: Live) -> Part:
     heard = await asyncio.gather(*(_heard(cluster, live.program.namespace, pod) for pod in live.pods))
     silent = [said.unseen[0] for said in heard if said.unseen]
     text = f"{len(silent)} of {len(heard)} pods were not heard, so what they hold and count is not known: "
-    return Part(tuple(said.seen for said in heard), (f"{text}{silent[0]}.",) if silent else ())
+    return Part(_refusing([said.seen for said in heard], live), (f"{text}{silent[0]}.",) if silent else ())
+
+
+def _refusing(pods: list[PodView], live: Live) -> tuple[PodView, ...]:
+    """That pods take no orders the operator alone knows, and says of one that callers reach."""
+    marks = (c for c in live.status.conditions if c.type == Type.ORDERS_ACCEPTED and c.status == ConditionStatus.FALSE)
+    said = next((c.message.partition("; ")[0] for c in marks), "")
+    there = [p for p in pods if p.ready and p.revision == live.active]
+    one = next((p for p in there if said.startswith(f"{p.name}: ")), there[0] if there else None)
+    return tuple(replace(p, refusal=said.removeprefix(f"{p.name}: ")) if p is one else p for p in pods)
 
 
 async def _heard(cluster: Onlooker, namespace: str, pod: PodView) -> Part:
