@@ -29,7 +29,7 @@ def all_steps(
         yield from prepare(r, r.candidate)
     yield from gates.actions
     if step != "Promote" and not r.is_left:
-        yield from keep(r, current)
+        yield from keep(r, current, step)
     yield from restarted(r, breaker, requests)
     yield from let_go(r)
     yield from converged(r)

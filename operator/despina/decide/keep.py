@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from despina.api.revision import Revision
 from despina.decide.drift import applied
 from despina.decide.observed import Observed
-from despina.decide.plan import Action, Annotate, Create, Delete, Tell
+from despina.decide.plan import Action, Annotate, Create, Delete, Step, Tell
 from despina.decide.prepare import config_of, made, profile_of, put_to_sleep
 from despina.decide.situation import Situation, revision_in
 from despina.decide.sizing import sized
@@ -45,7 +45,7 @@ def _toolbox(o: Observed) -> Iterator[Action]:
     yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not o.tools and (kind, name) in o.objects)
 
 
-def keep(r: Situation, current: Revision) -> Iterator[Action]:
+def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]:
     """Keep the revision that callers reach as the spec wants it."""
     program, is_wanted = r.o.program, r.wanted is not None and current.hash == r.wanted.hash
     if (is_wanted or r.active is None) and (r.size > 0 or r.o.active is None):
@@ -54,7 +54,7 @@ def keep(r: Situation, current: Revision) -> Iterator[Action]:
         yield from applied(r.o.objects, build_service(program, preview_name(program), current.base))
     budget = build_pdb(program, program.name, program_labels(program), selector(program, current.base))
     yield from applied(r.o.objects, budget)
-    if not (r.candidate and r.recreates):
+    if not (r.candidate and r.recreates) or step in ("Paused", "Suspended"):
         yield from _sized(r, current)
     yield from _activated(r, current)
     yield from _configured(r)
@@ -78,7 +78,8 @@ def _activated(r: Situation, current: Revision) -> Iterator[Action]:
         return
     is_new = view.activated_at is None and r.o.ready(view.revision) > 0
     if r.o.active == current.base and (is_new or view.is_retired):
-        yield Annotate(view.name, {ACTIVATED_AT: repr(r.now)})
+        later = max(r.now, (view.retired_at or 0.0) + 0.001)  # a clock may have been set back since
+        yield Annotate(view.name, {ACTIVATED_AT: repr(later)})
     if view.retired_at is not None:
         yield from (Tell(p, "Activate") for p in r.o.pods_of(current.base) if not p.has_been_told("Activate"))
 

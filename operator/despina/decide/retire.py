@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from despina.decide.observed import DeploymentView
+from despina.decide.observed import DeploymentView, PodView
 from despina.decide.plan import Action, Annotate, Delete, Scale, Tell
 from despina.decide.situation import Situation
-from despina.decide.sizing import without_hpa
 from despina.desired.config import generation_name
 from despina.desired.labels import (
     RETIRED_AT,
@@ -23,16 +22,24 @@ def _others(r: Situation) -> list[DeploymentView]:
 
 def let_go(r: Situation) -> Iterator[Action]:
     """Retire what callers left, keep it warm for a while, then let its pods go."""
+    yield from _without_autoscalers(r)
     for position, view in enumerate(_others(r)):
-        yield from without_hpa(r.o.objects, view.name)
-        if not view.is_retired:
-            yield Annotate(view.name, {RETIRED_AT: repr(r.now)})
+        if not view.is_retired:  # a clock may have been set back since
+            yield Annotate(view.name, {RETIRED_AT: repr(max(r.now, view.activated_at or 0.0))})
         if view.activated_at is not None:
             yield from (Tell(p, "Retire") for p in r.o.pods_of(view.revision) if not p.has_been_told("Retire"))
         if remaining(r, view) <= 0 and view.replicas:
             yield Scale(view.name, 0)
         if position >= r.policy.revision_history_limit and not view.replicas:
             yield from _deleted(view)
+
+
+def _without_autoscalers(r: Situation) -> Iterator[Action]:
+    """Only what callers reach is scaled by load, whatever became of the others' Deployments."""
+    scaled = {r.current.deployment if r.current else None, r.active.name if r.active else None}
+    for kind, name in r.o.objects:
+        if kind == "HorizontalPodAutoscaler" and name not in scaled:
+            yield Delete((kind, name))
 
 
 def _deleted(view: DeploymentView) -> Iterator[Action]:
@@ -64,12 +71,26 @@ def retention_left(r: Situation, view: DeploymentView) -> float | None:
 def released(r: Situation) -> Iterator[Action]:
     """Have pods free what nobody goes back to or on to."""
     for view in r.o.deployments:
-        keep = {view.serves}
-        if view.loading and view.loading.previous and retention_left(r, view) is not None:
-            keep.add(view.loading.previous.revision)
-        if r.candidate and r.swaps and r.candidate.base == view.revision:
-            keep.add(r.candidate.hash)
+        keep = _kept(r, view)
         for pod in r.o.ready_pods(view.revision):
-            if pod.report and pod.report.revision == view.serves:
-                spare = sorted(pod.report.held.keys() - keep)
-                yield from (Tell(pod, "Release", name) for name in spare[:1] if not pod.has_been_told("Release", name))
+            spare = _spare(pod, view, keep)
+            yield from (Tell(pod, "Release", name) for name in spare[:1] if not pod.has_been_told("Release", name))
+
+
+def is_released(r: Situation) -> bool:
+    """Whether no pod says that it holds more than it should."""
+    return not any(_spare(pod, v, _kept(r, v)) for v in r.o.deployments for pod in r.o.ready_pods(v.revision))
+
+
+def _kept(r: Situation, view: DeploymentView) -> set[str]:
+    keep = {view.serves}
+    if view.loading and view.loading.previous and retention_left(r, view) is not None:
+        keep.add(view.loading.previous.revision)
+    if r.candidate and r.swaps and r.candidate.base == view.revision:
+        keep.add(r.candidate.hash)
+    return keep
+
+
+def _spare(pod: PodView, view: DeploymentView, keep: set[str]) -> list[str]:
+    is_settled = pod.report is not None and pod.report.revision == view.serves
+    return sorted(pod.report.held.keys() - keep) if pod.report and is_settled else []

@@ -23,7 +23,7 @@ from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
 from despina.decide.problems import spec_problem
 from despina.decide.quarantine import added, entry_against, parse_timestamp, still_quarantined, timestamp
 from despina.decide.readiness import do_all_say, is_prepared
-from despina.decide.retire import remaining, retention_left
+from despina.decide.retire import is_released, remaining, retention_left
 from despina.decide.situation import Situation, earlier, has_served, recovered, revision_in
 from despina.decide.strategy import choose
 from despina.decide.versions import asked_model, ref_of, served_models
@@ -247,6 +247,6 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]
     if is_swapping or any(not do_all_say(r.o, v) for v in unlike):
         return SWAP_LISTEN
-    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker:
+    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not is_released(r):
         return WATCH_LISTEN
     return STEADY_LISTEN if unlike else None

@@ -83,12 +83,10 @@ class Situation:
     @property
     def current(self) -> Revision | None:
         """The revision that callers shall reach now: the active one, or the first one."""
-        if self.o.active is None:
-            return self.wanted
         view = self.active
         if view:
             return revision_in(self.o, view)
-        # Somebody deleted the active Deployment: what served there is made again, as the spec is now.
+        # The first one; or else somebody deleted what callers reached, and it is made again as the spec is now.
         return _unblocked(self.o, self.entries) or self.wanted
 
     @property

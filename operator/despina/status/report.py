@@ -241,31 +241,35 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
     if plan.problem:
         return Finding(kind, False, *plan.problem)
     if plan.blocked:
-        entry = plan.blocked
-        return Finding(
-            kind,
-            False,
-            Reason.VERSION_QUARANTINED,
-            f"version {entry.version}: {entry.reason}: {entry.message}",
-        )
+        entry, going = plan.blocked, _on_its_way(plan)
+        meanwhile = f"; meanwhile {going[1]}" if going else ""
+        text = f"version {entry.version}: {entry.reason}: {entry.message}{meanwhile}"
+        return Finding(kind, False, Reason.VERSION_QUARANTINED, text)
     if plan.asked is None:
         return Finding(kind, None, o.model.reason, o.model.message)
-    if plan.candidate is None:
+    going = _on_its_way(plan)
+    if going is None:
         return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
-    if plan.step == "AwaitPromotion":
-        note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
-        return Finding(kind, False, Reason.AWAITING_PROMOTION, f"version {plan.candidate.version} is ready: {note}")
-    if plan.step == "Paused":
-        text = f"version {plan.candidate.version} waits: set spec.rollout.state to Active to go on"
-        return Finding(kind, False, Reason.PAUSED, text)
-    if plan.step == "Suspended":
-        text = f"version {plan.candidate.version} waits: nothing is prepared while the program runs no pods"
-        return Finding(kind, False, Reason.SUSPENDED, text)
+    return Finding(kind, False, *going)
+
+
+def _on_its_way(plan: Plan) -> tuple[str, str] | None:
+    """Where the candidate is, as a reason and a sentence."""
+    if plan.candidate is None:
+        return None
+    version = f"version {plan.candidate.version}"
+    match plan.step:
+        case "AwaitPromotion":
+            note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
+            return Reason.AWAITING_PROMOTION, f"{version} is ready: {note}"
+        case "Paused":
+            return Reason.PAUSED, f"{version} waits: set spec.rollout.state to Active to go on"
+        case "Suspended":
+            return Reason.SUSPENDED, f"{version} waits: nothing is prepared while the program runs no pods"
     gate = next((g for g in plan.gates if g.result == "Running"), None)
     if gate and plan.step == "Gate":
-        text = f"version {plan.candidate.version} is at gate {gate.name}: {gate.message}"
-        return Finding(kind, False, Reason.IN_PROGRESS, text)
-    return Finding(kind, False, Reason.IN_PROGRESS, f"version {plan.candidate.version} is being prepared")
+        return Reason.IN_PROGRESS, f"{version} is at gate {gate.name}: {gate.message}"
+    return Reason.IN_PROGRESS, f"{version} is being prepared"
 
 
 def _pinned(o: Observed) -> str:
