@@ -6,9 +6,9 @@ import pytest
 
 from despina.api.conditions import Reason
 from despina.api.program import Program
-from despina.cluster.observe import Unreadable, is_owned, parse, pod_view, preview_ready, read_status
+from despina.cluster.observe import Unreadable, is_owned, job_view, parse, pod_view, preview_ready, read_status
 from despina.decide.observed import PodView
-from despina.wire import Failure, FailureReason
+from despina.wire import EvaluationResult, Failure, FailureReason
 from tests.support.gen import a_manifest, a_program
 
 WORD = Failure(reason=FailureReason.PICKLE_DENIED, message="m").model_dump_json()
@@ -100,3 +100,74 @@ def test_a_secret_in_a_manifest_is_refused_without_repeating_it():
 
 def test_a_status_that_cannot_be_read_is_made_anew():
     assert read_status({"observedGeneration": "x"}).observed_generation == 0
+
+
+SCORE = EvaluationResult(score_percent=90, examples=5)
+ERROR = EvaluationResult(error="no score")
+DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+FAILED = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
+
+
+def a_job(*conditions: dict) -> dict:
+    labels = {"despina.dev/revision": "r1", "despina.dev/gate": "score"}
+    meta = {"name": "qa-eval-1", "labels": labels, "creationTimestamp": "2026-01-02T03:04:05Z"}
+    return {"metadata": meta, "status": {"conditions": list(conditions)}}
+
+
+def scored(said: EvaluationResult | str | None, code: int = 0, at: int = 0, name: str = "program", **more) -> dict:
+    """A pod of a Job, created in that second; `said` stands in its container's termination message."""
+    word = said.model_dump_json() if isinstance(said, EvaluationResult) else said
+    state = {"terminated": {"message": word, "exitCode": code, **more.pop("ended", {})}} if word is not None else {}
+    status = {"containerStatuses": [{"name": name, "image": "i", "state": state}], **more}
+    return {"metadata": {"name": f"p{at}", "creationTimestamp": f"2026-01-02T03:04:{at:02}Z"}, "status": status}
+
+
+def test_a_job_says_what_it_scores_and_since_when():
+    view = job_view(a_job(), [])
+    assert (view.revision, view.gate, view.created_at) == ("r1", "score", 1767323045.0)
+    bare = job_view({"metadata": {"name": "x"}}, [])
+    assert (bare.revision, bare.gate, bare.created_at) == ("", "", None)
+
+
+@pytest.mark.parametrize(
+    ("pods", "result"),
+    [
+        ([scored(SCORE)], SCORE),
+        ([scored(ERROR, code=1)], ERROR),
+        ([scored(None, phase="Running")], None),
+        # Whoever is scored can write where the last words stand, so a process that did not end well gives no score.
+        ([scored(SCORE, code=137)], None),
+        ([scored(SCORE, code=1)], None),
+        ([scored(SCORE, name="sidecar")], None),
+        ([scored("Killed", code=137)], None),
+        # A node was drained: what its pod said counts for nothing, the next one's words do.
+        ([scored(ERROR, code=1, conditions=[DISRUPTED])], None),
+        ([scored(ERROR, code=1, conditions=[DISRUPTED]), scored(SCORE, at=9)], SCORE),
+        ([scored(SCORE, at=9), scored(ERROR, code=1, conditions=[DISRUPTED])], SCORE),
+        ([scored(SCORE, conditions=[DISRUPTED])], SCORE),
+    ],
+)
+def test_a_jobs_result_is_that_of_the_right_pod(pods, result):
+    assert job_view(a_job(), pods).result == result
+
+
+def test_progress_and_trouble_are_those_of_the_newest_pod():
+    old = scored(ERROR, code=1, at=1, phase="Failed", podIP="10.0.0.1", conditions=[DISRUPTED])
+    new = scored(None, at=2, phase="Running", podIP="10.0.0.2")
+    leaving = scored(None, at=1, phase="Running", podIP="10.0.0.1", conditions=[DISRUPTED])
+    waiting_for_a_node = {"type": "PodScheduled", "status": "False", "message": "0/3"}
+    pending = scored(None, at=2, phase="Pending", conditions=[waiting_for_a_node])
+    for pods in ([old, new], [new, old], [leaving, new]):
+        assert job_view(a_job(), pods).ip == "10.0.0.2"
+    assert job_view(a_job(), [old, pending]).ip is None
+    assert job_view(a_job(), [old, pending]).trouble == "Unschedulable: 0/3"
+    assert job_view(a_job(), [leaving | {"metadata": leaving["metadata"] | {"deletionTimestamp": "x"}}]).ip is None
+
+
+def test_a_job_that_ended_without_a_result_says_how():
+    killed = scored("", code=137, phase="Failed", ended={"reason": "OOMKilled"})
+    assert job_view(a_job(FAILED | {"reason": "BackoffLimitExceeded"}), [killed]).trouble == (
+        "OOMKilled: container program ended with code 137"
+    )
+    late = job_view(a_job(FAILED), [])
+    assert (late.ended, late.trouble) == (True, "DeadlineExceeded: too long")
