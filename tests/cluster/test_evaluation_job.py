@@ -12,6 +12,7 @@ from despina.api.placement import PlacementProfile
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_config
+from tests.support.gen import ref
 from tests.support.world import Kube, manifest
 
 DATASETS = {
@@ -50,7 +51,7 @@ def test_the_api_server_takes_the_job(dataset, pod_template):
     program = Program.parse(document)
     evaluate = {"datasetRef": DATASETS[dataset], "maxRegressionPercent": 5}
     gate = Gate.model_validate({"name": "score", "type": "Evaluate", "evaluate": evaluate})
-    config = runtime_config(program, revision_of(program, "1"), "http://mlflow:5000")
+    config = runtime_config(program, revision_of(program, ref("1")))
     made = Evaluation("scored-eval-1", gate, evaluation_config(gate.evaluate, config, config))
     job = build_evaluation(program, made, PlacementProfile(), "despina-runtime:1")
     created = json.loads(

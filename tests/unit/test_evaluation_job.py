@@ -20,7 +20,7 @@ from despina.desired.labels import selector
 from despina.desired.overlay import CONTAINER, overlay_problem
 from despina.desired.workload import build_deployment
 from despina.wire import EvaluationConfig
-from tests.support.gen import a_manifest
+from tests.support.gen import a_manifest, ref
 from tests.unit.test_builders import DATA, PROFILES
 
 DATASETS = {
@@ -38,7 +38,7 @@ def gate(dataset: dict[str, Any] = DATASETS["everything"]) -> Gate:
 
 def job(program: Program, of: Gate, baseline: Program | None = None, profile: str = "") -> dict[str, Any]:
     def config(p: Program, version: str) -> Any:
-        return runtime_config(p, revision_of(p, version), "http://mlflow:5000")
+        return runtime_config(p, revision_of(p, ref(version)))
 
     before = config(baseline, "1") if baseline else None
     made = Evaluation("qa-eval-1", of, evaluation_config(of.evaluate, config(program, "3"), before))
@@ -47,7 +47,7 @@ def job(program: Program, of: Gate, baseline: Program | None = None, profile: st
 
 def deployment(program: Program, profile: str = "") -> dict[str, Any]:
     return build_deployment(
-        program, revision_of(program, "3"), PROFILES.get(profile) or PROFILES["aws"], "despina-runtime:1"
+        program, revision_of(program, ref("3")), PROFILES.get(profile) or PROFILES["aws"], "despina-runtime:1"
     )
 
 
@@ -68,7 +68,7 @@ ENVS = st.lists(
     st.fixed_dictionaries({"name": st.sampled_from(["MLFLOW_TRACKING_TOKEN", "A", "B"]), "value": TEXTS}), max_size=3
 )
 MOUNTS = st.lists(
-    st.fixed_dictionaries({"name": NAMES, "mountPath": st.sampled_from(["/data", "/certs", "/etc/despina"])}),
+    st.fixed_dictionaries({"name": NAMES, "mountPath": st.sampled_from(["/data", "/certs", "/var/lib/despina"])}),
     max_size=2,
 )
 CONTAINERS = st.fixed_dictionaries(
@@ -181,7 +181,7 @@ def test_a_drained_node_does_not_fail_it_and_anything_else_does_at_once():
 def test_it_says_what_it_scores_and_no_selector_of_ours_finds_its_pod():
     labels = {"team": "x"}
     program = Program.parse(a_manifest(podTemplate={"metadata": {"labels": labels}}))
-    made, wanted = job(program, gate()), revision_of(program, "3").hash
+    made, wanted = job(program, gate()), revision_of(program, ref("3")).hash
     of_job, of_pod = made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]
     assert (of_job["despina.dev/revision"], of_job["despina.dev/gate"]) == (wanted, "score")
     assert of_job["despina.dev/program"] == program.name

@@ -161,6 +161,7 @@ def test_progress_and_trouble_are_those_of_the_newest_pod():
         assert job_view(a_job(), pods).ip == "10.0.0.2"
     assert job_view(a_job(), [old, pending]).ip is None
     assert job_view(a_job(), [old, pending]).trouble == "Unschedulable: 0/3"
+    assert "another one follows" in job_view(a_job(), [old]).trouble
     assert job_view(a_job(), [leaving | {"metadata": leaving["metadata"] | {"deletionTimestamp": "x"}}]).ip is None
 
 

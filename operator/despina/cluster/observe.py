@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from despina.api.program import Program
 from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
+from despina.decide.quarantine import parse_timestamp
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
     EVALUATION,
+    GATE,
     MODEL_VERSION,
     PROGRAM,
     RESTARTED_BY,
@@ -31,6 +32,7 @@ from despina.desired.labels import (
     SIZE,
 )
 from despina.desired.network import preview_name
+from despina.desired.overlay import CONTAINER
 from despina.desired.toolbox import toolbox_name
 from despina.wire import CONFIG_FILE, EvaluationResult, Failure, RuntimeConfig
 
@@ -146,26 +148,80 @@ async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tu
 
 
 def job_view(item: Document, pods: list[Document]) -> JobView:
-    """An evaluation as decisions see it; its pod's last words are its result."""
-    name, status = item["metadata"]["name"], item.get("status") or {}
-    ended = any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in status.get("conditions") or [])
-    states = [pod.get("status") or {} for pod in pods]
-    trouble = next((t for t in map(_trouble, states) if t), None)
+    """An evaluation as decisions see it. A drained node leaves it several pods, one after the other."""
+    meta, status = item["metadata"], item.get("status") or {}
+    labels = meta.get("labels") or {}
+    endings = [
+        c for c in status.get("conditions") or [] if c["type"] in ("Complete", "Failed") and c["status"] == "True"
+    ]
+    newest_first = sorted(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "", reverse=True)
+    results = [r for r in map(_result, newest_first) if r]
     return JobView(
-        name=name,
-        ended=ended,
-        result=next((r for r in map(_result, states) if r), None),
-        ip=next((s.get("podIP") for s in states if s.get("phase") == "Running"), None),
-        trouble=f"{trouble.reason}: {trouble.message}" if trouble else "",
+        name=meta["name"],
+        ended=bool(endings),
+        result=results[0] if results else None,
+        ip=next((ip for ip in map(_address, newest_first) if ip), None),
+        trouble=next((t for t in (*map(_job_trouble, newest_first[:1]), *map(_ending, endings)) if t), ""),
+        revision=labels.get(REVISION, ""),
+        gate=labels.get(GATE, ""),
+        created_at=parse_timestamp(meta.get("creationTimestamp")) or None,
     )
 
 
-def _result(status: Document) -> EvaluationResult | None:
-    for container in _containers(status):
-        ended = (container.get("state") or {}).get("terminated") or {}
-        with contextlib.suppress(ValidationError):
-            return EvaluationResult.model_validate_json(ended.get("message") or "")
-    return None
+def _address(pod: Document) -> str | None:
+    """Where a pod can be asked that runs and is not about to end."""
+    status = pod.get("status") or {}
+    runs = status.get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+    return status.get("podIP") if runs else None
+
+
+def _result(pod: Document) -> EvaluationResult | None:
+    """A pod's last words.
+
+    A score counts only from a process that ended well: the model that is scored runs beside it and can write where last
+    words stand, but not end the process so. An error counts unless the pod was taken from its node: another one follows
+    then.
+    """
+    status = pod.get("status") or {}
+    ended = _program_ended(status)
+    try:
+        found = EvaluationResult.model_validate_json(ended.get("message") or "")
+    except ValidationError:
+        return None
+    if ended.get("exitCode") == 0:
+        return found
+    return found if found.error is not None and not _is_disrupted(status) else None
+
+
+def _program_ended(status: Document) -> Document:
+    """How the program's container ended."""
+    for container in status.get("containerStatuses") or []:
+        if container.get("name") == CONTAINER:
+            ended: Document = (container.get("state") or {}).get("terminated") or {}
+            return ended
+    return {}
+
+
+def _is_disrupted(status: Document) -> bool:
+    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or [])
+
+
+def _job_trouble(pod: Document) -> str:
+    """What keeps a pod from starting, or how it ended."""
+    status = pod.get("status") or {}
+    trouble, ended = _trouble(status), _program_ended(status)
+    if trouble:
+        return f"{trouble.reason}: {trouble.message}"
+    if _is_disrupted(status):
+        return "its pod was taken from its node, and another one follows"
+    if ended.get("exitCode"):
+        return f"{ended.get('reason') or 'Error'}: container {CONTAINER} ended with code {ended['exitCode']}"
+    return ""
+
+
+def _ending(condition: Document) -> str:
+    failed = condition["type"] == "Failed"
+    return f"{condition.get('reason', '')}: {condition.get('message', '')}" if failed else ""
 
 
 def read_status(status: Document) -> ProgramStatus:

@@ -11,11 +11,12 @@ from despina.api.revision import Revision, digest, runtime_config
 from despina.api.status import GateStatus, RolloutStatus
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Action, Clock, Create, Delete, Tell
+from despina.decide.prepare import profile_of
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.schema import incompatibilities
 from despina.decide.situation import Situation, holds
 from despina.decide.watch import p95_millis
-from despina.desired.evaluation import build_evaluation, evaluation_name
+from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_config, evaluation_name
 from despina.desired.network import preview_name
 from despina.wire import EvaluationResult, ShadowConfig, ShadowReport
 
@@ -178,7 +179,8 @@ def _job(r: Situation, candidate: Revision, gate: Gate, policy: Evaluate, name: 
     active = r.active
     serving = (active.loading.config if active.loading else active.config) if active else None
     baseline = serving if policy.max_regression_percent is not None and has_answered(r) else None
-    return Create(build_evaluation(r.o.program, gate, policy, name, config, baseline, r.o.defaults.runtime_image))
+    evaluation = Evaluation(name, gate, evaluation_config(policy, config, baseline))
+    return Create(build_evaluation(r.o.program, evaluation, profile_of(r.o), r.o.defaults.runtime_image))
 
 
 def has_answered(r: Situation) -> bool:

@@ -1,8 +1,10 @@
-"""The Deployment of one revision."""
+"""The pod template of everything that runs a program, and the Deployment of one revision."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from despina.api.placement import PlacementProfile
@@ -48,10 +50,7 @@ def build_deployment(
     `replicas` and then handed it to an autoscaler would scale a busy program to one pod.
     """
     labels = revision_labels(program, revision)
-    template = {
-        "metadata": {"labels": dict(labels)},
-        "spec": _pod_spec(program, revision, profile, default_image),
-    }
+    template = build_template(program, profile, default_image, _serving(program, revision, labels))
     restarted = program.annotations.get(RESTART)
     notes = {SHAPE: json.dumps(shape_of(program, revision.model, default_image))} | (
         {RESTARTED_BY: restarted} if restarted else {}
@@ -63,26 +62,56 @@ def build_deployment(
         "spec": {
             "selector": {"matchLabels": selector(program, revision.hash)},
             "strategy": ROLLING,
-            "template": overlay(template, program.spec.pod_template or {}),
+            "template": template,
         },
     }
 
 
-def _pod_spec(program: Program, revision: Revision, profile: PlacementProfile, default_image: str) -> dict[str, Any]:
-    args = ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"]
-    accelerator = accelerator_of(program.spec.placement, profile)
-    container = build_container(program, args, default_image, accelerator) | _serving(program)
-    container["volumeMounts"] += [
-        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
-        {"name": "generation", "mountPath": GENERATION_DIR, "readOnly": True},
-    ]
-    spec = build_pod_spec(program, [container])
+@dataclass(frozen=True)
+class PodParts:
+    """What one workload's pods have of their own, beside what all pods have that run a program."""
+
+    labels: Mapping[str, str]
+    container: Mapping[str, Any]
+    """Fields of the program's container."""
+    env: tuple[dict[str, Any], ...] = ()
+    volumes: tuple[dict[str, Any], ...] = ()
+    mounts: tuple[dict[str, Any], ...] = ()
+
+
+def build_template(program: Program, profile: PlacementProfile, default_image: str, parts: PodParts) -> dict[str, Any]:
+    """The pod template of everything that runs a program, with the user's own laid over it."""
+    placement = program.spec.placement
+    container = {**build_container(program, default_image, accelerator_of(placement, profile)), **parts.container}
+    container["env"] += parts.env
+    container["volumeMounts"] += parts.mounts
+    spec = build_pod_spec(program, [container]) | placed(placement, profile)
+    spec["volumes"] += parts.volumes
+    template = {"metadata": {"labels": dict(parts.labels)}, "spec": spec}
+    return overlay(template, program.spec.pod_template or {})  # type: ignore[no-any-return]
+
+
+def _serving(program: Program, revision: Revision, labels: Mapping[str, str]) -> PodParts:
     generation = {"name": generation_name(revision.deployment), "optional": True}
-    spec["volumes"] += [
-        {"name": "config", "configMap": {"name": revision.deployment}},
-        {"name": "generation", "configMap": generation},
-    ]
-    return spec | placed(program.spec.placement, profile)
+    return PodParts(
+        labels=labels,
+        container={
+            "args": ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"],
+            "ports": [
+                {"name": "http", "containerPort": program.spec.runtime.port},
+                {"name": ADMIN, "containerPort": ADMIN_PORT},
+            ],
+            **probes(),
+        },
+        volumes=(
+            {"name": "config", "configMap": {"name": revision.deployment}},
+            {"name": "generation", "configMap": generation},
+        ),
+        mounts=(
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            {"name": "generation", "mountPath": GENERATION_DIR, "readOnly": True},
+        ),
+    )
 
 
 def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -100,34 +129,18 @@ def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[s
             # Always there, so that a program gets its first tool without new pods.
             {"name": "tools", "configMap": {"name": toolbox_name(program), "optional": True}},
             {"name": "tool-tokens", "secret": {"secretName": toolbox_name(program), "optional": True}},
-            *(
-                {"name": f"secret-{i}", "secret": {"secretName": s, "optional": True}}
-                for i, s in enumerate(_secrets(program))
-            ),
+            *(volume for volume, _ in _mounted_secrets(program)),
         ],
     }
 
 
-def _serving(program: Program) -> dict[str, Any]:
-    return {
-        "ports": [
-            {"name": "http", "containerPort": program.spec.runtime.port},
-            {"name": ADMIN, "containerPort": ADMIN_PORT},
-        ],
-        **probes(),
-    }
-
-
-def build_container(
-    program: Program, args: list[str], default_image: str, accelerator: Accelerator | None = None
-) -> dict[str, Any]:
+def build_container(program: Program, default_image: str, accelerator: Accelerator | None = None) -> dict[str, Any]:
     """The runtime, with its Secrets and room to write."""
     runtime = program.spec.runtime
     return {
         "name": CONTAINER,
         "image": runtime.image or default_image,
         "imagePullPolicy": runtime.image_pull_policy,
-        "args": args,
         "env": [
             {"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             *_secret_checks(program),
@@ -140,16 +153,26 @@ def build_container(
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
             {"name": "tools", "mountPath": TOOLS_DIR, "readOnly": True},
             {"name": "tool-tokens", "mountPath": TOOL_TOKENS_DIR, "readOnly": True},
-            *(
-                {"name": f"secret-{i}", "mountPath": f"{SECRETS_DIR}/{s}", "readOnly": True}
-                for i, s in enumerate(_secrets(program))
-            ),
+            *(mount for _, mount in _mounted_secrets(program)),
         ],
     }
 
 
-def _secrets(program: Program) -> list[str]:
+def secrets_of(program: Program) -> list[str]:
+    """The names of the Secrets that the manifest refers to."""
     return sorted({ref.name for ref in secret_refs(program)})
+
+
+def mounted_secret(volume: str, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A Secret as a volume of the pod, and its place in the program's container."""
+    return (
+        {"name": volume, "secret": {"secretName": secret, "optional": True}},
+        {"name": volume, "mountPath": f"{SECRETS_DIR}/{secret}", "readOnly": True},
+    )
+
+
+def _mounted_secrets(program: Program) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [mounted_secret(f"secret-{i}", name) for i, name in enumerate(secrets_of(program))]
 
 
 def _secret_checks(program: Program) -> list[dict[str, Any]]:
