@@ -27,23 +27,25 @@ RUN = (
     "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
     "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), '127.0.0.1', int(sys.argv[2]))))"
 )
-SCORE_ALL = """
-import asyncio, json, sys
-from pathlib import Path
-from despina.wire import EvaluationConfig
-from despina_runtime import score
-from despina_runtime.program.fetch import fetch_beside
+READ_ALL = """
+import json, sys
+from despina.wire import DatasetConfig
+from despina_runtime.answering import metric_named
+from despina_runtime.dataset import Shape, Unusable, load_lines, read_rows
 
-cache = Path(sys.argv[1])
-for case, document in json.load(sys.stdin).items():
-    config = EvaluationConfig.model_validate(document)
-    fetch_beside(config.candidate, cache, lambda _: None)
+uri, shape = sys.argv[1], Shape.model_validate_json(sys.argv[2])
+for case, (dataset, metric) in json.load(sys.stdin).items():
     try:
-        words = str(asyncio.run(score.score(config, "candidate", cache)))
-    except score.Unusable as exc:
+        read_rows(load_lines(DatasetConfig.model_validate(dataset), uri), shape, "ExactMatch", 50)
+        words = str(metric_named(metric))
+    except Unusable as exc:
         words = str(exc)
     print("said", json.dumps([case, words]))
 """
+SHAPE = {
+    "inputs": {"properties": {"ticket": {}}, "required": ["ticket"]},
+    "outputs": {"properties": {"category": {}}, "required": ["category"]},
+}
 ROWS = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]
 HELDOUT = [{"ticket": r["ticket"], "category": r["category"]} for r in ROWS if r["split"] == "heldout"]
 METRICS = """
@@ -85,10 +87,10 @@ def evaluation(servers, version: str, baseline: str | None = None, file: Path = 
 def score(tmp_path, servers):
     """Runs an evaluation as its Job does; its result."""
 
-    def run(version: str, baseline: str | None = None, rows=None, **changes) -> EvaluationResult:
+    def run(version: str, baseline: str | None = None, rows=None, env=None, **changes) -> EvaluationResult:
         config = evaluation(servers, version, baseline, write_rows(tmp_path / "rows.jsonl", rows), **changes)
         word = tmp_path / "word"
-        env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word), "PYTHONPATH": str(tmp_path)}
+        env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word), "PYTHONPATH": str(tmp_path), **(env or {})}
         env[EVALUATION_ENV] = config.model_dump_json()
         (tmp_path / "judges.py").write_text(METRICS)
         command = [sys.executable, "-c", RUN, str(tmp_path / "cache"), str(free_port())]
@@ -141,34 +143,35 @@ def test_an_artifact_of_a_run(score, plain, servers, tmp_path):
 
 
 PROBLEMS = {
-    "no such file": ({"dataset": DatasetConfig(file="/nowhere/rows.jsonl")}, "rows.jsonl is not there"),
-    "no such MLflow dataset": ({"dataset": DatasetConfig(mlflow="nothing")}, "MLflow has no dataset 'nothing'"),
-    "no such artifact": ({"dataset": DatasetConfig(uri="runs:/0123/rows.jsonl")}, "cannot be fetched"),
-    "not JSON Lines": ({"rows": "ticket,category\n"}, "not JSON Lines"),
-    "not objects": ({"rows": "[1]\n"}, "must be a JSON object"),
-    "empty": ({"rows": "\n"}, "no examples"),
-    "nothing expected": ({"rows": [{"ticket": "x"}]}, "example 1 of the dataset has no expected outputs"),
-    "an input is missing": ({"rows": [{"category": "bug"}]}, "has no ticket"),
-    "an input of a wrong type": ({"rows": [{"ticket": 1, "category": "bug"}]}, "does not fit the program's inputs"),
-    "no such metric": ({"rows": HELDOUT[:2], "metric": "judges:absent"}, "metric judges:absent: AttributeError"),
-    "no such module": ({"rows": HELDOUT[:2], "metric": "absent:judge"}, "ModuleNotFoundError"),
-    "a metric that raises": ({"rows": HELDOUT[:2], "metric": "judges:raising"}, "raised ValueError: cannot judge"),
-    "too expensive": ({"rows": HELDOUT, "budget_usd": "0.0001"}, "costs more than budgetUSD"),
+    "no such file": ({"file": "/nowhere/rows.jsonl"}, "rows.jsonl is not there"),
+    "no such MLflow dataset": ({"mlflow": "nothing"}, "MLflow has no dataset 'nothing'"),
+    "no such artifact": ({"uri": "runs:/0123/rows.jsonl"}, "cannot be fetched"),
+    "not JSON Lines": ("ticket,category\n", "not JSON Lines"),
+    "not objects": ("[1]\n", "must be a JSON object"),
+    "empty": ("\n", "no examples"),
+    "nothing expected": ([{"ticket": "x"}], "example 1 of the dataset has no expected outputs"),
+    "an input is missing": ([{"category": "bug"}], "has no ticket"),
+    "no such metric": (HELDOUT[:2], "metric judges:absent: AttributeError"),
+    "no such module": (HELDOUT[:2], "metric absent:judge: ModuleNotFoundError"),
+    "a folder": ("folder", "cannot be read and removed"),
 }
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory, servers, plain) -> dict[str, str]:
+def said(tmp_path_factory, servers) -> dict[str, str]:
     """What is said of each case, by one process."""
     folder = tmp_path_factory.mktemp("problems")
     (folder / "judges.py").write_text(METRICS)
-    configs = {}
-    for number, (case, (changes, _)) in enumerate(PROBLEMS.items()):
-        changes = dict(changes)
-        file = write_rows(folder / f"rows-{number}.jsonl", changes.pop("rows", None))
-        configs[case] = evaluation(servers, plain, file=file, **changes).model_dump(mode="json")
+    (folder / "folder").mkdir()
+    cases = {}
+    for number, (case, (rows, _)) in enumerate(PROBLEMS.items()):
+        file = folder / "folder" if rows == "folder" else folder / f"rows-{number}.jsonl"
+        dataset = rows if isinstance(rows, dict) else {"file": str(file)}
+        if file.name != "folder" and not isinstance(rows, dict):
+            write_rows(file, rows)
+        cases[case] = (dataset, "absent:judge" if case == "no such module" else "judges:absent")
     done = subprocess.run(
-        [sys.executable, "-c", SCORE_ALL, str(folder / "cache")], input=json.dumps(configs), text=True,
+        [sys.executable, "-c", READ_ALL, servers[1], json.dumps(SHAPE)], input=json.dumps(cases), text=True,
         env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -179,6 +182,32 @@ def said(tmp_path_factory, servers, plain) -> dict[str, str]:
 @pytest.mark.parametrize("case", PROBLEMS)
 def test_what_is_wrong_is_said(said, case):
     assert PROBLEMS[case][1] in said[case]
+
+
+RUNS = {
+    "an input of a wrong type": ({"rows": [{"ticket": 1, "category": "bug"}]}, "does not fit the program's inputs"),
+    "a metric that raises": ({"rows": HELDOUT[:2], "metric": "judges:raising"}, "raised ValueError: cannot judge"),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_what_a_run_finds_wrong_is_said(score, plain, case):
+    changes, words = RUNS[case]
+    assert words in score(plain, **changes).error
+
+
+def test_a_model_that_lies_about_its_score_is_scored_as_it_answers(score, log_model, version, tmp_path):
+    """It says a result itself, leaves a process behind that writes last words for ever, changes the metrics in its own
+    process, spoils what others keep in the cache, and looks for what is expected of it."""
+    liar, pids = log_model("lying", "serving"), tmp_path / "pids"
+    lies = {"WORD": "word", "DATASET": "rows.jsonl", "PIDS": "pids", "CACHE": "cache"}
+    env = {f"LIE_{name}": str(tmp_path / path) for name, path in lies.items()}
+    found = score(liar, version, HELDOUT[:10], env=env)
+    assert (found.score_percent, found.examples, found.failed) == (0.0, 10, 0)
+    assert found.baseline_percent > 50
+    left = [int(pid) for pid in pids.read_text().split()]
+    assert left
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
 def test_a_version_that_cannot_be_loaded_and_one_that_nobody_answers(score, plain, lm):

@@ -3,7 +3,7 @@
 Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
 makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads
-and reacting (they call the tool `find`), booking (it calls the tool `book`).
+and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`).
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "tooled-in-threads": functools.partial(log_source, TOOLED),
         "reacting": functools.partial(log_source, TOOLED + REACTING),
         "booking": functools.partial(log_source, BOOKING),
+        "lying": functools.partial(log_source, (Path(__file__).parent / "liar.py").read_text()),
     }
     version = special.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":

@@ -1,0 +1,242 @@
+"""Who is scored cannot say its own score, and whatever its process does ends with a result or a clear reason.
+
+The processes here are fakes without dspy (`tests/support/fake_subject.py`); `test_evaluate.py` has the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, RuntimeConfig
+from despina_runtime import subject
+from despina_runtime.evaluate import Evaluation
+from services import free_port
+from tests.support.world import ROOT, eventually
+
+FAKE = (sys.executable, str(ROOT / "tests/support/fake_subject.py"))
+ROWS = [{"text": f"t{i}", "echo": f"t{i}"} for i in range(6)]
+RUN = (
+    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
+    "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), '127.0.0.1', int(sys.argv[2]), sys.argv[3:])))"
+)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(subject, "LATE_SECONDS", 1.0)  # after a request's deadline, which is one second
+    monkeypatch.setattr(subject, "EXIT_SECONDS", 0.5)
+
+
+def evaluation(
+    folder: Path, kind: str, baseline: str | None = None, concurrency: int = 16, **changes
+) -> EvaluationConfig:
+    def runtime(name: str) -> RuntimeConfig:
+        model = ModelRef(name=name, version="1", tracking_uri="http://mlflow")
+        return RuntimeConfig(
+            namespace="ns", program="p", revision="r", model=model, lms=(), lm=None, request_timeout_seconds=1,
+            max_concurrency=concurrency,
+        )  # fmt: skip
+
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    base = {"dataset": DatasetConfig(file=str(folder / "rows.jsonl")), "metric": "ExactMatch", "max_examples": 50}
+    return EvaluationConfig(
+        candidate=runtime(kind), baseline=runtime(baseline) if baseline else None, **{**base, **changes}
+    )
+
+
+@pytest.fixture
+def score(tmp_path):
+    """The result of an evaluation of fakes, which must come soon."""
+
+    async def run(kind: str, baseline: str | None = None, **changes) -> EvaluationResult:
+        config = evaluation(tmp_path, kind, baseline, **changes)
+        return await asyncio.wait_for(Evaluation(config, tmp_path / "cache", FAKE).run(), 30)
+
+    return run
+
+
+NO_ANSWER = "said something that is no answer to what it was asked"
+ENDINGS = {
+    "honest": {"score_percent": 100.0, "failed": 0, "cost_usd": 0.06},
+    "wrong": {"score_percent": 0.0, "failed": 0},
+    "greedy": {"score_percent": 0.0, "failed": 0},
+    "printing": {"score_percent": 100.0, "failed": 0},
+    "late": {"score_percent": 50.0, "failed": 3},
+    "lacking": "none of 6 examples was answered: an answer lacks outputs",
+    "failing": "none of 6 examples was answered: 502 The LM is away",
+    "refusing": "an example does not fit the program's inputs: text: too long",
+    "garbage": NO_ANSWER,
+    "deep": NO_ANSWER,
+    "binary": NO_ANSWER,
+    "huge": NO_ANSWER,
+    "unasked": NO_ANSWER,
+    "twice": NO_ANSWER,
+    "refunded": NO_ANSWER,
+    "priceless": NO_ANSWER,
+    "shapeless": NO_ANSWER,
+    "mumbling": NO_ANSWER,
+    "silent": "scoring the candidate has not answered anything",
+    "closing": "scoring the candidate ended with code -9",
+    "dying": "scoring the candidate ended with code 3; see the Job's log",
+    "stillborn": "scoring the candidate ended with code 4; see the Job's log",
+    "broken": "PickleDenied: no",
+}
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+async def test_whatever_a_models_process_does_there_is_a_result_or_a_reason(score, kind):
+    found, expected = await score(kind), ENDINGS[kind]
+    if isinstance(expected, str):
+        assert found.error is not None
+        assert expected in found.error
+        assert found.score_percent is None
+    else:
+        assert found.error is None
+        assert found.model_dump() | expected == found.model_dump()
+
+
+METRICS = {
+    "judge:half": 50.0,
+    "judge:raising": "the metric raised ValueError: no",
+    "judge:nan": "said something that is no answer",
+    "judge:none": "the metric gave no number",
+    "judge:silent": "the metric judge:silent has not answered anything",
+    "judge:absent": "metric judge:absent: no such module",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+async def test_whatever_a_models_own_metric_does_there_is_a_result_or_a_reason(score, metric):
+    found, expected = await score("honest", metric=metric), METRICS[metric]
+    if isinstance(expected, str):
+        assert expected in (found.error or "")
+    else:
+        assert (found.score_percent, found.error) == (expected, None)
+
+
+async def test_both_versions_share_a_budget_and_no_folder(score, tmp_path):
+    found = await score("wrong", "honest", budget_usd="0.12")
+    assert (found.score_percent, found.baseline_percent, found.error) == (0.0, 100.0, None)
+    found = await score("honest", "honest", budget_usd="0.1", concurrency=1)
+    assert found.error == "it costs more than budgetUSD: 0.0500 USD after 4 examples"
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+async def test_an_error_of_the_serving_version_is_told_as_its_own(score):
+    found = await score("honest", "broken")
+    assert found.error == "the serving version could not be scored: PickleDenied: no"
+
+
+async def test_what_is_expected_is_gone_before_a_models_code_runs(score, tmp_path):
+    assert (await score("honest")).score_percent == 100
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+async def test_an_example_that_is_no_json_has_a_clear_reason(score, monkeypatch):
+    monkeypatch.setattr("despina_runtime.evaluate.load_lines", lambda *_: [{"text": object(), "echo": "x"}])
+    assert "holds what is not JSON" in ((await score("honest")).error or "")
+
+
+async def test_a_mistake_of_the_evaluation_itself_is_no_traceback_in_the_result(score, monkeypatch):
+    monkeypatch.setattr("despina_runtime.evaluate.load_lines", lambda *_: 1 / 0)
+    found = await score("honest")
+    assert found.error == "the evaluation itself failed: ZeroDivisionError; see the Job's log"
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts the whole program of the Job; gives the process, where its last words stand, and its admin port."""
+    started = []
+
+    def start(kind: str, baseline: str | None = None) -> tuple[subprocess.Popen, Path, int]:
+        word, port = tmp_path / "word", free_port()
+        env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word)}
+        env[EVALUATION_ENV] = evaluation(tmp_path, kind, baseline).model_dump_json()
+        command = [sys.executable, "-c", RUN, str(tmp_path / "cache"), str(port), *FAKE]
+        with (tmp_path / "log").open("wb") as log:
+            started.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+        return started[-1], word, port
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_model_leaves_behind_is_ended_before_the_result_is_told(job, tmp_path):
+    process, word, _ = job("leaving")
+    assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert EvaluationResult.model_validate_json(word.read_text()).score_percent == 100
+    left = json.loads((tmp_path / "cache" / "left.json").read_text())
+    assert len(left) == 2
+    assert [pid for pid in left if is_running(pid)] == []
+
+
+def test_a_pod_that_leaves_its_node_ends_at_once_and_says_nothing(job, tmp_path):
+    process, word, port = job("never")
+
+    def progress() -> str:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/progress").text
+        except httpx.TransportError:
+            return ""
+
+    eventually("it tells how far it is", lambda: progress() == "candidate: loading")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert not word.exists()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+SEEN = """
+import ctypes, os
+from despina_runtime.processes import keep_apart
+
+def seen():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        found = []
+        for name, mode in (("environ", "rb"), ("mem", "r+b"), ("fd/0", "rb")):
+            try:
+                open(f"/proc/{os.getppid()}/{name}", mode).close()
+                found.append(name)
+            except OSError:
+                pass
+        os.write(write, ",".join(found).encode() or b"nothing")
+        os._exit(0)
+    os.wait()
+    return os.read(read, 100).decode()
+
+if os.getuid() == 0:  # root may do anything; pods run as somebody else
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+print(seen())
+keep_apart()
+print(seen())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a pod runs on Linux")
+def test_a_models_process_can_neither_read_nor_change_the_one_that_scores_it():
+    done = subprocess.run([sys.executable, "-c", SEEN], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split()
+    assert "environ" in before, "then this test would show nothing"
+    assert after == "nothing"
