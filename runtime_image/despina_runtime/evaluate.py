@@ -1,94 +1,116 @@
 """`despina-runtime evaluate`: an Evaluate gate's Job. It scores a candidate, and the serving version beside it.
 
-Each version is scored in a process of its own (`score.py`), for code of two versions never meets in one. How far it is
-can be read on the admin port; the result is the container's termination message.
+Each version runs in processes of its own, for code of two versions never meets in one, and neither is trusted with its
+own score (`score.py`). How far it is can be read on the admin port; the result is the container's termination message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import sys
+from collections.abc import Coroutine, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from despina.wire import EVALUATION_ENV, PROGRESS_PATH, EvaluationConfig, EvaluationResult
+from despina_runtime.dataset import Line, Unusable, load_lines
+from despina_runtime.processes import keep_apart
+from despina_runtime.score import score
 from despina_runtime.server import make_server
-from despina_runtime.supervisor import leave_word, open_port, prepare_environment
+from despina_runtime.subject import ANSWERING
+from despina_runtime.supervisor import leave_word, on_signals, open_port, prepare_environment
 
 log = logging.getLogger(__name__)
-LONGEST_LINE = 2**20
+TERMINATED = 143
+LONGEST_ERROR = 600
+"""As JSON it must fit into a termination message, whatever its characters."""
 
 
 class Evaluation:
     """One Job's work."""
 
-    def __init__(self, config: EvaluationConfig, cache: Path) -> None:
-        self._config, self._cache = config, cache
+    def __init__(self, config: EvaluationConfig, cache: Path, command: Sequence[str] = ANSWERING) -> None:
+        self._config, self._cache, self._command = config, cache, command
         self.progress = "starting"
 
     async def run(self) -> EvaluationResult:
         """Score both; the first error ends it."""
-        candidate = await self._score("candidate")
-        if candidate.error or self._config.baseline is None:
-            return candidate
-        if budget := self._config.budget_usd:
-            left = Decimal(budget) - Decimal(str(candidate.cost_usd))
-            self._config = self._config.model_copy(update={"budget_usd": format(left, "f")})
-        baseline = await self._score("baseline")
-        if baseline.error:
-            return baseline.model_copy(update={"error": f"the serving version could not be scored: {baseline.error}"})
+        try:
+            return await self._run()
+        except Unusable as exc:
+            return EvaluationResult(error=str(exc)[:LONGEST_ERROR])
+        except Exception as exc:
+            log.exception("The evaluation failed")
+            return EvaluationResult(error=f"the evaluation itself failed: {type(exc).__name__}; see the Job's log")
+
+    async def _run(self) -> EvaluationResult:
+        """The serving version comes first: nothing of the candidate's is there yet that could spoil its score."""
+        config = self._config
+        lines = await asyncio.to_thread(load_lines, config.dataset, config.candidate.model.tracking_uri)
+        if config.baseline is None:
+            return await self._score("candidate", lines, config)
+        try:
+            baseline = await self._score("baseline", lines, config)
+        except Unusable as exc:
+            raise Unusable(f"the serving version could not be scored: {exc}") from exc
+        if config.budget_usd:
+            left = Decimal(config.budget_usd) - Decimal(str(baseline.cost_usd))
+            config = config.model_copy(update={"budget_usd": format(left, "f")})
+        candidate = await self._score("candidate", lines, config)
         cost = candidate.cost_usd + baseline.cost_usd
         return candidate.model_copy(update={"baseline_percent": baseline.score_percent, "cost_usd": cost})
 
-    async def _score(self, which: str) -> EvaluationResult:
-        command = [sys.executable, "-m", "despina_runtime.score", which, str(self._cache)]
-        env = {**os.environ, EVALUATION_ENV: self._config.model_dump_json()}
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, limit=LONGEST_LINE, env=env)
-        result = None
-        while process.stdout and (line := await process.stdout.readline()):
-            said = _read(line)
-            if "done" in said:
-                self.progress = f"{which}: {said['done']} of {said['of']} examples"
-            if "result" in said:
-                result = EvaluationResult.model_validate(said["result"])
-        code = await process.wait()
-        return result or EvaluationResult(error=f"scoring the {which} ended with code {code}; see the Job's log")
+    async def _score(self, which: str, lines: Sequence[Line], config: EvaluationConfig) -> EvaluationResult:
+        def tell(words: str) -> None:
+            self.progress = f"{which}: {words}"
+
+        return await score(config, which, lines, self._cache, tell, self._command)
 
 
-def _read(line: bytes) -> dict[str, Any]:
-    """A line of ours; what a program prints is no concern of this one."""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        said = orjson.loads(line)
-        if isinstance(said, dict):
-            return said
-    return {}
+async def evaluate(cache: Path, host: str, port: int, command: Sequence[str] = ANSWERING) -> int:
+    """Run one evaluation; exit code 0 also when the score is bad, for that is the operator's to judge.
 
-
-async def evaluate(cache: Path, host: str, port: int) -> int:
-    """Run one evaluation; exit code 0 also when the score is bad, for that is the operator's to judge."""
+    It believes no score that comes with another code.
+    """
     prepare_environment()
-    evaluation = Evaluation(EvaluationConfig.model_validate_json(os.environ[EVALUATION_ENV]), cache)
+    keep_apart()
+    stop = asyncio.Event()
+    on_signals(stop)
+    evaluation = Evaluation(EvaluationConfig.model_validate_json(os.environ.pop(EVALUATION_ENV)), cache, command)
+    serving = asyncio.create_task(_serve(evaluation, host, port))
+    try:
+        result = await _unless(stop, evaluation.run())
+    finally:
+        serving.cancel()
+    if result is None:
+        return TERMINATED
+    log.info("Evaluated %s", result.model_dump_json(exclude_none=True))
+    leave_word(result.model_dump_json())
+    return 1 if result.error else 0
 
+
+async def _serve(evaluation: Evaluation, host: str, port: int) -> None:
     async def tell(_: Request) -> PlainTextResponse:
         return PlainTextResponse(evaluation.progress)
 
     app = Starlette(routes=[Route(PROGRESS_PATH, tell)])
-    serving = asyncio.create_task(make_server(app, 1).serve(sockets=[open_port(host, port)]))
-    try:
-        result = await evaluation.run()
-    finally:
-        serving.cancel()
-    log.info("Evaluated %s", result.model_dump_json(exclude_none=True))
-    leave_word(result.model_dump_json())
-    return 1 if result.error else 0
+    await make_server(app, 1).serve(sockets=[open_port(host, port)])
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, EvaluationResult]) -> EvaluationResult | None:
+    """What the work gives, or None when the process is told to end: a pod that leaves its node says nothing."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.wait([working])
+    return None

@@ -82,12 +82,13 @@ ENDINGS = {
     "twice": NO_ANSWER,
     "refunded": NO_ANSWER,
     "priceless": NO_ANSWER,
+    "ruinous": NO_ANSWER,
     "shapeless": NO_ANSWER,
     "mumbling": NO_ANSWER,
-    "silent": "scoring the candidate has not answered anything",
-    "closing": "scoring the candidate ended with code -9",
-    "dying": "scoring the candidate ended with code 3; see the Job's log",
-    "stillborn": "scoring the candidate ended with code 4; see the Job's log",
+    "silent": "the candidate's process has not answered anything",
+    "closing": "the candidate's process ended with code -9",
+    "dying": "the candidate's process ended with code 3; see the Job's log",
+    "stillborn": "the candidate's process ended with code 4; see the Job's log",
     "broken": "PickleDenied: no",
 }
 
@@ -108,8 +109,9 @@ METRICS = {
     "judge:half": 50.0,
     "judge:raising": "the metric raised ValueError: no",
     "judge:nan": "said something that is no answer",
-    "judge:none": "the metric gave no number",
-    "judge:silent": "the metric judge:silent has not answered anything",
+    "judge:none": "the metric gave None, and not a number from 0 to 1",
+    "judge:generous": "the metric gave 5.0, and not a number from 0 to 1",
+    "judge:silent": "the process of metric judge:silent has not answered anything",
     "judge:absent": "metric judge:absent: no such module",
 }
 

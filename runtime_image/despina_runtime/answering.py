@@ -1,0 +1,128 @@
+"""Running a version's code for an evaluation: `python -m despina_runtime.answering ROLE FD FOLDER [METRIC]`.
+
+As `model` it answers what it is asked; as `judge` it has a metric of the version's code judge answers. It speaks JSON
+lines on the socket FD (`subject.py` is the other end), and FOLDER is its own: configuration, files, temporary files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dspy
+import orjson
+
+from despina.wire import RuntimeConfig
+from despina_runtime.cache.keys import canonical
+from despina_runtime.control import LONGEST_LINE, next_line
+from despina_runtime.dataset import Unusable
+from despina_runtime.engine import load_program
+from despina_runtime.lm.client import LMs
+from despina_runtime.pipeline.call import Call, Step
+from despina_runtime.pipeline.corridor import Capacity, Corridors
+from despina_runtime.problem import Problem, unexpected
+from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.fetch import Fetching
+from despina_runtime.program.interface import Interface
+from despina_runtime.program.load import Loaded
+from despina_runtime.subject import CONFIG
+from despina_runtime.tools.api import make_toolbox
+from despina_runtime.tools.grid import Grid
+
+Document = Mapping[str, Any]
+Metric = Callable[[dspy.Example, dspy.Prediction], Any]
+
+
+def line_of(what: Document) -> bytes:
+    """One line of what is said."""
+    return orjson.dumps(what) + b"\n"
+
+
+async def answer(loaded: Loaded, config: RuntimeConfig, control: socket.socket) -> None:
+    """Answer questions, many at a time, until nobody asks any more."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
+    step = _step(loaded, config)
+    writer.write(line_of({"interface": loaded.interface.schema()}))
+    async with asyncio.TaskGroup() as group:
+        while line := await next_line(reader):
+            group.create_task(_answer(step, config, orjson.loads(line), writer))
+
+
+def _step(loaded: Loaded, config: RuntimeConfig) -> Step:
+    """The program without cache, limits and fallback."""
+    toolbox = make_toolbox(config)
+    toolbox.serve(Grid(), None)
+    capacity = Capacity(config, trials=config.max_concurrency)
+    corridors = Corridors(config, None, LMs(config, None, loaded.program), capacity, toolbox)
+    return corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
+
+
+async def _answer(step: Step, config: RuntimeConfig, question: Document, writer: asyncio.StreamWriter) -> None:
+    deadline = asyncio.get_running_loop().time() + config.request_timeout_seconds
+    call = Call(canonical(question["inputs"]), deadline, config.lm)
+    said: dict[str, Any] = {"id": question["id"]}
+    try:
+        said["outputs"] = orjson.loads((await step(call)).body)
+    except Exception as exc:
+        problem = exc if isinstance(exc, Problem) else unexpected(exc)
+        said |= {"status": problem.status, "title": problem.title, "detail": problem.detail}
+    writer.write(line_of({**said, "cost": str(call.meter.cost or 0)}))
+
+
+def metric_named(name: str) -> Metric:
+    """`package.module:function`; raises Unusable."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as exc:
+        raise Unusable(f"metric {name}: {type(exc).__name__}: {exc}") from exc
+    if not callable(found):
+        raise Unusable(f"metric {name} is not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def judge(interface: Interface, metric: Metric, control: socket.socket) -> None:
+    """Judge answers, one at a time, until nobody asks any more."""
+    control.sendall(line_of({"interface": {"inputs": {}, "outputs": {}}}))
+    with control.makefile("rb") as lines:
+        for line in lines:
+            control.sendall(line_of(_judge(interface, metric, orjson.loads(line))))
+
+
+def _judge(interface: Interface, metric: Metric, question: Document) -> Document:
+    inputs = question["inputs"]
+    try:
+        example = dspy.Example(**{**question["expected"], **inputs}).with_inputs(*inputs)
+        prediction = dspy.Prediction(**dict(interface.outputs.model_validate(question["outputs"])))
+        return {"id": question["id"], "score": float(metric(example, prediction))}
+    except Exception as exc:  # whatever a user's metric raises
+        return {"id": question["id"], "error": f"{type(exc).__name__}: {exc}"}
+
+
+def main(role: str, fd: str, folder: str, metric: str = "") -> None:
+    """Load the version and do what the role says."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    control, cache = socket.socket(fileno=int(fd)), Path(folder)
+    config = RuntimeConfig.model_validate_json((cache / CONFIG).read_bytes())
+    try:
+        Fetching(str(cache / CONFIG), config, cache).result()
+        loaded = load_program(config, cache)
+        if role == "judge":
+            judge(loaded.interface, metric_named(metric), control)
+        else:
+            asyncio.run(answer(loaded, config, control))
+    except (Unusable, ProgramError) as exc:
+        control.sendall(line_of({"failure": str(exc)}))
+    sys.stdout.flush()
+    os._exit(0)  # threads that a request left behind at its deadline must not keep the process
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
