@@ -20,7 +20,7 @@ from despina.wire import (
     RuntimeConfig,
 )
 from services import free_port
-from tests.support.pods import lm_config
+from tests.support.pods import is_running, lm_config
 from tests.support.world import ROOT
 
 RUN = (
@@ -207,7 +207,7 @@ def test_a_model_that_lies_about_its_score_is_scored_as_it_answers(score, log_mo
     assert found.baseline_percent > 50
     left = [int(pid) for pid in pids.read_text().split()]
     assert left
-    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    assert [pid for pid in left if is_running(pid)] == []
 
 
 def test_a_version_that_cannot_be_loaded_and_one_that_nobody_answers(score, plain, lm):

@@ -17,9 +17,10 @@ import httpx
 import pytest
 
 from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, RuntimeConfig
-from despina_runtime import subject
+from despina_runtime import processes, subject
 from despina_runtime.evaluate import Evaluation
 from services import free_port
+from tests.support.pods import is_running
 from tests.support.world import ROOT, eventually
 
 FAKE = (sys.executable, str(ROOT / "tests/support/fake_subject.py"))
@@ -154,11 +155,18 @@ async def test_a_mistake_of_the_evaluation_itself_is_no_traceback_in_the_result(
     assert found.error == "the evaluation itself failed: ZeroDivisionError; see the Job's log"
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+async def test_processes_that_start_another_and_end_are_followed_until_none_is_left(monkeypatch):
+    """Each look at the processes takes a while, so one that sees nobody alive may have missed a newborn: it counts only
+    when the next one sees the very same dead."""
+    looks = iter(
+        [[], [(7, True)], [(7, False)], [(7, False), (8, True)], [(7, False), (8, False)], [(7, False), (8, False)]]
+    )
+    killed = []
+    monkeypatch.setattr(processes, "_below", lambda _: next(looks))
+    monkeypatch.setattr(processes.os, "kill", lambda pid, _: killed.append(pid))
+    assert await processes.Below().end()
+    assert killed == [7, 8]
+    assert list(looks) == []
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,6 +42,14 @@ PUBLIC_KEY = public_half(KEY)
 
 def lm_config(lm_url: str, name: str = "main", **changes) -> LMConfig:
     return LMConfig(name=name, base_url=f"{lm_url}/v1", **{"model": f"openai/{name}", **changes})
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 NUMBERS = itertools.count(1)

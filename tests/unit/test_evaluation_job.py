@@ -19,7 +19,7 @@ from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_
 from despina.desired.labels import selector
 from despina.desired.overlay import CONTAINER, overlay_problem
 from despina.desired.workload import build_deployment
-from despina.wire import EvaluationConfig
+from despina.wire import EVALUATION_ENV, EvaluationConfig
 from tests.support.gen import a_manifest, ref
 from tests.unit.test_builders import DATA, PROFILES
 
@@ -56,6 +56,9 @@ def test_golden_job(case):
     """UPDATE_GOLDENS=1 writes it anew, for the diff to be read."""
     program = Program.parse(yaml.safe_load((DATA / case / "input.yaml").read_text()))
     found = job(program, gate(DATASETS[case]), program, program.spec.placement.profile)
+    (config,) = (e for e in found["spec"]["template"]["spec"]["containers"][0]["env"] if e["name"] == EVALUATION_ENV)
+    assert EvaluationConfig.model_validate_json(config["value"]).baseline
+    config["value"] = "an EvaluationConfig"
     expected = DATA / case / "job.yaml"
     if os.environ.get("UPDATE_GOLDENS"):
         expected.write_text(yaml.safe_dump(found, sort_keys=True))
