@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from despina.cluster.client import Cluster
 from despina.handlers.events import build_registry
+from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
 from despina.reconcile.queue import Queue
 from despina.reconcile.tool import ToolReconciler
@@ -39,6 +40,7 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     cluster = await Cluster.connect()
     keys = await signing_keys(settings, cluster)
+    clock = SteadyClock()
     mint, uses = minter(keys), Uses()
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
@@ -50,8 +52,8 @@ async def run(settings: Settings) -> None:
     defaults = settings.defaults(orders.public_keys)
     reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
     registry = Registry(_registry_client(settings), queue.add)
-    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint))
-    tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces))
+    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint, clock))
+    tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces, clock))
     QUEUE_DEPTH.set_function(lambda: queue.depth + tool_queue.depth)
     health = await serve(settings.health_port, lambda: max(queue.lag, tool_queue.lag))
     log.info("Started namespaces=%s", ",".join(settings.namespaces))
