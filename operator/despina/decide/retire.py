@@ -36,7 +36,7 @@ def let_go(r: Situation) -> Iterator[Action]:
 
 def _without_autoscalers(r: Situation) -> Iterator[Action]:
     """Only what callers reach is scaled by load, whatever became of the others' Deployments."""
-    scaled = {r.current.deployment if r.current else None, r.active.name if r.active else None}
+    scaled = {r.current.deployment if r.current else None, r.active.name if r.active else None} if r.size else set()
     for kind, name in r.o.objects:
         if kind == "HorizontalPodAutoscaler" and name not in scaled:
             yield Delete((kind, name))

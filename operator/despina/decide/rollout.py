@@ -247,6 +247,8 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]
     if is_swapping or any(not do_all_say(r.o, v) for v in unlike):
         return SWAP_LISTEN
-    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not is_released(r):
+    is_loading = any("Prepare" in pod.told for pod in r.o.pods)  # what a pod was told it may hold before it says so
+    is_clean = not is_loading and is_released(r)
+    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not is_clean:
         return WATCH_LISTEN
     return STEADY_LISTEN if unlike else None

@@ -1,8 +1,8 @@
 """The time that decisions count in: the wall's, but for its jumps.
 
-A clock that is set forward by minutes would end deadlines and watches that have hardly begun; one that is set back would
-keep them from ending. So time goes on as the machine's monotonic clock does, and whatever the wall differs by is made up
-for slowly, a tenth of a second in each second.
+A clock that is set forward by minutes would end deadlines and watches that have hardly begun; one that is set back
+would keep them from ending. So time goes on as the machine's monotonic clock does, and whatever the wall differs by is
+made up for slowly, a tenth of a second in each second.
 """
 
 from __future__ import annotations
