@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from despina.decide.observed import DeploymentView, PodView
 from despina.decide.plan import Action, Annotate, Delete, Scale, Tell
-from despina.decide.situation import Situation
+from despina.decide.situation import Situation, serves
 from despina.desired.config import generation_name
 from despina.desired.labels import (
     RETIRED_AT,
@@ -78,8 +78,9 @@ def released(r: Situation) -> Iterator[Action]:
 
 
 def is_released(r: Situation) -> bool:
-    """Whether no pod says that it holds more than it should."""
-    return not any(_spare(pod, v, _kept(r, v)) for v in r.o.deployments for pod in r.o.ready_pods(v.revision))
+    """Whether no pod says that it holds more than it should, or serves something else."""
+    said = [(pod, v) for v in r.o.deployments for pod in r.o.ready_pods(v.revision) if pod.report]
+    return not any(_spare(pod, v, _kept(r, v)) or not serves(pod, v.serves) for pod, v in said)
 
 
 def _kept(r: Situation, view: DeploymentView) -> set[str]:

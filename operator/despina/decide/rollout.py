@@ -247,8 +247,15 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
     unlike = [v for v in r.o.deployments if v.loading and v.replicas]
     if is_swapping or any(not do_all_say(r.o, v) for v in unlike):
         return SWAP_LISTEN
-    is_loading = any("Prepare" in pod.told for pod in r.o.pods)  # what a pod was told it may hold before it says so
-    is_clean = not is_loading and is_released(r)
-    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not is_clean:
+    if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not _are_as_left(r):
         return WATCH_LISTEN
     return STEADY_LISTEN if unlike else None
+
+
+def _are_as_left(r: Situation) -> bool:
+    """Whether pods can be left alone: nothing was given up, moved or told just now, and they hold what they should."""
+    was = r.o.status
+    has_ended = was.candidate is not None and r.candidate is None
+    has_moved = was.active is not None and was.active.revision != r.o.serving
+    is_loading = any("Prepare" in pod.told for pod in r.o.pods)
+    return not (has_ended or has_moved or is_loading) and is_released(r)
