@@ -61,6 +61,19 @@ BAD = {
         changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "s"}}]),
         "apiKeySecretRef.key",
     ),
+    "a secret elsewhere": (
+        changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "../../team-b/secrets/x", "key": "k"}}]),
+        "spec.lms[0].apiKeySecretRef.name",
+    ),
+    "a secret's key that is a folder": (
+        changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "s", "key": ".."}}]),
+        "spec.lms[0].apiKeySecretRef.key",
+    ),
+    "a dataset elsewhere": (
+        gate("Evaluate", evaluate={"datasetRef": {"configMap": {"name": "a/b", "key": "k"}}}),
+        "evaluate.datasetRef.configMap.name",
+    ),
+    "a service account elsewhere": (changed("spec.serviceAccount", {"name": ".."}), "spec.serviceAccount.name"),
     "max below min": (changed("spec.autoscaling", {"minReplicas": 3, "maxReplicas": 2}), "maxReplicas"),
     "an autoscaler of 0": (changed("spec.autoscaling", {"minReplicas": 0}), "spec.autoscaling.minReplicas"),
     "a negative size": (changed("spec.replicas", -1), "spec.replicas"),
