@@ -72,7 +72,15 @@ LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 # No user and password: an address is shown in logs and conditions.
 UrlStr = Annotated[str, StringConstraints(pattern=r"^https?://[^/@]+(/[^@]*)?$", max_length=2048)]
 ToolName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")]
-NameStr = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+# What Kubernetes calls DNS-1123 labels (namespaces, Services) and subdomains (Secrets, ConfigMaps, service accounts).
+# Such a name goes into the path of a request, so nothing else may ever be taken for one.
+LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+LABEL_LENGTH, SUBDOMAIN_LENGTH = 63, 253
+NameStr = Annotated[str, StringConstraints(max_length=LABEL_LENGTH, pattern=LABEL)]
+ObjectName = Annotated[str, StringConstraints(max_length=SUBDOMAIN_LENGTH, pattern=SUBDOMAIN)]
+# It becomes a file's name; . and .. are none.
+DataKey = Annotated[str, StringConstraints(max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
 LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 Quantity = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from despina.api.base import ApiModel, LabelMap, NameStr, Preserved, QuantityMap, ShortStr, rule
+from despina.api.base import ApiModel, LabelMap, NameStr, ObjectName, Preserved, QuantityMap, ShortStr, rule
 from despina.api.serving import Toggle
 
 
@@ -94,7 +94,7 @@ class Resources(ApiModel):
 class ServiceAccount(ApiModel):
     """The identity of the pods."""
 
-    name: NameStr | None = None
+    name: ObjectName | None = None
     """The ServiceAccount's name; the program's own when left out."""
     create: Toggle = "Enabled"
     """Disabled: use one that exists."""
