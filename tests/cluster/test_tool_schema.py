@@ -51,6 +51,9 @@ BAD = {
     "nine backends": (tool(backends=[HOST | {"name": f"b{n}"} for n in range(9)]), "spec.backends"),
     "a deployment without packages": (backend(deployment={}), "toolPackages"),
     "a package that is none": (backend(deployment={"toolPackages": ["my-tools"]}), "toolPackages[0]"),
+    "memory in words": (
+        backend(deployment={"toolPackages": ["t"], "resources": {"limits": {"memory": "much"}}}),
+        "spec.backends[0].deployment.resources.limits.memory"),
     "an address with a password": (backend(url="http://u:p@x"), "spec.backends[0].url"),
     "a placement without pods": (backend(url="http://x", placement={"profile": "gpu"}), "placement belongs to a deployment"),
     "a token for pods of ours": (tool(backends=[HOST | {"authSecretRef": SECRET}]), "a deployment has a token of its own"),
