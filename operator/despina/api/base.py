@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
@@ -83,11 +83,23 @@ ObjectName = Annotated[str, StringConstraints(max_length=SUBDOMAIN_LENGTH, patte
 DataKey = Annotated[str, StringConstraints(max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
 LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+# Numbers with or without suffix, as Kubernetes' own types have them; but nobody can ask for less than nothing.
+QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 Quantity = Annotated[
-    int | str,
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+    Annotated[int, Field(ge=0, strict=True)] | Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY)],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0, "maxLength": 32, "pattern": QUANTITY}),
 ]
-QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+ResourceName = Annotated[
+    str,
+    StringConstraints(
+        max_length=317, pattern=f"^({SUBDOMAIN[1:-1]}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+    ),
+]
+# Patterns of keys are no part of a structural schema, and CEL may not spend what matching them could cost.
+QuantityMap = Annotated[
+    dict[Annotated[ResourceName, WithJsonSchema({"type": "string"})], Quantity],
+    Field(max_length=16, json_schema_extra=rule("self.all(name, size(name) <= 317)", "a resource's name is too long")),
+]
 
 
 def map_list(key: str) -> dict[str, Any]:
