@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
@@ -66,6 +66,24 @@ def rules(*each: JsonDict) -> JsonDict:
     return {"x-kubernetes-validations": [r for one in each for r in one["x-kubernetes-validations"]]}  # type: ignore
 
 
+def cut(length: int) -> BeforeValidator:
+    """Mark a text of a status. It is cut where it is too long, and half characters are replaced: a message must never
+    keep a status from being written."""
+
+    def shortened(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        clean = text.encode(errors="replace").decode()
+        return clean if len(clean) <= length else f"{clean[: length - 1]}…"
+
+    return BeforeValidator(shortened)
+
+
+# What a status says, by how much room it has.
+Word = Annotated[str, cut(253), StringConstraints(max_length=253)]
+Sentence = Annotated[str, cut(1024), StringConstraints(max_length=1024)]
+Address = Annotated[str, cut(2048), StringConstraints(max_length=2048)]
+Text = Annotated[str, cut(4096), StringConstraints(max_length=4096)]
 # The API server estimates what a CEL rule costs from these bounds and refuses a CRD without them.
 ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
