@@ -17,19 +17,21 @@ from pydantic import ValidationError
 from despina.api.conditions import Condition, ConditionStatus
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
-from despina.api.status import ProgramStatus
+from despina.api.status import Memory, ProgramStatus, Quarantined
 from despina.api.tool import BackendStatus, Tool, ToolStatus
 from despina.cluster.observe import deployment_view, job_view, observe, pod_view, preview_ready, read_status
 from despina.cluster.tools import observe_tool, read_tool_status
+from despina.decide.memory import recall
 from despina.decide.observed import Observed
 from despina.decide.plan import Apply, Create, Outcome
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.rollout import decide
-from despina.desired.config import build_config, build_generation, generation_name
+from despina.desired.config import build_generation, generation_name
 from despina.desired.labels import ACTIVATED_AT, EVALUATION, RESTARTS, RETIRED_AT, REVISION, SHAPE
+from despina.desired.network import build_service
 from despina.status.report import report
-from despina.wire import EvaluationResult, Failure, FailureReason, PodState
-from tests.support.gen import DEFAULTS, a_manifest, found, observed
+from despina.wire import Counts, EvaluationResult, Failure, FailureReason, PodState
+from tests.support.gen import DEFAULTS, a_manifest, found, observed, ref
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
 NOW = 1_800_000_000.0
@@ -75,6 +77,15 @@ def test_what_can_be_read_beside_it_is_kept():
     assert status.rollout is not None
     assert [g.name for g in status.rollout.gates] == ["a"]
     assert (status.active, status.url) == (None, "http://x")
+
+
+def test_a_status_that_lost_its_list_does_not_win_over_the_copy_beside_callers():
+    program = Program.parse(MANIFEST)
+    memory = Memory(serial=7, quarantined=(Quarantined.model_validate(ENTRY),))
+    service = build_service(program, "qa", "r", memory)
+    status = read_status(LISTED | {"serial": 7, "model": {"quarantined": "none"}})
+    found = recall(replace(observed(program), status=status, objects={("Service", "qa"): service}))
+    assert found == memory
 
 
 def test_a_tools_status_is_read_the_same_way():
@@ -178,12 +189,12 @@ OPEN = {
 def a_world() -> dict[str, list[dict[str, Any]]]:
     """A program with two versions and everything that may stand around it, as documents."""
     program = Program.parse(MANIFEST)
-    one, two = (revision_of(program, version) for version in ("1", "2"))
-    made = [a.document for a in decide(observed(program, "1"), 0.0).actions if isinstance(a, Apply | Create)]
-    made += [a.document for a in decide(observed(program, "2"), 0.0).actions if isinstance(a, Create)]
-    configs = [runtime_config(program, revision, "http://mlflow:5000") for revision in (one, two)]
-    made.append(build_config(program, two, configs[1]))
-    made.append(build_generation(program, one.deployment, one.hash, configs[1], NOW - 50, configs[0]))
+    one, two = (revision_of(program, ref(version)) for version in ("1", "2"))
+    plan = decide(observed(program, "1"), 0.0)
+    made = [a.document for a in plan.steps if isinstance(a, Apply | Create)]
+    made += [a.document for a in decide(observed(program, "2"), 0.0).steps if isinstance(a, Create)]
+    configs = [runtime_config(program, revision) for revision in (one, two)]
+    made.append(build_generation(program, one.deployment, one.hash, configs[1], NOW - 50, configs[0], plan.memory))
     owned = made[0]["metadata"]["ownerReferences"]
     made.append(
         {
@@ -236,7 +247,7 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
 def a_status() -> dict[str, Any]:
     """A status in which everything is set."""
     program = Program.parse(MANIFEST)
-    revision = {"revision": revision_of(program, "2").hash, "version": "2", "deployment": "qa-2", "loaded": "1/2"}
+    revision = {"revision": revision_of(program, ref("2")).hash, "version": "2", "deployment": "qa-2", "loaded": "1/2"}
     gate = {"name": "g", "type": "Smoke", "result": "Running", "startedAt": "2026-01-01T00:00:00Z"}
     rollout = {
         "id": revision["revision"],
@@ -245,11 +256,17 @@ def a_status() -> dict[str, Any]:
         "gates": [gate],
         "startedAt": "2026-01-01T00:00:00Z",
     }
+    promotion = {
+        "revision": revision["revision"],
+        "at": "1790000000.0",
+        "base": {"ok": 5, "seconds": [1, 2], "cost": "0.1"},
+    }
     history = {"revision": "r", "version": "1", "activatedAt": "x", "trigger": "Alias", "outcome": "Serving"}
     condition = {"type": "Ready", "status": "True", "reason": "Serving", "lastTransitionTime": "x"}
     return {
         **LISTED, "conditions": [condition], "active": revision, "candidate": revision, "previous": revision,
         "rollout": rollout, "breaker": {"state": "Open", "since": "2026-01-01T00:00:00Z", "class": "Program"},
+        "serial": 7, "handled": {"retry": "2"}, "promotion": promotion,
         "history": [history], "tools": [{"name": "t", "state": "Available"}],
     }  # fmt: skip
 
@@ -334,7 +351,7 @@ def seen(
     return Observed(
         program=program, status=live.status, defaults=DEFAULTS, model=found("2"), deployments=live.deployments,
         pods=tuple(replace(p, report=report_of) for p in live.pods), active=live.active,
-        preview_ready=live.preview_ready, objects=live.objects, jobs=live.jobs,
+        preview_ready=live.preview_ready, objects=live.objects, configs=live.configs, jobs=live.jobs,
     )  # fmt: skip
 
 
@@ -360,13 +377,24 @@ COUNTS = st.fixed_dictionaries({}, optional={
     **dict.fromkeys(("ok", "caller", "program", "upstream", "timeout", "outage"), COUNT),
     "seconds": st.lists(COUNT, max_size=20), "cost_usd": NUMBER,
 })  # fmt: skip
-HASHES = st.sampled_from([revision_of(Program.parse(MANIFEST), v).hash for v in ("1", "2")])
+HASHES = st.sampled_from([revision_of(Program.parse(MANIFEST), ref(v)).hash for v in ("1", "2")])
 SAID = st.fixed_dictionaries({}, optional={
     "revision": HASHES, "uptime_seconds": NUMBER, "counts": st.dictionaries(HASHES, COUNTS),
     "held": st.dictionaries(HASHES, st.sampled_from([{"phase": "Ready"}, {"phase": "Failed", "failure": {"reason": "CodeChanged", "message": "\x00"}}])),
     "breakers": st.lists(st.fixed_dictionaries({"state": st.sampled_from(["Open", "Closed", "HalfOpen"]), "age_seconds": NUMBER, "window": st.dictionaries(st.sampled_from(["ok", "Program", "x"]), COUNT)}), max_size=2),
     "shadow": st.fixed_dictionaries({"revision": HASHES, "mirrored": COUNT, "failed": COUNT, "live_seconds": st.lists(COUNT, max_size=3)}),
 })  # fmt: skip
+
+
+def test_what_pods_count_is_bounded():
+    """Sums and shares of what they say must be numbers."""
+    said = {"ok": -5, "program": 10**400, "seconds": [10**400, -1], "cost_usd": float("inf")}
+    counts = state_of({"counts": {"r": said}, "uptime_seconds": float("nan")}).counts["r"]
+    assert counts == Counts(ok=0, program=2**53, seconds=(2**53, 0), cost_usd=2**53)
+    assert Counts.total([counts, counts]).program == 2**53
+    for score in (float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            EvaluationResult(score_percent=score)
 
 
 def state_of(said: dict[str, Any]) -> PodState | None:
@@ -393,7 +421,7 @@ def test_a_pass_over_it_ends_and_its_status_can_be_written(damages, status_damag
     plan = decide(o, NOW)
     status = report(o, plan, Outcome(), NOW).dump()
     assert ProgramStatus.model_validate(json.loads(json.dumps(status, allow_nan=False)))
-    for action in plan.actions:
+    for action in plan.steps:
         document = getattr(action, "document", None)
         assert json.dumps(document, allow_nan=False)
 
