@@ -240,11 +240,16 @@ def read_status(status: Any) -> ProgramStatus:
 def owned(found: Mapping[str, list[Document]], owner: Owner) -> dict[ObjectKey, Document]:
     """Of what carries its labels, what is its owner's and kept as it should be."""
     return {
-        (kind, item["metadata"]["name"]): {"kind": kind, **item}
+        (kind, item["metadata"]["name"]): {"kind": kind, **item, "metadata": _with_texts(item)}
         for kind in OWNED
         for item in found[kind]
         if is_owned(item, owner)
     }
+
+
+def _with_texts(item: Document) -> Document:
+    """Metadata whose labels and annotations are texts by names, as decisions take them to be."""
+    return {**item["metadata"], "labels": labels_of(item), "annotations": notes_of(item)}
 
 
 def is_owned(item: Document, owner: Owner) -> bool:
