@@ -72,7 +72,7 @@ def quarantine(revision: Revision, reason: str, message: str, now: float, is_the
         version=revision.version,
         revision=revision.hash if is_the_specs_fault or reason in SPEC_REASONS else None,
         reason=reason,
-        message=message[:1024],
+        message=message,
         at=timestamp(now),
         source=source_digest(revision.model),
     )

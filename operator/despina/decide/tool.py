@@ -168,7 +168,7 @@ def backend_status(o: ObservedTool, backend: Backend, problem: tuple[str, str] |
         name=backend.name,
         state=state,
         reason=reason,
-        message=message[:1024],
+        message=message,
         endpoint=backend_url(o.tool, backend),
         ready_replicas=o.ready(backend.name) if backend.deployment else None,
         schema_digest=schema_digest(offered.parameters, offered.returns) if offered else "",
