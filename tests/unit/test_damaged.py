@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from despina.api.conditions import Condition, ConditionStatus
+from despina.api.conditions import Condition, ConditionStatus, Reason
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.api.status import Memory, ProgramStatus, Quarantined
@@ -22,7 +22,7 @@ from despina.api.tool import BackendStatus, Tool, ToolStatus
 from despina.cluster.observe import deployment_view, job_view, observe, pod_view, preview_ready, read_status
 from despina.cluster.tools import observe_tool, read_tool_status
 from despina.decide.memory import recall
-from despina.decide.observed import Observed
+from despina.decide.observed import Observed, Trouble
 from despina.decide.plan import Apply, Create, Outcome
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.rollout import decide
@@ -430,6 +430,14 @@ TOOL = {
     "apiVersion": "despina.dev/v1alpha1", "kind": "DSPyTool", "metadata": {"name": "t", "namespace": "ns", "uid": "u"},
     "spec": {"contract": {"name": "t", "parameters": {"type": "object"}}, "backends": [{"name": "b", "url": "http://x"}]},
 }  # fmt: skip
+
+
+def test_a_tools_refused_pods_are_seen():
+    owned = {"ownerReferences": [{"uid": "u"}], "labels": {"despina.dev/backend": "b"}}
+    refused = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "quota"}]}
+    world = {"Deployment": [{"metadata": {"name": "t-b", **owned}, "spec": {}, "status": refused}]}
+    live = asyncio.run(observe_tool(Fake(world), Tool.parse(TOOL), TOOL))  # type: ignore[arg-type]
+    assert live.refused == {"b": Trouble(Reason.PODS_REFUSED, "quota")}
 
 
 @given(status=JSON, damages=DAMAGES)
