@@ -282,13 +282,13 @@ def deployment_view(item: Document, configs: Mapping[str, Document]) -> Deployme
         restarted_by=notes.get(RESTARTED_BY, ""),
         size=int(size) if (size := notes.get(SIZE, "")).isdecimal() and len(size) < 5 else None,
         replicas=item["spec"].get("replicas", 1),
-        trouble=_refusal(item),
+        trouble=refusal(item),
         activated_at=moment(notes.get(ACTIVATED_AT)),
         retired_at=moment(notes.get(RETIRED_AT)),
     )
 
 
-def _refusal(item: Document) -> Trouble | None:
+def refusal(item: Document) -> Trouble | None:
     """What the API server says to a Deployment's pods, where it takes no more of them."""
     refused = _condition(item, "ReplicaFailure")
     return Trouble(Reason.PODS_REFUSED, text(refused.get("message"))) if refused else None

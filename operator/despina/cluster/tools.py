@@ -15,9 +15,9 @@ from despina.api.serving import SecretKeyRef
 from despina.api.tool import Tool, ToolStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Refused
-from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest
+from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest, refusal
 from despina.cluster.reading import as_far_as_readable, labels_of
-from despina.decide.observed import ObjectKey, PodView
+from despina.decide.observed import ObjectKey, PodView, Trouble
 from despina.desired.labels import BACKEND, REVISION, TOOL
 from despina.desired.tool import hosted, tokens_name
 from despina.desired.toolbox import ToolView, token_file
@@ -34,6 +34,8 @@ class LiveTool:
     status: ToolStatus
     objects: Mapping[ObjectKey, Document]
     pods: tuple[PodView, ...]
+    refused: Mapping[str, Trouble]
+    """Why no more pods of a backend are made."""
 
 
 async def observe_tool(cluster: Cluster, tool: Tool, manifest: Document) -> LiveTool:
@@ -47,7 +49,13 @@ async def observe_tool(cluster: Cluster, tool: Tool, manifest: Document) -> Live
         status=read_tool_status(manifest.get("status")),
         objects=objects | await own_secret(cluster, tool, tokens_name(tool)),
         pods=tuple(pod_view(_by_backend(p)) for p in found["Pod"]),
+        refused=_refused(objects),
     )
+
+
+def _refused(objects: Mapping[ObjectKey, Document]) -> dict[str, Trouble]:
+    found = {labels_of(d).get(BACKEND, ""): refusal(d) for (kind, _), d in objects.items() if kind == "Deployment"}
+    return {backend: trouble for backend, trouble in found.items() if trouble}
 
 
 def _by_backend(pod: Document) -> Document:
