@@ -26,6 +26,7 @@ from despina.decide.observed import Observed, Trouble
 from despina.decide.plan import Apply, Create, Outcome
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.rollout import decide
+from despina.decide.schema import incompatibilities
 from despina.desired.config import build_generation, generation_name
 from despina.desired.labels import ACTIVATED_AT, EVALUATION, RESTARTS, RETIRED_AT, REVISION, SHAPE
 from despina.desired.network import build_service
@@ -371,6 +372,12 @@ def test_whatever_stands_there_is_read(damages, status_damages):
     seen(damaged(damages), damaged_status(status_damages), {}, None)
 
 
+WORDS = st.sampled_from(
+    ["properties", "type", "anyOf", "enum", "const", "required", "items", "minimum", "$ref", "$defs"]
+)
+INTERFACE = JSON | st.dictionaries(
+    WORDS, JSON | st.dictionaries(WORDS, st.dictionaries(WORDS, JSON, max_size=3), max_size=3), max_size=4
+)
 COUNT = st.integers() | st.sampled_from([0, 1, 10**400, -(10**400)])
 NUMBER = st.floats() | st.just(0.0)
 COUNTS = st.fixed_dictionaries({}, optional={
@@ -424,6 +431,15 @@ def test_a_pass_over_it_ends_and_its_status_can_be_written(damages, status_damag
     for action in plan.steps:
         document = getattr(action, "document", None)
         assert json.dumps(document, allow_nan=False)
+
+
+SIDES = st.fixed_dictionaries({}, optional={"inputs": INTERFACE, "outputs": INTERFACE, "instructions": JSON})
+
+
+@given(SIDES, SIDES)
+def test_whatever_pods_call_an_interface_is_compared(before, after):
+    assert isinstance(incompatibilities(before, after), list)
+    assert isinstance(incompatibilities(before, before), list)
 
 
 TOOL = {

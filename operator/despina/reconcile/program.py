@@ -107,17 +107,17 @@ class Reconciler:
             preview_ready=live.preview_ready,
             objects=live.objects,
             configs=live.configs,
-            interfaces=await self._interfaces(live, pods),
+            interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),
         )
 
-    async def _interfaces(self, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
+    async def _interfaces(self, key: Key, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
         """Only where a gate compares them."""
         if not any(g.type == "SchemaCompatibility" for g in live.program.spec.rollout.gates):
             return {}
         held = {name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
-        return await self.reports.interfaces(pods, sorted(held))
+        return await self.reports.interfaces(key, pods, sorted(held))
 
 
 def tool_keys(live: Live) -> set[str]:
