@@ -44,12 +44,12 @@ def hashed() -> set[type[BaseModel]]:
 
 
 def first_defaults() -> dict[str, Any]:
-    """All first defaults, as they stand in documents. What must be given, or is a part of its own, has none here."""
+    """All first defaults, by the names of FIRST_DEFAULTS. What must be given, or is a part of its own, has none here."""
     found = {}
     for model in hashed():
         for name, field in model.model_fields.items():
             if not field.is_required() and field.default_factory is None:
-                found[f"{model.__name__}.{field.alias}"] = first_default(model, name)
+                found[f"{model.__name__}.{name}"] = first_default(model, name)
     return json.loads(json.dumps(found, sort_keys=True))
 
 
