@@ -234,12 +234,12 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
             "endpoints": endpoints,
         }
     )
-    result = EvaluationResult(score_percent=5, examples=3).model_dump_json()
+    ended = {"message": EvaluationResult(score_percent=5, examples=3).model_dump_json(), "exitCode": 0}
     made.append(
         {
             "kind": "Evaluation",
             "metadata": {"name": "ep"},
-            "status": {"containerStatuses": [{"state": {"terminated": {"message": result}}}]},
+            "status": {"containerStatuses": [{"name": "program", "state": {"terminated": ended}}]},
         }
     )
     return {kind: [d for d in made if d["kind"] == kind] for kind in {d["kind"] for d in made}}
@@ -466,7 +466,7 @@ def test_a_tools_world_is_read_too(status, damages):
 def test_each_parser_takes_anything(status, labels, word):
     meta = {"name": "x", "labels": labels, "annotations": labels}
     pod = {"metadata": meta, "status": status}
-    containers = [{"state": {"terminated": {"message": word, "exitCode": word}, "waiting": word}}]
+    containers = [{"name": "program", "state": {"terminated": {"message": word, "exitCode": word}, "waiting": word}}]
     assert pod_view(pod).name == "x"
     assert pod_view({"metadata": meta, "status": {"containerStatuses": containers, "conditions": word}}).name == "x"
     assert job_view(pod, [pod, {"metadata": meta, "status": {"containerStatuses": containers}}]).name == "x"
