@@ -20,7 +20,17 @@ BREAKER_STATE = Gauge(
     "1 for the state of a program's breaker over all replicas.",
     ["namespace", "program", "state"],
 )
+BREAKER_STATES = ("Closed", "Open", "HalfOpen")
 MAX_LAG_SECONDS = 120.0
+
+
+def measure_breaker(program: tuple[str, str], state: str | None) -> None:
+    """The breaker of a program over all replicas, for alerts; None for a program that has none, or is gone."""
+    for each in BREAKER_STATES:
+        if state is None:
+            BREAKER_STATE.remove(*program, each)
+        else:
+            BREAKER_STATE.labels(*program, each).set(state == each)
 
 
 async def serve(port: int, lag: Callable[[], float]) -> web.AppRunner:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 CONFIG_DIR = "/etc/despina"
 GENERATION_DIR = "/etc/despina-generation"
@@ -396,6 +396,20 @@ SECONDS_BOUNDS = (
 """Upper bounds of the latency histograms in reports, in seconds; one more bucket holds what took longer."""
 
 
+MOST = 2**53
+"""What a float still counts exactly."""
+
+
+def _bounded(number: float) -> float:
+    """What pods say is added up and divided; no number of theirs may break that."""
+    return min(max(number, 0), MOST) if number == number else 0  # NaN is not equal to itself
+
+
+Count = Annotated[int, AfterValidator(_bounded)]
+Amount = Annotated[float, AfterValidator(_bounded)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Report(Document):
     """A document that pods send: a newer one may say more than this operator knows."""
 
@@ -405,17 +419,17 @@ class Report(Document):
 class Counts(Report):
     """How one revision's executions went in one pod since it was loaded there; cached answers are not among them."""
 
-    ok: int = 0
-    caller: int = 0
+    ok: Count = 0
+    caller: Count = 0
     """Refused as the caller's own mistakes."""
-    program: int = 0
-    upstream: int = 0
-    timeout: int = 0
-    outage: int = 0
+    program: Count = 0
+    upstream: Count = 0
+    timeout: Count = 0
+    outage: Count = 0
     """Those of `upstream` where no LM could be reached, so that the version is not at fault."""
-    seconds: tuple[int, ...] = ()
+    seconds: tuple[Count, ...] = ()
     """Executions by how long they took; see SECONDS_BOUNDS."""
-    cost_usd: float = 0.0
+    cost_usd: Amount = 0.0
 
     @property
     def executed(self) -> int:
@@ -445,9 +459,9 @@ class BreakerReport(Report):
     """The program's breaker in one worker."""
 
     state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
-    age_seconds: float | None = None
+    age_seconds: Amount | None = None
     """Since its last change; None when it was never anything but closed."""
-    window: dict[str, int] = Field(default_factory=dict)
+    window: dict[str, Count] = Field(default_factory=dict)
     """What it has counted: `ok`, and failures by class."""
 
 
@@ -471,14 +485,14 @@ class ShadowReport(Report):
     """How a candidate did on mirrored requests, beside what callers got."""
 
     revision: str
-    mirrored: int = 0
-    dropped: int = 0
+    mirrored: Count = 0
+    dropped: Count = 0
     """Not mirrored, since too many were under way."""
-    failed: int = 0
-    agreed: int = 0
+    failed: Count = 0
+    agreed: Count = 0
     """Equal outputs."""
-    live_seconds: tuple[int, ...] = ()
-    seconds: tuple[int, ...] = ()
+    live_seconds: tuple[Count, ...] = ()
+    seconds: tuple[Count, ...] = ()
 
 
 class OrdersReport(Report):
@@ -501,7 +515,7 @@ class PodState(Report):
     """One for each worker."""
     tries: dict[str, TryReport] = Field(default_factory=dict)
     shadow: ShadowReport | None = None
-    uptime_seconds: float = 0.0
+    uptime_seconds: Amount = 0.0
     orders: OrdersReport = OrdersReport()
 
 
@@ -528,12 +542,12 @@ class EvaluationConfig(Document):
 class EvaluationResult(Report):
     """What it found, as its container's termination message."""
 
-    score_percent: float | None = None
-    baseline_percent: float | None = None
+    score_percent: Score | None = None
+    baseline_percent: Score | None = None
     examples: int = 0
     failed: int = 0
     """Examples that the candidate could not answer; they score 0."""
-    cost_usd: float = 0.0
+    cost_usd: Score = 0.0
     error: str | None = None
     """Why there is no score."""
 

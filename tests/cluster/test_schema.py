@@ -61,10 +61,29 @@ BAD = {
         changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "s"}}]),
         "apiKeySecretRef.key",
     ),
+    "a secret elsewhere": (
+        changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "../../team-b/secrets/x", "key": "k"}}]),
+        "spec.lms[0].apiKeySecretRef.name",
+    ),
+    "a secret's key that is a folder": (
+        changed("spec.lms", [LM | {"apiKeySecretRef": {"name": "s", "key": ".."}}]),
+        "spec.lms[0].apiKeySecretRef.key",
+    ),
+    "a dataset elsewhere": (
+        gate("Evaluate", evaluate={"datasetRef": {"configMap": {"name": "a/b", "key": "k"}}}),
+        "evaluate.datasetRef.configMap.name",
+    ),
+    "a service account elsewhere": (changed("spec.serviceAccount", {"name": ".."}), "spec.serviceAccount.name"),
     "max below min": (changed("spec.autoscaling", {"minReplicas": 3, "maxReplicas": 2}), "maxReplicas"),
     "an autoscaler of 0": (changed("spec.autoscaling", {"minReplicas": 0}), "spec.autoscaling.minReplicas"),
     "a negative size": (changed("spec.replicas", -1), "spec.replicas"),
     "a size in words": (changed("spec.replicas", "two"), "spec.replicas"),
+    "CPU in words": (changed("spec.resources", {"requests": {"cpu": "lots"}}), "spec.resources.requests.cpu"),
+    "less than no memory": (changed("spec.resources", {"limits": {"memory": "-1Gi"}}), "spec.resources.limits.memory"),
+    "less than no CPU": (changed("spec.resources", {"requests": {"cpu": -1}}), "spec.resources.requests.cpu"),
+    "a resource of a long name": (
+        changed("spec.resources", {"requests": {"x" * 400: 1}}), "spec.resources.requests"),
+    "a device of no name": (changed("spec.placement", {"accelerator": {"resource": "a b"}}), "accelerator.resource"),
     "an unknown field": (changed("spec.replica", 2), "spec.replica"),
     "an unknown field deep down": (changed("spec.rollout.blueGreen.delay", 2), "spec.rollout.blueGreen.delay"),
     "an unknown strategy": (changed("spec.rollout.strategy", "Canary"), "spec.rollout.strategy"),
@@ -122,6 +141,12 @@ def test_a_bad_manifest_is_rejected_with_the_fields_name(case):
     document, field = BAD[case]
     message = Kube().rejection(document)
     assert field in message, message
+
+
+@pytest.mark.parametrize("cpu", [1, "1", "100m", ".5", "1e3", "+2"])
+def test_a_quantity_of_any_form_is_taken(cpu):
+    document = changed("spec.resources", {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})
+    Kube()("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
 
 
 def test_there_are_at_least_twenty_bad_ones():

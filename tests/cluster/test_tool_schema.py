@@ -51,9 +51,15 @@ BAD = {
     "nine backends": (tool(backends=[HOST | {"name": f"b{n}"} for n in range(9)]), "spec.backends"),
     "a deployment without packages": (backend(deployment={}), "toolPackages"),
     "a package that is none": (backend(deployment={"toolPackages": ["my-tools"]}), "toolPackages[0]"),
+    "memory in words": (
+        backend(deployment={"toolPackages": ["t"], "resources": {"limits": {"memory": "much"}}}),
+        "spec.backends[0].deployment.resources.limits.memory"),
     "an address with a password": (backend(url="http://u:p@x"), "spec.backends[0].url"),
     "a placement without pods": (backend(url="http://x", placement={"profile": "gpu"}), "placement belongs to a deployment"),
     "a token for pods of ours": (tool(backends=[HOST | {"authSecretRef": SECRET}]), "a deployment has a token of its own"),
+    "a token from elsewhere": (
+        backend(url="http://x", authSecretRef={"name": "../../team-b/secrets/x", "key": "k"}), "backends[0].authSecretRef.name"),
+    "a Service elsewhere": (backend(service={"name": "x/y"}), "spec.backends[0].service.name"),
     "an unknown transport": (backend(mcp={"url": "http://x", "transport": "Stdio"}), "mcp.transport"),
     "a weight above the limit": (tool(backends=[HOST | {"weight": 101}]), "weight"),
     "an unknown policy": (tool(routing={"policy": "Random"}), "spec.routing.policy"),

@@ -6,8 +6,17 @@ import pytest
 
 from despina.api.conditions import Reason
 from despina.api.program import Program
-from despina.cluster.observe import Unreadable, is_owned, job_view, parse, pod_view, preview_ready, read_status
-from despina.decide.observed import PodView
+from despina.cluster.observe import (
+    Unreadable,
+    deployment_view,
+    is_owned,
+    job_view,
+    parse,
+    pod_view,
+    preview_ready,
+    read_status,
+)
+from despina.decide.observed import PodView, Trouble
 from despina.wire import EvaluationResult, Failure, FailureReason
 from tests.support.gen import a_manifest, a_program
 
@@ -61,6 +70,24 @@ def test_a_ready_pods_past_does_not_count():
     view = pod_view(pod)
     assert view.ready
     assert view.failure is None
+
+
+REFUSED = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
+CONDITIONS = {
+    "pods that are refused": ([{"type": "Available", "status": "False"}, REFUSED], "exceeded quota"),
+    "pods that were refused once": ([REFUSED | {"status": "False"}], None),
+    "nothing": ([], None),
+    "no list": ("x", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONDITIONS)
+def test_a_deployments_own_conditions(case):
+    conditions, message = CONDITIONS[case]
+    meta = {"name": "d", "labels": {"despina.dev/revision": "r"}}
+    view = deployment_view({"metadata": meta, "spec": {}, "status": {"conditions": conditions}}, {})
+    assert view is not None
+    assert view.trouble == (Trouble(Reason.PODS_REFUSED, message) if message else None)
 
 
 def test_preview_endpoints_count_once_and_only_when_ready():

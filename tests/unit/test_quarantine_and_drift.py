@@ -42,4 +42,4 @@ def test_a_label_more_in_a_selector_is_a_drift():
 
 
 def test_timestamps_go_both_ways():
-    assert parse_timestamp(timestamp(1_700_000_000.0)) == 1_700_000_000.0
+    assert parse_timestamp(timestamp(1_700_000_000.0), 0.0) == 1_700_000_000.0

@@ -100,6 +100,16 @@ async def test_the_earliest_wish_counts_and_the_lag_tells_of_overdue_keys():
     assert queue.depth == 1
 
 
+async def test_only_keys_that_are_due_count_as_waiting():
+    now = [0.0]
+    queue = Queue(lambda key: asyncio.sleep(0), clock=lambda: now[0])
+    queue.add(A, after=60)
+    queue.add(B)
+    assert queue.depth == 1
+    now[0] = 60.0
+    assert queue.depth == 2
+
+
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (400, 60.0)])
 def test_backoff_doubles_up_to_a_minute(failures, seconds):
     assert backoff(failures) == seconds

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from despina.decide.observed import PodView
-from despina.sources.reports import STALE_ROUNDS, Reports, facts
+from despina.sources.reports import INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
 from despina.wire import Counts, HeldRevision, PodState
 
 KEY = ("ns", "qa")
@@ -22,6 +22,7 @@ class Pods:
 
     def __init__(self) -> None:
         self.state: PodState | None = PodState(revision="abc", held={"abc": READY})
+        self.interface = {"inputs": {}}
         self.asked: list[str] = []
         self.woken = 0
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
@@ -32,7 +33,7 @@ class Pods:
         if self.state is None:
             raise httpx.ConnectError("no")
         if request.url.path.startswith("/interface"):
-            return httpx.Response(200, json={"inputs": {}})
+            return httpx.Response(200, json=self.interface)
         if request.url.path == "/progress":
             return httpx.Response(200, text="3 of 50")
         return httpx.Response(200, text=self.state.model_dump_json())
@@ -86,8 +87,41 @@ async def test_nobody_is_asked_where_nobody_needs_to_know(world):
 async def test_an_interface_is_asked_for_once(world):
     pods = [replace(POD, report=PodState(held={"abc": READY}))]
     for _ in range(2):
-        assert await world.reports.interfaces(pods, ["abc", "unknown"]) == {"abc": {"inputs": {}}}
+        assert await world.reports.interfaces(KEY, pods, ["abc", "unknown"]) == {"abc": {"inputs": {}}}
     assert world.asked == ["/interface/abc"]
+
+
+@pytest.mark.parametrize("other", [("another", "qa"), ("ns", "another")])
+async def test_an_interface_is_its_programs_own(world, other):
+    """Two programs' revisions may have one name, and one of them may have been made to."""
+    pods = [replace(POD, report=PodState(held={"abc": READY}))]
+    await world.reports.interfaces(KEY, pods, ["abc"])
+    world.interface = {"inputs": {"forged": {}}}
+    assert await world.reports.interfaces(other, pods, ["abc"]) == {"abc": world.interface}
+    assert await world.reports.interfaces(KEY, pods, ["abc"]) == {"abc": {"inputs": {}}}
+
+
+async def test_interfaces_are_forgotten_with_their_program_and_kept_while_nobody_listens(world):
+    pods = [replace(POD, report=PodState(held={"abc": READY}))]
+    await world.reports.interfaces(KEY, pods, ["abc"])
+    world.reports.listen(KEY, pods, None)
+    await world.reports.interfaces(KEY, pods, ["abc"])
+    assert len(world.asked) == 1
+    world.reports.forget(KEY)
+    await world.reports.interfaces(KEY, pods, ["abc"])
+    assert len(world.asked) == 2
+
+
+async def test_of_a_programs_many_interfaces_the_latest_are_kept(world):
+    names = [f"r{n}" for n in range(INTERFACES_KEPT + 1)]
+    pods = [replace(POD, report=PodState(held=dict.fromkeys(names, READY)))]
+    for name in names:
+        await world.reports.interfaces(KEY, pods, [name])
+    asked = len(world.asked)
+    await world.reports.interfaces(KEY, pods, names[1:])
+    assert len(world.asked) == asked
+    await world.reports.interfaces(KEY, pods, names[:1])
+    assert len(world.asked) == asked + 1
 
 
 def test_counts_alone_are_no_news():

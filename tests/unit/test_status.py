@@ -46,6 +46,10 @@ def quarantined(version: str) -> ProgramStatus:
     return ProgramStatus.model_validate({"serial": 1, "model": {"quarantined": [entry]}})
 
 
+QUOTA = Trouble(Reason.PODS_REFUSED, 'pods "qa-1" is forbidden: exceeded quota: small')
+GONE = Resolution(None, Reason.MODEL_NOT_FOUND, "no model qa")
+NO_ALIAS = Resolution(None, Reason.ALIAS_NOT_FOUND, "no alias champion")
+SILENT = Resolution(None, Reason.REGISTRY_UNREACHABLE, "http://x")
 SECRET = Trouble(Reason.SECRET_NOT_FOUND, 'secret "s" not found')
 LOAD = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
 PINNED = a_program(rollout={"rollbackTo": 2})
@@ -108,6 +112,46 @@ CASES: dict[str, tuple[Observed, dict[str, str]]] = {
         (lambda p: observed(p, "1"))(a_program(placement={"profile": "moon"})),
         {"Ready": "False/UnknownProfile", "RefsResolved": "False/UnknownProfile", "UpToDate": "False/UnknownProfile"},
     ),
+    "pods that the API server refuses are told where no pod says more": (
+        observed(P, active="1", deployments=(a_deployment(P, "1", trouble=QUOTA),)),
+        {"Ready": "False/PodsRefused", "Available": "False/PodsRefused", "Progressing": "False/PodsRefused"},
+    ),
+    "what a pod says comes before what became of the others": (
+        observed(P, active="1", deployments=(a_deployment(P, "1", trouble=QUOTA),), pods=pods(P, "1", failure=LOAD)),
+        {"Ready": "False/LoadFailed", "Available": "False/LoadFailed", "Progressing": "True/InProgress"},
+    ),
+    "some pods of those asked for are refused": (
+        observed(P, active="1", deployments=(a_deployment(P, "1", trouble=QUOTA, replicas=3, activated_at=1.0),), pods=pods(P, "1", ready=True)),
+        {"Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "True/UpToDate", "Progressing": "False/PodsRefused"},
+    ),
+    "a candidate's pods are refused": (
+        (lambda base: observed(P, "2", **base | {"deployments": (*base["deployments"], a_deployment(P, "2", trouble=QUOTA))}))(serving(P, "1")),
+        {"Ready": "True/Serving", "UpToDate": "False/InProgress", "Progressing": "False/PodsRefused"},
+    ),
+    "refusals of a version that callers left are its own affair": (
+        (lambda base: observed(P, "1", **base | {"deployments": (*base["deployments"], a_deployment(P, "2", trouble=QUOTA))}))(serving(P, "1")),
+        {"Progressing": "True/UpToDate"},
+    ),
+    "a program without a model makes no progress": (
+        observed(P, None, model=GONE),
+        {"Ready": "False/ModelNotFound", "UpToDate": "Unknown/ModelNotFound", "Progressing": "False/ModelNotFound"},
+    ),
+    "a first start for which MLflow must answer": (
+        observed(P, None, model=SILENT),
+        {"UpToDate": "Unknown/RegistryUnreachable", "Progressing": "Unknown/RegistryUnreachable"},
+    ),
+    "an alias that is gone from under what serves": (
+        observed(P, None, model=NO_ALIAS, **serving(P, "1")),
+        {"Ready": "True/Serving", "UpToDate": "Unknown/AliasNotFound", "Progressing": "False/AliasNotFound"},
+    ),
+    "a registry that is silent does not stand in the way of what serves": (
+        observed(P, None, model=SILENT, **serving(P, "1")),
+        {"UpToDate": "True/UpToDate", "Progressing": "True/UpToDate"},
+    ),
+    "a spec that cannot be built makes no progress": (
+        (lambda p: observed(p, "1", **serving(p, "1")))(a_program(placement={"profile": "moon"})),
+        {"Available": "True/Serving", "UpToDate": "False/UnknownProfile", "Progressing": "False/UnknownProfile"},
+    ),
 }  # fmt: skip
 
 
@@ -123,6 +167,25 @@ def test_a_refused_order_names_the_pod_and_what_happens():
     status = report(o, decide(o, NOW), Outcome(), NOW)
     message = next(c.message for c in status.conditions if c.type == "OrdersAccepted")
     assert message == f"qa-{hash_of(P, '1')}-0: why; the next version comes with new pods"
+
+
+def test_refused_pods_are_told_in_the_api_servers_words():
+    o = observed(P, active="1", deployments=(a_deployment(P, "1", trouble=QUOTA),))
+    status = report(o, decide(o, NOW), Outcome(), NOW)
+    for kind in ("Ready", "Available", "Progressing"):
+        assert "exceeded quota: small" in next(c.message for c in status.conditions if c.type == kind)
+
+
+def test_a_deadline_that_was_missed_for_refused_pods_says_so():
+    base = serving(P, "1")
+    rollout = {"id": hash_of(P, "2"), "strategy": "BlueGreen", "step": "Prepare", "startedAt": timestamp(NOW - 700)}
+    rollout |= {"since": timestamp(NOW - 700)}
+    status = ProgramStatus.model_validate({"rollout": rollout})
+    candidate = a_deployment(P, "2", trouble=QUOTA)
+    o = observed(P, "2", **base | {"deployments": (*base["deployments"], candidate), "status": status})
+    blocked = decide(o, NOW).blocked
+    assert blocked is not None
+    assert (blocked.reason, "exceeded quota: small" in blocked.message) == ("ProgressDeadlineExceeded", True)
 
 
 def test_a_refusal_of_the_api_server_is_told():

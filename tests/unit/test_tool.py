@@ -177,6 +177,15 @@ def test_a_backends_state(case):
     assert message in status.message
 
 
+def test_pods_of_a_backend_that_the_api_server_refuses_are_told():
+    refused = {"pods": Trouble(Reason.PODS_REFUSED, "exceeded quota")}
+    (status,) = decide_tool(observed(a_tool(), refused=refused)).backends
+    assert (status.state, status.reason, status.message) == ("Unhealthy", "PodsRefused", "exceeded quota")
+    waiting = PodView("p", "pods", trouble=UNSCHEDULABLE)
+    (status,) = decide_tool(observed(a_tool(), refused=refused, pods=(waiting,))).backends
+    assert status.reason == "Unschedulable"
+
+
 def status_of(o: ObservedTool) -> ToolStatus:
     return report_tool(o, decide_tool(o), Outcome(), 0.0)
 

@@ -144,6 +144,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
             "And 2 more pods are not ready.",
         ],
     ),
+    "a first version whose pods are refused": (
+        observed(P, active="1", deployments=(a_deployment(P, "1", trouble=Trouble(Reason.PODS_REFUSED, "exceeded quota")),)),
+        ["No more pods are made, PodsRefused: exceeded quota.\n"],
+    ),
     "an edit that the operator has not seen": (
         replace(at_rest(P), program=P.model_copy(update={"generation": 4})),
         ["The operator lags behind the manifest: it has acted on generation 1, and this is 4. Is it running?"],

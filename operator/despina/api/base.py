@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
@@ -66,20 +66,58 @@ def rules(*each: JsonDict) -> JsonDict:
     return {"x-kubernetes-validations": [r for one in each for r in one["x-kubernetes-validations"]]}  # type: ignore
 
 
+def cut(length: int) -> BeforeValidator:
+    """Mark a text of a status. It is cut where it is too long, and half characters are replaced: a message must never
+    keep a status from being written."""
+
+    def shortened(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        clean = text.encode(errors="replace").decode()
+        return clean if len(clean) <= length else f"{clean[: length - 1]}…"
+
+    return BeforeValidator(shortened)
+
+
+# What a status says, by how much room it has.
+Word = Annotated[str, cut(253), StringConstraints(max_length=253)]
+Sentence = Annotated[str, cut(1024), StringConstraints(max_length=1024)]
+Address = Annotated[str, cut(2048), StringConstraints(max_length=2048)]
+Text = Annotated[str, cut(4096), StringConstraints(max_length=4096)]
 # The API server estimates what a CEL rule costs from these bounds and refuses a CRD without them.
 ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 # No user and password: an address is shown in logs and conditions.
 UrlStr = Annotated[str, StringConstraints(pattern=r"^https?://[^/@]+(/[^@]*)?$", max_length=2048)]
 ToolName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")]
-NameStr = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+# What Kubernetes calls DNS-1123 labels (namespaces, Services) and subdomains (Secrets, ConfigMaps, service accounts).
+# Such a name goes into the path of a request, so nothing else may ever be taken for one.
+LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+LABEL_LENGTH, SUBDOMAIN_LENGTH = 63, 253
+NameStr = Annotated[str, StringConstraints(max_length=LABEL_LENGTH, pattern=LABEL)]
+ObjectName = Annotated[str, StringConstraints(max_length=SUBDOMAIN_LENGTH, pattern=SUBDOMAIN)]
+# It becomes a file's name; . and .. are none.
+DataKey = Annotated[str, StringConstraints(max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
 LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+# Numbers with or without suffix, as Kubernetes' own types have them; but nobody can ask for less than nothing.
+QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 Quantity = Annotated[
-    int | str,
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+    Annotated[int, Field(ge=0, strict=True)] | Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY)],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0, "maxLength": 32, "pattern": QUANTITY}),
 ]
-QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+ResourceName = Annotated[
+    str,
+    StringConstraints(
+        max_length=317, pattern=f"^({SUBDOMAIN[1:-1]}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+    ),
+]
+# Patterns of keys are no part of a structural schema, and CEL may not spend what matching them could cost.
+QuantityMap = Annotated[
+    dict[Annotated[ResourceName, WithJsonSchema({"type": "string"})], Quantity],
+    Field(max_length=16, json_schema_extra=rule("self.all(name, size(name) <= 317)", "a resource's name is too long")),
+]
 
 
 def map_list(key: str) -> dict[str, Any]:

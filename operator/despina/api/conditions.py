@@ -6,11 +6,8 @@ All types have positive polarity and all of them are present from the first visi
 from __future__ import annotations
 
 import enum
-from typing import Annotated
 
-from pydantic import StringConstraints
-
-from despina.api.base import ApiModel, ShortStr
+from despina.api.base import ApiModel, Text, Word
 
 
 class Type(enum.StrEnum):
@@ -23,7 +20,7 @@ class Type(enum.StrEnum):
     UP_TO_DATE = "UpToDate"
     """The active version is the requested one."""
     PROGRESSING = "Progressing"
-    """As on a Deployment; False when a change missed its deadline."""
+    """As on a Deployment: False when a change missed its deadline, or when nothing can get on, and why."""
     MODEL_RESOLVED = "ModelResolved"
     """The alias or version was found in MLflow; Unknown while MLflow cannot be reached."""
     REFS_RESOLVED = "RefsResolved"
@@ -142,6 +139,8 @@ class Reason(enum.StrEnum):
     """A node could not get the image."""
     UNSCHEDULABLE = "Unschedulable"
     """No node suits the pods."""
+    PODS_REFUSED = "PodsRefused"
+    """The API server takes no more pods: a quota, a LimitRange, Pod Security or another admission."""
     CRASHED = "Crashed"
     """A pod's container ended without saying why."""
     REJECTED = "Rejected"
@@ -165,15 +164,15 @@ class ConditionStatus(enum.StrEnum):
 class Condition(ApiModel):
     """One observation, in the form of metav1.Condition."""
 
-    type: ShortStr
+    type: Word
     """The condition's name."""
     status: ConditionStatus
     """True, False or Unknown."""
-    reason: ShortStr
+    reason: Word
     """One word for programs."""
-    message: Annotated[str, StringConstraints(max_length=4096)] = ""
+    message: Text = ""
     """A sentence for people: what is wrong and what to do."""
-    last_transition_time: ShortStr
+    last_transition_time: Word
     """When the status last changed."""
     observed_generation: int = 0
     """The generation of the spec that this was seen on."""

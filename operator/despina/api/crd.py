@@ -61,7 +61,7 @@ def structural(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in schema:
             return structural(schema, defs)
     if schema.get("x-kubernetes-int-or-string"):
-        return {k: v for k, v in schema.items() if k.startswith("x-") or k == "description"}
+        return {k: v for k, v in schema.items() if k not in ("anyOf", "title")}
     return {k: v for k, v in _children(schema, defs).items() if v is not None}
 
 

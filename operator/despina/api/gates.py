@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from despina.api.base import ApiModel, LongStr, NameStr, Preserved, ShortStr, rule, rules
+from despina.api.base import ApiModel, DataKey, LongStr, NameStr, ObjectName, Preserved, ShortStr, rule, rules
 from despina.api.serving import DecimalStr
 
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -31,9 +31,9 @@ class SchemaCompatibility(ApiModel):
 class ConfigMapKey(ApiModel):
     """One key of a ConfigMap in the program's namespace."""
 
-    name: ShortStr
+    name: ObjectName
     """The ConfigMap's name."""
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+    key: DataKey
     """The key within it; its value is JSON Lines."""
 
 

@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from despina.api.base import ApiModel, LabelMap, NameStr, Preserved, QuantityMap, ShortStr, rule
+from despina.api.base import (
+    ApiModel,
+    LabelMap,
+    NameStr,
+    ObjectName,
+    Preserved,
+    QuantityMap,
+    ResourceName,
+    ShortStr,
+    rule,
+)
 from despina.api.serving import Toggle
 
 
@@ -46,7 +56,7 @@ class Autoscaling(ApiModel):
 class Accelerator(ApiModel):
     """A device that each pod needs."""
 
-    resource: ShortStr = "nvidia.com/gpu"
+    resource: ResourceName = "nvidia.com/gpu"
     """The extended resource's name."""
     count: Annotated[int, Field(ge=1, le=64)] = 1
     """How many of it each pod gets."""
@@ -94,7 +104,7 @@ class Resources(ApiModel):
 class ServiceAccount(ApiModel):
     """The identity of the pods."""
 
-    name: NameStr | None = None
+    name: ObjectName | None = None
     """The ServiceAccount's name; the program's own when left out."""
     create: Toggle = "Enabled"
     """Disabled: use one that exists."""

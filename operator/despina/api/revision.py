@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel
+
 from despina.api.base import ApiModel
 from despina.api.program import Module, Program
 from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
@@ -32,6 +34,9 @@ RELEVANT = (
     "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
 SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "tools")
+FIRST_DEFAULTS: dict[str, Any] = {}
+"""The first default of each field, as `Model.field`, whose default was changed since. The API server has stored it with
+the objects of then, and they must stay the revisions that they were."""
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -64,13 +69,40 @@ def source_digest(model: ModelRef) -> str:
 
 def revision_of(program: Program, model: ModelRef) -> Revision:
     """The revision that a program means when it is to serve `model`."""
-    # Without defaults: a field that a later operator adds must not change the revision of those who never set it.
-    spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
-    asked = {field: spec[field] for field in RELEVANT if field in spec}
-    if program.spec.tools:
-        asked["tools"] = [use.model_dump() for use in tool_uses(program)]
-    hash8 = digest([asked, model.model_dump()])
+    hash8 = digest([asked_of(program), model.model_dump()])
     return Revision(hash=hash8, model=model, deployment=f"{program.name}-{hash8}", base=hash8)
+
+
+def asked_of(program: Program) -> dict[str, Any]:
+    """The relevant parts of a spec, without what is as it was by default when its field first came: neither a field nor
+    a default of a later operator may change the revision of those who never set it."""
+    spec = without_first_defaults(program.spec)
+    if program.spec.tools:
+        spec["tools"] = [use.model_dump(exclude_defaults=True) for use in tool_uses(program)]
+    return {field: spec[field] for field in RELEVANT if field in spec}
+
+
+def without_first_defaults(part: BaseModel) -> dict[str, Any]:
+    """A part of a manifest in its own form, without what is as it was by default at first."""
+    found = {}
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        is_left_out = value is None or (not field.is_required() and value == first_default(type(part), name))
+        document = None if is_left_out else _document(value)
+        if document is not None and (document or field.default_factory is None):
+            found[field.alias or name] = document
+    return found
+
+
+def first_default(model: type[BaseModel], name: str) -> Any:
+    """What a field was by default when it first came."""
+    return FIRST_DEFAULTS.get(f"{model.__name__}.{name}", model.model_fields[name].default)
+
+
+def _document(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return without_first_defaults(value)
+    return [_document(one) for one in value] if isinstance(value, tuple) else value
 
 
 def shape_of(program: Program, model: ModelRef, default_image: str) -> dict[str, str]:
@@ -79,8 +111,7 @@ def shape_of(program: Program, model: ModelRef, default_image: str) -> dict[str,
     The image belongs to it, though not to the revision: a new operator's default image restarts nobody, and comes with
     the next release.
     """
-    spec = program.spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
-    parts = {field: spec[field] for field in RELEVANT if field in spec and field not in SWAPPABLE}
+    parts = {name: part for name, part in asked_of(program).items() if name not in SWAPPABLE}
     secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
     parts |= {"source": [model.name, model.tracking_uri], "image": program.spec.runtime.image or default_image}
     parts |= {"Secrets": secrets} if secrets else {}

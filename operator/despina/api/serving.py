@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from despina.api.base import ApiModel, NameStr, Preserved, ShortStr, UrlStr, rule
+from despina.api.base import ApiModel, DataKey, NameStr, ObjectName, Preserved, ShortStr, UrlStr, rule
 
 Toggle = Literal["Enabled", "Disabled"]
 SECRET_MARKS = ("api_key", "apikey", "secret", "password", "authorization", "access_key", "session_token")
@@ -15,9 +15,9 @@ SECRET_MARKS = ("api_key", "apikey", "secret", "password", "authorization", "acc
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the program's namespace."""
 
-    name: ShortStr
+    name: ObjectName
     """The Secret's name."""
-    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+    key: DataKey
     """The key within the Secret."""
 
 

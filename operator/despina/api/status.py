@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
-from despina.api.base import ApiModel, LongStr, ShortStr, map_list
+from despina.api.base import Address, ApiModel, Sentence, Word, map_list
 from despina.api.conditions import Condition
 from despina.wire import Counts
 
@@ -14,15 +14,15 @@ from despina.wire import Counts
 class RevisionStatus(ApiModel):
     """One version as it stands in the cluster."""
 
-    revision: ShortStr
+    revision: Word
     """The digest of what was asked for."""
-    version: ShortStr
+    version: Word
     """The model version."""
-    deployment: ShortStr
+    deployment: Word
     """The Deployment's name."""
     ready_replicas: int = 0
     """Pods that are Ready."""
-    loaded: Annotated[str, StringConstraints(max_length=32)] | None = None
+    loaded: Word | None = None
     """How many ready pods hold it, such as 2/3, where it is loaded beside another."""
     created_at: int | None = None
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
@@ -31,26 +31,26 @@ class RevisionStatus(ApiModel):
 class Quarantined(ApiModel):
     """A version that failed and is not tried again until the alias returns to it or someone says so."""
 
-    version: ShortStr
+    version: Word
     """The model version."""
-    revision: ShortStr | None = None
+    revision: Word | None = None
     """Set when the spec, not the version, was at fault: an edit of the spec lifts it."""
-    reason: ShortStr
+    reason: Word
     """Why it failed, in one word."""
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    message: Sentence = ""
     """Why it failed."""
-    at: ShortStr
+    at: Word
     """When it failed."""
-    source: ShortStr | None = None
+    source: Word | None = None
     """Digest of the version's server, model, number and making: a model made anew is not meant."""
 
 
 class ModelStatus(ApiModel):
     """What the registry answered."""
 
-    requested: Annotated[str, StringConstraints(max_length=600)] = ""
+    requested: Sentence = ""
     """What the spec asks for, as models:/NAME@ALIAS or models:/NAME/VERSION."""
-    resolved_version: ShortStr | None = None
+    resolved_version: Word | None = None
     """The version it stands for now."""
     quarantined: Annotated[tuple[Quarantined, ...], Field(max_length=20)] = ()
     """Versions that failed."""
@@ -59,19 +59,19 @@ class ModelStatus(ApiModel):
 class GateStatus(ApiModel):
     """How a candidate did at one gate."""
 
-    name: ShortStr
+    name: Word
     """The gate's name."""
-    type: ShortStr
+    type: Word
     """Its type."""
     result: Literal["Running", "Passed", "Failed"]
     """How far it is."""
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    message: Sentence = ""
     """The figures, or what is wrong."""
-    started_at: ShortStr
+    started_at: Word
     """When it began."""
-    finished_at: ShortStr | None = None
+    finished_at: Word | None = None
     """When it was decided."""
-    since: ShortStr | None = None
+    since: Word | None = None
     """Since when its time runs; nothing while it is held up."""
     spent_seconds: int = 0
     """What its time-out has used up before."""
@@ -80,24 +80,24 @@ class GateStatus(ApiModel):
 class RolloutStatus(ApiModel):
     """The change of version under way."""
 
-    id: ShortStr
+    id: Word
     """The revision it leads to."""
-    strategy: ShortStr
+    strategy: Word
     """How it is done: HotSwap, BlueGreen or Recreate."""
-    strategy_reason: Annotated[str, StringConstraints(max_length=1024)] = ""
+    strategy_reason: Sentence = ""
     """Why this strategy."""
-    step: ShortStr
+    step: Word
     """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Paused or Suspended; or how it ended: Done,
     Failed, RolledBack or Abandoned."""
     gates: Annotated[tuple[GateStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
     """The gates so far."""
-    started_at: ShortStr
+    started_at: Word
     """When it began."""
-    since: ShortStr | None = None
+    since: Word | None = None
     """Since when the time to become ready runs; nothing while it stands still."""
     spent_seconds: int = 0
     """What the deadline for becoming ready has used up before."""
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    message: Sentence = ""
     """What was found out about it in the end."""
 
 
@@ -106,11 +106,11 @@ class BreakerStatus(ApiModel):
 
     state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
     """Closed: executing. Open: not executing. HalfOpen: probing."""
-    class_: ShortStr | None = Field(default=None, alias="class")
+    class_: Word | None = Field(default=None, alias="class")
     """Whose fault most failures were: Program, Upstream or Timeout."""
-    reason: Annotated[str, StringConstraints(max_length=1024)] = ""
+    reason: Sentence = ""
     """The figures that opened it, and what is done about it."""
-    since: ShortStr | None = None
+    since: Word | None = None
     """When it last changed."""
     restarts_last_hour: int = 0
     """Restarts that it caused."""
@@ -119,26 +119,26 @@ class BreakerStatus(ApiModel):
 class ToolUseStatus(ApiModel):
     """A tool that the program may call, as it stands."""
 
-    name: ShortStr
+    name: Word
     """The name that the program calls it by."""
     state: Literal["Available", "Unavailable", "NotFound", "NotAllowed"]
     """Whether calls can succeed, and why not."""
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    message: Sentence = ""
     """What to do about it."""
 
 
 class HistoryEntry(ApiModel):
     """A version that callers reached."""
 
-    revision: ShortStr
+    revision: Word
     """The digest of what was asked for."""
-    version: ShortStr
+    version: Word
     """The model version."""
-    activated_at: ShortStr
+    activated_at: Word
     """When callers were sent there."""
-    trigger: ShortStr
+    trigger: Word
     """Why: Alias, Spec or Rollback."""
-    outcome: ShortStr
+    outcome: Word
     """Serving, Superseded or RolledBack."""
     created_at: int | None = None
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
@@ -159,7 +159,7 @@ class Tally(ApiModel):
     """Those of upstream where no LM could be reached."""
     seconds: Annotated[tuple[int, ...], Field(max_length=64)] = ()
     """Executions by how long they took."""
-    cost: Annotated[str, StringConstraints(max_length=32)] = "0"
+    cost: Word = "0"
     """In US dollars."""
 
     @classmethod
@@ -183,9 +183,9 @@ def _number(text: str) -> float:
 class Promotion(ApiModel):
     """The moment when callers were last sent elsewhere, and what had been counted by then."""
 
-    revision: ShortStr
+    revision: Word
     """Where they were sent."""
-    at: ShortStr
+    at: Word
     """When, in seconds since the epoch."""
     returns: bool = False
     """Whether it had served before: the way back is not watched."""
@@ -195,7 +195,7 @@ class Promotion(ApiModel):
     """What the version before it had counted since callers came there."""
 
 
-Handled = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=8)]
+Handled = Annotated[dict[str, Word], Field(max_length=8)]
 
 
 class Memory(ApiModel):
@@ -208,9 +208,9 @@ class Memory(ApiModel):
     """The values of annotations that ask for something, as far as they were acted on: each acts once."""
     quarantined: tuple[Quarantined, ...] = ()
     """Versions that failed."""
-    rollout_id: ShortStr | None = None
+    rollout_id: Word | None = None
     """The revision that the change under way leads to."""
-    rollout_started_at: ShortStr | None = None
+    rollout_started_at: Word | None = None
     """When that change began."""
     promotion: Promotion | None = None
     """Where callers were last sent."""
@@ -235,17 +235,17 @@ class ProgramStatus(ApiModel):
     """The generation of the spec that this status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
     """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, OrdersAccepted, BreakerClosed."""
-    url: LongStr | None = None
+    url: Address | None = None
     """The address within the cluster."""
-    cluster_ips: Annotated[tuple[ShortStr, ...], Field(max_length=2)] = Field(default=(), alias="clusterIPs")
+    cluster_ips: Annotated[tuple[Word, ...], Field(max_length=2)] = Field(default=(), alias="clusterIPs")
     """The Service's addresses: asked for again should somebody delete it, for callers know them."""
-    preview_url: LongStr | None = Field(default=None, alias="previewURL")
+    preview_url: Address | None = Field(default=None, alias="previewURL")
     """The address of the version that is being prepared."""
     replicas: int = 0
     """Pods of the active version."""
     ready_replicas: int = 0
     """Ready pods of the active version."""
-    selector: Annotated[str, StringConstraints(max_length=1024)] = ""
+    selector: Sentence = ""
     """The active pods, for the scale subresource."""
     model: ModelStatus = Field(default_factory=ModelStatus)
     """What the registry answered."""

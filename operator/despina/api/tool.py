@@ -8,15 +8,18 @@ from pydantic import ConfigDict, Field, StringConstraints, field_validator, mode
 from pydantic.config import JsonDict
 
 from despina.api.base import (
+    Address,
     ApiModel,
     LabelMap,
     LongStr,
     NameStr,
     Owner,
     Preserved,
+    Sentence,
     ShortStr,
     ToolName,
     UrlStr,
+    Word,
     map_list,
     rule,
     rules,
@@ -332,20 +335,20 @@ class ToolSpec(ApiModel):
 class BackendStatus(ApiModel):
     """One backend as it stands."""
 
-    name: ShortStr
+    name: Word
     """Its name."""
     state: Literal["Healthy", "Slow", "Unhealthy", "Excluded", "Unknown"]
     """Slow: it answers, but late. Excluded: it offers something else than the contract. Unknown: nothing was seen of it
     yet."""
-    reason: Annotated[str, StringConstraints(max_length=64)] = ""
+    reason: Word = ""
     """Why it is not Healthy, in one word."""
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    message: Sentence = ""
     """What is wrong and what to do."""
-    endpoint: Annotated[str, StringConstraints(max_length=2048)] = ""
+    endpoint: Address = ""
     """Where it is."""
     ready_replicas: int | None = None
     """Ready pods of a deployment."""
-    schema_digest: Annotated[str, StringConstraints(max_length=16)] = ""
+    schema_digest: Word = ""
     """Changes exactly when what it says it takes and gives changes."""
 
 
@@ -356,21 +359,21 @@ class ToolStatus(ApiModel):
     """The generation of the spec that this status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
     """Ready, Available, ContractVerified, BackendsHealthy."""
-    url: LongStr | None = None
+    url: Address | None = None
     """The address of its deployments within the cluster."""
     backends: Annotated[tuple[BackendStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
     """Its backends."""
-    healthy_backends: Annotated[str, StringConstraints(max_length=16)] = ""
+    healthy_backends: Word = ""
     """How many backends are used, such as 1/2."""
-    contract: Annotated[str, StringConstraints(max_length=64)] = ""
+    contract: Word = ""
     """Verified, Mismatch or Unknown."""
-    used_by: Annotated[tuple[ShortStr, ...], Field(max_length=20)] = ()
+    used_by: Annotated[tuple[Word, ...], Field(max_length=20)] = ()
     """Programs that list it, as NAMESPACE/NAME."""
     replicas: int = 0
     """Pods of its deployments."""
     ready_replicas: int = 0
     """Ready pods."""
-    selector: Annotated[str, StringConstraints(max_length=1024)] = ""
+    selector: Sentence = ""
     """Its pods, for the scale subresource."""
 
 

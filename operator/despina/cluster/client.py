@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,7 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 from despina.api import API_VERSION
+from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, error_for
 from despina.wire import ADMIN_PORT
 
@@ -90,7 +92,7 @@ class Cluster:
     async def namespace_labels(self, namespace: str) -> dict[str, str]:
         """The labels of a namespace; none for one that is not there."""
         try:
-            found = await self._call("get", f"/api/v1/namespaces/{namespace}")
+            found = await self._call("get", f"/api/v1/namespaces/{_namespace(namespace)}")
         except Gone:
             return {}
         labels: dict[str, str] = found["metadata"].get("labels") or {}
@@ -219,8 +221,20 @@ def _is_in_pod() -> bool:
 
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:
+    """Where an object, or all of its kind, is found. Names come from manifests too, so they are looked at first."""
     prefix, plural = PATHS[kind]
-    return f"{prefix}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+    folder = f"{prefix}/namespaces/{_namespace(namespace)}/{plural}"
+    return folder if name is None else f"{folder}/{_checked(name, 'name', SUBDOMAIN, SUBDOMAIN_LENGTH)}"
+
+
+def _namespace(name: str) -> str:
+    return _checked(name, "namespace", LABEL, LABEL_LENGTH)
+
+
+def _checked(name: str, what: str, pattern: str, length: int) -> str:
+    if len(name) > length or not re.fullmatch(pattern, name):
+        raise Refused(f"{name[:80]!r} is no {what} of an object")
+    return name
 
 
 def _identity(document: Document) -> tuple[str, str, str]:

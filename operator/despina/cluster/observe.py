@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from despina.api.base import Owner
 from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
+from despina.cluster.reading import (
+    as_far_as_readable,
+    data_of,
+    entries,
+    labels_of,
+    mapping,
+    moment,
+    notes_of,
+    parsed,
+    text,
+)
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
-from despina.decide.quarantine import parse_timestamp
+from despina.decide.quarantine import LAST_MOMENT, parse_timestamp
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
@@ -38,6 +48,9 @@ from despina.wire import CONFIG_FILE, EvaluationResult, Failure, RuntimeConfig
 
 OWNED = ("Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 SERVICE_NAME = "kubernetes.io/service-name"
+SHAPES = TypeAdapter(dict[str, str])
+MOMENTS = TypeAdapter(tuple[Annotated[float, Field(ge=0, le=LAST_MOMENT)], ...])
+RESULTS, CONFIGS = TypeAdapter(EvaluationResult), TypeAdapter(RuntimeConfig)
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 
 
@@ -96,10 +109,10 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     return Live(
         program=program,
-        status=read_status(manifest.get("status") or {}),
-        deployments=tuple(deployment_view(d, configs) for (kind, _), d in objects.items() if kind == "Deployment"),
+        status=read_status(manifest.get("status")),
+        deployments=_deployments(objects, configs),
         pods=pods,
-        active=((service.get("spec") or {}).get("selector") or {}).get(REVISION),
+        active=text(mapping(mapping(service.get("spec")).get("selector")).get(REVISION)) or None,
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
         objects=_compared(objects, configs) | await _toolbox_secret(cluster, program, configs),
         configs=_readable(configs),
@@ -115,7 +128,7 @@ def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
 
 
 def _readable(configs: Mapping[str, Document]) -> dict[str, RuntimeConfig]:
-    found = {name: _config(item, CONFIG_FILE) for name, item in configs.items() if item.get("immutable")}
+    found = {n: parsed(CONFIGS, data_of(c).get(CONFIG_FILE)) for n, c in configs.items() if c.get("immutable")}
     return {name: config for name, config in found.items() if config}
 
 
@@ -149,12 +162,9 @@ async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tu
 
 def job_view(item: Document, pods: list[Document]) -> JobView:
     """An evaluation as decisions see it. A drained node leaves it several pods, one after the other."""
-    meta, status = item["metadata"], item.get("status") or {}
-    labels = meta.get("labels") or {}
-    endings = [
-        c for c in status.get("conditions") or [] if c["type"] in ("Complete", "Failed") and c["status"] == "True"
-    ]
-    newest_first = sorted(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "", reverse=True)
+    meta, labels = item["metadata"], labels_of(item)
+    endings = [found for kind in ("Complete", "Failed") if (found := _condition(item, kind))]
+    newest_first = sorted(pods, key=lambda pod: text(pod["metadata"].get("creationTimestamp")), reverse=True)
     results = [r for r in map(_result, newest_first) if r]
     return JobView(
         name=meta["name"],
@@ -164,15 +174,21 @@ def job_view(item: Document, pods: list[Document]) -> JobView:
         trouble=next((t for t in (*map(_job_trouble, newest_first[:1]), *map(_ending, endings)) if t), ""),
         revision=labels.get(REVISION, ""),
         gate=labels.get(GATE, ""),
-        created_at=parse_timestamp(meta.get("creationTimestamp")) or None,
+        created_at=parse_timestamp(text(meta.get("creationTimestamp"))) or None,
     )
+
+
+def _condition(item: Document, kind: str, status: str = "True") -> Document | None:
+    """A condition of an object, if it stands at this."""
+    found = entries(mapping(item.get("status")).get("conditions"))
+    return next((c for c in found if c.get("type") == kind and c.get("status") == status), None)
 
 
 def _address(pod: Document) -> str | None:
     """Where a pod can be asked that runs and is not about to end."""
-    status = pod.get("status") or {}
+    status = mapping(pod.get("status"))
     runs = status.get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-    return status.get("podIP") if runs else None
+    return text(status.get("podIP")) or None if runs else None
 
 
 def _result(pod: Document) -> EvaluationResult | None:
@@ -182,37 +198,29 @@ def _result(pod: Document) -> EvaluationResult | None:
     words stand, but not end the process so. An error counts unless the pod was taken from its node: another one follows
     then.
     """
-    status = pod.get("status") or {}
-    ended = _program_ended(status)
-    try:
-        found = EvaluationResult.model_validate_json(ended.get("message") or "")
-    except ValidationError:
-        return None
-    if ended.get("exitCode") == 0:
+    ended = _program_ended(pod)
+    found = parsed(RESULTS, text(ended.get("message")))
+    if found is None or ended.get("exitCode") == 0:
         return found
-    return found if found.error is not None and not _is_disrupted(status) else None
+    return found if found.error is not None and not _is_disrupted(pod) else None
 
 
-def _program_ended(status: Document) -> Document:
+def _program_ended(pod: Document) -> Document:
     """How the program's container ended."""
-    for container in status.get("containerStatuses") or []:
-        if container.get("name") == CONTAINER:
-            ended: Document = (container.get("state") or {}).get("terminated") or {}
-            return ended
-    return {}
+    containers = entries(mapping(pod.get("status")).get("containerStatuses"))
+    return next((_ended(c, "state") for c in containers if c.get("name") == CONTAINER), {})
 
 
-def _is_disrupted(status: Document) -> bool:
-    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or [])
+def _is_disrupted(pod: Document) -> bool:
+    return _condition(pod, "DisruptionTarget") is not None
 
 
 def _job_trouble(pod: Document) -> str:
     """What keeps a pod from starting, or how it ended."""
-    status = pod.get("status") or {}
-    trouble, ended = _trouble(status), _program_ended(status)
+    trouble, ended = _trouble(mapping(pod.get("status"))), _program_ended(pod)
     if trouble:
         return f"{trouble.reason}: {trouble.message}"
-    if _is_disrupted(status):
+    if _is_disrupted(pod):
         return "its pod was taken from its node, and another one follows"
     if ended.get("exitCode"):
         return f"{ended.get('reason') or 'Error'}: container {CONTAINER} ended with code {ended['exitCode']}"
@@ -224,93 +232,88 @@ def _ending(condition: Document) -> str:
     return f"{condition.get('reason', '')}: {condition.get('message', '')}" if failed else ""
 
 
-def read_status(status: Document) -> ProgramStatus:
-    """The status as an older or newer operator left it; what cannot be read is made anew."""
-    try:
-        return ProgramStatus.model_validate(status)
-    except ValidationError:
-        return ProgramStatus()
+def read_status(status: Any) -> ProgramStatus:
+    """The status as an older or newer operator left it, as far as it can be read."""
+    return as_far_as_readable(ProgramStatus, status) or ProgramStatus()
 
 
 def owned(found: Mapping[str, list[Document]], owner: Owner) -> dict[ObjectKey, Document]:
     """Of what carries its labels, what is its owner's and kept as it should be."""
     return {
-        (kind, item["metadata"]["name"]): {"kind": kind, **item}
+        (kind, item["metadata"]["name"]): {"kind": kind, **item, "metadata": _with_texts(item)}
         for kind in OWNED
         for item in found[kind]
         if is_owned(item, owner)
     }
 
 
+def _with_texts(item: Document) -> Document:
+    """Metadata whose labels and annotations are texts by names, as decisions take them to be."""
+    return {**item["metadata"], "labels": labels_of(item), "annotations": notes_of(item)}
+
+
 def is_owned(item: Document, owner: Owner) -> bool:
     """Whether an object is its owner's, by reference: a label can be anybody's."""
-    owners = item["metadata"].get("ownerReferences") or []
-    return any(one["uid"] == owner.uid for one in owners)
+    return any(one.get("uid") == owner.uid for one in entries(item["metadata"].get("ownerReferences")))
 
 
-def deployment_view(item: Document, configs: Mapping[str, Document]) -> DeploymentView:
-    """A Deployment as decisions see it, with what its pods were made to run and what they were changed to."""
-    meta = item["metadata"]
-    notes = meta.get("annotations") or {}
-    loading = _loading(configs.get(generation_name(meta["name"])))
+def _deployments(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> tuple[DeploymentView, ...]:
+    found = (deployment_view(d, configs) for (kind, _), d in objects.items() if kind == "Deployment")
+    return tuple(view for view in found if view)
+
+
+def deployment_view(item: Document, configs: Mapping[str, Document]) -> DeploymentView | None:
+    """A Deployment as decisions see it, with what its pods were made to run and what they were changed to.
+
+    None for one that lost the label of its revision: nobody can say what it runs, and no Service selects it by that.
+    """
+    name, labels, notes = item["metadata"]["name"], labels_of(item), notes_of(item)
+    if not labels.get(REVISION):
+        return None
+    loading = _loading(configs.get(generation_name(name)))
     return DeploymentView(
-        name=meta["name"],
-        revision=meta["labels"][REVISION],
-        version=loading.version if loading else meta["labels"].get(MODEL_VERSION, ""),
-        shape=_json(notes.get(SHAPE)),
-        config=_config(configs.get(meta["name"]), CONFIG_FILE),
+        name=name,
+        revision=labels[REVISION],
+        version=loading.version if loading else labels.get(MODEL_VERSION, ""),
+        shape=parsed(SHAPES, notes.get(SHAPE)),
+        config=parsed(CONFIGS, data_of(configs.get(name)).get(CONFIG_FILE)),
         loading=loading,
-        restarts=tuple(_json(notes.get(RESTARTS)) or ()),
+        restarts=parsed(MOMENTS, notes.get(RESTARTS)) or (),
         restarted_by=notes.get(RESTARTED_BY, ""),
         size=int(size) if (size := notes.get(SIZE, "")).isdecimal() and len(size) < 5 else None,
         replicas=item["spec"].get("replicas", 1),
-        activated_at=_number(notes.get(ACTIVATED_AT)),
-        retired_at=_number(notes.get(RETIRED_AT)),
+        trouble=refusal(item),
+        activated_at=moment(notes.get(ACTIVATED_AT)),
+        retired_at=moment(notes.get(RETIRED_AT)),
     )
 
 
+def refusal(item: Document) -> Trouble | None:
+    """What the API server says to a Deployment's pods, where it takes no more of them."""
+    refused = _condition(item, "ReplicaFailure")
+    return Trouble(Reason.PODS_REFUSED, text(refused.get("message"))) if refused else None
+
+
 def _loading(item: Document | None) -> Loading | None:
-    config = _config(item, CONFIG_FILE)
-    if item is None or config is None:
+    data = data_of(item)
+    config = parsed(CONFIGS, data.get(CONFIG_FILE))
+    if config is None:
         return None
-    at = _number(item["data"].get(AT)) or 0.0
-    memory = Memory.parse(item["data"].get(MEMORY_FILE))
-    return Loading(config.revision, config.model.version, config, at, _config(item, PREVIOUS_FILE), memory)
-
-
-def _config(item: Document | None, key: str) -> RuntimeConfig | None:
-    """A configuration as it was written; None for one that this operator cannot read."""
-    try:
-        return RuntimeConfig.model_validate_json(((item or {}).get("data") or {}).get(key, ""))
-    except ValidationError:
-        return None
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+    at, previous = moment(data.get(AT)) or 0.0, parsed(CONFIGS, data.get(PREVIOUS_FILE))
+    return Loading(config.revision, config.model.version, config, at, previous, Memory.parse(data.get(MEMORY_FILE)))
 
 
 def pod_view(item: Document) -> PodView:
     """A pod as decisions see it."""
-    meta, status = item["metadata"], item.get("status") or {}
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or [])
+    meta, status = item["metadata"], mapping(item.get("status"))
+    ready = _condition(item, "Ready") is not None
     failure = None if ready else _failure(status)
     return PodView(
         name=meta["name"],
-        revision=meta["labels"].get(REVISION, ""),
+        revision=labels_of(item).get(REVISION, ""),
         ready=ready,
         ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
-        ip=status.get("podIP"),
+        ip=text(status.get("podIP")) or None,
         failure=failure,
         failures=max((_failures(c) for c in _containers(status)), default=0),
         trouble=None if ready or failure else _trouble(status),
@@ -318,44 +321,45 @@ def pod_view(item: Document) -> PodView:
 
 
 def _containers(status: Document) -> list[Document]:
-    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    return [*entries(status.get("initContainerStatuses")), *entries(status.get("containerStatuses"))]
+
+
+def _ended(container: Document, state: str) -> Document:
+    """How a container ended that stands in this state."""
+    return mapping(mapping(container.get(state)).get("terminated"))
 
 
 def _failures(container: Document) -> int:
     """How often it has ended, this time included."""
-    return int(container.get("restartCount") or 0) + ("terminated" in (container.get("state") or {}))
+    count = container.get("restartCount")
+    return (count if isinstance(count, int) else 0) + ("terminated" in mapping(container.get("state")))
 
 
 def _failure(status: Document) -> Failure | None:
     """What the program's container said when it last gave up."""
-    for container in _containers(status):
-        for state in ("state", "lastState"):
-            ended = (container.get(state) or {}).get("terminated") or {}
-            failure = Failure.parse(ended.get("message"))
-            if failure:
-                return failure
-    return None
+    ended = (_ended(container, state) for container in _containers(status) for state in ("state", "lastState"))
+    said = (Failure.parse(text(end.get("message"))) for end in ended)
+    return next((failure for failure in said if failure), None)
 
 
 def _trouble(status: Document) -> Trouble | None:
     """What the scheduler or the kubelet says."""
-    for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Trouble(Reason.UNSCHEDULABLE, condition.get("message", ""))
+    unscheduled = _condition({"status": status}, "PodScheduled", "False")
+    if unscheduled:
+        return Trouble(Reason.UNSCHEDULABLE, text(unscheduled.get("message")))
     return next((t for t in map(_container_trouble, _containers(status)) if t), None)
 
 
 def _container_trouble(container: Document) -> Trouble | None:
-    waiting: dict[str, Any] = (container.get("state") or {}).get("waiting") or {}
-    reason, message = waiting.get("reason"), waiting.get("message", "")
+    waiting = mapping(mapping(container.get("state")).get("waiting"))
+    reason, message = text(waiting.get("reason")), text(waiting.get("message"))
     if reason in IMAGE_REASONS:
         return Trouble(Reason.IMAGE_NOT_PULLED, f"{container.get('image')}: {message}")
     if reason == "CreateContainerConfigError":
         return Trouble(Reason.SECRET_NOT_FOUND, message)
     if reason == "CrashLoopBackOff":
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        code = ended.get("exitCode")
-        return Trouble(Reason.CRASHED, f"container {container['name']} ended with code {code}; see its log")
+        code = _ended(container, "lastState").get("exitCode")
+        return Trouble(Reason.CRASHED, f"container {container.get('name')} ended with code {code}; see its log")
     return None
 
 
@@ -364,10 +368,10 @@ def preview_ready(slices: list[Document], service: str, pods: tuple[PodView, ...
     revision_of = {pod.name: pod.revision for pod in pods}
     seen: dict[str, set[str]] = {}
     for item in slices:
-        if (item["metadata"].get("labels") or {}).get(SERVICE_NAME) != service:
+        if labels_of(item).get(SERVICE_NAME) != service:
             continue
-        for endpoint in item.get("endpoints") or []:
-            pod = (endpoint.get("targetRef") or {}).get("name")
-            if pod in revision_of and (endpoint.get("conditions") or {}).get("ready"):
+        for endpoint in entries(item.get("endpoints")):
+            pod = text(mapping(endpoint.get("targetRef")).get("name"))
+            if pod in revision_of and mapping(endpoint.get("conditions")).get("ready"):
                 seen.setdefault(revision_of[pod], set()).add(pod)
     return {revision: len(names) for revision, names in seen.items()}

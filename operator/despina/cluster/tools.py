@@ -15,8 +15,9 @@ from despina.api.serving import SecretKeyRef
 from despina.api.tool import Tool, ToolStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Refused
-from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest
-from despina.decide.observed import ObjectKey, PodView
+from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest, refusal
+from despina.cluster.reading import as_far_as_readable, labels_of
+from despina.decide.observed import ObjectKey, PodView, Trouble
 from despina.desired.labels import BACKEND, REVISION, TOOL
 from despina.desired.tool import hosted, tokens_name
 from despina.desired.toolbox import ToolView, token_file
@@ -33,6 +34,8 @@ class LiveTool:
     status: ToolStatus
     objects: Mapping[ObjectKey, Document]
     pods: tuple[PodView, ...]
+    refused: Mapping[str, Trouble]
+    """Why no more pods of a backend are made."""
 
 
 async def observe_tool(cluster: Cluster, tool: Tool, manifest: Document) -> LiveTool:
@@ -43,25 +46,27 @@ async def observe_tool(cluster: Cluster, tool: Tool, manifest: Document) -> Live
     found = dict(zip(kinds, lists, strict=True))
     objects = owned(found, tool)
     return LiveTool(
-        status=read_tool_status(manifest.get("status") or {}),
+        status=read_tool_status(manifest.get("status")),
         objects=objects | await own_secret(cluster, tool, tokens_name(tool)),
         pods=tuple(pod_view(_by_backend(p)) for p in found["Pod"]),
+        refused=_refused(objects),
     )
+
+
+def _refused(objects: Mapping[ObjectKey, Document]) -> dict[str, Trouble]:
+    found = {labels_of(d).get(BACKEND, ""): refusal(d) for (kind, _), d in objects.items() if kind == "Deployment"}
+    return {backend: trouble for backend, trouble in found.items() if trouble}
 
 
 def _by_backend(pod: Document) -> Document:
     """A pod whose backend stands where a program's has its revision."""
-    meta = pod["metadata"]
-    labels = meta["labels"] | {REVISION: meta["labels"].get(BACKEND, "")}
-    return {**pod, "metadata": {**meta, "labels": labels}}
+    labels = labels_of(pod)
+    return {**pod, "metadata": {**pod["metadata"], "labels": labels | {REVISION: labels.get(BACKEND, "")}}}
 
 
-def read_tool_status(status: Document) -> ToolStatus:
-    """The status as an older or newer operator left it; what cannot be read is made anew."""
-    try:
-        return ToolStatus.model_validate(status)
-    except ValidationError:
-        return ToolStatus()
+def read_tool_status(status: Any) -> ToolStatus:
+    """The status as an older or newer operator left it, as far as it can be read."""
+    return as_far_as_readable(ToolStatus, status) or ToolStatus()
 
 
 async def callers_of(cluster: Cluster, tool: Tool, watched: Iterable[str]) -> list[str]:
@@ -102,7 +107,7 @@ async def _view(cluster: Cluster, program: Program, key: str, mint: Mint) -> Too
     if not await is_allowed(cluster, tool, program.namespace):
         text = f"DSPyTool {key} does not allow namespace {program.namespace} (spec.access.allowedNamespaces)"
         return ToolView(key, trouble=("NotAllowed", text))
-    status = read_tool_status(manifest.get("status") or {})
+    status = read_tool_status(manifest.get("status"))
     return ToolView(key, tool, status, tokens=await _tokens(cluster, program, tool, mint))
 
 

@@ -41,7 +41,7 @@ def merged(o: Observed, now: float) -> BreakerStatus | None:
     seen = _seen(o, now)
     if before.state == "Closed":
         # Just after it closed, some workers have not heard of it yet and still hold what had opened it.
-        is_settled = before.since is None or now - parse_timestamp(before.since) >= SETTLE_SECONDS
+        is_settled = before.since is None or now - parse_timestamp(before.since, 0.0) >= SETTLE_SECONDS
         status = (_tripped(spec, seen, now) if is_settled else None) or before
     else:
         status = _settled(before, seen, now)
@@ -73,7 +73,7 @@ def _tripped(spec: ProgramBreaker, seen: list[_Seen], now: float) -> BreakerStat
 
 def _settled(before: BreakerStatus, seen: list[_Seen], now: float) -> BreakerStatus:
     """Where the worker is whose breaker changed last; pods that came later than the trip say nothing about it."""
-    since = parse_timestamp(before.since or timestamp(now))
+    since = parse_timestamp(before.since or timestamp(now), 0.0)
     changed = [s for s in seen if s.changed_at]
     if not changed:
         return before if now - since < SETTLE_SECONDS or not seen else _become(before, "Closed", now)
@@ -93,7 +93,7 @@ def orders(o: Observed, breaker: BreakerStatus | None, now: float) -> Iterator[T
     """What makes all replicas agree."""
     if breaker is None or breaker.since is None:
         return
-    since = parse_timestamp(breaker.since)
+    since = parse_timestamp(breaker.since, now)
     for seen in _seen(o, now):
         order = _order_for(seen, breaker, since, now)
         if order and not seen.pod.has_been_told(order, breaker.since):

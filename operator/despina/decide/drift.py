@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Any
 
 from despina.decide.observed import ObjectKey
@@ -12,7 +12,9 @@ from despina.decide.plan import Action, Apply
 SUFFIXES = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
     "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
+    "P": Decimal(10**15), "E": Decimal(10**18),
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50), "Ei": Decimal(2**60),
 }  # fmt: skip
 
 
@@ -21,9 +23,10 @@ def quantity(text: Any) -> Decimal | None:
     text = str(text)
     suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if s and text.endswith(s)), "")
     try:
-        return Decimal(text.removesuffix(suffix)) * SUFFIXES[suffix]
-    except InvalidOperation:
+        found = Decimal(text.removesuffix(suffix)) * SUFFIXES[suffix]
+    except DecimalException:
         return None
+    return found if found.is_finite() else None
 
 
 def covers(live: Any, wanted: Any) -> bool:

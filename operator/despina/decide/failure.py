@@ -78,7 +78,8 @@ def _trouble(r: Situation, candidate: Revision) -> str:
     if r.swaps:
         missing = [p.name for p in r.o.ready_pods(candidate.base) if not holds(p, candidate.hash)]
         return f": {', '.join(missing)} did not take it in" if missing else ""
-    trouble = next((p.trouble for p in r.o.pods_of(candidate.base) if p.trouble), None)
+    view = r.o.deployment(candidate.base)
+    trouble = next((p.trouble for p in r.o.pods_of(candidate.base) if p.trouble), view.trouble if view else None)
     pool = f"pool {r.o.program.spec.placement.profile}: " if trouble and trouble.reason == Reason.UNSCHEDULABLE else ""
     return f": {trouble.reason}: {pool}{trouble.message}" if trouble else ""
 

@@ -106,7 +106,7 @@ def _status(gate: Gate, verdict: Verdict, started: float, clock: Clock, now: flo
         name=gate.name,
         type=gate.type,
         result=results[verdict.passed],
-        message=verdict.message[:1024],
+        message=verdict.message,
         started_at=timestamp(started),
         finished_at=timestamp(now) if is_over else None,
         since=None if is_over or clock.since is None else timestamp(clock.since),

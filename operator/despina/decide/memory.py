@@ -21,8 +21,8 @@ def recall(o: Observed) -> Memory | None:
     """The latest copy; None where nothing was ever noted, or all is lost."""
     service = o.objects.get(("Service", o.program.name)) or {}
     notes = (service.get("metadata") or {}).get("annotations") or {}
-    copies = [_of_status(o.status), Memory.parse(notes.get(MEMORY))]
-    copies += [view.loading.memory for view in o.deployments if view.loading]
+    copies = [Memory.parse(notes.get(MEMORY)), *(view.loading.memory for view in o.deployments if view.loading)]
+    copies.append(_of_status(o.status))  # last, for it is read as far as it can be, and may have lost something
     return max((c for c in copies if c), key=lambda c: c.serial, default=None)
 
 

@@ -26,7 +26,7 @@ ObjectKey = Annotated[tuple[str, str], BeforeValidator(_split), PlainSerializer(
 
 @dataclass(frozen=True)
 class Trouble:
-    """What keeps a pod from being ready, as the API server knows it."""
+    """What keeps a pod from being made or ready, as the API server knows it."""
 
     reason: str
     message: str
@@ -108,6 +108,8 @@ class DeploymentView:
     """The last value of the restart annotation that was acted on."""
     size: int | None = None
     """How many pods it had when the operator scaled it to 0, where an autoscaler had set that."""
+    trouble: Trouble | None = None
+    """What keeps pods of it from being made at all."""
 
     @property
     def is_retired(self) -> bool:

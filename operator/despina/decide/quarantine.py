@@ -15,11 +15,13 @@ from despina.wire import FailureReason
 SPEC_REASONS = {FailureReason.PICKLE_DENIED, FailureReason.UNKNOWN_MODULE, FailureReason.FALLBACK_INVALID}
 TAKEN_BACK = {Reason.WATCH_FAILED, Reason.BREAKER_OPEN}
 LIMIT = 20
+LAST_MOMENT = 253402300799.0
+"""The end of the year 9999: calendars end there."""
 
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as Kubernetes writes time."""
-    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    moment = datetime.datetime.fromtimestamp(min(max(seconds, 0.0), LAST_MOMENT), tz=datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -70,7 +72,7 @@ def quarantine(revision: Revision, reason: str, message: str, now: float, is_the
         version=revision.version,
         revision=revision.hash if is_the_specs_fault or reason in SPEC_REASONS else None,
         reason=reason,
-        message=message[:1024],
+        message=message,
         at=timestamp(now),
         source=source_digest(revision.model),
     )

@@ -19,6 +19,13 @@ def incompatibilities(before: Schema, after: Schema) -> list[str]:
 
     Outputs may be added and may become narrower; inputs may be added if they are optional and may become wider.
     """
+    try:
+        return _incompatibilities(before, after)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError):
+        return ["an interface is no JSON Schema"]  # pods say them, and pods run anybody's code
+
+
+def _incompatibilities(before: Schema, after: Schema) -> list[str]:
     old_in, new_in = before.get("inputs", {}), after.get("inputs", {})
     old_out, new_out = before.get("outputs", {}), after.get("outputs", {})
     found = [f"output {name} is dropped" for name in _fields(old_out) if name not in _fields(new_out)]

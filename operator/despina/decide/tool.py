@@ -16,7 +16,7 @@ from despina.api.placement import PlacementProfile
 from despina.api.pods import Placement
 from despina.api.tool import Backend, BackendStatus, Tool, ToolStatus
 from despina.decide.drift import applied
-from despina.decide.observed import Defaults, ObjectKey, PodView
+from despina.decide.observed import Defaults, ObjectKey, PodView, Trouble
 from despina.decide.plan import Action, Apply, Delete
 from despina.decide.sizing import sized
 from despina.desired.labels import BACKEND, SHAPE, tool_labels
@@ -65,6 +65,8 @@ class ObservedTool:
     """The tool's own objects."""
     pods: tuple[PodView, ...] = ()
     """Its pods; `revision` is their backend."""
+    refused: Mapping[str, Trouble] = field(default_factory=dict)
+    """Why no more pods are made, by backend."""
     looks: Mapping[str, Look] = field(default_factory=dict)
     """By backend."""
     used_by: tuple[str, ...] = ()
@@ -168,7 +170,7 @@ def backend_status(o: ObservedTool, backend: Backend, problem: tuple[str, str] |
         name=backend.name,
         state=state,
         reason=reason,
-        message=message[:1024],
+        message=message,
         endpoint=backend_url(o.tool, backend),
         ready_replicas=o.ready(backend.name) if backend.deployment else None,
         schema_digest=schema_digest(offered.parameters, offered.returns) if offered else "",
@@ -225,4 +227,7 @@ def why_not_ready(o: ObservedTool, backend: Backend) -> tuple[str, str]:
             pool = (backend.placement or Placement()).profile
             where = f"pool {pool}: " if pod.trouble.reason == Reason.UNSCHEDULABLE else ""
             return pod.trouble.reason, f"{where}{pod.trouble.message}"
+    refused = o.refused.get(backend.name)
+    if refused:
+        return refused.reason, refused.message
     return Reason.NO_READY_PODS, "no pod is ready yet"

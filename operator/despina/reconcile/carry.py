@@ -14,6 +14,7 @@ from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import ClusterError, Conflict, Gone, Refused
 from despina.cluster.execute import execute
 from despina.cluster.observe import Unreadable
+from despina.cluster.reading import entries, mapping
 from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, Outcome, Tell
 from despina.decide.quarantine import timestamp
@@ -141,21 +142,21 @@ async def report_unreadable(cluster: Cluster, manifest: Document, found: Unreada
 
 async def _mark(cluster: Cluster, manifest: Document, kind: Type, reason: Reason, message: str, now: float) -> None:
     """One condition is False; the rest of the status stays as it is."""
-    status: Document = manifest.get("status") or {}
-    conditions: list[Document] = status.get("conditions") or []
+    status = mapping(manifest.get("status"))
+    conditions = entries(status.get("conditions"))
     generation = manifest["metadata"].get("generation", 0)
-    old: Document = next((c for c in conditions if c["type"] == kind), {})
-    if (old.get("reason"), old.get("message")) == (reason, message[:4096]):
-        return
+    old: Document = next((c for c in conditions if c.get("type") == kind), {})
     mark = Condition(
         type=kind,
         status=ConditionStatus.FALSE,
         reason=reason,
-        message=message[:4096],
+        message=message,
         last_transition_time=timestamp(now),
         observed_generation=generation,
     )
-    rest = [c for c in conditions if c["type"] != kind]
+    if (old.get("reason"), old.get("message")) == (mark.reason, mark.message):
+        return
+    rest = [c for c in conditions if c.get("type") != kind]
     seen = {"observedGeneration": generation} if kind == Type.READY else {}
     await write_status(cluster, manifest, {**status, **seen, "conditions": [mark.dump(), *rest]})
 

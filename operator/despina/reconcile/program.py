@@ -17,7 +17,6 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView
-from despina.decide.plan import Plan
 from despina.decide.rollout import decide
 from despina.reconcile.carry import Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
@@ -26,7 +25,7 @@ from despina.sources.mlflow import Registry
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.status.report import report
-from despina.telemetry import BREAKER_STATE, PASSES_FAILED, RECONCILE_SECONDS
+from despina.telemetry import PASSES_FAILED, RECONCILE_SECONDS, measure_breaker
 from despina.wire import RuntimeConfig
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,7 @@ class Reconciler:
             self.registry.forget(key)
             self.orders.told(key, ())
             self.reports.forget(key)
+            measure_breaker(key, None)
             return None
         program = parse(Program, manifest)
         if isinstance(program, Unreadable):
@@ -83,7 +83,7 @@ class Reconciler:
         late = await write_status(self.cluster, manifest, status.dump())
         await carrier.carry_out(plan.events)
         self.reports.listen(key, live.pods, plan.listen)
-        _measure(key, plan)
+        measure_breaker(key, plan.breaker.state if plan.breaker else None)
         rotation = ROTATION_SECONDS if program.spec.tools else None
         return min((t for t in (plan.again, carrier.again, late, rotation) if t is not None), default=None)
 
@@ -107,17 +107,17 @@ class Reconciler:
             preview_ready=live.preview_ready,
             objects=live.objects,
             configs=live.configs,
-            interfaces=await self._interfaces(live, pods),
+            interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),
         )
 
-    async def _interfaces(self, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
+    async def _interfaces(self, key: Key, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
         """Only where a gate compares them."""
         if not any(g.type == "SchemaCompatibility" for g in live.program.spec.rollout.gates):
             return {}
         held = {name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
-        return await self.reports.interfaces(pods, sorted(held))
+        return await self.reports.interfaces(key, pods, sorted(held))
 
 
 def tool_keys(live: Live) -> set[str]:
@@ -129,10 +129,3 @@ def tool_keys(live: Live) -> set[str]:
 def _configs(view: DeploymentView) -> list[RuntimeConfig]:
     loading = view.loading
     return [c for c in (view.config, loading and loading.config, loading and loading.previous) if c]
-
-
-def _measure(key: Key, plan: Plan) -> None:
-    """The breaker over all replicas, for alerts."""
-    if plan.breaker:
-        for state in ("Closed", "Open", "HalfOpen"):
-            BREAKER_STATE.labels(*key, state).set(plan.breaker.state == state)

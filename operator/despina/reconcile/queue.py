@@ -50,8 +50,9 @@ class Queue:
 
     @property
     def depth(self) -> int:
-        """Keys that wait."""
-        return len(self._due)
+        """Keys that wait for a worker; those that asked for a later turn do not."""
+        now = self._clock()
+        return sum(due <= now for due in self._due.values())
 
     @property
     def lag(self) -> float:

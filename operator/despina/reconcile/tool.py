@@ -72,6 +72,7 @@ class ToolReconciler:
             tokens={namespace: self.mint(tool.uid, namespace) for namespace in callers},
             objects=live.objects,
             pods=live.pods,
+            refused=live.refused,
             looks=self.probes.looks(key),
             used_by=tuple("/".join(program) for program in self.uses.programs_of(key))[:MOST_USERS],
         )

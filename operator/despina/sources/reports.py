@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from despina.decide.observed import JobView, PodView
 from despina.decide.situation import holds
@@ -22,7 +23,8 @@ from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, 
 
 log = logging.getLogger(__name__)
 STALE_ROUNDS = 4
-INTERFACES_KEPT = 1000
+INTERFACES_KEPT = 20
+"""Of one program."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Reports:
         self._client = client
         self._wake = wake
         self._listeners: dict[Key, _Listener] = {}
-        self._interfaces: dict[str, Mapping[str, Any]] = {}
+        self._interfaces: dict[Key, dict[str, Mapping[str, Any]]] = {}
 
     def said(self, program: Key) -> Mapping[str, PodState]:
         """Each pod's last report; a pod that has been silent for a while has none."""
@@ -54,7 +56,7 @@ class Reports:
     def listen(self, program: Key, pods: Iterable[PodView], period: float | None) -> None:
         """How closely to listen from now on, in seconds between rounds; None: not at all."""
         if period is None:
-            self.forget(program)
+            self._stop(program)
             return
         listener = self._listeners.setdefault(program, _Listener())
         is_sooner = period < listener.period
@@ -68,7 +70,11 @@ class Reports:
             listener.again.set()
 
     def forget(self, program: Key) -> None:
-        """Stop listening."""
+        """Stop listening, and forget what was heard: the program is gone."""
+        self._stop(program)
+        self._interfaces.pop(program, None)
+
+    def _stop(self, program: Key) -> None:
         listener = self._listeners.pop(program, None)
         if listener and listener.task:
             listener.task.cancel()
@@ -104,15 +110,17 @@ class Reports:
             listener.silent.pop(pod.name, None)
             listener.said[pod.name] = state
 
-    async def interfaces(self, pods: Iterable[PodView], revisions: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """What revisions take and give, as the first pod says that holds them; they never change."""
-        found = {}
-        for revision in revisions:
-            if revision not in self._interfaces:
-                await self._learn(pods, revision)
-            if revision in self._interfaces:
-                found[revision] = self._interfaces[revision]
-        return found
+    async def interfaces(
+        self, program: Key, pods: Iterable[PodView], revisions: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """What a program's revisions take and give, as the first pod says that holds them; they never change."""
+        known, asked = self._interfaces.setdefault(program, {}), list(revisions)
+        for revision in asked:
+            if revision not in known and (said := await self._learn(pods, revision)) is not None:
+                known[revision] = said
+        for revision in list(known)[:-INTERFACES_KEPT]:
+            del known[revision]
+        return {revision: known[revision] for revision in asked if revision in known}
 
     async def progress(self, job: JobView) -> str:
         """How far an evaluation is, in words."""
@@ -124,19 +132,18 @@ class Reports:
         except httpx.HTTPError:
             return ""
 
-    async def _learn(self, pods: Iterable[PodView], revision: str) -> None:
+    async def _learn(self, pods: Iterable[PodView], revision: str) -> Mapping[str, Any] | None:
         for pod in pods:
             if not holds(pod, revision):
                 continue
             try:
                 response = await self._client.get(f"{address(pod)}{INTERFACE_PATH}/{revision}")
-                interface = response.raise_for_status().json()
+                said = from_json(response.raise_for_status().content)
             except (httpx.HTTPError, ValueError):
                 continue
-            while len(self._interfaces) >= INTERFACES_KEPT:
-                self._interfaces.pop(next(iter(self._interfaces)))
-            self._interfaces[revision] = interface
-            return
+            if isinstance(said, dict):
+                return said
+        return None
 
 
 def facts(state: PodState) -> tuple[Any, ...]:

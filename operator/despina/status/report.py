@@ -152,7 +152,7 @@ def _rollout(o: Observed, plan: Plan, now: float) -> RolloutStatus | None:
     return RolloutStatus(
         id=plan.wanted.hash,
         strategy=name,
-        strategy_reason=reason[:1024],
+        strategy_reason=reason,
         step=plan.step or "Prepare",
         gates=plan.gates,
         started_at=timestamp(plan.started_at),
@@ -182,7 +182,7 @@ def _is_suspended(o: Observed) -> bool:
 
 
 def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
-    """The first reason that pods give for not being ready."""
+    """The first reason that pods give for not being ready, or why there are none."""
     for pod in o.pods_of(revision):
         if pod.failure:
             return pod.failure.reason, pod.failure.message
@@ -190,7 +190,8 @@ def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
             pool = o.program.spec.placement.profile
             where = f"pool {pool}: " if pod.trouble.reason == Reason.UNSCHEDULABLE else ""
             return pod.trouble.reason, f"{where}{pod.trouble.message}"
-    return None
+    view = o.deployment(revision)
+    return (view.trouble.reason, view.trouble.message) if view and view.trouble else None
 
 
 def _why_nothing_serves(o: Observed, plan: Plan) -> tuple[str, str]:
@@ -278,10 +279,17 @@ def _pinned(o: Observed) -> str:
 
 
 def progressing(o: Observed, plan: Plan, now: float) -> Finding:
-    """As on a Deployment: True at rest and on the way, False after a missed deadline."""
+    """As on a Deployment: True at rest and on the way, False after a missed deadline or where nothing can get on."""
     deadline = o.program.spec.rollout.blue_green.progress_deadline_seconds
     if plan.blocked and plan.blocked.reason == Reason.PROGRESS_DEADLINE_EXCEEDED:
         return Finding(Type.PROGRESSING, False, plan.blocked.reason, plan.blocked.message)
+    if plan.problem:
+        return Finding(Type.PROGRESSING, False, *plan.problem)
+    if plan.asked is None:
+        return Finding(Type.PROGRESSING, None if o.model.is_unknown else False, o.model.reason, o.model.message)
+    said = _pods_say(o, plan.candidate.base if plan.candidate else o.active)
+    if said and said[0] == Reason.PODS_REFUSED:
+        return Finding(Type.PROGRESSING, False, *said)
     if plan.started_at is None:
         return Finding(Type.PROGRESSING, True, Reason.UP_TO_DATE)
     if plan.candidate is None and now - plan.started_at >= deadline:
@@ -344,9 +352,9 @@ def tool_uses_status(o: Observed) -> tuple[ToolUseStatus, ...]:
 def _tool_use(name: str, view: ToolView) -> ToolUseStatus:
     if view.trouble:
         state, message = view.trouble
-        return ToolUseStatus(name=name, state=state, message=message[:1024])
+        return ToolUseStatus(name=name, state=state, message=message)
     available = next((c for c in view.status.conditions if c.type == Type.AVAILABLE), None)
     if available is None or available.status != "True":
         text = available.message if available else "its backends have not been looked at yet"
-        return ToolUseStatus(name=name, state="Unavailable", message=text[:1024])
+        return ToolUseStatus(name=name, state="Unavailable", message=text)
     return ToolUseStatus(name=name, state="Available")

@@ -73,4 +73,4 @@ def backends_healthy(plan: ToolPlan) -> Finding:
 
 
 def _told(backends: list[BackendStatus] | tuple[BackendStatus, ...]) -> str:
-    return "; ".join(f"{b.name}: {b.reason or b.state}: {b.message}".removesuffix(": ") for b in backends)[:4096]
+    return "; ".join(f"{b.name}: {b.reason or b.state}: {b.message}".removesuffix(": ") for b in backends)

@@ -132,6 +132,9 @@ def _pods_say(o: Observed, base: str | None) -> Iterator[str]:
     """Why pods are not ready, as far as they or the API server tell."""
     late = [p for p in o.pods_of(base) if not p.ready]
     yield from (f"Pod {p.name} is not ready: {_trouble(p)}." for p in late[:NAMED])
+    view = o.deployment(base)
+    if view and view.trouble:
+        yield f"No more pods are made, {view.trouble.reason}: {view.trouble.message}."
     if len(late) > NAMED:
         yield f"And {len(late) - NAMED} more pods are not ready."
 
