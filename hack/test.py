@@ -31,8 +31,6 @@ from tools import ROOT, Failed, install_packages, say
 
 MODULES = sorted((ROOT / "tests" / "e2e").glob("test_*.py"))
 OUT = ROOT / "out" / "test"
-SIDE_BY_SIDE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
-"""Two processes, each a file at a time, in the order of tests/conftest.py."""
 
 
 def missing() -> str | None:
@@ -96,10 +94,10 @@ def set_up(stage: LocalStage, processes: Processes, namespaces: Sequence[str]) -
 
 def pytest(prefix: list[str], environment: dict[str, str], arguments: list[str]) -> int:
     """All tiers in one run, so that one closing line tells of all; their temporary files go with it."""
-    command = [*prefix, str(ROOT / ".venv" / "bin" / "pytest"), "--all-tiers", "--durations=15"]
+    command = [*prefix, str(ROOT / ".venv" / "bin" / "pytest"), "--all-tiers", "-n2", "--durations=15"]
     with tempfile.TemporaryDirectory(prefix="despina-", ignore_cleanup_errors=True) as folder:
         env = {**os.environ, **environment, "TMPDIR": folder}
-        return subprocess.run([*command, *SIDE_BY_SIDE, *arguments], cwd=ROOT, env=env, check=False).returncode
+        return subprocess.run([*command, *arguments], cwd=ROOT, env=env, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -50,6 +50,15 @@ def why_not(config, tier: str) -> str | None:
     return None if config.getoption("--all-tiers") else "needs --all-tiers: use `make test`"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each process takes a file at a time, in the order above."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """A test that is to be alone waits until the other process is between two tests, and keeps it there."""
