@@ -1,12 +1,13 @@
-"""The operator in its cluster: it may die, it cleans up after itself, it rests."""
+"""The operator in its cluster: it may die, it may lose its key, it cleans up after itself, it rests."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.support.undone import replace_the_key, rollout
 from tests.support.world import Kube, assert_at_rest, eventually, log_model, move_alias, traffic
 
-pytestmark = pytest.mark.alone  # everybody else's operator dies, too
+pytestmark = pytest.mark.alone  # what happens to the operator happens to all programs
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,14 @@ def test_an_operator_that_dies_in_a_rollout_finishes_it_when_it_is_back(given, k
     assert children(kube, "care")
     program.delete()
     eventually("everything is gone", lambda: not children(kube, "care"), 90)
+
+
+def test_the_key_of_the_orders_is_lost_before_a_release(given, kube):
+    log_model("good", "rekeyed", "champion")
+    log_model("compiled", "rekeyed")
+    program = given("rekeyed", replicas=2, rollout=rollout())
+    program.becomes_ready()
+    with traffic(program, rate=50) as requests:
+        replace_the_key(program, "2")
+    failed = requests.report("the orders' key lost before a release", allowed={"1", "2"})
+    assert not failed, failed[:5]
