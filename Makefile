@@ -40,7 +40,7 @@ demo-down:                       ## end what a demo left running
 	@test ! -x $(PY) || $(PY) hack/demo.py down
 
 test-fast: install               ## what needs no cluster
-	@.venv/bin/pytest -q
+	@.venv/bin/pytest -q -n2
 
 test: install check              ## everything that this machine can run
 	@$(PY) hack/test.py

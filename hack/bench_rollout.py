@@ -25,6 +25,7 @@ from services import Processes
 from stage import LocalStage
 from tools import ROOT, say
 
+NAMESPACE = "bench"
 RATE, REQUESTS = 100, 10_500
 FALLBACK = {"response": {"category": "account"}}
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     stage, processes = LocalStage("test", extras=True), Processes(ROOT / "out" / "test" / "services")
     try:
         stage.prepare()
-        environment = stage_of_tests.set_up(stage, processes)
+        environment = stage_of_tests.set_up(stage, processes, [NAMESPACE])
         command = [*stage.prefix, sys.executable, __file__, "--inside", *arguments]
         return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
     finally:
@@ -73,7 +74,7 @@ def given(name: str, *kinds: str, **spec: Any) -> Any:
 
     for number, kind in enumerate(kinds):
         log_model(kind, name, "" if number else "champion")
-    program = Given(Kube(), manifest(name, **spec))
+    program = Given(Kube(NAMESPACE), manifest(name, **spec))
     program.becomes_ready()
     return program
 
@@ -233,11 +234,11 @@ def longest_gap(records: list[dict[str, Any]]) -> list[float]:
 
 def mlflow_down() -> tuple[int, int, list[float]]:
     """MLflow hangs for a minute."""
-    from tests.support.world import eventually, mlflow_hangs, traffic
+    from tests.support.world import eventually, hangs, traffic
 
     program = given("bench-alone", "good", replicas=2, rollout=rollout("Auto", 0))
     with traffic(program, rate=RATE) as requests:
-        with mlflow_hangs():
+        with hangs(int(os.environ["DESPINA_TEST_MLFLOW_PID"])):
             time.sleep(60)
         eventually("resolved again", lambda: program.condition("ModelResolved").get("status") == "True", 120)
         sent, failed = finish(program, requests, "mlflow_down", {"1"})

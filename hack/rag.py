@@ -76,11 +76,8 @@ def release(uri: str, prefix: Sequence[str] = (), *which: str) -> None:
 
 
 def manifests(namespace: str) -> list[dict]:
-    """The example's folder, for a namespace other than `default`."""
-    texts = [
-        p.read_text().replace(".default:", f".{namespace}:") for p in sorted((EXAMPLE / "manifests").glob("*.yaml"))
-    ]
-    found = [d for text in texts for d in yaml.safe_load_all(text)]
+    """The example's folder, for a namespace; MLflow and the stand-in LM stay in `default`."""
+    found = [d for p in sorted((EXAMPLE / "manifests").glob("*.yaml")) for d in yaml.safe_load_all(p.read_text())]
     for document in found:
         document["metadata"]["namespace"] = namespace
     return found

@@ -213,6 +213,11 @@ def expose_services(stage: Stage, namespace: str) -> None:
     apply(stage, {"apiVersion": "v1", "kind": "List", "items": documents})
 
 
+def namespace_of(module: Path) -> str:
+    """The namespace of a module of end-to-end tests, so that two of them can run side by side."""
+    return module.stem.replace("test_", "e2e-", 1).replace("_", "-")
+
+
 def exposed(name: str, port: int, ip: str, namespace: str) -> list[dict]:
     """A process of this machine as a Service."""
     meta = {"name": name, "namespace": namespace}

@@ -1,7 +1,8 @@
 """`make test`: set up everything that the tests of all tiers need on this machine, run pytest, take it all down.
 
 The tiers `cluster` and `e2e` run inside the local cluster's network; without root or Go they are skipped, and
-pytest says why. Arguments are passed on to pytest. KEEP=1 leaves the cluster for the next run.
+pytest says why. Two files of tests run at a time. Arguments are passed on to pytest. KEEP=1 leaves the cluster for
+the next run.
 """
 
 from __future__ import annotations
@@ -11,15 +12,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 
 import rag
 from services import Processes
-from stage import LM_PORT, LocalStage, expose_services, install_operator, mlflow_uri, start_services, wait_for_services
+from stage import (
+    LocalStage,
+    expose_services,
+    install_operator,
+    mlflow_uri,
+    namespace_of,
+    start_services,
+    wait_for_services,
+)
 from tools import ROOT, Failed, install_packages, say
 
-NAMESPACE = "e2e"
-WATCHED = [NAMESPACE, "elsewhere", "pools"]
+MODULES = sorted((ROOT / "tests" / "e2e").glob("test_*.py"))
 OUT = ROOT / "out" / "test"
 
 
@@ -45,7 +55,9 @@ def main(arguments: list[str]) -> int:
     processes = Processes(OUT / "services")
     try:
         stage.prepare()
-        environment = set_up(stage, processes)
+        environment = set_up(stage, processes, [*map(namespace_of, MODULES), "elsewhere"])
+        rag.start_backends(stage, processes, OUT / "postgres")
+        rag.expose_backends(stage, "e2e-rag")
         return pytest(stage.prefix, environment, arguments)
     except Failed as exc:
         say(f"FAILED: {exc}")
@@ -56,37 +68,36 @@ def main(arguments: list[str]) -> int:
             stage.down()
 
 
-def set_up(stage: LocalStage, processes: Processes) -> dict[str, str]:
+def set_up(stage: LocalStage, processes: Processes, namespaces: Sequence[str]) -> dict[str, str]:
     """A cluster with the operator, MLflow and the stand-in LM, and the variables that tell the tests of them."""
     started = time.monotonic()
     shutil.rmtree(OUT, ignore_errors=True)
     stage.up()
     start_services(stage, processes, OUT / "mlflow")
-    rag.start_backends(stage, processes, OUT / "postgres")
     stage.load_images()
-    for namespace in WATCHED:
+    for namespace in namespaces:
         if not stage.kubectl("get", "namespace", namespace, "--ignore-not-found", "-o", "name"):
             stage.kubectl("create", "namespace", namespace)
         # Programs' pods must pass the strictest pod security, so the namespaces enforce it.
         stage.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
-    expose_services(stage, NAMESPACE)
-    rag.expose_backends(stage, NAMESPACE)
-    install_operator(stage, "despina-system", WATCHED)
+    expose_services(stage, "default")
+    install_operator(stage, "despina-system", namespaces)
     wait_for_services(stage, processes)
     say(f"The stage is set after {time.monotonic() - started:.0f} s")
     return {
         "DESPINA_TEST_CLUSTER": stage.cluster.name,
         "DESPINA_TEST_MLFLOW": mlflow_uri(stage),
-        "DESPINA_TEST_LM": f"http://{stage.host_ip}:{LM_PORT}",
         "DESPINA_TEST_MLFLOW_PID": str(processes.started["mlflow"].pid),
         "DESPINA_TEST_MLFLOW_DATA": str(OUT / "mlflow"),
     }
 
 
 def pytest(prefix: list[str], environment: dict[str, str], arguments: list[str]) -> int:
-    """All tiers in one run, so that one closing line tells of all."""
-    command = [*prefix, str(ROOT / ".venv" / "bin" / "pytest"), "--all-tiers", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+    """All tiers in one run, so that one closing line tells of all; their temporary files go with it."""
+    command = [*prefix, str(ROOT / ".venv" / "bin" / "pytest"), "--all-tiers", "-n2", "--durations=15"]
+    with tempfile.TemporaryDirectory(prefix="despina-", ignore_cleanup_errors=True) as folder:
+        env = {**os.environ, **environment, "TMPDIR": folder}
+        return subprocess.run([*command, *arguments], cwd=ROOT, env=env, check=False).returncode
 
 
 if __name__ == "__main__":

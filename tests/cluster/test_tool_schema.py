@@ -19,11 +19,10 @@ SPEC = {
 
 def tool(**spec: Any) -> dict[str, Any]:
     """A good tool with some of its spec changed."""
-    meta = {"name": "search", "namespace": "e2e"}
     return {
         "apiVersion": "despina.dev/v1alpha1",
         "kind": "DSPyTool",
-        "metadata": meta,
+        "metadata": {"name": "search"},
         "spec": copy.deepcopy(SPEC) | spec,
     }
 

@@ -1,15 +1,16 @@
-"""One operator, one MLflow and one stand-in LM serve all end-to-end tests; each has programs of its own."""
+"""One operator, one MLflow and one stand-in LM serve all end-to-end tests; each module has a namespace of its own."""
 
 from __future__ import annotations
 
 import pytest
 
+from stage import namespace_of
 from tests.support.world import Given, Kube, manifest
 
 
-@pytest.fixture
-def kube() -> Kube:
-    return Kube()
+@pytest.fixture(scope="module")
+def kube(request) -> Kube:
+    return Kube(namespace_of(request.path))
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
-"""The operator in its cluster: it may die, it cleans up after itself, it says what is wrong, it rests."""
+"""The operator in its cluster: it may die, it may lose its key, it cleans up after itself, it rests."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NAMESPACE, Kube, assert_at_rest, eventually, log_model, move_alias, traffic
+from tests.support.undone import replace_the_key, rollout
+from tests.support.world import Kube, assert_at_rest, eventually, log_model, move_alias, traffic
+
+pytestmark = pytest.mark.alone  # what happens to the operator happens to all programs
 
 
 @pytest.fixture(scope="module")
@@ -47,58 +50,12 @@ def test_an_operator_that_dies_in_a_rollout_finishes_it_when_it_is_back(given, k
     eventually("everything is gone", lambda: not children(kube, "care"), 90)
 
 
-SPEC_PROBLEMS = {
-    "a model that is not registered": (
-        {"source": {"mlflow": {"model": "nobody", "alias": "champion"}}}, "ModelResolved", "False", "ModelNotFound", "nobody"),
-    "an alias that the model does not have": (
-        {"source": {"mlflow": {"model": "care", "alias": "nowhere"}}}, "ModelResolved", "False", "AliasNotFound", "champion"),
-    "a version that the model does not have": (
-        {"source": {"mlflow": {"model": "care", "version": 99}}}, "ModelResolved", "False", "VersionNotFound", "99"),
-    "an MLflow that cannot be reached": (
-        {"source": {"mlflow": {"model": "care", "alias": "champion", "trackingURI": "http://10.96.255.254:5000"}}},
-        "ModelResolved", "Unknown", "RegistryUnreachable", "10.96.255.254"),
-    "a placement profile that is not configured": (
-        {"placement": {"profile": "moon"}}, "RefsResolved", "False", "UnknownProfile", "aws, default, gpu"),
-    "a pod template that takes over a probe": (
-        {"podTemplate": {"spec": {"containers": [{"name": "program", "livenessProbe": {}}]}}},
-        "Ready", "False", "InvalidPodTemplate", "livenessProbe"),
-    "a secret that is not there": (
-        {"lms": [{"name": "main", "model": "openai/x", "apiKeySecretRef": {"name": "absent", "key": "k"}}]},
-        "RefsResolved", "False", "SecretNotFound", "absent"),
-    "a pool without a node": (
-        {"placement": {"profile": "gpu"}}, "Available", "False", "Unschedulable", "0/1 nodes"),
-    "an image that cannot be pulled": (
-        {"runtime": {"image": "localhost/nothing:1", "imagePullPolicy": "Never"}}, "Available", "False", "ImageNotPulled", "localhost/nothing"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", SPEC_PROBLEMS)
-def test_what_is_wrong_is_a_condition_with_a_reason(given, kube, model, case):
-    spec, kind, status, reason, part = SPEC_PROBLEMS[case]
-    uri = f"http://mlflow.{NAMESPACE}:5000"
-    if "source" in spec:
-        spec = {"source": {"mlflow": {"trackingURI": uri, **spec["source"]["mlflow"]}}}
-    program = given("problem", model=model, **spec)
-    condition = program.becomes(kind, status, reason, 60)
-    assert part in condition["message"], condition
-    assert program.condition("Ready")["status"] == "False"
-
-
-def test_an_object_of_the_same_name_is_not_taken_over(given, kube, model):
-    kube("create", "service", "clusterip", "foreign", "--tcp=80:80")
-    try:
-        program = given("foreign", model=model)
-        condition = program.becomes("Ready", "False", "Rejected", 60)
-        assert "Service e2e/foreign" in condition["message"]
-        assert "despina" not in kube("get", "service", "foreign", "-o", "jsonpath={.metadata.labels}")
-    finally:
-        kube("delete", "service", "foreign")
-
-
-def test_a_pickle_is_refused_with_the_line_to_add_and_loads_with_it(given, kube):
-    log_model("pickled", "pickle", "champion")
-    program = given("pickle")
-    condition = program.becomes("Ready", "False", "PickleDenied", 120)
-    assert "spec.security.pickle: Allow" in condition["message"]
-    kube("patch", "dspy", "pickle", "--type=merge", "-p", '{"spec": {"security": {"pickle": "Allow"}}}')
-    program.becomes_ready(120)
+def test_the_key_of_the_orders_is_lost_before_a_release(given, kube):
+    log_model("good", "rekeyed", "champion")
+    log_model("compiled", "rekeyed")
+    program = given("rekeyed", replicas=2, rollout=rollout())
+    program.becomes_ready()
+    with traffic(program, rate=50) as requests:
+        replace_the_key(program, "2")
+    failed = requests.report("the orders' key lost before a release", allowed={"1", "2"})
+    assert not failed, failed[:5]

@@ -8,13 +8,13 @@ import pytest
 
 import rag
 from tests.support.grid import are_replaced, becomes, running
-from tests.support.world import MLFLOW, NAMESPACE, REPORTS, Given, Kube, eventually, traffic
+from tests.support.world import MLFLOW, REPORTS, Given, Kube, eventually, traffic
 
 
 @pytest.fixture
 def example(kube: Kube):
     rag.release(MLFLOW)
-    documents = rag.manifests(NAMESPACE)
+    documents = rag.manifests(kube.namespace)
     tools = [d for d in documents if d["kind"] == "DSPyTool"]
     for tool in tools:
         kube.apply(tool)
@@ -29,7 +29,7 @@ def test_the_rag_example_end_to_end(example, kube):
         program.becomes_ready(180)
     becomes(kube, "bedrock-embed", "bedrock", "Healthy")
     assert rag.ingest(kube) == len(rag.rows("documents"))
-    recall = rag.recall(kube, NAMESPACE)
+    recall = rag.recall(kube, kube.namespace)
     found = rag.ask_all(kube)
     REPORTS.append(f"RAG example: recall@5={recall:.3f} {json.dumps(found)}")
     assert recall >= 0.9

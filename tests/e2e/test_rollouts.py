@@ -7,16 +7,9 @@ import json
 import httpx
 import pytest
 
-from tests.support.world import (
-    ROOT,
-    eventually,
-    log_model,
-    manifest,
-    mlflow_hangs,
-    move_alias,
-    stand_in,
-    traffic,
-)
+from clusterconfig import NODE_IP
+from services import Processes, free_port, mlflow_command, standin_command
+from tests.support.world import ROOT, StandIn, eventually, hangs, log_model, manifest, move_alias, traffic
 
 DELAYS = {"scaleDownDelaySeconds": 30, "progressDeadlineSeconds": 60, "abortScaleDownDelaySeconds": 5}
 FALLBACK = {"response": {"category": "account"}}
@@ -154,13 +147,26 @@ def states(program) -> dict[str, str]:
     return found
 
 
-def test_an_outage_of_the_provider_leads_to_the_fallback_and_no_restart(given, kube):
+@pytest.fixture
+def processes(tmp_path):
+    """Servers of the test's own beside the cluster, which may fail without anybody else's noticing."""
+    started = Processes(tmp_path / "logs")
+    yield started
+    started.stop_all()
+
+
+def test_an_outage_of_the_provider_leads_to_the_fallback_and_no_restart(given, kube, processes):
     log_model("good", "outage", "champion")
-    program = given("outage", replicas=3, breaker=breaker(), fallback=FALLBACK, rollout=rollout())
+    port = free_port()
+    processes.start("provider", standin_command(NODE_IP, port))
+    provider = StandIn(f"http://{NODE_IP}:{port}")
+    processes.wait_for_http("provider", f"{provider.url}/admin")
+    lms = [{"name": "main", "model": "openai/stand-in", "baseURL": f"{provider.url}/v1"}]
+    program = given("outage", replicas=3, lms=lms, breaker=breaker(), fallback=FALLBACK, rollout=rollout())
     program.becomes_ready()
     before = {p["metadata"]["name"] for p in program.pods()}
     with traffic(program, rate=50) as requests:
-        stand_in(status=500)
+        provider.misbehave(status=500)
         try:
             eventually("open", lambda: program.condition("BreakerClosed").get("status") == "False", 30)
             status = program.status["breaker"]
@@ -169,7 +175,7 @@ def test_an_outage_of_the_provider_leads_to_the_fallback_and_no_restart(given, k
             seen = len(requests.records)
             eventually("more traffic", lambda: len(requests.records) > max(seen + 300, 700), 60)
         finally:
-            stand_in()
+            provider.misbehave()
         eventually("closed", lambda: program.condition("BreakerClosed").get("status") == "True", 5 + 5)
         eventually("all agree", lambda: all(s == {"Closed"} for s in states(program).values()), 2)
         eventually("more traffic", lambda: len(requests.records) > 1000, 60)
@@ -228,12 +234,17 @@ def test_pins_pauses_aborts_and_restarts(given, kube):
     assert not failed, failed[:5]
 
 
-def test_programs_serve_on_while_mlflow_is_silent(given, kube):
-    log_model("good", "alone", "champion")
-    program = given("alone", replicas=2, rollout=rollout())
+def test_programs_serve_on_while_mlflow_is_silent(given, kube, processes, tmp_path):
+    port = free_port()
+    uri = f"http://{NODE_IP}:{port}"
+    processes.start("mlflow", mlflow_command(tmp_path / "mlflow", NODE_IP, port, "*"))
+    processes.wait_for_http("mlflow", f"{uri}/health", 120)
+    log_model("good", "alone", "champion", uri=uri)
+    source = manifest("alone")["spec"]["source"]["mlflow"] | {"trackingURI": uri}
+    program = given("alone", source={"mlflow": source}, replicas=2, rollout=rollout())
     program.becomes_ready()
     with traffic(program, rate=50) as requests:
-        with mlflow_hangs():
+        with hangs(processes.started["mlflow"].pid):
             program.becomes("ModelResolved", "Unknown", "RegistryUnreachable", 60)
             eventually("more traffic", lambda: len(requests.records) > 1000, 60)
             assert program.condition("Ready")["status"] == "True"

@@ -1,12 +1,10 @@
-"""Tools on a real cluster: pods that die under traffic, pools, tokens, contracts, MCP."""
+"""Tools on a real cluster: pods that die under traffic, tokens, contracts, MCP."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +15,6 @@ import pytest
 from mcp import Client
 
 from clusterconfig import NODE_IP
-from localcluster import bin_dir
 from services import free_port
 from tests.support.grid import (
     apply_package,
@@ -41,9 +38,9 @@ from tests.support.world import OUT, REPORTS, ROOT, Given, Kube, eventually, log
 
 
 @pytest.fixture(scope="module", autouse=True)
-def package():
-    for namespace in ("e2e", "elsewhere", "pools"):
-        apply_package(Kube(namespace), changed_tools=CHANGED)
+def package(kube):
+    for place in (kube, Kube("elsewhere")):
+        apply_package(place, changed_tools=CHANGED)
 
 
 CHANGED = """
@@ -55,16 +52,15 @@ def search(query: str, limit: int = 2) -> list[dict]:
 @pytest.fixture
 def tools(kube):
     """Applies tools, and removes them."""
-    made: list[dict] = []
+    made: list[tuple[Kube, str]] = []
 
-    def make(document: dict) -> dict:
-        Kube(document["metadata"]["namespace"]).apply(document)
-        made.append(document["metadata"])
-        return document
+    def make(document: dict, place: Kube = kube) -> None:
+        place.apply(document)
+        made.append((place, document["metadata"]["name"]))
 
     yield make
-    for meta in made:
-        Kube(meta["namespace"])("delete", "dspytool", meta["name"], "--ignore-not-found", "--wait=true")
+    for place, name in made:
+        place("delete", "dspytool", name, "--ignore-not-found", "--wait=true")
 
 
 QUICK = {"consecutiveFailures": 3, "openSeconds": 2}
@@ -82,7 +78,7 @@ def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(g
     assert kube("get", "dspyt", "search", "--no-headers").split()[1:4] == ["True", "2/2", "Verified"]
     (used,) = program.status["tools"]
     assert (used["name"], used["state"]) == ("find", "Available")
-    assert status_of(kube, "search")["usedBy"] == ["e2e/finding"]
+    assert status_of(kube, "search")["usedBy"] == [f"{kube.namespace}/finding"]
     with traffic(program) as requests:
         (victim,) = pods_of(kube, "search", "one")
         kill(victim["metadata"]["name"])
@@ -247,8 +243,8 @@ def test_a_program_waits_for_a_tool_that_it_requires_and_not_for_one_that_it_doe
 def test_only_whom_the_tool_allows_gets_a_token_and_without_one_it_says_401(given, kube, tools):
     everywhere = {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"tools": "yes"}}}}
     elsewhere = Kube("elsewhere")
-    kube("label", "namespace", "e2e", "tools-", "--overwrite")
-    tools(tool("theirs", sample_pods(), of="search", namespace="elsewhere", access=everywhere))
+    kube("label", "namespace", kube.namespace, "tools-", "--overwrite")
+    tools(tool("theirs", sample_pods(), of="search", access=everywhere), elsewhere)
     becomes(elsewhere, "theirs", "pods", "Healthy")
     (pod,) = pods_of(elsewhere, "theirs", "pods")
     url = f"http://{pod['status']['podIP']}:8080/tools/search/execute"
@@ -258,7 +254,7 @@ def test_only_whom_the_tool_allows_gets_a_token_and_without_one_it_says_401(give
     program: Given = given("visiting", tools=uses, replicas=1, lms=[])
     program.becomes("Ready", "False", "ToolNotAllowed")
     assert "visiting-tools" not in kube("get", "secrets", "-o", "name")
-    kube("label", "namespace", "e2e", "tools=yes", "--overwrite")
+    kube("label", "namespace", kube.namespace, "tools=yes", "--overwrite")
     for one, name in ((elsewhere, "dspytool/theirs"), (kube, "dspyprogram/visiting")):
         one("annotate", name, f"looked={time.time()}", "--overwrite")
     program.becomes_ready()
@@ -267,7 +263,7 @@ def test_only_whom_the_tool_allows_gets_a_token_and_without_one_it_says_401(give
         lambda: httpx.post(f"{program.url}/execute", json={"ticket": "x"}, timeout=20).status_code == 200,
         120,
     )
-    kube("label", "namespace", "e2e", "tools-", "--overwrite")
+    kube("label", "namespace", kube.namespace, "tools-", "--overwrite")
 
 
 def test_an_mcp_server_is_a_backend_and_a_hosted_tool_is_an_mcp_server(kube, tools):
@@ -297,7 +293,7 @@ def test_an_mcp_server_is_a_backend_and_a_hosted_tool_is_an_mcp_server(kube, too
     becomes(kube, "spoken", "pods", "Healthy")
     (pod,) = pods_of(kube, "spoken", "pods")
     secret = json.loads(kube("get", "secret", "spoken-callers", "-o", "json"))["data"]
-    assert set(secret) == {"e2e"}
+    assert set(secret) == {kube.namespace}
     asyncio.run(_speak(f"http://{pod['status']['podIP']}:8080/mcp", kube))
 
 
@@ -305,7 +301,7 @@ async def _speak(url: str, kube: Kube) -> None:
     from mcp.client.streamable_http import streamable_http_client
     from mcp.shared._httpx_utils import create_mcp_http_client
 
-    encoded = json.loads(kube("get", "secret", "spoken-callers", "-o", "json"))["data"]["e2e"]
+    encoded = json.loads(kube("get", "secret", "spoken-callers", "-o", "json"))["data"][kube.namespace]
     headers = {"Authorization": f"Bearer {base64.b64decode(encoded).decode()}"}
     async with (
         create_mcp_http_client(headers=headers) as http,
@@ -314,94 +310,3 @@ async def _speak(url: str, kube: Kube) -> None:
         assert [t.name for t in (await client.list_tools()).tools] == ["search"]
         found = await client.call_tool("search", {"query": "pie", "top_k": 1})
         assert found.structured_content == {"result": [{"text": "pie 0", "score": 1.0}]}
-
-
-@pytest.fixture
-def pools():
-    """Fake nodes with a GPU, and on AWS, in a namespace of their own."""
-    kube = Kube("pools")
-    names = {
-        "gpu-node": ({"nvidia.com/gpu.present": "true"}, "nvidia.com/gpu", {"nvidia.com/gpu": "1"}),
-        "aws-node": ({"eks.amazonaws.com/nodegroup": "despina"}, "aws", {}),
-    }
-    with (OUT / "kwok.log").open("wb") as log:
-        command = [str(bin_dir() / "kwok"), f"--kubeconfig={kube.folder / 'kubeconfig'}", "--manage-all-nodes=false"]
-        command += [
-            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-            "--node-lease-duration-seconds=40",
-        ]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    for name, (labels, taint, devices) in names.items():
-        size = {"cpu": "16", "memory": "64Gi", "pods": "50", **devices}
-        kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {
-                    "name": name,
-                    "labels": labels | {"fake": "yes"},
-                    "annotations": {"kwok.x-k8s.io/node": "fake"},
-                },
-                "spec": {"taints": [{"key": taint, "value": "fake", "effect": "NoSchedule"}]},
-            }
-        )
-        patch = json.dumps({"status": {"allocatable": size, "capacity": size}})
-        kube("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
-    yield kube
-    kube("delete", "dspytools,dspyprograms", "--all", "--wait=true")
-    for name in names:
-        kube("delete", "node", name, "--ignore-not-found")
-    process.send_signal(signal.SIGTERM)
-    process.wait(20)
-
-
-def test_pods_run_on_the_pool_that_their_placement_names(pools):
-    log_model("good", "placed", "champion")
-    # The real node carries the pools' labels too, for what must run.
-    fake = {"fake": "yes"}
-    on_aws = {"profile": "aws", "nodeSelector": fake, "tolerations": [{"key": "aws", "operator": "Exists"}]}
-    backends = (
-        sample_pods("gpu", placement={"profile": "gpu", "nodeSelector": fake}),
-        sample_pods("aws", placement=on_aws),
-        sample_pods("plain"),
-        sample_pods("nowhere", placement={"profile": "gpu", "nodeSelector": {"zone": "moon"}}),
-    )
-    pools.apply(tool("search", *backends, namespace="pools"))
-    document = {
-        "apiVersion": "despina.dev/v1alpha1",
-        "kind": "DSPyProgram",
-        "metadata": {"name": "placed", "namespace": "pools"},
-        "spec": {
-            "source": {
-                "mlflow": {"model": "placed", "alias": "champion", "trackingURI": os.environ["DESPINA_TEST_MLFLOW"]}
-            },
-            "placement": on_aws,
-            "tools": [{"name": "find", "ref": {"name": "search"}}],
-        },
-    }
-    pools.apply(document)
-    stranded = document | {"metadata": {"name": "stranded", "namespace": "pools"}}
-    stranded["spec"] = document["spec"] | {"placement": {"profile": "gpu", "nodeSelector": {"zone": "moon"}}}
-    pools.apply(stranded)
-    for backend, node in (("gpu", "gpu-node"), ("aws", "aws-node"), ("plain", "local")):
-        eventually(
-            f"{backend} is placed", lambda b=backend, n=node: _nodes(pools, f"despina.dev/backend={b}") == {n}, 60
-        )
-    eventually("the program is placed", lambda: _nodes(pools, "despina.dev/program=placed") == {"aws-node"}, 60)
-    (gpu,) = pods_of(pools, "search", "gpu")
-    assert gpu["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    eventually(
-        "the empty pool is named", lambda: "pool gpu: " in backend_of(pools, "search", "nowhere").get("message", ""), 60
-    )
-    assert backend_of(pools, "search", "nowhere")["reason"] == "Unschedulable"
-    ready = eventually("the program's pool is named", lambda: _unschedulable(pools, "stranded"), 60)
-    assert ready["message"].startswith("pool gpu: ")
-
-
-def _nodes(kube: Kube, label: str) -> set[str]:
-    return {p["spec"].get("nodeName", "") for p in kube.json("get", "pods", "-l", label)["items"]}
-
-
-def _unschedulable(kube: Kube, name: str) -> dict | None:
-    conditions = (kube.json("get", "dspy", name).get("status") or {}).get("conditions", [])
-    return next((c for c in conditions if c["type"] == "Ready" and c["reason"] == "Unschedulable"), None)

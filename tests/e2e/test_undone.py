@@ -8,7 +8,6 @@ from tests.support.undone import (
     err_while_events_are_refused,
     go_back_by_hand,
     reached,
-    replace_the_key,
     resume_after_a_bad_release,
     rollout,
     suspend,
@@ -70,14 +69,3 @@ def test_after_a_suspension_the_old_version_serves_though_the_alias_moved_to_a_b
         assert not failed, failed[:5]
     assert reached(program) == {"1"}
     assert len(after.records) > 100
-
-
-def test_the_key_of_the_orders_is_lost_before_a_release(given, kube):
-    log_model("good", "rekeyed", "champion")
-    log_model("compiled", "rekeyed")
-    program = given("rekeyed", replicas=2, rollout=rollout())
-    program.becomes_ready()
-    with traffic(program, rate=50) as requests:
-        replace_the_key(program, "2")
-    failed = requests.report("the orders' key lost before a release", allowed={"1", "2"})
-    assert not failed, failed[:5]

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
-import httpx
 import pytest
 
 from services import Processes, free_port, mlflow_command, standin_command
 from tests.support import world
 from tests.support.pods import pods
-
-
-@dataclass
-class StandIn:
-    url: str
-
-    def misbehave(self, **faults) -> None:
-        httpx.post(f"{self.url}/admin", json=faults).raise_for_status()
-
-    @property
-    def calls(self) -> int:
-        return httpx.get(f"{self.url}/admin").json()["calls"]
+from tests.support.world import StandIn
 
 
 @pytest.fixture(scope="session")

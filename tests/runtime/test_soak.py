@@ -21,6 +21,8 @@ from tests.support.pods import lm_config, pods
 from tests.support.traffic import capacity, drive
 from tests.support.world import REPORTS, eventually
 
+pytestmark = pytest.mark.alone  # it loads this machine to a part of what it can do
+
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 LOAD_PERCENT = 80
 CONNECTIONS = 256

@@ -19,7 +19,7 @@ from clusterconfig import NODE_IP
 from despina.wire import ADMIN_PORT
 from despina_runtime.tools.functions import find_tools
 from tests.support.hosts import PACKAGE
-from tests.support.world import NAMESPACE, Kube, eventually
+from tests.support.world import Kube, eventually
 
 FOLDER = "/opt/tools"
 
@@ -48,14 +48,12 @@ def sample_pods(
     return {"name": name, "deployment": host, **changes}
 
 
-def tool(
-    name: str, *backends: dict[str, Any], of: str | None = None, namespace: str = NAMESPACE, **spec: Any
-) -> dict[str, Any]:
+def tool(name: str, *backends: dict[str, Any], of: str | None = None, **spec: Any) -> dict[str, Any]:
     """A DSPyTool."""
     return {
         "apiVersion": "despina.dev/v1alpha1",
         "kind": "DSPyTool",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name},
         "spec": {"contract": spec.pop("contract", None) or contract(of or name), "backends": list(backends), **spec},
     }
 
@@ -64,8 +62,7 @@ def apply_package(kube: Kube, **files: str) -> None:
     """The sample tools, and other modules, as a ConfigMap of a namespace."""
     source = Path(__file__).with_name("sample_tools.py").read_text()
     data = {"sample_tools.py": source} | {f"{k}.py": v for k, v in files.items()}
-    meta = {"name": "sample-tools", "namespace": kube.namespace}
-    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
+    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sample-tools"}, "data": data})
 
 
 def status_of(kube: Kube, name: str) -> dict[str, Any]:

@@ -1,19 +1,24 @@
-"""Installing, upgrading, removing and installing again under another name, while a program serves. The file's name
-puts it last: it replaces the operator that the others use."""
+"""Installing, upgrading, removing and installing again under another name, while a program serves."""
 
 from __future__ import annotations
 
-from stage import CHART, image_values
+import pytest
+
+from stage import CHART
 from tests.support.world import Kube, eventually, log_model, move_alias, traffic
 
+pytestmark = pytest.mark.alone  # it replaces the operator that all use
 
-def test_the_chart_comes_and_goes_while_programs_serve(given, kube):
+
+def test_the_chart_comes_and_goes_while_programs_serve(given, kube, tmp_path):
     log_model("good", "chart", "champion")
     log_model("compiled", "chart")
     program = given("chart", replicas=1)
     program.becomes_ready()
     pods = {p["metadata"]["name"] for p in program.pods()}
-    args = ["--namespace=despina-system", "--set=watchNamespaces={e2e}", *image_values(), "--wait", "--timeout=120s"]
+    values = tmp_path / "values.yaml"
+    values.write_text(kube.helm("get", "values", "despina", "--namespace=despina-system", "--output=yaml"))
+    args = ["--namespace=despina-system", f"--values={values}", "--wait", "--timeout=120s"]
     with traffic(program, rate=20) as requests:
         kube.helm("upgrade", "despina", str(CHART), *args, "--set-string=podAnnotations.upgraded=yes")
         kube.helm("uninstall", "despina", "--namespace=despina-system", "--wait")
