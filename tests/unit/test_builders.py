@@ -10,9 +10,11 @@ import yaml
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
+from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
-from despina.decide.plan import Apply, Create
+from despina.decide.plan import Apply, Create, Plan
 from despina.decide.rollout import decide
+from despina.decide.tool import ObservedTool, ToolPlan, decide_tool
 from despina.desired.overlay import overlay, overlay_problem
 from tests.support.gen import a_program, observed, ref
 
@@ -35,12 +37,23 @@ PROFILES = {
 }
 
 
+DEFAULTS = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, ("a2V5",))
+
+
 def objects(document: dict) -> list[dict]:
+    plan = plan_of_tool(document) if document["kind"] == "DSPyTool" else plan_of_program(document)
+    return [a.document for a in plan.actions if isinstance(a, Create | Apply)]
+
+
+def plan_of_program(document: dict) -> Plan:
     program = Program.parse(document)
     base = observed(program)
-    defaults = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, ("a2V5",))
-    o = Observed(program, base.status, defaults, Resolution("3", base.model.reason))
-    return [a.document for a in decide(o, 0.0).steps if isinstance(a, Create | Apply)]
+    return decide(Observed(program, base.status, DEFAULTS, Resolution("3", base.model.reason)), 0.0)
+
+
+def plan_of_tool(document: dict) -> ToolPlan:
+    tokens = {"team-b": "t2", "team-a": "t1"}
+    return decide_tool(ObservedTool(Tool.parse(document), ToolStatus(), DEFAULTS, tokens))
 
 
 @pytest.mark.parametrize("case", CASES)
