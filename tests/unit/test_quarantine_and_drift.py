@@ -11,7 +11,6 @@ from despina.decide.plan import Apply
 from despina.decide.quarantine import parse_timestamp, timestamp
 from tests.support.gen import observed
 
-
 QUANTITIES = [
     ("100m", "0.1"), ("0.1", "0.1"), ("2u", "0.000002"), ("2n", "0.000000002"), (3, "3"),
     ("2k", "2000"), ("2M", "2e6"), ("2G", "2e9"), ("2T", "2e12"),
