@@ -100,22 +100,77 @@ def test_overlay_merges_containers_and_env_by_name_and_leaves_its_inputs_alone()
     assert len(base["spec"]["containers"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("patch", "field"),
-    [
-        ({"spec": {"containers": [{"name": "program", "ports": []}]}}, "ports"),
-        ({"spec": {"containers": [{"name": "program", "readinessProbe": {}}]}}, "readinessProbe"),
-        ({"spec": {"containers": [{"name": "program", "env": [{"name": "DESPINA_X"}]}]}}, "DESPINA_X"),
-        ({"metadata": {"labels": {"despina.dev/revision": "x"}}}, "despina.dev/revision"),
-        ({"spec": {"containers": [{"image": "x"}]}}, "containers"),
-        ({"spec": {"containers": {}}}, "containers"),
-        ({"sepc": {}}, "sepc"),
-        ({"spec": []}, "spec"),
-        ([], "podTemplate"),
-    ],
-)
-def test_what_an_overlay_may_not_touch_is_named(patch, field):
-    assert field in (overlay_problem(patch) or "")
+def container(**fields) -> dict:
+    return {"spec": {"containers": [{"name": "program", **fields}]}}
+
+
+def labelled(label: str) -> dict:
+    return {"metadata": {"labels": {"mine": "1", label: "x"}}}
+
+
+OWN = "spec.podTemplate.spec.containers[program]"
+TEMPLATES = {
+    # what is wrong with a podTemplate: the template, what is said
+    "nothing": ({}, None),
+    "nothing, with all that is allowed": (
+        {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "spec": {
+            "containers": [{"name": "program", "env": [{"name": "MY_DESPINA_X"}]}, {"name": "sidecar", "ports": [], "env": [{"name": "DESPINA_X"}]}],
+            "initContainers": [{"name": "a"}], "volumes": [{"name": "v"}], "hostname": "h"}}, None),
+    "nothing, with parts that are empty": ({"metadata": {"labels": None}, "spec": {"containers": [{"name": "program", "env": None}]}}, None),
+    "ports": (container(ports=[]), f"{OWN}.ports is Despina's own"),
+    "a liveness probe": (container(livenessProbe={}), f"{OWN}.livenessProbe is Despina's own"),
+    "a readiness probe": (container(readinessProbe={}), f"{OWN}.readinessProbe is Despina's own"),
+    "a startup probe": (container(startupProbe={}), f"{OWN}.startupProbe is Despina's own"),
+    "a command": (container(command=[]), f"{OWN}.command is Despina's own"),
+    "arguments": (container(args=[]), f"{OWN}.args is Despina's own"),
+    "a variable": (container(env=[{"name": "A"}, {"name": "DESPINA_X"}]), f"{OWN}.env: DESPINA_X is Despina's own"),
+    "a variable without a name": (container(env=[{"value": "a"}]), None),
+    "the second of two": ({"spec": {"containers": [{"name": "sidecar"}, {"name": "program", "args": []}]}}, f"{OWN}.args is Despina's own"),
+    **{f"the label {label}": (labelled(label), f"spec.podTemplate.metadata.labels: {label} is Despina's own") for label in (
+        "app.kubernetes.io/managed-by", "despina.dev/program", "despina.dev/revision", "despina.dev/model-version",
+        "despina.dev/tool", "despina.dev/backend")},
+    "no template": ([], "spec.podTemplate must be an object"),
+    "another field": ({"sepc": {}}, "spec.podTemplate.sepc is not part of a pod template: use metadata and spec"),
+    "a spec that is a list": ({"spec": []}, "spec.podTemplate.spec must be an object"),
+    "metadata that are text": ({"metadata": "x"}, "spec.podTemplate.metadata must be an object"),
+    "containers that are no list": ({"spec": {"containers": {}}}, "spec.podTemplate.spec.containers must be a list of objects with a name"),
+    "a container without a name": ({"spec": {"containers": [{"image": "x"}]}}, "spec.podTemplate.spec.containers must be a list of objects with a name"),
+    "a container that is text": ({"spec": {"containers": ["x"]}}, "spec.podTemplate.spec.containers must be a list of objects with a name"),
+    "an init container without a name": (
+        {"spec": {"initContainers": [{"name": "a"}, {"name": ""}]}}, "spec.podTemplate.spec.initContainers must be a list of objects with a name"),
+    "a volume without a name": ({"spec": {"volumes": [{}]}}, "spec.podTemplate.spec.volumes must be a list of objects with a name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TEMPLATES)
+def test_what_is_wrong_with_an_overlay_is_told_by_its_field(what):
+    patch, said = TEMPLATES[what]
+    assert overlay_problem(patch) == said
+
+
+def test_the_field_and_the_container_of_an_overlay_are_the_askers():
+    patch = {"spec": {"containers": [{"name": "tool", "args": []}]}}
+    assert overlay_problem(patch) is None
+    assert overlay_problem(patch, "x.y", "tool") == "x.y.spec.containers[tool].args is Despina's own"
+
+
+LISTS = {
+    # which list: what stands there, what is laid over it, what becomes of it
+    "containers": ([{"name": "a", "x": 1}, {"name": "b"}], [{"name": "c"}, {"name": "a", "y": 2}], [{"name": "a", "x": 1, "y": 2}, {"name": "b"}, {"name": "c"}]),
+    "initContainers": ([{"name": "a", "x": 1}], [{"name": "a", "x": 2}], [{"name": "a", "x": 2}]),
+    "volumes": ([{"name": "a"}], [{"name": "b"}], [{"name": "a"}, {"name": "b"}]),
+    "env": ([{"name": "a"}], [{"name": "b"}], [{"name": "a"}, {"name": "b"}]),
+    "imagePullSecrets": ([{"name": "a"}], [{"name": "b"}], [{"name": "a"}, {"name": "b"}]),
+    "volumeMounts": ([{"name": "a", "mountPath": "/a"}], [{"name": "a", "mountPath": "/b"}], [{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/b"}]),
+    "tolerations": ([{"key": "a"}], [{"key": "b"}], [{"key": "b"}]),
+    "no list any more": ([{"name": "a"}], None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", LISTS)
+def test_lists_are_merged_as_kubernetes_does(field):
+    base, patch, wanted = LISTS[field]
+    assert overlay({field: base}, {field: patch}) == {field: wanted}
 
 
 def test_a_change_of_size_or_delays_is_no_new_revision_and_a_change_of_lm_is():
