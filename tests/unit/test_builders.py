@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import yaml
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
 from despina.decide.plan import Apply, Create, Plan
 from despina.decide.rollout import decide
 from despina.decide.tool import ObservedTool, ToolPlan, decide_tool
+from despina.desired import labels
+from despina.desired.config import build_generation
 from despina.desired.overlay import overlay, overlay_problem
-from tests.support.gen import a_program, observed, ref
+from tests.support.gen import a_manifest, a_program, observed, ref
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(p.parent.name for p in DATA.glob("*/input.yaml"))
@@ -173,9 +177,68 @@ def test_lists_are_merged_as_kubernetes_does(field):
     assert overlay({field: base}, {field: patch}) == {field: wanted}
 
 
-def test_a_change_of_size_or_delays_is_no_new_revision_and_a_change_of_lm_is():
-    from despina.api.revision import revision_of
+NAMES = {
+    # what users, dashboards and older operators know by name
+    labels.MANAGED_BY: "app.kubernetes.io/managed-by",
+    labels.PROGRAM: "despina.dev/program",
+    labels.TOOL: "despina.dev/tool",
+    labels.BACKEND: "despina.dev/backend",
+    labels.REVISION: "despina.dev/revision",
+    labels.MODEL_VERSION: "despina.dev/model-version",
+    labels.ACTIVATED_AT: "despina.dev/activated-at",
+    labels.RETIRED_AT: "despina.dev/retired-at",
+    labels.PROMOTE: "despina.dev/promote",
+    labels.RETRY: "despina.dev/retry",
+    labels.INVALIDATE_CACHE: "despina.dev/invalidate-cache",
+    labels.ABORT: "despina.dev/abort",
+    labels.RESTART: "despina.dev/restart",
+    labels.SHAPE: "despina.dev/shape",
+    labels.GENERATION_OF: "despina.dev/generation-of",
+    labels.EVALUATION: "despina.dev/evaluation",
+    labels.RESTARTED_AT: "despina.dev/restarted-at",
+    labels.RESTARTED_BY: "despina.dev/restarted-by",
+    labels.RESTARTS: "despina.dev/restarts",
+}
 
+
+def test_names_that_others_know_stay():
+    assert list(NAMES) == list(NAMES.values())
+
+
+def test_what_a_deployment_was_changed_to_stands_in_a_config_map_of_its_own():
+    program = a_program()
+    one, two = (runtime_config(program, revision_of(program, v), "http://mlflow:5000") for v in "12")
+    document = build_generation(program, "qa-1", "1", two, 5.25, one)
+    assert (document["apiVersion"], document["kind"]) == ("v1", "ConfigMap")
+    assert document["metadata"]["name"] == "qa-1-generation"
+    assert document["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "despina",
+        "despina.dev/program": "qa",
+        "despina.dev/generation-of": "1",
+    }
+    assert {k: json.loads(v) for k, v in document["data"].items()} == {
+        "config.json": two.model_dump(exclude_defaults=True, mode="json"),
+        "previous.json": one.model_dump(exclude_defaults=True, mode="json"),
+        "at": 5.25,
+    }
+    assert set(build_generation(program, "qa-1", "1", two, 5.25, None)["data"]) == {"config.json", "at"}
+
+
+def test_an_account_is_the_users_or_made_for_the_program():
+    def accounts(**account) -> tuple[str, list[str]]:
+        found = objects(a_manifest(serviceAccount=account))
+        (deployment,) = [d for d in found if d["kind"] == "Deployment"]
+        return (
+            deployment["spec"]["template"]["spec"]["serviceAccountName"],
+            [d["metadata"]["name"] for d in found if d["kind"] == "ServiceAccount"],
+        )
+
+    assert accounts() == ("qa", ["qa"])
+    assert accounts(name="mine") == ("mine", ["mine"])
+    assert accounts(name="mine", create="Disabled") == ("mine", [])
+
+
+def test_a_change_of_size_or_delays_is_no_new_revision_and_a_change_of_lm_is():
     base = revision_of(a_program(), ref("1")).hash
     assert revision_of(a_program(replicas=5), ref("1")).hash == base
     assert revision_of(a_program(rollout={"blueGreen": {"scaleDownDelaySeconds": 1}}), ref("1")).hash == base
