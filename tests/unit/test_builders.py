@@ -11,16 +11,18 @@ import yaml
 
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
-from despina.api.revision import revision_of, runtime_config
+from despina.api.revision import revision_of
+from despina.api.status import Memory
 from despina.api.tool import Tool, ToolStatus
 from despina.decide.observed import Defaults, Observed, Resolution
-from despina.decide.plan import Apply, Create, Plan
+from despina.decide.plan import Apply, Create, Plan, each
 from despina.decide.rollout import decide
 from despina.decide.tool import ObservedTool, ToolPlan, decide_tool
 from despina.desired import labels
 from despina.desired.config import build_generation
+from despina.desired.network import build_service
 from despina.desired.overlay import overlay, overlay_problem
-from tests.support.gen import a_manifest, a_program, observed, ref
+from tests.support.gen import a_manifest, a_program, config_of, observed, ref
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(p.parent.name for p in DATA.glob("*/input.yaml"))
@@ -46,7 +48,7 @@ DEFAULTS = Defaults("despina-runtime:1", "http://mlflow:5000", PROFILES, ("a2V5"
 
 def objects(document: dict) -> list[dict]:
     plan = plan_of_tool(document) if document["kind"] == "DSPyTool" else plan_of_program(document)
-    return [a.document for a in plan.actions if isinstance(a, Create | Apply)]
+    return [a.document for a in each(plan.actions) if isinstance(a, Create | Apply)]
 
 
 def plan_of_program(document: dict) -> Plan:
@@ -198,6 +200,8 @@ NAMES = {
     labels.RESTARTED_AT: "despina.dev/restarted-at",
     labels.RESTARTED_BY: "despina.dev/restarted-by",
     labels.RESTARTS: "despina.dev/restarts",
+    labels.SIZE: "despina.dev/size",
+    labels.MEMORY: "despina.dev/memory",
 }
 
 
@@ -207,7 +211,7 @@ def test_names_that_others_know_stay():
 
 def test_what_a_deployment_was_changed_to_stands_in_a_config_map_of_its_own():
     program = a_program()
-    one, two = (runtime_config(program, revision_of(program, v), "http://mlflow:5000") for v in "12")
+    one, two = (config_of(program, version) for version in "12")
     document = build_generation(program, "qa-1", "1", two, 5.25, one)
     assert (document["apiVersion"], document["kind"]) == ("v1", "ConfigMap")
     assert document["metadata"]["name"] == "qa-1-generation"
@@ -222,6 +226,17 @@ def test_what_a_deployment_was_changed_to_stands_in_a_config_map_of_its_own():
         "at": 5.25,
     }
     assert set(build_generation(program, "qa-1", "1", two, 5.25, None)["data"]) == {"config.json", "at"}
+    kept = build_generation(program, "qa-1", "1", two, 5.25, None, Memory(serial=7))
+    assert Memory.parse(kept["data"]["memory.json"]) == Memory(serial=7)
+
+
+def test_what_must_not_be_forgotten_stands_on_the_service_that_leads_callers():
+    program = a_program()
+    service = build_service(program, "qa", "1", Memory(serial=7, handled={"retry": "2"}))
+    assert Memory.parse(service["metadata"]["annotations"]["despina.dev/memory"]) == Memory(
+        serial=7, handled={"retry": "2"}
+    )
+    assert "annotations" not in build_service(program, "qa", "1")["metadata"]
 
 
 def test_an_account_is_the_users_or_made_for_the_program():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from despina.api.conditions import Reason
-from despina.api.revision import revision_of, runtime_config
+from despina.api.revision import revision_of
 from despina.api.status import BreakerStatus, GateStatus, ProgramStatus, Quarantined
 from despina.api.tool import ToolStatus
 from despina.decide.observed import Loading, Observed, Resolution, Trouble
@@ -17,12 +17,12 @@ from despina.decide.quarantine import timestamp
 from despina.desired.toolbox import ToolView
 from despina.status.report import report
 from despina.wire import Failure, FailureReason, HeldRevision, PodState
-from tests.support.gen import DEFAULTS, a_deployment, a_program, hash_of, observed, pods, serving
+from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving
 
 NOW = 5000.0
 P = a_program()
 GPU = a_program(placement={"profile": "gpu"})
-ONE, TWO = revision_of(P, "1"), revision_of(P, "2")
+ONE, TWO = revision_of(P, ref("1")), revision_of(P, ref("2"))
 SERVES = observed(P, **serving(P, "1"))
 NOBODY = Resolution(None, Reason.ALIAS_NOT_FOUND, "no alias champion")
 
@@ -40,11 +40,11 @@ def gate(name: str, result: str, message: str = "") -> GateStatus:
 
 
 def at(step: str, *gates: GateStatus) -> Plan:
-    return Plan(wanted=TWO, candidate=TWO, step=step, gates=gates, started_at=NOW - 9)
+    return Plan(asked=TWO, wanted=TWO, candidate=TWO, step=step, gates=gates, started_at=NOW - 9)
 
 
 def failed(program, reason: str = "SmokeFailed") -> Plan:
-    return Plan(wanted=revision_of(program, "2"), blocked=entry("2", reason))
+    return Plan(asked=revision_of(program, ref("2")), blocked=entry("2", reason))
 
 
 def without(reason: str) -> Plan:
@@ -63,7 +63,7 @@ ASLEEP = "spec.suspend is true or spec.replicas is 0"
 PINNED = a_program(rollout={"rollbackTo": 2})
 NUMBERED = a_program(source={"mlflow": {"model": "qa", "version": 2}})
 CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
-    "all is well": (SERVES, Plan(wanted=ONE), {
+    "all is well": (SERVES, Plan(asked=ONE, wanted=ONE), {
         "Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "True/UpToDate", "Progressing": "True/UpToDate",
         "ModelResolved": "True/ModelFound", "RefsResolved": "True/RefsFound", "BreakerClosed": "True/Closed"}),
     "a registry without the alias, and nothing that serves": (observed(P, model=NOBODY), Plan(), {
@@ -75,14 +75,14 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         "Available": "True/Serving", "UpToDate": "Unknown/AliasNotFound no alias champion"}),
     "a registry without the alias does not excuse pods that are not ready": (replace(starting(), model=NOBODY), Plan(), {
         "Available": "False/NoReadyPods No pod is ready yet"}),
-    "a first version on its way": (starting(), Plan(wanted=ONE, started_at=NOW), {
+    "a first version on its way": (starting(), Plan(asked=ONE, wanted=ONE, started_at=NOW), {
         "Ready": "False/Starting No pod is ready yet", "Available": "False/Starting No pod is ready yet",
         "UpToDate": "True/UpToDate", "Progressing": "True/InProgress"}),
-    "a first version a second before its deadline": (starting(), Plan(wanted=ONE, started_at=NOW - 599), {"Progressing": "True/InProgress"}),
-    "a first version at its deadline": (starting(), Plan(wanted=ONE, started_at=NOW - 600), {
+    "a first version a second before its deadline": (starting(), Plan(asked=ONE, wanted=ONE, started_at=NOW - 599), {"Progressing": "True/InProgress"}),
+    "a first version at its deadline": (starting(), Plan(asked=ONE, wanted=ONE, started_at=NOW - 600), {
         "Progressing": "False/ProgressDeadlineExceeded No pod was ready within 600 s"}),
     "a candidate has a deadline of its own": (SERVES, replace(at("Prepare"), started_at=0.0), {"Progressing": "True/InProgress"}),
-    "pods that cannot load what they shall": (starting(failure=LOAD), Plan(wanted=ONE), {"Available": "False/LoadFailed boom"}),
+    "pods that cannot load what they shall": (starting(failure=LOAD), Plan(asked=ONE, wanted=ONE), {"Available": "False/LoadFailed boom"}),
     "pods without a node": (starting(GPU, trouble=FULL), Plan(), {
         "Available": "False/Unschedulable pool gpu: 0/1 nodes are available", "RefsResolved": "True/RefsFound"}),
     "pods without a Secret": (starting(GPU, trouble=SECRET), Plan(), {
@@ -109,13 +109,13 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
     "a version that failed and was named by the manifest": (observed(NUMBERED, **serving(NUMBERED, "1")), failed(NUMBERED), {
         "Ready": "False/SmokeFailed it said 7", "Available": "True/Serving"}),
     "a version that failed and was pinned": (observed(PINNED, **serving(PINNED, "1")), failed(PINNED), {"Ready": "False/SmokeFailed it said 7"}),
-    "an edit of the spec that failed": (SERVES, Plan(wanted=ONE, blocked=entry("1")), {"Ready": "False/SmokeFailed it said 7"}),
+    "an edit of the spec that failed": (SERVES, Plan(asked=ONE, wanted=ONE, blocked=entry("1")), {"Ready": "False/SmokeFailed it said 7"}),
     "a version that failed where nothing serves": (observed(P), failed(P), {"Ready": "False/NoReadyPods No pod is ready yet"}),
     "a version that was not ready in time": (SERVES, failed(P, "ProgressDeadlineExceeded"), {
         "Progressing": "False/ProgressDeadlineExceeded it said 7"}),
-    "a pin that is served": (observed(PINNED, **serving(PINNED, "2")), Plan(wanted=revision_of(PINNED, "2")), {
+    "a pin that is served": (observed(PINNED, **serving(PINNED, "2")), Plan(asked=revision_of(PINNED, ref("2"))), {
         "UpToDate": "True/UpToDate pinned to version 2 by spec.rollout.rollbackTo"}),
-    "something to know of what serves": (observed(PINNED, **serving(PINNED, "2")), Plan(wanted=ONE, remark="watched"), {
+    "something to know of what serves": (observed(PINNED, **serving(PINNED, "2")), Plan(asked=ONE, wanted=ONE, remark="watched"), {
         "UpToDate": "True/UpToDate watched"}),
     "a candidate in preparation": (SERVES, at("Prepare"), {
         "Ready": "True/Serving", "UpToDate": "False/InProgress version 2 is being prepared", "Progressing": "True/InProgress"}),
@@ -142,7 +142,7 @@ def test_conditions_and_their_messages(sentence):
 
 def test_what_the_api_server_refused_is_told_unless_the_spec_is_at_fault_already():
     refused = Outcome(error="Service qa is not ours")
-    assert said(SERVES, Plan(wanted=ONE), refused)["Ready"] == "False/Rejected Service qa is not ours"
+    assert said(SERVES, Plan(asked=ONE, wanted=ONE), refused)["Ready"] == "False/Rejected Service qa is not ours"
     assert said(SERVES, failed(NUMBERED), refused)["Ready"] == "False/Rejected Service qa is not ours"
     assert said(SERVES, without("InvalidPodTemplate"), refused)["Ready"].startswith("False/InvalidPodTemplate")
 
@@ -161,8 +161,8 @@ def two_pods(*reports: PodState) -> tuple:
 
 def swapped(*serve: str) -> Observed:
     """Version 2 was loaded into pods that were made for version 1."""
-    config = runtime_config(P, TWO, DEFAULTS.tracking_uri, None)
-    earlier = runtime_config(P, ONE, DEFAULTS.tracking_uri, None)
+    config = config_of(P, "2")
+    earlier = config_of(P, "1")
     view = a_deployment(P, "1", activated_at=1.0, loading=Loading(TWO.hash, "2", config, 9.0, earlier))
     held = two_pods(*(report_of(name, **{ONE.hash: "Ready", TWO.hash: "Ready"}) for name in serve))
     return observed(P, "2", active="1", deployments=(replace(view, version="2"),), pods=held)
@@ -178,11 +178,11 @@ BOTH = replace(
     pods=SERVES.pods + pods(P, "2", 2, ready=True),
 )
 FIELDS: dict[str, tuple[Observed, Plan, dict[str, Any]]] = {
-    "where a program is, and which pods are its own": (SERVES, Plan(wanted=ONE), {
+    "where a program is, and which pods are its own": (SERVES, Plan(asked=ONE, wanted=ONE), {
         "url": "http://qa.ns.svc.cluster.local", "replicas": 1, "readyReplicas": 1, "observedGeneration": 1, "previewURL": None,
         "selector": f"despina.dev/program=qa,despina.dev/revision={ONE.hash}"}),
     "where its preview is": (SERVES, at("Prepare"), {"previewURL": "http://qa-preview.ns.svc.cluster.local"}),
-    "before anything is there": (observed(P), Plan(wanted=ONE), {"replicas": 0, "readyReplicas": 0, "active": None, "selector": ""}),
+    "before anything is there": (observed(P), Plan(asked=ONE, wanted=ONE), {"replicas": 0, "readyReplicas": 0, "active": None, "selector": ""}),
     "pods that are not ready, or are ending": (
         replace(SERVES, pods=SERVES.pods + pods(P, "1", 2) + pods(P, "1", ready=True, ending=True)), Plan(), {"replicas": 3, "readyReplicas": 1}),
     "a model by its alias": (SERVES, Plan(), {"model": {"requested": "models:/qa@champion", "resolvedVersion": "1", "quarantined": []}}),
@@ -238,7 +238,7 @@ def rolled(o: Observed, status: dict[str, Any] | None, plan: Plan) -> tuple | No
 SO = Strategy("BlueGreen", "so")
 ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
     "nothing has happened yet": (None, Plan(), None),
-    "the first version": (None, Plan(wanted=ONE, started_at=NOW), (ONE.hash, "BlueGreen", "the first version", "Prepare", timestamp(NOW))),
+    "the first version": (None, Plan(asked=ONE, wanted=ONE, started_at=NOW), (ONE.hash, "BlueGreen", "the first version", "Prepare", timestamp(NOW))),
     "a change begins": (None, replace(at("Gate"), strategy=SO), (TWO.hash, "BlueGreen", "so", "Gate", timestamp(NOW - 9))),
     "a change whose strategy changes": (rollout("Prepare"), replace(at("Gate"), strategy=SO), (TWO.hash, "BlueGreen", "so", "Gate", timestamp(NOW - 9))),
     "a change without a strategy of its own keeps the one it came by": (
@@ -247,11 +247,11 @@ ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
         rollout("Promote", ONE), at("Watch"), (TWO.hash, "BlueGreen", "the first version", "Watch", timestamp(NOW - 9))),
     "nor is that of an earlier try": (
         rollout("Failed"), at("Watch"), (TWO.hash, "BlueGreen", "the first version", "Watch", timestamp(NOW - 9))),
-    "a change is over": (rollout("Watch"), Plan(wanted=TWO), (TWO.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
-    "a change has failed": (rollout("Gate"), Plan(wanted=TWO, blocked=entry("2")), (TWO.hash, "HotSwap", "earlier", "Failed", timestamp(NOW - 50))),
+    "a change is over": (rollout("Watch"), Plan(asked=TWO, wanted=TWO), (TWO.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
+    "a change has failed": (rollout("Gate"), Plan(asked=TWO, wanted=TWO, blocked=entry("2")), (TWO.hash, "HotSwap", "earlier", "Failed", timestamp(NOW - 50))),
     "a change was taken back": (
-        rollout("Watch"), Plan(wanted=TWO, blocked=entry("2", "WatchFailed")), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
-    "what is over stays as it ended": (rollout("RolledBack"), Plan(wanted=TWO), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
+        rollout("Watch"), Plan(asked=TWO, wanted=TWO, blocked=entry("2", "WatchFailed")), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
+    "what is over stays as it ended": (rollout("RolledBack"), Plan(asked=TWO, wanted=TWO), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
     "what is wanted is not known": (rollout("Gate"), Plan(started_at=NOW), (TWO.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
 }  # fmt: skip
 
@@ -265,8 +265,8 @@ def test_rollouts(sentence):
 def test_the_gates_of_a_change_outlive_it():
     gates = [gate("smoke", "Passed").dump()]
     over = replace(SERVES, status=ProgramStatus.model_validate(rollout("Watch", gates=gates)))
-    assert [g.name for g in report(over, Plan(wanted=TWO), Outcome(), NOW).rollout.gates] == ["smoke"]
-    last = Plan(wanted=TWO, gates=(gate("smoke", "Passed"), gate("score", "Failed")))
+    assert [g.name for g in report(over, Plan(asked=TWO, wanted=TWO), Outcome(), NOW).rollout.gates] == ["smoke"]
+    last = Plan(asked=TWO, wanted=TWO, gates=(gate("smoke", "Passed"), gate("score", "Failed")))
     assert [g.name for g in report(over, last, Outcome(), NOW).rollout.gates] == ["smoke", "score"]
     assert [g.name for g in report(SERVES, at("Gate", gate("score", "Running")), Outcome(), NOW).rollout.gates] == [
         "score"

@@ -14,11 +14,10 @@ from despina.api.status import ProgramStatus
 from despina.decide.observed import Observed, PodView, Trouble
 from despina.decide.strategy import choose, why_not_in_place
 from despina.wire import Failure, HeldRevision, PodState
-from tests.support.gen import DEFAULTS, a_deployment, a_program, hash_of, observed, pods, serving
+from tests.support.gen import DEFAULTS, a_deployment, a_program, hash_of, observed, pods, ref, serving
 
-NOW = 1_000_000.0
 P = a_program()
-TWO = revision_of(P, "2")
+TWO = revision_of(P, ref("2"))
 REPORT = PodState()
 IN_PLACE = ("HotSwap", "only compiled state, LMs or modules changed")
 SILENT = ("BlueGreen", "pods do not answer on their admin port")
@@ -27,7 +26,7 @@ SILENT = ("BlueGreen", "pods do not answer on their admin port")
 def running(program: Program = P, report: PodState | None = REPORT, **changes: Any) -> Observed:
     """Version 1 serves in pods that were made for the program as it is, and version 2 is wanted."""
     fields = serving(program, "1", 2)
-    shape = shape_of(program, DEFAULTS.runtime_image)
+    shape = shape_of(program, ref("1"), DEFAULTS.runtime_image)
     fields["deployments"] = tuple(replace(d, **{"shape": shape, **changes}) for d in fields["deployments"])
     fields["pods"] = tuple(replace(p, report=report) for p in fields["pods"])
     return observed(program, "2", **fields)
@@ -69,7 +68,7 @@ CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
     "no Deployment": (replace(running(), deployments=()), 0, ("BlueGreen", "no pod is ready that could take it in")),
     "no pod": (replace(running(), pods=()), 0, ("BlueGreen", "no pod is ready that could take it in")),
     "no ready pod": (replace(running(), pods=pods(P, "1")), 0, ("BlueGreen", "no pod is ready that could take it in")),
-    "pods made of something else": (running(shape={**shape_of(P, DEFAULTS.runtime_image), "image": "x", "cache": "y"}), 0, (
+    "pods made of something else": (running(shape={**shape_of(P, ref("1"), DEFAULTS.runtime_image), "image": "x", "cache": "y"}), 0, (
         "BlueGreen", "cache, image changed")),
     "pods that nobody has heard for as long as one waits": (running(report=None), 20, IN_PLACE),
     "pods that nobody has heard for longer": (running(report=None), 21, SILENT),
@@ -85,7 +84,7 @@ CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
 @pytest.mark.parametrize("sentence", CHOICES)
 def test_choices(sentence):
     o, seconds, wanted = CHOICES[sentence]
-    assert astuple(choose(o, revision_of(o.program, "2"), NOW - seconds, NOW)) == wanted
+    assert astuple(choose(o, revision_of(o.program, ref("2")), seconds)) == wanted
 
 
 def test_a_pod_that_is_ending_says_nothing_about_what_the_others_can_take_in():
@@ -131,4 +130,4 @@ DEVICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
 @pytest.mark.parametrize("sentence", DEVICES)
 def test_devices(sentence):
     o, seconds, wanted = DEVICES[sentence]
-    assert astuple(choose(o, revision_of(o.program, "2"), NOW - seconds, NOW)) == wanted
+    assert astuple(choose(o, revision_of(o.program, ref("2")), seconds)) == wanted
