@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from despina.api.conditions import Reason
-from despina.api.revision import revision_of
-from despina.api.status import BreakerStatus, GateStatus, ProgramStatus, Quarantined
+from despina.api.revision import revision_of, runtime_config
+from despina.api.status import BreakerStatus, GateStatus, Memory, ProgramStatus, Promotion, Quarantined
 from despina.api.tool import ToolStatus
-from despina.decide.observed import Loading, Observed, Resolution, Trouble
-from despina.decide.plan import Outcome, Plan, Strategy
+from despina.decide.observed import DeploymentView, Loading, Observed, PodView, Resolution, Trouble
+from despina.decide.plan import Clock, Emit, Outcome, Plan, Strategy
 from despina.decide.quarantine import timestamp
 from despina.desired.toolbox import ToolView
 from despina.status.report import report
@@ -125,6 +125,12 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         "UpToDate": "False/InProgress version 2 is being prepared"}),
     "a candidate that waits for a person": (SERVES, at("AwaitPromotion"), {
         "UpToDate": f'False/AwaitingPromotion version 2 is ready: set the annotation despina.dev/promote: "{TWO.hash}" to go on'}),
+    "a candidate that is not at its gates any more": (SERVES, at("Promote", gate("score", "Running", "3 of 9")), {
+        "UpToDate": "False/InProgress version 2 is being prepared"}),
+    "a candidate that waits for pods to be asked for": (SERVES, at("Suspended"), {
+        "UpToDate": "False/Suspended version 2 waits: nothing is prepared while the program runs no pods"}),
+    "what serves failed with the present spec, while what is asked for is in quarantine": (
+        SERVES, replace(failed(P), stuck=Quarantined(version="1", reason="LoadFailed", message="boom", at="t")), {"Ready": "False/LoadFailed boom"}),
     "a candidate that was paused": (SERVES, at("Paused"), {
         "UpToDate": "False/Paused version 2 waits: set spec.rollout.state to Active to go on"}),
     "a breaker that is open": (SERVES, Plan(breaker=BreakerStatus(state="Open", reason="9 of 9")), {"BreakerClosed": "False/BreakerOpen Open: 9 of 9"}),
@@ -138,6 +144,22 @@ def test_conditions_and_their_messages(sentence):
     o, plan, wanted = CONDITIONS[sentence]
     found = said(o, plan)
     assert {k: found[k] for k in wanted} == wanted
+
+
+WRITES = {
+    "all was written": (Outcome(), "True/Reconciled"),
+    "something was refused": (
+        Outcome(error="Service qa is not ours", silence="x"),
+        "False/Rejected Service qa is not ours",
+    ),
+    "something was not answered": (Outcome(silence="no answer"), "False/ApiUnavailable no answer"),
+}
+
+
+@pytest.mark.parametrize("sentence", WRITES)
+def test_what_became_of_writes(sentence):
+    outcome, wanted = WRITES[sentence]
+    assert said(SERVES, Plan(asked=ONE), outcome)["Reconciled"] == wanted
 
 
 def test_what_the_api_server_refused_is_told_unless_the_spec_is_at_fault_already():
@@ -236,6 +258,8 @@ def rolled(o: Observed, status: dict[str, Any] | None, plan: Plan) -> tuple | No
 
 
 SO = Strategy("BlueGreen", "so")
+THREE = revision_of(P, ref("3"))
+FAILED = Plan(asked=TWO, wanted=ONE, quarantined=(entry("2"),), blocked=entry("2"))
 ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
     "nothing has happened yet": (None, Plan(), None),
     "the first version": (None, Plan(asked=ONE, wanted=ONE, started_at=NOW), (ONE.hash, "BlueGreen", "the first version", "Prepare", timestamp(NOW))),
@@ -247,12 +271,17 @@ ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
         rollout("Promote", ONE), at("Watch"), (TWO.hash, "BlueGreen", "the first version", "Watch", timestamp(NOW - 9))),
     "nor is that of an earlier try": (
         rollout("Failed"), at("Watch"), (TWO.hash, "BlueGreen", "the first version", "Watch", timestamp(NOW - 9))),
-    "a change is over": (rollout("Watch"), Plan(asked=TWO, wanted=TWO), (TWO.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
-    "a change has failed": (rollout("Gate"), Plan(asked=TWO, wanted=TWO, blocked=entry("2")), (TWO.hash, "HotSwap", "earlier", "Failed", timestamp(NOW - 50))),
+    "a change is over": (rollout("Watch", ONE), Plan(asked=ONE, wanted=ONE), (ONE.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
+    "what is wanted is not known": (rollout("Gate", ONE), Plan(started_at=NOW), (ONE.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
+    "a change is over, but led nowhere": (rollout("Gate"), Plan(asked=ONE, wanted=ONE), (TWO.hash, "HotSwap", "earlier", "Abandoned", timestamp(NOW - 50))),
+    "a change has failed": (rollout("Gate"), FAILED, (TWO.hash, "HotSwap", "earlier", "Failed", timestamp(NOW - 50))),
     "a change was taken back": (
-        rollout("Watch"), Plan(asked=TWO, wanted=TWO, blocked=entry("2", "WatchFailed")), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
+        rollout("Watch"), replace(FAILED, quarantined=(entry("2", "WatchFailed"),)), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
+    "a change was given up for one that had failed": (
+        rollout("Gate", THREE), FAILED, (THREE.hash, "HotSwap", "earlier", "Abandoned", timestamp(NOW - 50))),
+    "a change was given up, and another had failed": (
+        rollout("Gate"), replace(FAILED, quarantined=(entry("3"),)), (TWO.hash, "HotSwap", "earlier", "Abandoned", timestamp(NOW - 50))),
     "what is over stays as it ended": (rollout("RolledBack"), Plan(asked=TWO, wanted=TWO), (TWO.hash, "HotSwap", "earlier", "RolledBack", timestamp(NOW - 50))),
-    "what is wanted is not known": (rollout("Gate"), Plan(started_at=NOW), (TWO.hash, "HotSwap", "earlier", "Done", timestamp(NOW - 50))),
 }  # fmt: skip
 
 
@@ -260,6 +289,57 @@ ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
 def test_rollouts(sentence):
     before, plan, wanted = ROLLOUTS[sentence]
     assert rolled(SERVES, before, plan) == wanted
+
+
+CLOCKS = {
+    "running": (Clock(7.9, NOW - 3), (timestamp(NOW - 3), 7)),
+    "standing still": (Clock(7.0), (None, 7)),
+    "not begun": (Clock(), (None, 0)),
+}
+
+
+@pytest.mark.parametrize("sentence", CLOCKS)
+def test_the_time_to_become_ready_is_on_record(sentence):
+    clock, wanted = CLOCKS[sentence]
+    found = report(SERVES, replace(at("Prepare"), clock=clock), Outcome(), NOW).rollout
+    assert (found.since, found.spent_seconds) == wanted
+
+
+def test_what_a_watch_could_not_find_out_is_kept_with_the_change():
+    o = replace(SERVES, status=ProgramStatus.model_validate(rollout("Watch", ONE, since=timestamp(NOW))))
+    events = (Emit("Normal", "Other", "x"), Emit("Warning", "WatchInconclusive", "too few requests"))
+    found = report(o, Plan(asked=ONE, wanted=ONE, events=events), Outcome(), NOW).rollout
+    assert (found.message, found.since) == ("too few requests", None)
+    assert report(o, Plan(asked=ONE, wanted=ONE, events=events[:1]), Outcome(), NOW).rollout.message == ""
+
+
+def test_what_must_not_be_forgotten_is_on_record():
+    promotion = Promotion(revision=ONE.hash, at=timestamp(NOW))
+    memory = Memory(serial=7, handled={"retry": "2"}, promotion=promotion)
+    status = report(SERVES, Plan(memory=memory), Outcome(), NOW)
+    assert (status.serial, status.handled, status.promotion) == (7, {"retry": "2"}, promotion)
+    empty = report(SERVES, Plan(), Outcome(), NOW)
+    assert (empty.serial, empty.handled, empty.promotion) == (0, {}, None)
+
+
+def test_when_versions_were_made_is_on_record():
+    """With its number it tells one version from another."""
+    made = [revision_of(P, ref(v, created)) for v, created in (("1", 11), ("2", 22))]
+    one, two = made
+    views = tuple(
+        DeploymentView(r.deployment, r.hash, r.version, 1, activated_at=1.0, config=runtime_config(P, r)) for r in made
+    )
+    ready = tuple(PodView(r.deployment, r.hash, ready=True) for r in made)
+    o = replace(SERVES, deployments=views, pods=ready, active=one.hash)
+    status = report(o, replace(at("Prepare"), candidate=two), Outcome(), NOW)
+    assert (status.active.created_at, status.candidate.created_at, status.previous.created_at) == (11, 22, 22)
+    assert status.history[-1].created_at == 11
+
+
+def test_what_served_stays_on_record_when_its_deployment_is_gone():
+    last = report(SERVES, Plan(), Outcome(), NOW)
+    gone = replace(SERVES, deployments=(), status=last)
+    assert report(gone, Plan(), Outcome(), NOW).active == last.active is not None
 
 
 def test_the_gates_of_a_change_outlive_it():
