@@ -324,6 +324,11 @@ def test_evaluations_that_nobody_waits_for_are_ended():
 
     assert ended(found(o)) == [Delete(("Job", "other"))]
     assert ended(Gates()) == [Delete(("Job", name)), Delete(("Job", "other"))]
+    held_up = passed_so_far(o, {"name": "score", "type": "Evaluate"})
+    waited_for = JobView(job_of(held_up)["metadata"]["name"])
+    assert list(abandoned(at(replace(held_up, jobs=(waited_for,))), Gates())) == [], (
+        "a gate that is held up goes on later"
+    )
     assert ended(found(o), wanted=None) == [Delete(("Job", name)), Delete(("Job", "other"))]
 
 

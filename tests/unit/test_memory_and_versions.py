@@ -75,7 +75,12 @@ def test_a_status_holds_all_that_must_not_be_forgotten():
     entry = {"version": "2", "reason": "LoadFailed", "at": timestamp(NOW)}
     rollout = {"id": "r", "strategy": "BlueGreen", "step": "Gate", "startedAt": timestamp(NOW)}
     promotion = {"revision": "r", "at": "5.0"}
-    found = recall(with_status(7, model={"quarantined": [entry]}, rollout=rollout, promotion=promotion))
+    candidate = {"revision": "r", "version": "2", "deployment": "qa-r"}
+    fields = {"model": {"quarantined": [entry]}, "rollout": rollout, "promotion": promotion}
+    assert recall(with_status(7, **fields)).rollout_id is None, "a rollout that is over is no part of it"
+    other = candidate | {"revision": "s"}
+    assert recall(with_status(7, candidate=other, **fields)).rollout_id is None
+    found = recall(with_status(7, candidate=candidate, **fields))
     assert found == Memory(
         serial=7,
         quarantined=(Quarantined.model_validate(entry),),
@@ -83,6 +88,13 @@ def test_a_status_holds_all_that_must_not_be_forgotten():
         rollout_started_at=timestamp(NOW),
         promotion=Promotion(revision="r", at="5.0"),
     )
+
+
+def test_a_status_whose_number_was_lost_still_tells_what_it_holds():
+    entry = {"version": "2", "reason": "LoadFailed", "at": timestamp(NOW)}
+    assert recall(with_status(0, handled={"retry": "2"})) == Memory(serial=1, handled={"retry": "2"})
+    assert recall(with_status(0, model={"quarantined": [entry]})).serial == 1
+    assert recall(with_status(0, promotion={"revision": "r", "at": "5.0"})) is None
 
 
 NOTES = {
