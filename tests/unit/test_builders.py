@@ -58,7 +58,7 @@ def plan_of_program(document: dict) -> Plan:
 
 
 def plan_of_tool(document: dict) -> ToolPlan:
-    tokens = {"team-b": "t2", "team-a": "t1"}
+    tokens = {"team-b": ("t2",), "team-a": ("t1", "t0")}
     return decide_tool(ObservedTool(Tool.parse(document), ToolStatus(), DEFAULTS, tokens))
 
 

@@ -192,7 +192,13 @@ ASKED: dict[str, tuple[Observed, str | None]] = {
     "the registry is silent, and the candidate is another change's": (
         observed(P, model=SILENT, status=status_of(**(underway("2") | {"candidate": entry_of("3")})), **ONE_SERVES), "1"),
     "the registry is silent, and the pin is known": (observed(PINNED, model=SILENT, active="1", deployments=seen("1", "5")), "5"),
-    "the registry is silent, and the pin is not known": (observed(PINNED, model=SILENT, **ONE_SERVES), "1"),
+    "the registry is silent, and the pin is not known": (observed(PINNED, model=SILENT, **ONE_SERVES), None),
+    "the registry was heard to have the pin": (observed(PINNED, model=replace(SILENT, created={"5": 7}), **ONE_SERVES), "5"),
+    "the registry is silent, and the pin is under way": (
+        observed(PINNED, model=SILENT, status=status_of(**underway("5")), **ONE_SERVES), "5"),
+    "the registry is silent, and something else than the pin is under way": (
+        observed(PINNED, model=SILENT, status=status_of(**underway("2")), **ONE_SERVES), None),
+    "the registry knows a version, and so a pin": (observed(PINNED, "2", **ONE_SERVES), "5"),
 }  # fmt: skip
 
 
