@@ -195,9 +195,9 @@ def test_callers_are_sent_back_to_what_the_same_pods_hold():
 # Keeping
 
 
-def kept(o: Observed, **changes: Any) -> list[str]:
+def kept(o: Observed, step: Any = None, **changes: Any) -> list[str]:
     r = at(o, **changes)
-    return words(keep(r, r.current))
+    return words(keep(r, r.current, step))
 
 
 PDB = "apply PodDisruptionBudget qa"
@@ -208,6 +208,13 @@ KEPT: dict[str, tuple[list[str], list[str]]] = {
     "what serves, by the autoscaler": (
         kept(serves_one(a_program(**AUTO), replicas=4)), [f"apply Service qa-preview {B}", PDB, f"apply HorizontalPodAutoscaler qa-{B}"]),
     "what serves, until it must go first": (kept(serves_one(a_program(replicas=3), "2", replicas=1), strategy=INSTEAD), [PDB]),
+    "what serves, since what it must go for is paused": (
+        kept(serves_one(a_program(replicas=3), "2", replicas=1), "Paused", strategy=INSTEAD), [PDB, f"scale qa-{B} 3"]),
+    "what serves, since nothing is prepared": (
+        kept(serves_one(a_program(replicas=0), "2", replicas=1), "Suspended", strategy=INSTEAD), [PDB, f"scale qa-{B} 0"]),
+    "that callers came back, though a clock was set back": (
+        kept(serves_one(activated_at=1.0, retired_at=NOW + 50, replicas=1)),
+        [f"apply Service qa-preview {B}", PDB, f"note activated-at={NOW + 50.001!r} on qa-{B}", "tell 0 Activate", "tell 1 Activate"]),
     "the first version": (
         kept(observed(P)), [f"make ConfigMap qa-{B} {B} then make Deployment qa-{B}", f"apply Service qa-preview {B}", PDB]),
     "the first version of what shall sleep": (
@@ -517,6 +524,7 @@ LISTENS: dict[str, tuple[float | None, float | None]] = {
     "a version waits for a person": (heard(serves_one(), "AwaitPromotion"), 0.5),
     "there is a breaker": (heard(serves_one(BREAKING)), 0.5),
     "pods were changed": (heard(SAY_TWO), 5.0),
+    "pods hold more than they should": (heard(saying(serves_one(), holding(B, B, G), None)), 0.5),
     "pods were changed, and one has not said so": (heard(saying(loaded(), holding(G), holding(B))), 0.15),
     "pods were changed, and are asleep": (heard(saying(loaded(replicas=0), holding(G), holding(B))), None),
 }

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from despina.api.serving import ProgramBreaker
 from despina.api.status import BreakerStatus, ProgramStatus
-from despina.decide.breaker import HOUR, is_restarting, may_restart, merged, orders
+from despina.decide.breaker import is_restarting, may_restart, merged, orders
 from despina.decide.quarantine import timestamp
 from despina.wire import BreakerReport, PodState
 from tests.support.gen import a_deployment, a_program, observed, pods, serving
 
 NOW = 1_000_000.0
+HOUR = 3600.0
 PROGRAM = a_program(breaker={"minRequests": 10, "errorRatePercent": 50, "openSeconds": 30}, replicas=3)
 
 

@@ -16,7 +16,7 @@ from despina.decide.plan import Annotate, Clock, Delete, Scale, Strategy, Tell
 from despina.decide.problems import spec_problem
 from despina.decide.quarantine import timestamp
 from despina.decide.readiness import is_prepared
-from despina.decide.retire import let_go, released, remaining, retention_left
+from despina.decide.retire import is_released, let_go, released, remaining, retention_left
 from despina.decide.rollout import asked_revision, situation
 from despina.decide.situation import Situation, has_served, previous, recovered, still_there, wanted_size
 from despina.desired.toolbox import ToolView
@@ -479,6 +479,28 @@ def test_what_callers_left_is_retired_kept_warm_and_let_go():
     ]
     assert gone(both(DELAYS, "1", activated_at=2.0, retired_at=NOW - 60, replicas=0)) == [f"Retire qa-{name}-0"]
     assert gone(both(DELAYS, "1", retired_at=NOW - 20)) == [f"scale qa-{name} 0"], "callers never reached it"
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_from_being_retired():
+    o = both(DELAYS, "1", activated_at=NOW + 50)
+    (note, *_) = let_go(at(o))
+    assert note.annotations == {RETIRED: repr(NOW + 50)}
+    (note, *_) = let_go(at(both(DELAYS, "1", activated_at=2.0)))
+    assert note.annotations == {RETIRED: repr(NOW)}
+
+
+def test_only_what_callers_reach_is_scaled_by_load():
+    hpas = {("HorizontalPodAutoscaler", name): {} for name in (f"qa-{ONE.hash}", f"qa-{TWO.hash}", "qa-gone")}
+    o = replace(both(), objects={**hpas, ("Service", "x"): {}})
+    assert gone(o) == [f"delete HorizontalPodAutoscaler qa-{TWO.hash}", "delete HorizontalPodAutoscaler qa-gone"]
+    first = replace(observed(P), objects=hpas)
+    assert f"delete HorizontalPodAutoscaler qa-{ONE.hash}" not in gone(first), "what will be the active one"
+
+
+def test_whether_pods_hold_no_more_than_they_should():
+    assert is_released(at(swapped()))
+    assert not is_released(at(swapped(report=holding(TWO.hash, TWO.hash, THREE.hash))))
+    assert is_released(at(replace(swapped(report=holding(TWO.hash, TWO.hash, THREE.hash)), pods=())))
 
 
 def test_what_is_on_its_way_or_serves_is_not_let_go():

@@ -117,6 +117,10 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         "UpToDate": "True/UpToDate pinned to version 2 by spec.rollout.rollbackTo"}),
     "something to know of what serves": (observed(PINNED, **serving(PINNED, "2")), Plan(asked=ONE, wanted=ONE, remark="watched"), {
         "UpToDate": "True/UpToDate watched"}),
+    "what is asked for failed, and another is on its way": (
+        SERVES, replace(failed(P), candidate=TWO, step="Paused", started_at=NOW), {
+        "UpToDate": "False/VersionQuarantined version 2: SmokeFailed: it said 7; meanwhile "
+        "version 2 waits: set spec.rollout.state to Active to go on"}),
     "a candidate in preparation": (SERVES, at("Prepare"), {
         "Ready": "True/Serving", "UpToDate": "False/InProgress version 2 is being prepared", "Progressing": "True/InProgress"}),
     "a candidate at its second gate": (SERVES, at("Gate", gate("smoke", "Passed"), gate("score", "Running", "3 of 9")), {
