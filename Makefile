@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak schedules locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak schedules mutants locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -56,6 +56,9 @@ bench-rollout: install           ## every kind of change under 100 requests a se
 
 schedules: install               ## 10,000 schedules of the cluster's simulator
 	@SCHEDULES=10000 .venv/bin/pytest -q tests/unit/test_rollout_schedules.py
+
+mutants: install                 ## 300 changes of the decisions, one at a time: which does no test notice?
+	@$(PY) hack/mutants.py
 
 bench-tools: install             ## calls of tools by name: overhead, routing, failover, at most once
 	@$(PY) hack/bench_tools.py

@@ -79,6 +79,102 @@ def test_cases(case):
         assert any(words in text for text in found), found
 
 
+BOUNDS = {
+    "minimum": 1, "exclusiveMinimum": 1, "minLength": 1, "minItems": 1,
+    "maximum": -1, "exclusiveMaximum": -1, "maxLength": -1, "maxItems": -1,
+}  # fmt: skip
+
+
+def bounded(**bounds) -> dict:
+    return {"type": "number", **bounds}
+
+
+NODE = {"$ref": "#/$defs/Node"}
+TEXT, NUMBER, WHOLE = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+NAMED = {"anyOf": [TEXT, {"title": "Place", "type": "object"}, {"const": 5}, {"minimum": 1}]}
+RAW: dict[str, tuple[dict, dict, list[str]]] = {
+    # sentence: what is given, what is taken, what does not fit
+    "anything where anything goes": ({}, {}, []),
+    "text where anything goes": (TEXT, {}, []),
+    "anything where only text goes": ({}, TEXT, ["any value is not string"]),
+    "a whole number where a number goes": (WHOLE, NUMBER, []),
+    "a number where a whole number goes": (NUMBER, WHOLE, ["number is not integer"]),
+    **{f"as narrow a {bound}": (bounded(**{bound: 2}), bounded(**{bound: 2}), []) for bound in BOUNDS},
+    **{f"no {bound} where one is asked for": (NUMBER, bounded(**{bound: 2}), [f"{bound} is not set, not 2"]) for bound in BOUNDS},
+    **{f"a {bound} where none is asked for": (bounded(**{bound: 2}), NUMBER, []) for bound in BOUNDS},
+    **{f"a narrower {b}": (bounded(**{b: 2 + sign}), bounded(**{b: 2}), []) for b, sign in BOUNDS.items()},
+    **{f"a wider {b}": (bounded(**{b: 2 - sign}), bounded(**{b: 2}), [f"{b} is {2 - sign}, not 2"]) for b, sign in BOUNDS.items()},
+    "two things wrong": ({"type": "number", "maximum": 9}, {"type": "number", "minimum": 1, "maximum": 5}, ["minimum is not set, not 1", "maximum is 9, not 5"]),
+    "one value of many": ({"const": "a"}, {"enum": ["a", "b"]}, []),
+    "another value": ({"const": "c"}, {"enum": ["a", "b"]}, ["'c' is not allowed"]),
+    "the same value": ({"const": "a"}, {"const": "a"}, []),
+    "many values where one goes": ({"enum": ["a", "b"]}, {"const": "a"}, ["'b' is not allowed"]),
+    "any value where one goes": (TEXT, {"const": "a"}, ["any value is given where only some are allowed"]),
+    "some values where any go": ({"enum": ["a"]}, {}, []),
+    "a list of numbers where whole ones go": ({"type": "array", "items": NUMBER}, {"type": "array", "items": WHOLE}, ["number is not integer"]),
+    "a list of anything": ({"type": "array"}, {"type": "array", "items": WHOLE}, []),
+    "a list where any goes": ({"type": "array", "items": NUMBER}, {"type": "array"}, []),
+    "a field that may be missing": (
+        {"type": "object", "properties": {"a": TEXT}}, {"type": "object", "required": ["a"]}, ["a may be missing"]),
+    "a field that is there": ({"type": "object", "required": ["a"]}, {"type": "object", "required": ["a"]}, []),
+    "a field of another kind": ({"properties": {"a": NUMBER, "b": TEXT}}, {"properties": {"a": TEXT}}, ["a: number is not string"]),
+    "one of several": (TEXT, {"anyOf": [NUMBER, TEXT]}, []),
+    "none of several": (TEXT, {"oneOf": [NUMBER, WHOLE]}, ["string is not allowed"]),
+    "several where one goes": (NAMED, TEXT, ["Place is not allowed", "5 is not allowed", "a value is not allowed"]),
+    "an only alternative": ({"anyOf": [TEXT]}, {"anyOf": [TEXT]}, []),
+    "a list of alternatives": ({"items": {"anyOf": [TEXT, NUMBER]}}, {"items": TEXT}, ["number is not allowed"]),
+    "by its name": (NODE, NODE, ["next: number is not string"]),
+    "one of several by its name": ({"anyOf": [NODE, TEXT]}, {"anyOf": [TEXT, {"type": "null"}]}, ["node is not allowed"]),
+    "alternatives by their names": ({"anyOf": [TEXT, {"type": "null"}]}, {"anyOf": [{"$ref": "#/$defs/Text"}, {"type": "null"}]}, []),
+    "a name that stands for nothing": (TEXT, {"$ref": "#/$defs/Gone"}, []),
+}  # fmt: skip
+GIVEN_DEFS = {"Node": {"title": "node", "properties": {"next": NUMBER}}}
+TAKEN_DEFS = {"Node": {"title": "node", "properties": {"next": TEXT}}, "Text": TEXT}
+
+
+@pytest.mark.parametrize("sentence", RAW)
+def test_inputs_may_be_wider_and_outputs_narrower(sentence):
+    given_, taken, wanted = RAW[sentence]
+    given_ = {"properties": {"x": given_}, "$defs": GIVEN_DEFS}
+    taken = {"properties": {"x": taken}, "$defs": TAKEN_DEFS}
+    assert incompatibilities({"inputs": given_}, {"inputs": taken}) == [f"input x: {why}" for why in wanted]
+    assert incompatibilities({"outputs": taken}, {"outputs": given_}) == [f"output x: {why}" for why in wanted]
+
+
+def test_everything_that_is_wrong_is_told_once_and_in_order():
+    before = {
+        "inputs": {"properties": {"a": TEXT, "b": TEXT}, "required": ["a"]},
+        "outputs": {"properties": {"c": TEXT, "d": TEXT}},
+    }
+    after = {
+        "inputs": {"properties": {"b": NUMBER, "e": TEXT}, "required": ["b", "e"]},
+        "outputs": {"properties": {"d": NUMBER, "f": TEXT}},
+    }
+    assert incompatibilities(before, after) == [
+        "output c is dropped",
+        "input a is dropped",
+        "input b is new and required",
+        "input e is new and required",
+        "input b: string is not number",
+        "output d: number is not string",
+    ]
+    assert incompatibilities({}, {}) == []
+
+
+def test_a_type_that_holds_itself_is_compared_as_deep_as_can_matter():
+    def tree(leaf: str, depth: int) -> dict:
+        return {"type": leaf} if depth == 0 else {"type": "array", "items": tree(leaf, depth - 1)}
+
+    def found(depth: int) -> list[str]:
+        taken, given_ = ({"properties": {"x": tree(leaf, depth)}} for leaf in ("integer", "string"))
+        return incompatibilities({"inputs": given_}, {"inputs": taken})
+
+    assert found(12) == ["input x: string is not integer"]
+    assert found(13) == []
+    loop = {"properties": {"x": NODE}, "$defs": {"Node": {"type": "object", "properties": {"next": NODE}}}}
+    assert incompatibilities({"inputs": loop}, {"inputs": loop}) == []
+
+
 TYPES = st.sampled_from([str, int, float, bool, Few, Many, list[str], list[int], Place, Spot, str | None])
 FIELDS = st.dictionaries(st.sampled_from("abcd"), TYPES, min_size=1)
 

@@ -186,7 +186,7 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "pods that take a version in": (
         in_memory(held(H, "Preparing"), None),
         [
-            f"It waits for 2 of 2 pods to take it in (pod qa-{hash_of(H, '1')}-0 is loading it; ",
+            f"It waits for 2 of 2 pods to take it in (pod qa-{hash_of(H, '1')}-0 is loading it; "
             f"pod qa-{hash_of(H, '1')}-1 has not been heard); given up in 10 min.",
         ],
     ),
@@ -244,6 +244,7 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
             status=quarantined(handled={"retry": "2"}),
         ),
         [
+            "To have it tried again, move the alias elsewhere and back, or: "
             "despina.dev/retry=2 was acted on once; take it away (kubectl annotate dspy qa -n ns despina.dev/retry-) and "
             "set it again.",
         ],
@@ -293,7 +294,7 @@ def test_what_is_said(sentence):
     o, parts = CASES[sentence]
     text = why(o)
     for part in parts:
-        assert part in text, text
+        assert f"\n{part}" in f"\n{text}", text
 
 
 @pytest.mark.parametrize("sentence", [s for s in CASES if s.startswith("nothing is to do")])

@@ -1,0 +1,420 @@
+"""What each gate finds, figure by figure and word by word, and how gates follow one another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from despina.api.revision import revision_of
+from despina.api.status import GateStatus, Memory, ProgramStatus
+from despina.decide.gates import Gates, abandoned, clock_of, held_up, pass_gates, unmirrored
+from despina.decide.observed import JobView, Observed
+from despina.decide.plan import Clock, Create, Delete, Strategy, Tell
+from despina.decide.quarantine import timestamp
+from despina.decide.rollout import asked_revision, situation
+from despina.decide.situation import Situation
+from despina.wire import (
+    SECONDS_BOUNDS,
+    EvaluationResult,
+    HeldRevision,
+    PodState,
+    ShadowConfig,
+    ShadowReport,
+    TryReport,
+)
+from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving
+
+NOW = 1_000_000.0
+P = a_program()
+HOT, BESIDE = Strategy("HotSwap", "so"), Strategy("BlueGreen", "so")
+ONE, TWO = revision_of(P, ref("1")), revision_of(P, ref("2"))
+
+
+def beside(program: Any = P, target: str = "2", ready: bool = True, two: dict | None = None, **pod: Any) -> Observed:
+    """Version 1 serves in two pods, and 2 has two beside it."""
+    fields = serving(program, "1", 2)
+    fields["deployments"] = tuple(replace(d, config=config_of(program, "1")) for d in fields["deployments"])
+    fields["deployments"] += (a_deployment(program, "2", **(two or {})),)
+    held = PodState(held={hash_of(program, "2"): HeldRevision(phase="Ready")})
+    fields["pods"] += pods(program, "2", 2, **{"ready": ready, "report": held} | pod)
+    return observed(program, target, **fields)
+
+
+def at(o: Observed, memory: Memory | None = None, **changes: Any) -> Situation:
+    entries = memory.quarantined if memory else ()
+    return replace(situation(o, NOW, asked_revision(o), entries, memory), **{"strategy": BESIDE, **changes})
+
+
+# Gates, one after the other
+
+SMOKE = {"name": "ask", "type": "Smoke", "smoke": {"inputs": {"question": "?"}}, "timeoutSeconds": 60}
+AGAIN = SMOKE | {"name": "again"}
+SCHEMA = {"name": "schema", "type": "SchemaCompatibility"}
+EVALUATE = {
+    "datasetRef": {"configMap": {"name": "rows", "key": "r.jsonl"}},
+    "minScorePercent": 60,
+    "maxRegressionPercent": 5,
+}
+SCORE = {"name": "score", "type": "Evaluate", "timeoutSeconds": 90, "evaluate": EVALUATE}
+MIRROR = {"name": "mirror", "type": "Shadow", "shadow": {"minRequests": 10, "maxErrorRatePercent": 10, "percent": 7}}
+
+
+def gated(*gates: dict) -> Any:
+    return a_program(rollout={"gates": list(gates)})
+
+
+def passed_so_far(o: Observed, *states: dict[str, Any]) -> Observed:
+    """The same, with what the status says of the gates."""
+    base = {"result": "Running", "startedAt": timestamp(NOW - 50)}
+    rollout = {"id": hash_of(o.program, "2"), "strategy": "BlueGreen", "step": "Gate", "startedAt": timestamp(NOW - 99)}
+    gates = [base | state for state in states]
+    return replace(o, status=ProgramStatus.model_validate({"rollout": rollout | {"gates": gates}}))
+
+
+def found(o: Observed, **changes: Any) -> Gates:
+    r = at(o, **changes)
+    return pass_gates(r, r.candidate)
+
+
+def subject_of(o: Observed, name: str = "ask") -> str:
+    gates = [g for g in found(o).actions if isinstance(g, Tell)]
+    return next(t.subject for t in gates if f":{name}-" in t.subject)
+
+
+def with_try(o: Observed, ok: bool, message: str = "") -> Observed:
+    """The first of the candidate's pods has answered the first gate."""
+    answer = {subject_of(o): TryReport(ok=ok, message=message)}
+    green = hash_of(o.program, "2")
+    first = next(p for p in o.pods if p.revision == green)
+    report = first.report.model_copy(update={"tries": answer})
+    return replace(o, pods=tuple(replace(p, report=report) if p is first else p for p in o.pods))
+
+
+def test_without_gates_nothing_is_asked():
+    assert found(beside()) == Gates()
+
+
+def test_a_gate_begins_with_the_first_look_and_goes_on():
+    (state,) = found(beside(gated(SMOKE))).states
+    assert state == GateStatus(
+        name="ask", type="Smoke", result="Running", message="asked", started_at=timestamp(NOW), since=timestamp(NOW)
+    )
+    earlier = {"name": "ask", "type": "Smoke", "since": timestamp(NOW - 30), "spentSeconds": 20}
+    (state,) = found(passed_so_far(beside(gated(SMOKE)), earlier)).states
+    assert (state.result, state.started_at, state.since, state.spent_seconds) == (
+        "Running", timestamp(NOW - 50), timestamp(NOW - 30), 20,
+    )  # fmt: skip
+
+
+def test_a_gate_of_another_rollout_counts_for_nothing():
+    o = passed_so_far(beside(gated(SMOKE)), {"name": "ask", "type": "Smoke", "result": "Passed"})
+    assert found(o).running is None
+    other = replace(o, status=o.status.model_copy(update={"rollout": o.status.rollout.model_copy(update={"id": "x"})}))
+    assert found(other).running.started_at == timestamp(NOW)
+
+
+TIMES = {
+    "within its time": ({"since": timestamp(NOW - 59)}, "Running", "asked"),
+    "at its end": ({"since": timestamp(NOW - 60)}, "Failed", "no result within 60 s: asked"),
+    "with what was used up before": ({"since": timestamp(NOW - 30), "spentSeconds": 30}, "Failed", "no result within 60 s: asked"),
+    "what was paused does not count": ({"spentSeconds": 59}, "Running", "asked"),
+    "its beginning does not count": ({"startedAt": timestamp(NOW - 9000)}, "Running", "asked"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", TIMES)
+def test_the_time_of_a_gate(sentence):
+    fields, result, message = TIMES[sentence]
+    (state,) = found(passed_so_far(beside(gated(SMOKE)), {"name": "ask", "type": "Smoke", **fields})).states
+    assert (state.result, state.message) == (result, message)
+    assert (state.finished_at, state.since is None) == ((timestamp(NOW), True) if result == "Failed" else (None, False))
+
+
+def test_an_answer_counts_though_its_time_is_over():
+    late = {"name": "ask", "type": "Smoke", "since": timestamp(NOW - 99)}
+    answered = with_try(passed_so_far(beside(gated(SMOKE)), {"name": "ask", "type": "Smoke"}), True)
+    (state,) = found(passed_so_far(answered, late)).states
+    assert state.result == "Passed"
+
+
+def test_gates_are_passed_one_after_the_other_and_each_once():
+    o = with_try(beside(gated(SMOKE, AGAIN)), True, "it said so")
+    both = found(o)
+    assert [(s.name, s.result, s.message) for s in both.states] == [
+        ("ask", "Passed", "it said so"),
+        ("again", "Running", "asked"),
+    ]
+    assert [s.name for s in both.news] == ["ask"]
+    assert (both.running.name, both.failed) == ("again", None)
+    assert [t.subject.partition(":")[2][:5] for t in both.actions] == ["again"]
+    after = found(
+        passed_so_far(
+            beside(gated(SMOKE, AGAIN)), {"name": "ask", "type": "Smoke", "result": "Passed", "message": "so"}
+        )
+    )
+    assert [(s.name, s.result, s.message) for s in after.states] == [
+        ("ask", "Passed", "so"),
+        ("again", "Running", "asked"),
+    ]
+    assert after.news == ()
+    renamed = {"name": "ask", "type": "Shadow", "result": "Passed"}
+    assert found(passed_so_far(beside(gated(SMOKE)), renamed)).running.name == "ask", "it was another gate"
+
+
+def test_the_first_gate_that_is_not_passed_is_the_last():
+    o = with_try(beside(gated(SMOKE, AGAIN)), False, "x" * 1024)
+    stopped = found(o)
+    assert [(s.name, s.result) for s in stopped.states] == [("ask", "Failed")]
+    assert ([s.name for s in stopped.news], stopped.failed.name, stopped.running) == (["ask"], "ask", None)
+    assert (stopped.actions, stopped.failed.message) == ((), "x" * 1024)
+
+
+def test_the_time_of_a_gate_that_nobody_looks_at_stands_still():
+    gate = GateStatus(
+        name="a", type="Smoke", result="Running", started_at="t", since=timestamp(NOW - 7), spent_seconds=5
+    )
+    assert clock_of(gate, NOW) == Clock(5, NOW - 7)
+    assert held_up(gate, NOW) == gate.model_copy(update={"since": None, "spent_seconds": 12})
+    still = gate.model_copy(update={"since": None})
+    assert held_up(still, NOW) == still
+    assert clock_of(still, NOW) == Clock(5, None)
+
+
+# Smoke
+
+
+def test_one_pod_that_holds_the_version_is_asked_once_and_the_next_try_is_asked_anew():
+    o = beside(gated(SMOKE))
+    (tell,) = found(o).actions
+    assert (tell.pod.name, tell.order, tell.inputs) == (f"qa-{hash_of(o.program, '2')}-0", "Try", {"question": "?"})
+    assert tell.subject.startswith(f"{hash_of(o.program, '2')}:ask-")
+    assert subject_of(beside(gated(SMOKE | {"smoke": {"inputs": {"question": "!"}}}))) != tell.subject
+    later = {"name": "ask", "type": "Smoke"}
+    assert subject_of(passed_so_far(o, later)) != tell.subject, "another try of the same version"
+    told = tuple(replace(p, told={"Try": f"Try {tell.subject}"}) for p in o.pods)
+    assert (found(replace(o, pods=told)).actions, found(replace(o, pods=told)).states[0].message) == (
+        (),
+        "waiting for the answer",
+    )
+    half = tuple(replace(p, report=None) if p.name == tell.pod.name else p for p in o.pods)
+    assert [t.pod.name[-2:] for t in found(replace(o, pods=half)).actions] == ["-1"]
+    nobody = found(replace(o, pods=tuple(replace(p, report=None) for p in o.pods)))
+    assert (nobody.actions, nobody.states[0].message) == ((), "waiting for the answer")
+
+
+# Interfaces
+
+
+def interfaces(before: dict | None, after: dict | None, mode: str | None = None, **one: Any) -> tuple[str, str]:
+    settings = {"schemaCompatibility": {"mode": mode}} if mode else {}
+    program = gated(SCHEMA | settings)
+    known = {hash_of(program, "1"): before, hash_of(program, "2"): after}
+    o = replace(beside(program), interfaces={k: v for k, v in known.items() if v is not None})
+    o = replace(o, deployments=(replace(o.deployments[0], **one), *o.deployments[1:]))
+    (state,) = found(o).states
+    return state.result, state.message
+
+
+A = {"outputs": {"properties": {"a": {"type": "string"}, "b": {"type": "string"}}}}
+B: dict[str, Any] = {"outputs": {"properties": {}}}
+WAITING = ("Running", "waiting for the pods to say what they take and give")
+INTERFACES = {
+    "callers need not change": (interfaces(A, A), ("Passed", "callers need not change anything")),
+    "callers would break": (interfaces(A, B), ("Failed", "output a is dropped; output b is dropped")),
+    "callers would break, and that is allowed": (interfaces(A, B, "Any"), ("Passed", "output a is dropped; output b is dropped")),
+    "the one that serves has not said": (interfaces(None, A), WAITING),
+    "the new one has not said": (interfaces(A, None), WAITING),
+    "callers were never answered": (
+        interfaces(None, B, activated_at=None), ("Passed", "nothing has served yet that callers could depend on")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", INTERFACES)
+def test_interfaces(sentence):
+    said, wanted = INTERFACES[sentence]
+    assert said == wanted
+
+
+# Evaluations
+
+
+def job_of(o: Observed, **changes: Any) -> dict[str, Any]:
+    (create,) = found(o, **changes).actions
+    assert isinstance(create, Create)
+    return create.document
+
+
+def evaluation(document: dict[str, Any]) -> dict[str, Any]:
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    return json.loads({e["name"]: e.get("value") for e in container["env"]}["DESPINA_EVALUATION"])
+
+
+def scored(*results: Any, evaluate: dict | None = None, **job: Any) -> tuple[str, str]:
+    o = beside(gated(SCORE | {"evaluate": evaluate or EVALUATE}))
+    name = job_of(o)["metadata"]["name"]
+    (state,) = found(
+        replace(o, jobs=(JobView("other"), JobView(name, result=results[0] if results else None, **job)))
+    ).states
+    return state.result, state.message.replace(name, "NAME")
+
+
+def result(score: float | None = None, baseline: float | None = None, **more: Any) -> EvaluationResult:
+    return EvaluationResult(score_percent=score, baseline_percent=baseline, **{"examples": 50} | more)
+
+
+ONLY_MIN = {k: v for k, v in EVALUATE.items() if k != "maxRegressionPercent"}
+ONLY_MAX = {k: v for k, v in EVALUATE.items() if k != "minScorePercent"}
+SCORES = {
+    "well": (scored(result(90, 80), ended=True), ("Passed", "score 90.0 %, 80.0 % now, on 50 examples")),
+    "just well enough": (scored(result(60, 65)), ("Passed", "score 60.0 %, 65.0 % now, on 50 examples")),
+    "too low": (scored(result(59.9, 20)), ("Failed", "score 59.9 %, 20.0 % now, on 50 examples; at least 60 % is asked for")),
+    "lower than before": (scored(result(74.9, 80)), ("Failed", "score 74.9 %, 80.0 % now, on 50 examples; at most 5 points less are allowed")),
+    "as much lower as is allowed": (scored(result(75, 80)), ("Passed", "score 75.0 %, 80.0 % now, on 50 examples")),
+    "alone": (scored(result(90)), ("Passed", "score 90.0 %, on 50 examples")),
+    "lower, and nobody minds": (scored(result(61, 99), evaluate=ONLY_MIN), ("Passed", "score 61.0 %, 99.0 % now, on 50 examples")),
+    "low, and nobody minds": (scored(result(1, 2), evaluate=ONLY_MAX), ("Passed", "score 1.0 %, 2.0 % now, on 50 examples")),
+    "at a cost": (
+        scored(result(90, failed=3, cost_usd=0.25)), ("Passed", "score 90.0 %, on 50 examples, 3 unanswered, 0.2500 USD")),
+    "not at all": (scored(result(None)), ("Failed", "there is no score")),
+    "with an error": (scored(result(90, error="the metric raised")), ("Failed", "the metric raised")),
+    "with an error that says nothing": (scored(result(90, error="")), ("Failed", "there is no score")),
+    "it is starting": (scored(), ("Running", "Job NAME is starting")),
+    "it cannot start": (scored(trouble="no node"), ("Running", "no node")),
+    "it is at work": (scored(trouble="x", progress="3 of 50"), ("Running", "3 of 50")),
+    "it ended": (scored(ended=True), ("Failed", "Job NAME ended without a result; see its log")),
+    "it ended, and why": (scored(ended=True, trouble="OOMKilled"), ("Failed", "Job NAME ended without a result: OOMKilled; see its log")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SCORES)
+def test_scores(sentence):
+    said, wanted = SCORES[sentence]
+    assert said == wanted
+
+
+def test_a_job_scores_the_candidate_beside_what_serves():
+    program = gated(SCORE)
+    o = beside(program)
+    assert found(o).states[0].message == "the Job is being made"
+    document = job_of(o)
+    both = evaluation(document)
+    assert (both["candidate"]["model"]["version"], both["baseline"]["model"]["version"]) == ("2", "1")
+    assert (both["metric"], both["max_examples"]) == ("ExactMatch", 50)
+    assert document["metadata"]["name"].startswith("qa-eval-")
+    assert "baseline" not in evaluation(job_of(beside(gated(SCORE | {"evaluate": ONLY_MIN})))), "nobody compares"
+    never = replace(o, deployments=(replace(o.deployments[0], activated_at=None), *o.deployments[1:]))
+    assert "baseline" not in evaluation(job_of(never)), "callers were never answered"
+    assert (
+        job_of(passed_so_far(o, {"name": "score", "type": "Evaluate"}))["metadata"]["name"]
+        != document["metadata"]["name"]
+    )
+
+
+def test_evaluations_that_nobody_waits_for_are_ended():
+    o = beside(gated(SCORE, SCORE | {"name": "more"}))
+    name = job_of(o)["metadata"]["name"]
+    jobs = (JobView(name), JobView("other"), JobView("over", ended=True))
+    o = replace(o, jobs=jobs)
+
+    def ended(gates: Gates, **changes: Any) -> list[Delete]:
+        return list(abandoned(at(o, **changes), gates))
+
+    assert ended(found(o)) == [Delete(("Job", "other"))]
+    assert ended(Gates()) == [Delete(("Job", name)), Delete(("Job", "other"))]
+    held_up = passed_so_far(o, {"name": "score", "type": "Evaluate"})
+    waited_for = JobView(job_of(held_up)["metadata"]["name"])
+    assert list(abandoned(at(replace(held_up, jobs=(waited_for,))), Gates())) == [], (
+        "a gate that is held up goes on later"
+    )
+    assert ended(found(o), wanted=None) == [Delete(("Job", name)), Delete(("Job", "other"))]
+
+
+# Shadows
+
+
+def mirrored(*reports: ShadowReport | None, **shadow: Any) -> tuple[str, str, list[str]]:
+    program = gated(MIRROR | {"shadow": MIRROR["shadow"] | shadow})
+    green = hash_of(program, "2")
+    own = [r and r.model_copy(update={"revision": green if r.revision == TWO.hash else r.revision}) for r in reports]
+    o = beside(program)
+    blue = tuple(
+        replace(p, report=PodState(shadow=r))
+        for p, r in zip(pods(program, "1", len(own), ready=True), own, strict=True)
+    )
+    gates = found(replace(o, pods=blue + tuple(p for p in o.pods if p.revision == green)))
+    state = gates.states[0]
+    return state.result, state.message, [f"{t.pod.name[-1]} {t.order}" for t in gates.actions]
+
+
+def histogram(seconds: float, count: int) -> tuple[int, ...]:
+    return tuple(count if bound == seconds else 0 for bound in (*SECONDS_BOUNDS, 0))
+
+
+def mirror(
+    asked: int, failed: int = 0, agreed: int = 0, took: float = 0.1, live: float = 0.1, revision: str = TWO.hash
+) -> ShadowReport:
+    return ShadowReport(revision=revision, mirrored=asked, failed=failed, agreed=agreed,
+                        seconds=histogram(took, asked), live_seconds=histogram(live, asked))  # fmt: skip
+
+
+FIGURES = "20 requests mirrored: {} failed, {} % agree, 95th percentile {} ms beside 100 ms"
+SHADOWS = {
+    "nobody is told yet": (mirrored(None, None), ("Running", "0 of 10 requests mirrored", ["0 Shadow", "1 Shadow"])),
+    "one is told another version": (mirrored(mirror(9, revision="x"), mirror(9)), ("Running", "9 of 10 requests mirrored", ["0 Shadow"])),
+    "too few": (mirrored(mirror(5), mirror(4)), ("Running", "9 of 10 requests mirrored", [])),
+    "well": (mirrored(mirror(10, agreed=10), mirror(10, agreed=8)), ("Passed", FIGURES.format(0, 90, 100), [])),
+    "some fail": (mirrored(mirror(10, 2, 8), mirror(10, 0, 10)), ("Passed", FIGURES.format(2, 100, 100), [])),
+    "too many fail": (
+        mirrored(mirror(10, 2, 8), mirror(10, 1, 9)), ("Failed", FIGURES.format(3, 100, 100) + "; at most 10 % may fail", [])),
+    "too few agree": (
+        mirrored(mirror(10, 0, 10), mirror(10, 0, 7), minAgreementPercent=90),
+        ("Failed", FIGURES.format(0, 85, 100) + "; at least 90 % must agree", [])),
+    "as many agree as must": (
+        mirrored(mirror(10, 0, 10), mirror(10, 0, 8), minAgreementPercent=90), ("Passed", FIGURES.format(0, 90, 100), [])),
+    "slower": (
+        mirrored(mirror(20, 0, 20, took=0.2), maxLatencyIncreasePercent=50),
+        ("Failed", FIGURES.format(0, 100, 200) + "; at most 50 % more is allowed", [])),
+    "slower, as is allowed": (mirrored(mirror(20, 0, 20, took=0.2), maxLatencyIncreasePercent=100), ("Passed", FIGURES.format(0, 100, 200), [])),
+    "slower, and nobody minds": (mirrored(mirror(20, 0, 20, took=0.2)), ("Passed", FIGURES.format(0, 100, 200), [])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SHADOWS)
+def test_shadows(sentence):
+    said, wanted = SHADOWS[sentence]
+    assert said == wanted
+
+
+def test_nothing_answered_is_no_agreement():
+    assert mirrored(mirror(10, 10), maxErrorRatePercent=100)[:2] == (
+        "Passed", "10 requests mirrored: 10 failed, 0 % agree, 95th percentile 100 ms beside 100 ms",
+    )  # fmt: skip
+
+
+def test_pods_are_told_whom_to_ask_and_how_often():
+    o = beside(gated(MIRROR))
+    green = hash_of(o.program, "2")
+    o = replace(o, pods=tuple(replace(p, report=PodState()) for p in o.pods))
+
+    def told(**changes: Any) -> list[tuple[str, ShadowConfig | None]]:
+        return [(t.subject, t.shadow) for t in found(o, **changes).actions]
+
+    wanted = ShadowConfig(revision=green, percent=7, url="http://qa-preview.ns/execute")
+    assert told() == [(green, wanted)] * 2
+    assert told(strategy=HOT) == [(green, ShadowConfig(revision=green, percent=7))] * 2
+    silent = replace(o, pods=tuple(replace(p, report=None) for p in o.pods))
+    known = replace(o, pods=tuple(replace(p, told={"Shadow": f"Shadow {green}"}) for p in o.pods))
+    assert found(silent).actions == found(known).actions == ()
+
+
+def test_mirroring_that_no_gate_needs_is_ended():
+    o = beside()
+    busy = tuple(replace(p, report=PodState(shadow=mirror(1))) for p in o.pods)
+    told = replace(busy[0], told={"Shadow": "Shadow "})
+    idle = replace(busy[1], report=PodState())
+    silent = replace(busy[2], report=None)
+    found_ = list(unmirrored(replace(o, pods=(told, idle, silent, busy[3]))))
+    assert found_ == [Tell(busy[3], "Shadow")]
