@@ -364,7 +364,7 @@ def test_an_entry_takes_the_place_of_an_older_one_about_the_same():
 
 def test_a_new_entry_is_about_the_version_or_about_this_revision_of_it():
     made = quarantine(TWO, "SmokeFailed", "x" * 2000, NOW, False)
-    assert made == entry(reason="SmokeFailed", message="x" * 1024, source=source_digest(TWO.model))
+    assert made == entry(reason="SmokeFailed", message="x" * 1023 + "…", source=source_digest(TWO.model))
     assert quarantine(TWO, "SmokeFailed", "x", NOW, True).revision == TWO.hash
     for reason in ("PickleDenied", "UnknownModule", "FallbackInvalid"):
         assert quarantine(TWO, reason, "x", NOW, False).revision == TWO.hash

@@ -359,7 +359,7 @@ def test_the_gates_of_a_change_outlive_it():
 
 def test_a_long_reason_of_a_strategy_is_cut():
     plan = replace(at("Gate"), strategy=Strategy("BlueGreen", "x" * 2000))
-    assert report(SERVES, plan, Outcome(), NOW).rollout.strategy_reason == "x" * 1024
+    assert report(SERVES, plan, Outcome(), NOW).rollout.strategy_reason == "x" * 1023 + "…"
 
 
 # History
@@ -436,8 +436,8 @@ TOOLS: dict[str, tuple[ToolView | None, tuple[str, str] | None]] = {
     "a tool of which nothing is known": (ToolView("ns/search", status=a_tool_status("Unknown", "who knows")), ("Unavailable", "who knows")),
     "a tool that is new": (ToolView("ns/search", status=a_tool_status(None)), ("Unavailable", "its backends have not been looked at yet")),
     "a tool that is not for this namespace": (ToolView("ns/search", trouble=("NotAllowed", "ask ns")), ("NotAllowed", "ask ns")),
-    "trouble that takes long to tell": (ToolView("ns/search", trouble=("NotFound", "x" * 2000)), ("NotFound", "x" * 1024)),
-    "words that take long to tell": (ToolView("ns/search", status=a_tool_status("False", "x" * 2000)), ("Unavailable", "x" * 1024)),
+    "trouble that takes long to tell": (ToolView("ns/search", trouble=("NotFound", "x" * 2000)), ("NotFound", "x" * 1023 + "…")),
+    "words that take long to tell": (ToolView("ns/search", status=a_tool_status("False", "x" * 2000)), ("Unavailable", "x" * 1023 + "…")),
     "a tool that an earlier revision used": (ToolView("ns/other", status=a_tool_status("True")), None),
 }  # fmt: skip
 

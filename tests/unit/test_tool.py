@@ -216,7 +216,7 @@ def test_a_backends_status_tells_where_it_is_and_what_it_offers():
     assert (far.name, far.endpoint, far.ready_replicas, far.schema_digest) == ("far", "http://x", None, "")
     assert own.schema_digest == schema_digest(PARAMETERS, None)
     (long,) = decide_tool(observed(a_tool(ELSEWHERE), looks={"pods": Look(failures=3, error="x" * 2000)})).backends
-    assert long.message == "x" * 1024
+    assert long.message == "x" * 1023 + "…"
 
 
 def test_a_backend_that_cannot_be_made_keeps_no_other_from_being_made():
