@@ -10,15 +10,23 @@ from tests.support.world import Kube, eventually, log_model, move_alias, traffic
 pytestmark = pytest.mark.alone  # it replaces the operator that all use
 
 
-def test_the_chart_comes_and_goes_while_programs_serve(given, kube, tmp_path):
+@pytest.fixture
+def args(kube, tmp_path):
+    """The operator as it is installed, and as it is installed again afterwards: there is one, for all tests."""
+    values = tmp_path / "values.yaml"
+    values.write_text(kube.helm("get", "values", "despina", "--namespace=despina-system", "--output=yaml"))
+    found = ["--namespace=despina-system", f"--values={values}", "--wait", "--timeout=120s"]
+    yield found
+    kube.helm("uninstall", "again", "--namespace=despina-system", "--ignore-not-found", "--wait")
+    kube.helm("upgrade", "--install", "despina", str(CHART), *found)
+
+
+def test_the_chart_comes_and_goes_while_programs_serve(given, kube, args):
     log_model("good", "chart", "champion")
     log_model("compiled", "chart")
     program = given("chart", replicas=1)
     program.becomes_ready()
     pods = {p["metadata"]["name"] for p in program.pods()}
-    values = tmp_path / "values.yaml"
-    values.write_text(kube.helm("get", "values", "despina", "--namespace=despina-system", "--output=yaml"))
-    args = ["--namespace=despina-system", f"--values={values}", "--wait", "--timeout=120s"]
     with traffic(program, rate=20) as requests:
         kube.helm("upgrade", "despina", str(CHART), *args, "--set-string=podAnnotations.upgraded=yes")
         kube.helm("uninstall", "despina", "--namespace=despina-system", "--wait")
