@@ -507,6 +507,12 @@ def test_when_to_look_again(sentence):
     assert found == wanted
 
 
+def was(**revisions: str) -> ProgramStatus:
+    """The last pass found these."""
+    entries = {name: {"revision": r, "version": "9", "deployment": "d"} for name, r in revisions.items()}
+    return ProgramStatus.model_validate(entries)
+
+
 def heard(o: Observed, step: Any = None, **changes: Any) -> float | None:
     return listen_of(at(o, **changes), step)
 
@@ -526,7 +532,11 @@ LISTENS: dict[str, tuple[float | None, float | None]] = {
     "pods were changed": (heard(SAY_TWO), 5.0),
     "pods hold more than they should": (heard(saying(serves_one(), holding(B, B, G), None)), 0.5),
     "pods were changed, and one has not said so": (heard(saying(loaded(), holding(G), holding(B))), 0.15),
-    "pods were changed, and are asleep": (heard(saying(loaded(replicas=0), holding(G), holding(B))), None),
+    "pods were changed, and are asleep": (heard(replace(loaded(replicas=0), pods=())), None),
+    "a version was given up just now": (heard(replace(serves_one(), status=was(candidate=G))), 0.5),
+    "a version goes on": (heard(replace(serves_one(), status=was(active=B))), None),
+    "callers were moved just now": (heard(replace(serves_one(), status=was(active=G))), 0.5),
+    "pods were told to load": (heard(saying(serves_one(), None, None, told={"Prepare": "Prepare x"})), 0.5),
 }
 
 
