@@ -1,8 +1,9 @@
 """How strong the tests of the decisions are: change a place at random, and see whether a unit test notices.
 
 `make mutants` changes 300 places of decide/, desired/ and status/, one at a time, and runs the unit tests that import
-the changed module, with 25 schedules (and made-up documents) of each kind, two mutants at a time. It prints every mutant that no test noticed,
-and the share of those that one did. `SEED=… make mutants` changes the same places again, `MUTANTS=20` fewer.
+the changed module, with 25 schedules (and made-up documents) of each kind, two mutants at a time. It prints every
+mutant that no test noticed, and the share of those that one did. `SEED=… make mutants` changes the same places again,
+`MUTANTS=20` fewer.
 
 Each mutant lives in a copy of operator/ that the tests import first, so the tree is never touched. A changed text of a
 message counts like any other, and a change that changes nothing (an equivalent mutant) counts as not noticed. Left
