@@ -10,7 +10,7 @@ from despina.decide.gates import Gates, abandoned, unmirrored
 from despina.decide.keep import identity, keep, lead
 from despina.decide.plan import Action, Step
 from despina.decide.pods import agreed, converged, forgotten, replaced, restarted
-from despina.decide.prepare import prepare
+from despina.decide.prepare import prepare, put_off
 from despina.decide.retire import let_go, released
 from despina.decide.situation import Situation
 from despina.decide.switch import go_back, promote
@@ -25,7 +25,9 @@ def all_steps(
         return
     yield from _led(r, step, current)
     yield from identity(r)
-    if r.candidate and step not in ("Paused", "Suspended"):
+    if r.candidate and step == "Suspended":
+        yield from put_off(r, r.candidate)
+    elif r.candidate and step != "Paused":
         yield from prepare(r, r.candidate)
     yield from gates.actions
     if step != "Promote" and not r.is_left:

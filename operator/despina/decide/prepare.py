@@ -57,6 +57,13 @@ def prepare(r: Situation, candidate: Revision) -> Iterator[Action]:
     yield from applied(r.o.objects, build_service(r.o.program, preview_name(r.o.program), candidate.base))
 
 
+def put_off(r: Situation, candidate: Revision) -> Iterator[Action]:
+    """No pods for it while the program runs none."""
+    view = r.o.deployment(candidate.base)
+    if view and view.revision != r.o.active:
+        yield from scaled(view.name, view.replicas, 0)
+
+
 def _loaded(r: Situation, candidate: Revision) -> Iterator[Action]:
     for pod in r.o.ready_pods(candidate.base):
         yield from take_in(pod, candidate.hash, config_of(r, candidate))

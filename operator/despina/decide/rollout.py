@@ -148,6 +148,8 @@ def _target(r: Situation, step: Step | None) -> Revision | None:
 
 def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
     """What was asked for and still waits for its moment."""
+    if r.asked is None:  # what they are about may come back
+        return set(requests) - {"retry"}
     pending = set()
     if r.candidate and requests.get("promote") == r.candidate.hash:
         pending.add("promote")
