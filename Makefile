@@ -54,8 +54,8 @@ bench-serving: install           ## Despina beside hand-written servers and mlfl
 bench-rollout: install           ## every kind of change under 100 requests a second, over 10,000 each
 	@$(PY) hack/bench_rollout.py
 
-schedules: install               ## 10,000 schedules of the cluster's simulator
-	@SCHEDULES=10000 .venv/bin/pytest -q tests/unit/test_rollout_schedules.py
+schedules: install               ## 10,000 schedules of each kind of the simulated world, two kinds at a time
+	@SCHEDULES=10000 .venv/bin/pytest -q -n 2 --dist worksteal tests/unit/test_rollout_schedules.py
 
 mutants: install                 ## 300 changes of the decisions, one at a time: which does no test notice?
 	@$(PY) hack/mutants.py

@@ -1,0 +1,230 @@
+"""A process of the operator: the real pass, over servers that are in memory.
+
+`Reconciler` and all that it calls run as they are. Around them, the requests of a pass are answered one after the other and
+without an event loop, a pass may be stopped before any of its requests (to go on later, or never: the process was killed),
+and documents that were parsed once are not parsed again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from despina.api.program import MlflowSource
+from despina.cluster import observe, tools
+from despina.cluster.errors import ClusterError
+from despina.decide.observed import JobView, Observed, PodView, Resolution, kind_of
+from despina.decide.plan import Plan, Tell
+from despina.decide.rollout import decide
+from despina.reconcile import program
+from despina.reconcile.clock import SteadyClock
+from despina.reconcile.program import Reconciler
+from despina.sources.outbox import ATTEMPTS
+from despina.sources.runtime_admin import FORGET_SECONDS, REFUSALS, TAKEN, UNSENT
+from despina.wire import PodState, RuntimeConfig
+from tests.support.simulator.api import Client, Document
+
+if TYPE_CHECKING:
+    from tests.support.simulator.world import World
+
+NAMESPACE, NAME = KEY = ("ns", "qa")
+
+
+@dataclass
+class Orders:
+    """What the process told whom. Pods hear it at once, or never; what they did not take is told again after a while."""
+
+    operator: Operator
+    given: dict[str, dict[str, tuple[str, float]]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def told(self, _: Any, pods: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        present, oldest = set(pods), self.operator.clock() - FORGET_SECONDS
+        self.given = {pod: orders for pod, orders in self.given.items() if pod in present}
+        self.refused = {pod: why for pod, why in self.refused.items() if pod in present}
+        return {pod: {k: what for k, (what, at) in o.items() if at > oldest} for pod, o in self.given.items()}
+
+    def refusals(self, _: Any) -> Mapping[str, str]:
+        return self.refused
+
+    def tell(self, _: Any, tell: Tell) -> None:
+        if tell.pod.ip is None:
+            return
+        status = self.operator.world.order(tell)
+        lasts = status == TAKEN and tell.order in ATTEMPTS
+        what = f"{tell.order} {tell.subject}", math.inf if lasts else self.operator.clock()
+        self.given.setdefault(tell.pod.name, {})[kind_of(tell.order)] = what
+        if status != UNSENT:
+            self.refused.pop(tell.pod.name, None)
+        if status in REFUSALS:
+            self.refused[tell.pod.name] = REFUSALS[status]
+
+
+@dataclass
+class Reports:
+    """What the process heard when it last listened; it listens only while it is told to."""
+
+    operator: Operator
+    heard: dict[str, PodState] = field(default_factory=dict)
+    known: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    listens: bool = False
+
+    def said(self, _: Any) -> Mapping[str, PodState]:
+        return self.heard
+
+    def listen(self, _: Any, pods: Iterable[PodView], period: float | None) -> None:
+        self.listens = period is not None
+        present = {p.name for p in pods if not p.ending}
+        self.heard = {name: said for name, said in self.heard.items() if name in present} if self.listens else {}
+
+    def forget(self, _: Any) -> None:
+        self.heard, self.listens = {}, False
+
+    def hear(self) -> None:
+        """One round of listening."""
+        if self.listens:
+            self.heard = self.operator.world.reports()
+
+    async def interfaces(
+        self, _: Any, pods: Iterable[PodView], revisions: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        for revision in revisions:
+            for runtime in self.operator.world.holders(revision):
+                self.known.setdefault(revision, runtime.interface(revision))
+        return {revision: self.known[revision] for revision in revisions if revision in self.known}
+
+    async def progress(self, job: JobView) -> str:
+        return "" if job.ip is None or job.result else self.operator.world.progress_of(job.name)
+
+
+@dataclass
+class Registry:
+    """The operator's side of MLflow."""
+
+    operator: Operator
+
+    async def resolve(self, _: Any, source: MlflowSource, default: str | None) -> Resolution:
+        return self.operator.world.mlflow.answer(source, default)
+
+    def forget(self, _: Any) -> None:
+        return
+
+
+class Operator:
+    """One process. Passes over the program follow one another; another process may be at it at the same time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.again: float | None = None
+        self.client = Client(world.api)
+        self.observed: Observed | None = None
+        self.plan: Plan | None = None
+        self.start()
+
+    def start(self) -> None:
+        """A new process remembers nothing."""
+        self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
+        self.orders, self.reports = Orders(self), Reports(self)
+        self.running: Coroutine[Any, Any, float | None] | None = None
+
+    def begin(self, pause_in: int | None = None) -> None:
+        """Begin a pass; the one before is ended first."""
+        self.go_on()
+        self.client.pause_in = pause_in
+        self.is_whole = pause_in is None
+        reconciler = Reconciler(
+            self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock
+        )
+        self.running = reconciler._pass(KEY)
+        self._run()
+
+    def go_on(self) -> None:
+        """End the pass that was stopped, if one was."""
+        self.client.pause_in = None
+        while self.running:
+            self._run()
+
+    def kill(self) -> None:
+        """The process ends where it is, and another one is started."""
+        if self.running:
+            self.running.close()
+        self.start()
+
+    def _run(self) -> None:
+        self.world.actor, program.decide = self, self.decide
+        try:
+            self.running.send(None)
+        except StopIteration as done:
+            self.running, self.again = None, done.value
+            self.world.truth.passed(self, None)
+        except ClusterError as error:
+            self.running, self.again = None, 1.0
+            self.world.truth.passed(self, error)
+        finally:
+            self.world.actor = None
+
+    def decide(self, o: Observed, now: float) -> Plan:
+        """The real decision, remembered for those who hold it to account."""
+        self.observed, self.plan = o, decide(o, now)
+        self.world.truth.decided(self)
+        return self.plan
+
+
+def _mint(uid: str, namespace: str) -> str:
+    return f"{uid}{namespace}"
+
+
+async def _in_turn(*each: Coroutine[Any, Any, Any]) -> list[Any]:
+    try:
+        return [await one for one in each]
+    finally:
+        for one in each:
+            one.close()
+
+
+def _by_identity(
+    parse: Callable[..., Any], parts: Callable[..., tuple[Any, ...]], size: int = 64
+) -> Callable[..., Any]:
+    """Documents are never changed here, so that the same parts mean the same."""
+    known: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+    def parsed(*args: Any) -> Any:
+        read = parts(*args)
+        key = tuple(map(id, read))
+        if key not in known:
+            while len(known) >= size:
+                known.pop(next(iter(known)))
+            known[key] = read, parse(*args)
+        return known[key][1]
+
+    return parsed
+
+
+def _parts_of(kind: type, manifest: Document) -> tuple[Any, ...]:
+    meta = manifest["metadata"]
+    return kind, manifest["spec"], meta.get("annotations"), meta["uid"], meta["generation"]
+
+
+class _Configs:
+    model_validate_json = staticmethod(functools.lru_cache(1000)(RuntimeConfig.model_validate_json))
+
+
+@contextmanager
+def simulated():
+    """What makes the operator's code run without an event loop, and fast."""
+    in_turn = types.SimpleNamespace(gather=_in_turn)
+    with (
+        patch.object(observe, "asyncio", in_turn),
+        patch.object(tools, "asyncio", in_turn),
+        patch.object(observe, "RuntimeConfig", _Configs),
+        patch.object(observe, "read_status", _by_identity(observe.read_status, lambda status: (status,))),
+        patch.object(program, "parse", _by_identity(program.parse, _parts_of)),
+        patch.object(program, "decide", program.decide),  # each process puts its own there while it is at work
+    ):
+        yield

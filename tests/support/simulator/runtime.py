@@ -1,0 +1,131 @@
+"""What runs in a pod, as far as a rollout sees it: revisions that it holds, counts, trials, and a breaker.
+
+A runtime obeys an order that is signed with one of its keys, unless orders are lost. It loads what it is told to prepare, if the code is
+what it runs already; what it counts of a revision begins when that is loaded and ends when it is released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from despina.decide.plan import Tell
+from despina.wire import (
+    SECONDS_BOUNDS,
+    BreakerReport,
+    Counts,
+    Failure,
+    FailureReason,
+    HeldRevision,
+    ModelRef,
+    PodState,
+    RuntimeConfig,
+    TryReport,
+)
+from tests.support.simulator.registry import Nature
+
+BROKEN = Failure(reason=FailureReason.LOAD_FAILED, message="broken")
+OTHER_CODE = Failure(reason=FailureReason.CODE_CHANGED, message="changed: program.py")
+INTERFACE = {"inputs": {"properties": {}}, "outputs": {"properties": {"answer": {"type": "string"}}}}
+NARROWER = {"inputs": {"properties": {}}, "outputs": {"properties": {}}}
+REQUESTS = 30
+FAST, SLOW = (tuple(int(bound == at) for bound in (*SECONDS_BOUNDS, 0)) for at in (0.1, 15))
+OPEN_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Held:
+    """One revision in memory."""
+
+    config: RuntimeConfig
+    nature: Nature
+    failure: Failure | None = None
+
+
+@dataclass
+class Runtime:
+    """What really is the case in one pod."""
+
+    config: RuntimeConfig
+    nature_of: Callable[[ModelRef], Nature]
+    started_at: float
+    held: dict[str, Held] = field(default_factory=dict)
+    tries: dict[str, TryReport] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    is_retired: bool = False
+    breaker: str = "Closed"
+    breaker_at: float | None = None
+    window: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keys = frozenset(self.config.order_keys)
+        self.held[self.config.revision] = Held(self.config, self.nature_of(self.config.model))
+
+    @property
+    def nature(self) -> Nature:
+        """What the version is like that serves."""
+        return self.held[self.config.revision].nature
+
+    def trusts(self, keys: Iterable[str]) -> bool:
+        """Whether an order that is signed with these keys counts: a process knows those that it was started with."""
+        return not self.keys.isdisjoint(keys)
+
+    def obey(self, tell: Tell, now: float) -> None:
+        match tell.order:
+            case "Retire" | "Activate":
+                self.is_retired = tell.order == "Retire"
+            case "Prepare" if tell.config and tell.subject not in self.held:
+                self.held[tell.subject] = self._load(tell.config)
+            case "Commit" if tell.subject in self.held and not self.held[tell.subject].failure:
+                self.config = self.held[tell.subject].config
+            case "Release" if tell.subject != self.config.revision:
+                self.held.pop(tell.subject, None)
+                self.counts.pop(tell.subject, None)
+            case "Try":
+                held = self.held.get(tell.subject.partition(":")[0])
+                if held:
+                    self.tries[tell.subject] = TryReport(ok="Smoke" not in held.nature.fails)
+            case "OpenBreaker" | "CloseBreaker":
+                self.set_breaker("Open" if tell.order == "OpenBreaker" else "Closed", now)
+
+    def _load(self, config: RuntimeConfig) -> Held:
+        nature = self.nature_of(config.model)
+        failure = BROKEN if nature.broken else OTHER_CODE if nature.code != self.nature.code else None
+        return Held(config, nature, failure)
+
+    def set_breaker(self, state: str, now: float) -> None:
+        if self.breaker != state:
+            self.breaker, self.breaker_at = state, now
+            self.window = {} if state == "Closed" else self.window
+
+    def answer(self, failing: str | None, now: float) -> None:
+        """Thirty requests. `failing` is what all of them meet, whatever the version."""
+        if failing:
+            self.window = {failing: REQUESTS}
+            self.set_breaker("Open", now)
+            return
+        if self.breaker != "Closed" and now - (self.breaker_at or 0) >= OPEN_SECONDS:
+            self.set_breaker("Closed", now)
+        wrong, buckets = self.nature.errors, SLOW if self.nature.slow else FAST
+        more = Counts(ok=REQUESTS - wrong, program=wrong, seconds=tuple(REQUESTS * n for n in buckets))
+        before = self.counts.get(self.config.revision)
+        self.counts[self.config.revision] = Counts.total([before, more]) if before else more
+
+    def say(self, now: float) -> PodState:
+        """The report that the operator gets when it listens."""
+        held = {
+            name: HeldRevision(phase="Failed" if h.failure else "Ready", failure=h.failure)
+            for name, h in self.held.items()
+        }
+        age = None if self.breaker_at is None else now - self.breaker_at
+        return PodState(
+            revision=self.config.revision,
+            held=held,
+            counts=dict(self.counts),
+            breakers=(BreakerReport(state=self.breaker, age_seconds=age, window=self.window),),
+            tries=dict(self.tries),
+            uptime_seconds=now - self.started_at,
+        )
+
+    def interface(self, revision: str) -> dict[str, object]:
+        return NARROWER if "SchemaCompatibility" in self.held[revision].nature.fails else INTERFACE

@@ -1,0 +1,452 @@
+"""What must hold, whatever happens: the world keeps its own books, and holds the operator to them.
+
+The books know what people asked for, what versions are like, who reached what and why it was left. They are kept from what
+the operator writes and from what it saw when it did. `rest.py` says what must hold once everything has come to rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from despina.api.revision import source_digest
+from despina.api.status import Memory
+from despina.desired.labels import ABORT, MEMORY, PROMOTE, RETRY, REVISION
+from despina.wire import ModelRef, RuntimeConfig
+from tests.support.simulator import nature
+from tests.support.simulator.api import READ, STATUS, Document
+from tests.support.simulator.operator import NAME
+
+if TYPE_CHECKING:
+    from tests.support.simulator.operator import Operator
+    from tests.support.simulator.world import World
+
+TAKEN_BACK = ("WatchFailed", "BreakerOpen")
+GATES = {"SmokeFailed": "Smoke", "SchemaIncompatible": "SchemaCompatibility", "EvaluationFailed": "Evaluate"}
+SWAPS_ONLY = ("CodeChanged", "NotSwappable")
+BAD_ROUNDS = 8
+"""How many rounds a version may err while it is watched, until it must have been taken back."""
+
+
+@dataclass
+class Setting:
+    """A value that somebody gave an annotation, once."""
+
+    value: str
+    is_used: bool = False
+
+
+@dataclass(frozen=True)
+class Conviction:
+    """That a version must not be reached, as the operator once recorded it."""
+
+    version: str
+    revision: str | None
+    model: ModelRef
+
+
+@dataclass
+class Seen:
+    """What a process saw when it last decided."""
+
+    settings: dict[str, Setting] = field(default_factory=dict)
+    reached: str | None = None
+    asked: int = 0
+
+
+class Truth:
+    """The books."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.violations: list[str] = []
+        self.configs: dict[str, RuntimeConfig] = {}
+        """What revisions are, from all ConfigMaps that there ever were."""
+        self.reached: str | None = None
+        self.gap: str | None = None
+        """What callers reached before they reached nothing."""
+        self.sizes: dict[str, tuple[str, int]] = {}
+        self.good: dict[str, bool] = {}
+        """Revisions that callers reached; False for those that were taken back since."""
+        self.returned: tuple[str, int] | None = None
+        """What callers were sent back to, and how often people had asked for anything by then."""
+        self.asked = 0
+        self.settings: dict[str, Setting] = {}
+        self.last_seen: dict[str, Setting] = {}
+        self.convictions: list[Conviction] = []
+        self.entries: dict[tuple[str, str | None], Document] = {}
+        self.candidate: str | None = None
+        self.was: tuple[float, bool, str | None] = (0.0, False, None)
+        """Of the last decision: when it was, whether time counted from there on, and the step."""
+        self.preparing = 0.0
+        self.gating: dict[str, float] = {}
+        self.begun: dict[str, str] = {}
+        self.is_damaged = False
+        self.lost: set[str] = set()
+        self.known: set[tuple[str, ...]] = set()
+        self.bad_rounds = 0
+        self.watched_until = 0.0
+        self.restarts: list[float] = []
+        self.seen: dict[int, Seen] = {}
+
+    def check(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            self.violations.append(what)
+
+    # what people do
+
+    def people_asked(self) -> None:
+        """Somebody changed what is asked for."""
+        self.asked += 1
+
+    def annotated(self, name: str, value: str | None) -> None:
+        """Somebody set an annotation or took it away. Unless a pass saw another one meanwhile, it is the one from before."""
+        before = self.last_seen.get(name)
+        if value is None:
+            self.settings.pop(name, None)
+        elif value != getattr(self.settings.get(name), "value", None):
+            self.settings[name] = before if before and before.value == value else Setting(value)
+        self.people_asked()
+
+    def record_lost(self, which: str) -> None:
+        """One of the two records of what was decided and handled is lost or damaged; with both of them, all is forgotten."""
+        self.is_damaged = True
+        self.lost.add(which)
+        if self.lost == {"status", "Service"}:
+            self.memory_lost()
+
+    def memory_lost(self) -> None:
+        """Nothing is convicted any more, and annotations that are there count as handled."""
+        self.is_damaged = True
+        self.convictions.clear()
+        self.begun.clear()
+        self.returned = None
+        self.watched_until = 0.0
+        if not any(operator.running for operator in self.world.operators):  # else one still knows, and writes it down
+            for setting in (*self.settings.values(), *self.last_seen.values()):
+                setting.is_used = True
+        self.people_asked()
+
+    def saved(self) -> dict[str, Setting]:
+        return {name: replace(setting) for name, setting in self.settings.items()}
+
+    def restored(self, settings: dict[str, Setting]) -> None:
+        """The namespace is as it was once, and so are its annotations; what was decided since is forgotten."""
+        self.memory_lost()
+        self.settings = {name: replace(setting) for name, setting in settings.items()}
+        self.last_seen = dict(self.settings)
+        self.known.clear()
+
+    # what happens
+
+    def changed(self, kind: str, name: str) -> None:
+        document = self.world.api.get(kind, name)
+        operator = self.world.actor
+        if kind == "ConfigMap" and document:
+            self._know(document)
+        if kind == "Deployment":
+            self._resized(name, document, operator)
+        if kind in ("Service", "ConfigMap", "Deployment"):
+            self._moved(self.reached, self.world.reached, operator)
+        if kind == "Job" and document and operator:
+            self._began(document, operator)
+        if kind == "DSPyProgram" and document:
+            self._recorded(_quarantined(document), operator)
+        if (kind, name) == ("Service", NAME) and document and operator:
+            self._recorded(_remembered(document), operator)
+
+    def _know(self, document: Document) -> None:
+        for part in ("config.json", "previous.json"):
+            config = nature.read_config({"data": {"config.json": (document.get("data") or {}).get(part, "")}})
+            if config:
+                self.configs[config.revision] = config
+
+    def _resized(self, name: str, document: Document | None, operator: Operator | None) -> None:
+        base, before = self.sizes.pop(name, ("", 0))
+        if document:
+            base = document["metadata"]["labels"].get(REVISION, "")
+            self.sizes[name] = (base, document["spec"].get("replicas", 1))
+        size = self.sizes[name][1] if document else 0
+        if operator and operator.observed and base == self.world.active and before and not size:
+            spec = operator.observed.program.spec
+            is_asked = wanted_none(spec) or spec.rollout.strategy == "Recreate"
+            self.check(is_asked or _recreates(operator), "the operator took away the pods that callers reach")
+
+    def _moved(self, before: str | None, after: str | None, operator: Operator | None) -> None:
+        if before == after:
+            return
+        self.reached, self.bad_rounds = after, 0
+        if after is None:  # whatever led callers there was taken away
+            self.gap = before
+            return
+        was = before or self.gap
+        if was == after:
+            return
+        returned, self.returned = self.returned, None
+        is_return, self.watched_until = self.good.get(after, False), 0.0
+        if operator:
+            self._sent(was, after, operator, returned)
+            if was and not is_return and _is_candidate(operator, after):
+                self.watched_until = self.world.now + self._watch_seconds()
+        if is_return and operator:  # what people do to our objects is no wish
+            self.returned = (after, self.seen[id(operator)].asked)
+        self.good[after] = True
+
+    def _sent(self, before: str | None, after: str, operator: Operator, returned: tuple[str, int] | None) -> None:
+        """The operator sent callers elsewhere."""
+        o, seen = operator.observed, self.seen[id(operator)]
+        if before and o and o.deployment(o.active):
+            if o.ready(o.active):
+                self.check(
+                    bool(o.ready(self.world.active)), f"callers were sent from ready pods to none ({before} to {after})"
+                )
+            self.check(not wanted_none(o.program.spec), f"callers were sent to {after} though nothing shall run")
+            if returned and returned[0] == before and not self.is_edit(before, after):
+                self.check(
+                    seen.asked != returned[1], f"callers were sent back to {before} and away again, though nobody asked"
+                )
+            rollout = o.program.spec.rollout
+            is_way_back = rollout.rollback_to is not None and self.good.get(after, False)
+            if _is_candidate(operator, after) and not is_way_back and rollout.blue_green.auto_promotion == "Disabled":
+                self._acted(PROMOTE, after, seen, f"callers were sent to {after}")
+        if self.is_convicted(after):
+            others = [r for r in self.runnable() if not self.is_convicted(r)]
+            self.check(not others, f"callers were sent to quarantined {after} though {others} served")
+
+    def is_edit(self, before: str, after: str) -> bool:
+        """Whether the same version is served by another manifest."""
+        one, other = self.configs.get(before), self.configs.get(after)
+        return one is not None and other is not None and one.model == other.model
+
+    def runnable(self) -> list[str]:
+        """Revisions that served and whose Deployment is still there."""
+        there = {self.world.served_by(d) for d in self.world.api.of("Deployment").values()}
+        return [r for r in self.good if r in there and not self.nature_of(r).broken]
+
+    def nature_of(self, revision: str) -> Any:
+        return self.world.nature_of(self.configs[revision].model)
+
+    def is_convicted(self, revision: str) -> bool:
+        return any(self._is_about(c, revision) for c in self.convictions)
+
+    def _is_about(self, conviction: Conviction, revision: str) -> bool:
+        config = self.configs.get(revision)
+        return config is not None and conviction.model == config.model and conviction.revision in (None, revision)
+
+    def _acted(self, name: str, value: str, seen: Seen, what: str) -> None:
+        """Something was done that somebody must have asked for by annotation, and once for each asking."""
+        setting = seen.settings.get(name)
+        self.check(setting is not None and setting.value == value, f"{what} without the annotation {name}")
+        if setting:
+            self.check(not setting.is_used, f"{what}, though the annotation {name} had acted already")
+            setting.is_used = True
+
+    def _began(self, job: Document, operator: Operator) -> None:
+        name, revision = job["metadata"]["name"], nature.evaluated_by(job).candidate.revision
+        if self.world.evaluated.get(name) is None and operator.observed:
+            self.check(
+                not wanted_none(operator.observed.program.spec), "an evaluation was begun though nothing shall run"
+            )
+            before = self.begun.get(revision)
+            self.check(before is None, f"the evaluation of {revision} was begun again")
+            self.begun[revision] = name
+            self.world.evaluated[name] = 0
+
+    def job_lost(self, name: str) -> None:
+        """Somebody deleted a Job: it may be made again."""
+        self.begun = {r: n for r, n in self.begun.items() if n != name}
+
+    def _watch_seconds(self) -> int:
+        return self.world.spec["rollout"].get("postPromotion", {}).get("watchSeconds", 300)
+
+    # what the operator decides and records
+
+    def decided(self, operator: Operator) -> None:
+        o, plan, now = operator.observed, operator.plan, operator.clock()
+        self.seen[id(operator)] = Seen(dict(self.settings), self.world.reached, self.asked)
+        self.last_seen = dict(self.settings)
+        then, counted, step = self.was
+        passed = max(0.0, now - then) if counted else 0.0
+        candidate = plan.candidate.hash if plan.candidate else None
+        failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
+        if candidate != self.candidate and not failed:
+            self.begun.clear()
+            self.preparing, self.gating = 0.0, {}
+        elif step in ("Prepare", "Paused", "Suspended"):
+            self.preparing += passed
+        else:
+            self.preparing = 0.0
+        for gate in plan.gates:
+            self.gating[gate.name] = self.gating.get(gate.name, -passed) + passed
+        for entry in plan.quarantined:
+            if self._is_new(entry.dump()):
+                self._in_time(entry.dump(), o.program.spec)
+        spec = o.program.spec
+        self.candidate = candidate
+        self.was = (now, spec.rollout.state == "Active" and not wanted_none(spec), plan.step)
+        self._lifted_by_registry(o)
+
+    def _in_time(self, entry: Document, spec: Any) -> None:
+        deadline = spec.rollout.blue_green.progress_deadline_seconds
+        if entry["reason"] == "ProgressDeadlineExceeded":
+            self.check(
+                self.preparing >= deadline - 1,
+                f"version {entry['version']} was given up after {self.preparing:.0f} of {deadline} s of preparing",
+            )
+        if "no result within" in entry.get("message", ""):
+            name = entry["message"].split()[1].rstrip(":")
+            gate = next((g for g in spec.rollout.gates if g.name == name), None)
+            spent = self.gating.get(name, 0.0)
+            if gate:
+                self.check(
+                    spent >= gate.timeout_seconds - 1,
+                    f"gate {name} failed after {spent:.0f} of {gate.timeout_seconds} s",
+                )
+
+    def _lifted_by_registry(self, o: Any) -> None:
+        pinned = str(o.program.spec.rollout.rollback_to)
+        if o.model.version is not None:
+            self.convictions = [c for c in self.convictions if c.version in (o.model.version, pinned)]
+
+    def _is_new(self, entry: Document) -> bool:
+        return _fact(entry) not in self.known
+
+    def _recorded(self, found: list[Document], operator: Operator | None) -> None:
+        """What is in quarantine was written down: by the operator, or by somebody who damaged it."""
+        entries = {(e["version"], e.get("revision")): e for e in found}
+        before, self.entries = self.entries, entries
+        if operator is None or entries == before:
+            return
+        self.check(len(entries) == len(found), "a version is quarantined twice")
+        for key in entries.keys() - before.keys():
+            if _fact(entries[key]) not in self.known:
+                self.known.add(_fact(entries[key]))
+                self._convicted(entries[key], operator)
+        for key in before.keys() - entries.keys():
+            self._acquitted(before[key], operator)
+
+    def _convicted(self, entry: Document, operator: Operator) -> None:
+        version, reason, revision = entry["version"], entry["reason"], entry.get("revision")
+        o, seen = operator.observed, self.seen[id(operator)]
+        conviction = Conviction(version, revision, self._model_of(entry, o))
+        self.convictions.append(conviction)
+        if reason in TAKEN_BACK:
+            self.good |= {r: False for r in self.good if self._is_about(conviction, r)}
+            is_returned = self.returned is not None and self._is_about(conviction, self.returned[0])
+            self.check(
+                not is_returned, f"version {version} was taken back ({reason}) though callers had been sent back to it"
+            )
+        if reason == "Aborted":
+            setting = seen.settings.get(ABORT)
+            self._acted(ABORT, setting.value if setting else "", seen, f"version {version} was aborted")
+        if not self.is_damaged:
+            why = self._unjust(self.world.nature_of(conviction.model), entry)
+            self.check(
+                why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}"
+            )
+
+    def _model_of(self, entry: Document, o: Any) -> ModelRef:
+        """The version that an entry is about: of all that there were, or as the registry has it now."""
+        known = [c.model for c in self.configs.values()]
+        meant = self.world.mlflow.meant(entry["version"], o.program.spec.source.mlflow, o.defaults.tracking_uri)
+        return next((m for m in known if source_digest(m) == entry.get("source")), meant)
+
+    def _unjust(self, nature: Any, entry: Document) -> str | None:
+        """Why a reason to quarantine a version is none."""
+        reason, gate = entry["reason"], GATES.get(entry["reason"])
+        if gate and gate not in nature.fails and "no result within" not in entry["message"] and not nature.broken:
+            return "it passes that gate"
+        if reason == "LoadFailed" and not nature.broken:
+            return "it can be loaded"
+        if reason == "WatchFailed" and not (nature.errors or nature.slow):
+            return "it answers"
+        if reason in SWAPS_ONLY and self.world.program.spec.rollout.strategy != "HotSwap":
+            return "it can be served by new pods"
+        return None
+
+    def _acquitted(self, entry: Document, operator: Operator) -> None:
+        o, seen, version = operator.observed, self.seen[id(operator)], entry["version"]
+        meant = self.world.mlflow.meant(version, o.program.spec.source.mlflow, o.defaults.tracking_uri)
+        is_meant = any(c.version == version and c.model == meant for c in self.convictions)
+        self.convictions = [c for c in self.convictions if c.version != version]
+        is_asked = o.model.version is None or version in (o.model.version, str(o.program.spec.rollout.rollback_to))
+        is_edited = entry.get("revision") not in (None, operator.plan.asked.hash if operator.plan.asked else None)
+        if is_meant and is_asked and not is_edited:
+            setting = seen.settings.get(RETRY)
+            if setting and setting.value == version:
+                self._acted(RETRY, version, seen, f"version {version} was tried again")
+            else:
+                self.check(self.is_damaged, f"version {version} is no longer quarantined, though nobody asked for that")
+
+    def passed(self, operator: Operator, error: Exception | None) -> None:
+        """A pass ended. What it did not move must be what the status names."""
+        if error is None and operator.is_whole and not self.world.api.refused:
+            self.lost.clear()
+        o, seen = operator.observed, self.seen.get(id(operator))
+        is_told = error is None and operator.is_whole and (STATUS, "patch") not in self.world.api.refused
+        reached = self.world.reached
+        if not (is_told and o and o.active and seen and seen.reached and reached):
+            return
+        status = self.world.status
+        named = [(status.get(part) or {}).get("revision") for part in ("active", "candidate", "previous")]
+        names = named[:1] if seen.reached == reached else named
+        self.check(reached in names, f"callers reach {reached}, but the status names {named}")
+
+    def served_a_round(self) -> None:
+        """Callers were served once more: a version that errs while it is watched must be taken back soon."""
+        is_bad = self.world.now < self.watched_until and self.reached and self._must_be_taken_back(self.reached)
+        self.bad_rounds = self.bad_rounds + 1 if is_bad else 0
+        self.check(self.bad_rounds < BAD_ROUNDS, f"{self.reached} errs, is watched, and was not taken back")
+
+    def _must_be_taken_back(self, revision: str) -> bool:
+        world, nature = self.world, self.nature_of(revision)
+        is_bad = (nature.errors > 3 or nature.slow) and not world.failing
+        can_be_written = not any(verb == READ or kind in ("Service", "ConfigMap") for kind, verb in world.api.refused)
+        is_active = world.spec["rollout"].get("state") != "Paused" and bool(world.ready(world.active))
+        return is_bad and can_be_written and is_active and any(self.nature_of(r).is_good for r in self.warm())
+
+    def warm(self) -> set[str]:
+        """Revisions that served and could serve again at once."""
+        world = self.world
+        beside = {world.served_by(d) for d in world.api.of("Deployment").values() if self._is_beside(d)}
+        mine = [world.runtimes[p["metadata"]["name"]] for p in world.pods_of(world.active) if nature.is_ready(p)]
+        inside = set.intersection(*(set(r.held) for r in mine)) if mine else set()
+        return {r for r in beside | inside if self.good.get(r)} - {self.reached or ""}
+
+    def _is_beside(self, deployment: Document) -> bool:
+        base = deployment["metadata"]["labels"].get(REVISION)
+        return base != self.world.active and self.world.ready(base) > 0
+
+
+def _quarantined(document: Document) -> list[Document]:
+    """The entries of a status that somebody may have damaged."""
+    try:
+        return [e for e in document["status"]["model"]["quarantined"] if isinstance(e["version"], str)]
+    except (KeyError, TypeError):
+        return []
+
+
+def _remembered(service: Document) -> list[Document]:
+    """The entries of the other record."""
+    memory = Memory.parse((service["metadata"].get("annotations") or {}).get(MEMORY))
+    return [entry.dump() for entry in memory.quarantined] if memory else []
+
+
+def _fact(entry: Document) -> tuple[str, ...]:
+    return tuple(str(entry.get(part)) for part in ("version", "revision", "reason", "at"))
+
+
+def wanted_none(spec: Any) -> bool:
+    """Whether nothing shall run."""
+    return spec.suspend or (spec.replicas == 0 and spec.autoscaling is None)
+
+
+def _is_candidate(operator: Operator, revision: str | None) -> bool:
+    plan = operator.plan
+    return plan is not None and plan.candidate is not None and plan.candidate.hash == revision
+
+
+def _recreates(operator: Operator) -> bool:
+    return (
+        operator.plan is not None and operator.plan.strategy is not None and operator.plan.strategy.name == "Recreate"
+    )
