@@ -202,7 +202,7 @@ class World:
                 self.api.drop(kind, name)
         uid = f"uid-{self.next_number()}-restored"
         for kind, table in objects.items():
-            for name, item in table.items():
+            for item in table.values():
                 if kind in ("Pod", "EndpointSlice", "Job"):
                     continue
                 self.api.put(
