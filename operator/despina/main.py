@@ -25,6 +25,7 @@ from despina.sources.mlflow import Registry
 from despina.sources.probes import Probes
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
+from despina.sources.tracking import Tracking, make_client
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,6 @@ async def signing_keys(settings: Settings, cluster: Cluster) -> tuple[Ed25519Pri
 
 
 def make_registry(settings: Settings, wake: Callable[[Key], None]) -> Registry:
-    """The registries that programs follow, asked with the operator's credentials."""
-    headers = {"Authorization": f"Bearer {settings.tracking_token}"} if settings.tracking_token else {}
-    auth = None
-    if settings.tracking_username and settings.tracking_password:
-        auth = httpx.BasicAuth(settings.tracking_username, settings.tracking_password)
-    return Registry(httpx.AsyncClient(timeout=REGISTRY_TIMEOUT_SECONDS, headers=headers, auth=auth), wake)
+    """The registries that programs follow; the operator's credentials are for its own server."""
+    client = make_client(REGISTRY_TIMEOUT_SECONDS)
+    return Registry(Tracking(client, settings.tracking_uri, settings.tracking_credentials), wake)

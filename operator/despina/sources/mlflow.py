@@ -1,8 +1,6 @@
 """Following aliases in MLflow registries: one poller per server and model, whoever asks for it.
 
-Two GET requests of MLflow's REST API are all it takes, so the mlflow package (1.9 s to import, 40 MB) is not
-used here; https://mlflow.org/docs/latest/rest-api.html describes them. An alias's move is seen within a poll
-period; a server that fails is asked less often until it answers again.
+An alias's move is seen within a poll period; a server that fails is asked less often until it answers again.
 """
 
 from __future__ import annotations
@@ -12,14 +10,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import httpx
-
 from despina.api.conditions import Reason
 from despina.api.program import MlflowSource
 from despina.decide.observed import Resolution
+from despina.sources.tracking import Tracking, Trouble
 
 log = logging.getLogger(__name__)
-API = "/api/2.0/mlflow"
 MAX_BACKOFF_SECONDS = 300.0
 FIRST_ANSWER_SECONDS = 12.0
 
@@ -59,8 +55,8 @@ class _Poller:
 class Registry:
     """All registries that programs follow."""
 
-    def __init__(self, client: httpx.AsyncClient, wake: Callable[[Key], None]) -> None:
-        self._client = client
+    def __init__(self, tracking: Tracking, wake: Callable[[Key], None]) -> None:
+        self._tracking = tracking
         self._wake = wake
         self._pollers: dict[PollKey, _Poller] = {}
         self._following: dict[Key, PollKey] = {}
@@ -94,7 +90,7 @@ class Registry:
         """End all pollers."""
         for key in list(self._following):
             self.forget(key)
-        await self._client.aclose()
+        await self._tracking.close()
 
     def _follow(self, key: Key, poll_key: PollKey, source: MlflowSource) -> _Poller:
         if self._following.get(key) != poll_key:
@@ -136,36 +132,25 @@ class Registry:
         uri, model = poll_key
         pinned = {str(s.version) for s in poller.followers.values() if s.version is not None}
         try:
-            found = await self._get(uri, "/registered-models/get", {"name": model})
-            if isinstance(found, Answer):
-                return found
+            found = await self._tracking.get(uri, "/registered-models/get", {"name": model})
             aliases = {a["alias"]: a["version"] for a in found["registered_model"].get("aliases") or []}
             versions = {v for v in pinned if await self._has_version(uri, model, v)}
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            log.warning("Registry did not answer uri=%s model=%s error=%s", uri, model, type(exc).__name__)
-            return Answer(
-                problem=Reason.REGISTRY_UNREACHABLE,
-                message=f"{uri}: {type(exc).__name__}; asked again by itself",
-            )
+        except Trouble as trouble:
+            if trouble.reason is Reason.REGISTRY_UNREACHABLE:
+                log.warning("Registry did not answer model=%s error=%s", model, trouble)
+            return Answer(problem=trouble.reason, message=trouble.message)
         except (ValueError, KeyError, TypeError):
             return Answer(problem=Reason.REGISTRY_UNREACHABLE, message=f"{uri} does not answer like MLflow")
         return Answer(aliases=aliases, versions=frozenset(versions))
 
     async def _has_version(self, uri: str, model: str, version: str) -> bool:
-        found = await self._get(uri, "/model-versions/get", {"name": model, "version": version})
-        return not isinstance(found, Answer)
-
-    async def _get(
-        self, uri: str, path: str, params: dict[str, str]
-    ) -> dict[str, dict[str, list[dict[str, str]]]] | Answer:
-        response = await self._client.get(f"{uri}{API}{path}", params=params)
-        if response.status_code in (401, 403):
-            return Answer(problem=Reason.REGISTRY_DENIED, message=f"{uri} answered {response.status_code}")
-        if response.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
-            return Answer(problem=Reason.MODEL_NOT_FOUND, message=f"{uri} has no model {params['name']!r}")
-        response.raise_for_status()
-        found: dict[str, dict[str, list[dict[str, str]]]] = response.json()
-        return found
+        try:
+            await self._tracking.get(uri, "/model-versions/get", {"name": model, "version": version})
+        except Trouble as trouble:
+            if trouble.reason is not Reason.MODEL_NOT_FOUND:
+                raise
+            return False
+        return True
 
 
 def resolution(answer: Answer, source: MlflowSource) -> Resolution:

@@ -1,0 +1,50 @@
+"""Credentials for an MLflow server, by the names that MLflow's own client gives them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+NAMES = (USERNAME, PASSWORD, TOKEN)
+HEADER_VALUE = re.compile(r"[!-~]+")
+LACKING = f"neither {TOKEN}, nor {USERNAME} and {PASSWORD}"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a client shows of itself. They can be told apart and compared, and never seen in a log."""
+
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Self:
+        """From an environment, or what is like one."""
+        return cls(*(values.get(name, "").strip() for name in NAMES))
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be shown, as the end of a sentence whose subject holds them; empty when it can."""
+        if self.username and self.password:
+            return ""
+        if not self.token:
+            return f"holds {LACKING}"
+        return "" if HEADER_VALUE.fullmatch(self.token) else f"holds a {TOKEN} that does not fit into a header"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As MLflow's client sends them: a name and a password go before a token."""
+        if self.problem:
+            return {}
+        if self.username and self.password:
+            pair = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+            return {"Authorization": f"Basic {pair}"}
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+NOBODY = Credentials()
