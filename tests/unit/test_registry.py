@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -140,6 +140,7 @@ OURS = {
 }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(parts=st.fixed_dictionaries({name: st.sampled_from(texts) for name, texts in PARTS.items()}))
 async def test_only_what_is_sent_to_the_operators_own_server_carries_its_credentials(parts):
     uri = "".join(parts.values())

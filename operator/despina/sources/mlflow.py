@@ -1,19 +1,21 @@
 """Following aliases in MLflow registries: one poller per server and model, whoever asks for it.
 
-An alias's move is seen within a poll period; a server that fails is asked less often until it answers again.
+An alias's move is seen within a poll period; a server that fails is asked less often until it answers again. When a
+version was made is asked once, and again when the model looks changed: at rest a poll is one request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from despina.api.conditions import Reason
 from despina.api.program import MlflowSource
 from despina.decide.observed import Resolution
-from despina.sources.tracking import Tracking, Trouble
+from despina.sources.tracking import Model, Silence, Tracking, Trouble, server_of
 
 log = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 300.0
@@ -21,35 +23,88 @@ FIRST_ANSWER_SECONDS = 12.0
 
 Key = tuple[str, str]
 """Namespace and name of a program."""
-PollKey = tuple[str, str]
-"""Tracking server and model."""
+
+
+class PollKey(NamedTuple):
+    """What one poller asks for."""
+
+    server: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What one program wants to know of a model."""
+
+    source: MlflowSource
+    others: frozenset[str] = frozenset()
+    """Versions beside the source's own."""
+
+    def version(self, aliases: Mapping[str, str]) -> str | None:
+        """The source's own version."""
+        return aliases.get(self.source.alias) if self.source.alias is not None else str(self.source.version)
+
+    def versions(self, aliases: Mapping[str, str]) -> set[str]:
+        """All that matter."""
+        own = self.version(aliases)
+        return {*self.others, *([own] if own else ())}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a registry said about one version."""
+
+    created: int | None = None
+    problem: Reason | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a registry said about one model: its aliases and the pinned versions that were asked for."""
+    """What a registry said about one model: its aliases and the versions that were asked for."""
 
-    aliases: dict[str, str] = field(default_factory=dict)
-    versions: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Seen] = field(default_factory=dict)
     problem: Reason | None = None
     message: str = ""
+
+    def covers(self, interest: Interest) -> bool:
+        """Whether all of it was asked for."""
+        return self.problem is not None or interest.versions(self.aliases) <= self.versions.keys()
 
 
 @dataclass
 class _Poller:
     """One model on one server, and the programs that follow it."""
 
-    followers: dict[Key, MlflowSource] = field(default_factory=dict)
+    followers: dict[Key, Interest] = field(default_factory=dict)
     answer: Answer | None = None
+    stamp: Mapping[str, object] | None = None
+    """The model's, when the answer was given."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     new_follower: asyncio.Event = field(default_factory=asyncio.Event)
+    gave_up: set[Key] = field(default_factory=set)
+    """Programs that did not wait for an answer."""
     task: asyncio.Task[None] | None = None
     failures: int = 0
 
     @property
     def period(self) -> float:
-        shortest = min((s.poll_period_seconds for s in self.followers.values()), default=60)
+        shortest = min((i.source.poll_period_seconds for i in self.followers.values()), default=60)
         return min(shortest * 2.0**self.failures, max(shortest, MAX_BACKOFF_SECONDS))
+
+    async def answer_to(self, interest: Interest) -> Answer:
+        """Waits until it has been asked for; a poll that was under way need not have been."""
+        while self.answer is None or not self.answer.covers(interest):
+            self.answered.clear()
+            await self.answered.wait()
+        return self.answer
+
+    def known(self, stamp: Mapping[str, object] | None) -> dict[str, Seen]:
+        """The versions that need not be asked for again while the model looks like this."""
+        if self.answer is None or stamp is None or stamp != self.stamp:
+            return {}
+        return {version: seen for version, seen in self.answer.versions.items() if seen.problem is None}
 
 
 class Registry:
@@ -61,18 +116,23 @@ class Registry:
         self._pollers: dict[PollKey, _Poller] = {}
         self._following: dict[Key, PollKey] = {}
 
-    async def resolve(self, key: Key, source: MlflowSource, default_uri: str | None) -> Resolution:
-        """What the program's source stands for now; waits only for the very first answer."""
+    async def resolve(
+        self, key: Key, source: MlflowSource, default_uri: str | None, others: frozenset[str] = frozenset()
+    ) -> Resolution:
+        """What the program's source stands for now, and when that version and `others` were made; waits only for the
+        very first answer."""
         uri = source.tracking_uri or default_uri
         if not uri:
             message = "set spec.source.mlflow.trackingURI, or trackingURI in the operator's chart values"
             return Resolution(None, Reason.NO_TRACKING_URI, message)
-        poller = self._follow(key, (uri.rstrip("/"), source.model), source)
+        poll_key, interest = PollKey(server_of(uri), source.model), Interest(source, others)
+        poller = self._follow(key, poll_key, interest)
         try:
-            await asyncio.wait_for(poller.answered.wait(), FIRST_ANSWER_SECONDS)
+            answer = await asyncio.wait_for(poller.answer_to(interest), FIRST_ANSWER_SECONDS)
         except TimeoutError:
-            return Resolution(None, Reason.NOT_ASKED_YET, f"{uri} has not answered yet")
-        return resolution(poller.answer or Answer(), source)
+            poller.gave_up.add(key)
+            return Resolution(None, Reason.NOT_ASKED_YET, f"{poll_key.server} has not answered yet", poll_key.server)
+        return resolution(answer, interest, poll_key.server)
 
     def forget(self, key: Key) -> None:
         """Stop following for a program; the last follower's leaving ends the poller."""
@@ -81,6 +141,7 @@ class Registry:
             return
         poller = self._pollers[poll_key]
         poller.followers.pop(key, None)
+        poller.gave_up.discard(key)
         if not poller.followers:
             self._pollers.pop(poll_key)
             if poller.task:
@@ -92,15 +153,12 @@ class Registry:
             self.forget(key)
         await self._tracking.close()
 
-    def _follow(self, key: Key, poll_key: PollKey, source: MlflowSource) -> _Poller:
+    def _follow(self, key: Key, poll_key: PollKey, interest: Interest) -> _Poller:
         if self._following.get(key) != poll_key:
             self.forget(key)
         poller = self._pollers.setdefault(poll_key, _Poller())
-        if poller.followers.get(key) != source:
-            poller.followers[key] = source
-            pinned = source.version is not None and str(source.version) not in (poller.answer or Answer()).versions
-            if pinned:
-                poller.answered.clear()
+        if poller.followers.get(key) != interest:
+            poller.followers[key] = interest
             poller.new_follower.set()
         self._following[key] = poll_key
         if poller.task is None:
@@ -124,47 +182,51 @@ class Registry:
         poller.answer = answer
         poller.answered.set()
         if changed:
-            log.info("Registry says something new uri=%s model=%s", *poll_key)
-            for key in poller.followers:
-                self._wake(key)
+            log.info("Registry says something new server=%s model=%s", poll_key.server, poll_key.model)
+        for key in tuple(poller.followers) if changed else tuple(poller.gave_up):
+            self._wake(key)
+        poller.gave_up.clear()
 
     async def _ask(self, poll_key: PollKey, poller: _Poller) -> Answer:
-        uri, model = poll_key
-        pinned = {str(s.version) for s in poller.followers.values() if s.version is not None}
         try:
-            found = await self._tracking.get(uri, "/registered-models/get", {"name": model})
-            aliases = {a["alias"]: a["version"] for a in found["registered_model"].get("aliases") or []}
-            versions = {v for v in pinned if await self._has_version(uri, model, v)}
+            model = await self._tracking.model(*poll_key)
+            versions = await self._versions(poll_key, poller, model)
         except Trouble as trouble:
             if trouble.reason is Reason.REGISTRY_UNREACHABLE:
-                log.warning("Registry did not answer model=%s error=%s", model, trouble)
+                log.warning("Registry did not answer model=%s error=%s", poll_key.model, trouble)
             return Answer(problem=trouble.reason, message=trouble.message)
-        except (ValueError, KeyError, TypeError):
-            return Answer(problem=Reason.REGISTRY_UNREACHABLE, message=f"{uri} does not answer like MLflow")
-        return Answer(aliases=aliases, versions=frozenset(versions))
+        poller.stamp = model.stamp
+        return Answer(model.aliases, versions)
 
-    async def _has_version(self, uri: str, model: str, version: str) -> bool:
+    async def _versions(self, poll_key: PollKey, poller: _Poller, model: Model) -> dict[str, Seen]:
+        needed = {v for interest in poller.followers.values() for v in interest.versions(model.aliases)}
+        known = poller.known(model.stamp)
+        return {v: known.get(v) or await self._version(poll_key, v) for v in sorted(needed)}
+
+    async def _version(self, poll_key: PollKey, version: str) -> Seen:
+        """One version. What fails for it alone must not keep others from theirs."""
         try:
-            await self._tracking.get(uri, "/model-versions/get", {"name": model, "version": version})
+            return Seen(await self._tracking.created(*poll_key, version))
+        except Silence:
+            raise
         except Trouble as trouble:
-            if trouble.reason is not Reason.MODEL_NOT_FOUND:
-                raise
-            return False
-        return True
+            return Seen(None, trouble.reason, trouble.message)
 
 
-def resolution(answer: Answer, source: MlflowSource) -> Resolution:
+def resolution(answer: Answer, interest: Interest, server: str) -> Resolution:
     """What an answer means for one program."""
     if answer.problem:
-        return Resolution(None, answer.problem, answer.message)
-    if source.alias is not None:
-        version = answer.aliases.get(source.alias)
-        if version is None:
-            known = ", ".join(sorted(answer.aliases)) or "none"
-            message = f"model {source.model!r} has no alias {source.alias!r}; its aliases: {known}"
-            return Resolution(None, Reason.ALIAS_NOT_FOUND, message)
-        return Resolution(str(version), Reason.MODEL_FOUND)
-    if str(source.version) not in answer.versions:
-        message = f"model {source.model!r} has no version {source.version}"
-        return Resolution(None, Reason.VERSION_NOT_FOUND, message)
-    return Resolution(str(source.version), Reason.MODEL_FOUND)
+        return Resolution(None, answer.problem, answer.message, server)
+    seen = {version: answer.versions[version] for version in interest.versions(answer.aliases)}
+    unknown = next((s for s in seen.values() if s.problem not in (None, Reason.VERSION_NOT_FOUND)), None)
+    if unknown and unknown.problem:
+        return Resolution(None, unknown.problem, unknown.message, server)
+    created = {version: s.created for version, s in seen.items() if s.created is not None}
+    version, source = interest.version(answer.aliases), interest.source
+    if version is None:
+        known = ", ".join(sorted(answer.aliases)) or "none"
+        message = f"model {source.model!r} has no alias {source.alias!r}; its aliases: {known}"
+        return Resolution(None, Reason.ALIAS_NOT_FOUND, message, server, created)
+    if source.version is not None and seen[version].problem:
+        return Resolution(None, Reason.VERSION_NOT_FOUND, seen[version].message, server, created)
+    return Resolution(version, Reason.MODEL_FOUND, "", server, created)

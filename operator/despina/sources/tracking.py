@@ -10,10 +10,13 @@ the server that they were given for and to no other, no redirect is followed, an
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from despina.api.conditions import Reason
 from despina.api.credentials import NOBODY, Credentials
@@ -31,18 +34,68 @@ class Trouble(Exception):
         self.reason, self.message = reason, message
 
 
+class Silence(Trouble):
+    """A server did not answer at all."""
+
+
+class _Alias(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    alias: str
+    version: str
+
+
+class _Times(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    creation_timestamp: int | None = None
+    last_updated_timestamp: int | None = None
+
+
+class _Model(_Times):
+    aliases: list[_Alias] | None = None
+
+
+class _ModelAnswer(BaseModel):
+    registered_model: _Model
+
+
+class _VersionAnswer(BaseModel):
+    model_version: _Times = _Times()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model."""
+
+    aliases: Mapping[str, str]
+    stamp: Mapping[str, Any] | None
+    """While it stays the same, so do the model's versions; None where the server does not tell. A version that is
+    deleted and made anew changes when the model was last updated; moving an alias need not."""
+
+
 def make_client(timeout: float) -> httpx.AsyncClient:
     """A client that keeps no cookies: a session that one's credentials opened must not let in another."""
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
     return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar)
 
 
+def server_of(uri: str) -> str:
+    """A server's one spelling, whichever way its address is written."""
+    try:
+        url = httpx.URL(uri)
+    except httpx.InvalidURL:
+        return uri
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{_path(url).rstrip('/')}"
+
+
+def _path(url: httpx.URL) -> str:
+    return url.raw_path.decode("ascii").partition("?")[0]
+
+
 def is_within(url: httpx.URL, home: httpx.URL) -> bool:
     """Whether a request goes to a server, which may be one of several behind one host, told apart by their paths."""
     if _origin(url) != _origin(home) or url.userinfo:
         return False
-    path, base = url.raw_path.decode("ascii").partition("?")[0], home.path.rstrip("/")
-    return _is_plain(path) and path.startswith(f"{base}/")
+    return _is_plain(_path(url)) and _path(url).startswith(f"{_path(home).rstrip('/')}/")
 
 
 def _is_plain(path: str) -> bool:
@@ -66,15 +119,37 @@ class Tracking:
         """Close the connections."""
         await self._client.aclose()
 
-    async def get(self, server: str, path: str, params: dict[str, str]) -> Any:
-        """One document; raises Trouble."""
+    async def model(self, server: str, name: str) -> Model:
+        """A registered model; raises Trouble."""
+        found = await self._get(server, "/registered-models/get", {"name": name})
+        try:
+            model = _ModelAnswer.model_validate(found).registered_model
+        except ValidationError:
+            raise _unlike_mlflow(server) from None
+        is_told = model.creation_timestamp is not None and model.last_updated_timestamp is not None
+        stamp = model.model_dump(exclude={"aliases"}) if is_told else None
+        return Model({a.alias: a.version for a in model.aliases or ()}, stamp)
+
+    async def created(self, server: str, name: str, version: str) -> int | None:
+        """When a version was made, in milliseconds since the epoch, if the server tells; raises Trouble."""
+        try:
+            found = await self._get(server, "/model-versions/get", {"name": name, "version": version})
+            return _VersionAnswer.model_validate(found).model_version.creation_timestamp
+        except ValidationError:
+            raise _unlike_mlflow(server) from None
+        except Trouble as trouble:
+            if trouble.reason is Reason.MODEL_NOT_FOUND:
+                raise Trouble(Reason.VERSION_NOT_FOUND, f"model {name!r} has no version {version}") from None
+            raise
+
+    async def _get(self, server: str, path: str, params: dict[str, str]) -> Any:
         try:
             request = self._client.build_request("GET", f"{server}{API}{path}", params=params)
             request.headers.update(self._credentials(request.url).headers)
             response = await self._client.send(request)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             text = f"{server}: {type(exc).__name__}; asked again by itself"
-            raise Trouble(Reason.REGISTRY_UNREACHABLE, text) from None
+            raise Silence(Reason.REGISTRY_UNREACHABLE, text) from None
         return _document(response, server, params["name"])
 
     def _credentials(self, url: httpx.URL) -> Credentials:
@@ -95,4 +170,8 @@ def _document(response: httpx.Response, server: str, model: str) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} does not answer like MLflow") from None
+        raise _unlike_mlflow(server) from None
+
+
+def _unlike_mlflow(server: str) -> Trouble:
+    return Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} does not answer like MLflow")
