@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, TypeAdapter
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from despina.api.base import UrlStr
+from despina.api.base import ServerStr
 from despina.api.credentials import Credentials
 from despina.api.placement import PlacementProfile
 from despina.decide.observed import Defaults
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     watch_namespaces: str = ""
     """Namespaces with programs, separated by commas; the operator's own when empty."""
     runtime_image: str = "despina-runtime:dev"
-    tracking_uri: UrlStr | None = None
+    tracking_uri: ServerStr | None = None
     tracking_username: str = Field(default="", repr=False)
     tracking_password: str = Field(default="", repr=False)
     tracking_token: str = Field(default="", repr=False)

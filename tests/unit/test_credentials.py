@@ -30,7 +30,7 @@ from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
 
 A, B = ("ns", "a"), ("ns", "b")
 HOME = "http://mlflow:5000"
-SECRET = "mlflow-of-a"  # noqa: S105 - a name
+SECRET = "mlflow-of-a"
 OPERATORS = Credentials(token="operators-token")
 GIVEN = {"MLFLOW_TRACKING_TOKEN": "token-of-a"}
 PAIR = {"MLFLOW_TRACKING_USERNAME": "a", "MLFLOW_TRACKING_PASSWORD": "pass:word"}
@@ -113,13 +113,13 @@ async def test_a_program_is_known_by_its_own_credentials_alone(world, case, uri)
 
 
 UNUSABLE = {
-    "no Secret": (None, "there is no Secret ns/mlflow-of-a"),
-    "an empty one": ({}, "holds neither"),
+    "no Secret": (None, "there is no Secret ns/mlflow-of-a: make it with MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and"),
+    "an empty one": ({}, "Secret ns/mlflow-of-a holds neither MLFLOW_TRACKING_TOKEN, nor MLFLOW_TRACKING_USERNAME and"),
     "a name without a password": (secret(MLFLOW_TRACKING_USERNAME="a"), "holds neither"),
     "a password without a name": (secret(MLFLOW_TRACKING_PASSWORD="hunter2"), "holds neither"),
     "empty values": (secret(MLFLOW_TRACKING_TOKEN="", MLFLOW_TRACKING_USERNAME=" "), "holds neither"),
     "a token of two lines": (secret(MLFLOW_TRACKING_TOKEN="hunter2\nX-Evil: 1"), "does not fit into a header"),
-    "a token that is not ASCII": (secret(MLFLOW_TRACKING_TOKEN="hunter2\u2028"), "does not fit into a header"),
+    "a token that is not ASCII": (secret(MLFLOW_TRACKING_TOKEN="hünter2"), "does not fit into a header"),
     "a value that is not base64": ({"data": {"MLFLOW_TRACKING_TOKEN": "hunter2!"}}, "holds neither"),
     "one that may not be read": (Refused("GET /api/v1/…: forbidden"), "cannot be read: GET /api/v1/…: forbidden"),
 }  # fmt: skip
@@ -132,8 +132,7 @@ async def test_credentials_that_are_not_there_are_a_condition_and_nobody_is_aske
     found = await world.resolve(program)
     assert (found.version, found.reason, found.is_unknown) == (None, Reason.SECRET_NOT_FOUND, True)
     assert said in found.message
-    assert "MLFLOW_TRACKING_TOKEN" in found.message
-    assert "hunter2" not in found.message
+    assert "nter2" not in found.message
     assert world.sent == []
     o = observed(program, **serving(program, "1"))
     o = replace(o, model=found)
@@ -248,5 +247,7 @@ def test_versions_that_a_spec_names_are_known():
 
 
 def test_a_manifest_says_it_in_yaml():
-    document = a_manifest(source=yaml.safe_load("{mlflow: {model: qa, alias: x, credentialsSecretRef: {name: mlflow}}}"))
+    document = a_manifest(
+        source=yaml.safe_load("{mlflow: {model: qa, alias: x, credentialsSecretRef: {name: mlflow}}}")
+    )
     assert Program.parse(document).spec.source.mlflow.credentials_secret_ref.name == "mlflow"

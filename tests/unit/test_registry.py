@@ -10,9 +10,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
 
-from despina.api.base import UrlStr
 from despina.api.conditions import Reason
 from despina.api.credentials import Credentials
 from despina.api.program import MlflowSource
@@ -143,15 +141,11 @@ OURS = {
 @settings(deadline=None)
 @given(parts=st.fixed_dictionaries({name: st.sampled_from(texts) for name, texts in PARTS.items()}))
 async def test_only_what_is_sent_to_the_operators_own_server_carries_its_credentials(parts):
-    uri = "".join(parts.values())
-    try:
-        TypeAdapter(UrlStr).validate_python(uri)
-    except ValidationError:
-        return
+    uri = "".join(parts[name] for name in PARTS)
     sent: list[httpx.Request] = []
     client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: sent.append(request) or model()))
     registry = Registry(Tracking(client, HOME, TOKEN), lambda _: None)
-    await registry.resolve(A, source(trackingURI=uri), HOME)
+    await registry.resolve(A, source().model_copy(update={"tracking_uri": uri}), HOME)
     await registry.close()
     for request in sent:
         url, shows = request.url, "authorization" in request.headers
@@ -161,3 +155,14 @@ async def test_only_what_is_sent_to_the_operators_own_server_carries_its_credent
             assert url.raw_path.startswith(b"/one/")
         if all(part in OURS[name] for name, part in parts.items()):
             assert shows
+
+
+@settings(deadline=None)
+@given(uri=st.one_of(st.text(), st.lists(st.sampled_from([p for ps in PARTS.values() for p in ps])).map("".join)))
+async def test_whatever_an_address_is_its_poller_goes_on(uri):
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: model(champion="1")))
+    registry = Registry(Tracking(client, HOME, TOKEN), lambda _: None)
+    async with asyncio.timeout(10):
+        found = await registry.resolve(A, source().model_copy(update={"tracking_uri": uri or "x"}), None)
+    assert found.reason in (Reason.MODEL_FOUND, Reason.REGISTRY_UNREACHABLE)
+    await registry.close()

@@ -11,7 +11,7 @@ from typing import Self
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 NAMES = (USERNAME, PASSWORD, TOKEN)
 HEADER_VALUE = re.compile(r"[!-~]+")
-LACKING = f"neither {TOKEN}, nor {USERNAME} and {PASSWORD}"
+WANTED = f"{TOKEN}, or {USERNAME} and {PASSWORD}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Credentials:
         if self.username and self.password:
             return ""
         if not self.token:
-            return f"holds {LACKING}"
+            return f"holds neither {TOKEN}, nor {USERNAME} and {PASSWORD}"
         return "" if HEADER_VALUE.fullmatch(self.token) else f"holds a {TOKEN} that does not fit into a header"
 
     @property

@@ -161,7 +161,12 @@ class Resolution:
     @property
     def is_unknown(self) -> bool:
         """Whether the registry gave no answer, as opposed to a negative one."""
-        return self.reason in (Reason.REGISTRY_UNREACHABLE, Reason.REGISTRY_DENIED, Reason.NOT_ASKED_YET)
+        return self.reason in (
+            Reason.REGISTRY_UNREACHABLE,
+            Reason.REGISTRY_DENIED,
+            Reason.NOT_ASKED_YET,
+            Reason.SECRET_NOT_FOUND,
+        )
 
 
 @dataclass(frozen=True)

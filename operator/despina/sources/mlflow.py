@@ -1,4 +1,4 @@
-"""Following aliases in MLflow registries: one poller per server and model, whoever asks for it.
+"""Following aliases in MLflow registries: one poller per server, model and credentials, whoever asks for it.
 
 An alias's move is seen within a poll period; a server that fails is asked less often until it answers again. When a
 version was made is asked once, and again when the model looks changed: at rest a poll is one request.
@@ -7,12 +7,14 @@ version was made is asked once, and again when the model looks changed: at rest 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from despina.api.conditions import Reason
+from despina.api.credentials import Credentials
 from despina.api.program import MlflowSource
 from despina.decide.observed import Resolution
 from despina.sources.tracking import Model, Silence, Tracking, Trouble, server_of
@@ -30,6 +32,8 @@ class PollKey(NamedTuple):
 
     server: str
     model: str
+    credentials: Credentials | None
+    """A program's own: nobody sees through another's rights."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,12 @@ class Registry:
         self._following: dict[Key, PollKey] = {}
 
     async def resolve(
-        self, key: Key, source: MlflowSource, default_uri: str | None, others: frozenset[str] = frozenset()
+        self,
+        key: Key,
+        source: MlflowSource,
+        default_uri: str | None,
+        others: frozenset[str] = frozenset(),
+        credentials: Credentials | None = None,
     ) -> Resolution:
         """What the program's source stands for now, and when that version and `others` were made; waits only for the
         very first answer."""
@@ -125,10 +134,11 @@ class Registry:
         if not uri:
             message = "set spec.source.mlflow.trackingURI, or trackingURI in the operator's chart values"
             return Resolution(None, Reason.NO_TRACKING_URI, message)
-        poll_key, interest = PollKey(server_of(uri), source.model), Interest(source, others)
+        poll_key, interest = PollKey(server_of(uri), source.model, credentials), Interest(source, others)
         poller = self._follow(key, poll_key, interest)
         try:
-            answer = await asyncio.wait_for(poller.answer_to(interest), FIRST_ANSWER_SECONDS)
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                answer = await poller.answer_to(interest)
         except TimeoutError:
             poller.gave_up.add(key)
             return Resolution(None, Reason.NOT_ASKED_YET, f"{poll_key.server} has not answered yet", poll_key.server)
@@ -162,17 +172,16 @@ class Registry:
             poller.new_follower.set()
         self._following[key] = poll_key
         if poller.task is None:
-            poller.task = asyncio.create_task(self._poll(poll_key, poller), name=f"poll {poll_key}")
+            poller.task = asyncio.create_task(self._poll(poll_key, poller), name=f"poll {poll_key.model}")
         return poller
 
     async def _poll(self, poll_key: PollKey, poller: _Poller) -> None:
         while True:
             poller.new_follower.clear()
             self._tell(poll_key, poller, await self._ask(poll_key, poller))
-            try:
-                await asyncio.wait_for(poller.new_follower.wait(), poller.period)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poller.period):
+                    await poller.new_follower.wait()
 
     def _tell(self, poll_key: PollKey, poller: _Poller, answer: Answer) -> None:
         """Wake the followers when the answer is a new one."""

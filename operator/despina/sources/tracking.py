@@ -23,6 +23,9 @@ from despina.api.credentials import NOBODY, Credentials
 
 API = "/api/2.0/mlflow"
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._~/-]*")
+OF_PROGRAM = "the program's credentials (spec.source.mlflow.credentialsSecretRef)"
+OF_OPERATOR = "the operator's credentials"
+OF_NOBODY = "a request without credentials: set spec.source.mlflow.credentialsSecretRef"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -82,7 +85,7 @@ def server_of(uri: str) -> str:
     """A server's one spelling, whichever way its address is written."""
     try:
         url = httpx.URL(uri)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):
         return uri
     return f"{url.scheme}://{url.netloc.decode('ascii')}{_path(url).rstrip('/')}"
 
@@ -119,9 +122,9 @@ class Tracking:
         """Close the connections."""
         await self._client.aclose()
 
-    async def model(self, server: str, name: str) -> Model:
+    async def model(self, server: str, name: str, own: Credentials | None) -> Model:
         """A registered model; raises Trouble."""
-        found = await self._get(server, "/registered-models/get", {"name": name})
+        found = await self._get(server, "/registered-models/get", {"name": name}, own)
         try:
             model = _ModelAnswer.model_validate(found).registered_model
         except ValidationError:
@@ -130,10 +133,10 @@ class Tracking:
         stamp = model.model_dump(exclude={"aliases"}) if is_told else None
         return Model({a.alias: a.version for a in model.aliases or ()}, stamp)
 
-    async def created(self, server: str, name: str, version: str) -> int | None:
+    async def created(self, server: str, name: str, own: Credentials | None, version: str) -> int | None:
         """When a version was made, in milliseconds since the epoch, if the server tells; raises Trouble."""
         try:
-            found = await self._get(server, "/model-versions/get", {"name": name, "version": version})
+            found = await self._get(server, "/model-versions/get", {"name": name, "version": version}, own)
             return _VersionAnswer.model_validate(found).model_version.creation_timestamp
         except ValidationError:
             raise _unlike_mlflow(server) from None
@@ -142,24 +145,28 @@ class Tracking:
                 raise Trouble(Reason.VERSION_NOT_FOUND, f"model {name!r} has no version {version}") from None
             raise
 
-    async def _get(self, server: str, path: str, params: dict[str, str]) -> Any:
+    async def _get(self, server: str, path: str, params: dict[str, str], own: Credentials | None) -> Any:
         try:
             request = self._client.build_request("GET", f"{server}{API}{path}", params=params)
-            request.headers.update(self._credentials(request.url).headers)
+            credentials, whose = (own, OF_PROGRAM) if own else self._for(request.url)
+            request.headers.update(credentials.headers)
             response = await self._client.send(request)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except Exception as exc:  # whatever an address in a manifest leads to must not end the polling
             text = f"{server}: {type(exc).__name__}; asked again by itself"
             raise Silence(Reason.REGISTRY_UNREACHABLE, text) from None
+        if response.status_code in (401, 403):
+            text = f"{server} answered {response.status_code} to {whose}"
+            raise Trouble(Reason.REGISTRY_DENIED, text)
         return _document(response, server, params["name"])
 
-    def _credentials(self, url: httpx.URL) -> Credentials:
-        return self._own if self._home and is_within(url, self._home) else NOBODY
+    def _for(self, url: httpx.URL) -> tuple[Credentials, str]:
+        """What is shown there for a program that brings nothing of its own, and whose it is."""
+        is_home = self._home is not None and is_within(url, self._home)
+        return (self._own, OF_OPERATOR) if is_home and self._own.headers else (NOBODY, OF_NOBODY)
 
 
 def _document(response: httpx.Response, server: str, model: str) -> Any:
     status = response.status_code
-    if status in (401, 403):
-        raise Trouble(Reason.REGISTRY_DENIED, f"{server} answered {status}")
     if status == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
         raise Trouble(Reason.MODEL_NOT_FOUND, f"{server} has no model {model!r}")
     if response.is_redirect:
