@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
 
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 NAMES = (USERNAME, PASSWORD, TOKEN)
 HEADER_VALUE = re.compile(r"[!-~]+")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 WANTED = f"{TOKEN}, or {USERNAME} and {PASSWORD}"
 
 
@@ -48,3 +50,27 @@ class Credentials:
 
 
 NOBODY = Credentials()
+
+
+def is_within(url: str, server: str) -> bool:
+    """Whether a request's address, as a client has parsed it, is a server's; one host may have several, told apart by
+    their paths."""
+    try:
+        asked, own = urlsplit(url), urlsplit(server)
+        if _origin(asked) != _origin(own) or "@" in asked.netloc:
+            return False
+    except ValueError:
+        return False
+    base = own.path.rstrip("/")
+    return not base or (asked.path.startswith(f"{base}/") and not _climbs(asked.path))
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
+
+
+def _climbs(path: str) -> bool:
+    """Whether anybody on the way could read it as one that leads out of a folder."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return any(part.partition(";")[0] in (".", "..") for part in re.split(r"[/\\]", path))

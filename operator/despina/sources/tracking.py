@@ -9,7 +9,6 @@ the server that they were given for and to no other, no redirect is followed, an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,14 +18,12 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from despina.api.conditions import Reason
-from despina.api.credentials import NOBODY, Credentials
+from despina.api.credentials import NOBODY, Credentials, is_within
 
 API = "/api/2.0/mlflow"
-PLAIN_PATH = re.compile(r"[A-Za-z0-9._~/-]*")
 OF_PROGRAM = "the program's credentials (spec.source.mlflow.credentialsSecretRef)"
 OF_OPERATOR = "the operator's credentials"
 OF_NOBODY = "a request without credentials: set spec.source.mlflow.credentialsSecretRef"
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Trouble(Exception):
@@ -87,27 +84,8 @@ def server_of(uri: str) -> str:
         url = httpx.URL(uri)
     except (httpx.InvalidURL, ValueError):
         return uri
-    return f"{url.scheme}://{url.netloc.decode('ascii')}{_path(url).rstrip('/')}"
-
-
-def _path(url: httpx.URL) -> str:
-    return url.raw_path.decode("ascii").partition("?")[0]
-
-
-def is_within(url: httpx.URL, home: httpx.URL) -> bool:
-    """Whether a request goes to a server, which may be one of several behind one host, told apart by their paths."""
-    if _origin(url) != _origin(home) or url.userinfo:
-        return False
-    return _is_plain(_path(url)) and _path(url).startswith(f"{_path(home).rstrip('/')}/")
-
-
-def _is_plain(path: str) -> bool:
-    """Whether a path means the same to everybody who reads it on the way."""
-    return bool(PLAIN_PATH.fullmatch(path)) and not {".", ".."}.intersection(path.split("/"))
-
-
-def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
-    return url.scheme, url.raw_host, url.port or DEFAULT_PORTS.get(url.scheme)
+    path = url.raw_path.decode("ascii").partition("?")[0]
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{path.rstrip('/')}"
 
 
 class Tracking:
@@ -115,7 +93,7 @@ class Tracking:
 
     def __init__(self, client: httpx.AsyncClient, home: str | None = None, own: Credentials = NOBODY) -> None:
         self._client = client
-        self._home = httpx.URL(home) if home else None
+        self._home = server_of(home) if home else None
         self._own = own
 
     async def close(self) -> None:
@@ -161,7 +139,7 @@ class Tracking:
 
     def _for(self, url: httpx.URL) -> tuple[Credentials, str]:
         """What is shown there for a program that brings nothing of its own, and whose it is."""
-        is_home = self._home is not None and is_within(url, self._home)
+        is_home = self._home is not None and is_within(str(url), self._home)
         return (self._own, OF_OPERATOR) if is_home and self._own.headers else (NOBODY, OF_NOBODY)
 
 
