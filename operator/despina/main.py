@@ -12,6 +12,7 @@ import httpx
 import kopf
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from despina.api.credentials import NOBODY
 from despina.cluster.client import Cluster
 from despina.handlers.events import build_registry
 from despina.reconcile.clock import SteadyClock
@@ -102,5 +103,7 @@ async def signing_keys(settings: Settings, cluster: Cluster) -> tuple[Ed25519Pri
 
 def make_registry(settings: Settings, wake: Callable[[Key], None]) -> Registry:
     """The registries that programs follow; the operator's credentials are for its own server."""
-    client = make_client(REGISTRY_TIMEOUT_SECONDS)
-    return Registry(Tracking(client, settings.tracking_uri, settings.tracking_credentials), wake)
+    own = settings.tracking_credentials
+    if own != NOBODY and own.problem:
+        log.warning("MLflow is asked without credentials: there is neither a token, nor a user name with a password")
+    return Registry(Tracking(make_client(REGISTRY_TIMEOUT_SECONDS), settings.tracking_uri, own), wake)

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     @property
     def tracking_credentials(self) -> Credentials:
         """For the server of `tracking_uri`, and no other."""
-        return Credentials(self.tracking_username, self.tracking_password, self.tracking_token)
+        given = (self.tracking_username, self.tracking_password, self.tracking_token)
+        return Credentials(*(text.strip() for text in given))
 
     def defaults(self, order_keys: tuple[str, ...]) -> Defaults:
         """What this configuration adds to every program's spec."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from despina.api.program import MlflowSource
@@ -135,3 +137,28 @@ async def test_a_cookie_is_given_to_nobody(listen):
     assert {True, False} == set(own)
     assert own == ["authorization" in sent for sent in home.headers]
     assert not any("cookie" in sent for sent in home.headers)
+
+
+async def test_mlflow_tells_a_model_that_was_made_anew_from_the_one_before(mlflow_uri):
+    def ask(method: str, path: str, **body: str) -> None:
+        url = f"{mlflow_uri}/api/2.0/mlflow/{path}"
+        httpx.request(method, url, json={"name": "anew"} | body, timeout=30).raise_for_status()
+
+    def make() -> None:
+        ask("POST", "registered-models/create")
+        ask("POST", "model-versions/create", source="s3://bucket/model")
+        ask("POST", "registered-models/alias", alias="champion", version="1")
+
+    make()
+    woken = asyncio.Event()
+    registry = make_registry(Settings(tracking_uri=mlflow_uri), lambda _: woken.set())
+    source = MlflowSource(model="anew", alias="champion")
+    first = await registry.resolve(KEY, source, mlflow_uri)
+    ask("DELETE", "registered-models/delete")
+    make()
+    await registry.resolve(("ns", "b"), source, mlflow_uri)  # a newcomer makes the poller look
+    await asyncio.wait_for(woken.wait(), 30)
+    second = await registry.resolve(KEY, source, mlflow_uri)
+    await registry.close()
+    assert (first.version, second.version, first.server) == ("1", "1", mlflow_uri)
+    assert first.created["1"] < second.created["1"]

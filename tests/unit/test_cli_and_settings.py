@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from despina.cli import main, render
+from despina.main import make_registry
 from despina.settings import Settings, read_profiles
 
 TOOL = "{apiVersion: despina.dev/v1alpha1, kind: DSPyTool, metadata: {name: x}, spec: {contract: {}}}"
@@ -117,3 +118,8 @@ def test_settings_do_not_show_credentials():
     settings = Settings(tracking_username="me", tracking_password="hunter2", tracking_token="sesame")
     assert "hunter2" not in repr(settings)
     assert "sesame" not in f"{settings!r} {settings.tracking_credentials!r}"
+
+
+async def test_half_a_pair_of_credentials_is_said_at_the_start(caplog):
+    await make_registry(Settings(tracking_username="me"), lambda _: None).close()
+    assert "asked without credentials" in caplog.text

@@ -17,16 +17,16 @@ from pydantic import ValidationError
 from despina.api.conditions import Reason, Type
 from despina.api.credentials import Credentials
 from despina.api.program import Program
-from despina.api.revision import named_versions, runtime_config, shape_of
+from despina.api.revision import named_versions, revision_of, runtime_config, shape_of
 from despina.cluster.errors import Refused
 from despina.decide.observed import Resolution
-from despina.decide.plan import Outcome
+from despina.decide.plan import Create, Outcome, each
 from despina.decide.rollout import decide
 from despina.reconcile.program import Reconciler
 from despina.sources.mlflow import Registry
 from despina.sources.tracking import Tracking
 from despina.status.report import report
-from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
+from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, ref, serving
 
 A, B = ("ns", "a"), ("ns", "b")
 HOME = "http://mlflow:5000"
@@ -131,6 +131,7 @@ async def test_credentials_that_are_not_there_are_a_condition_and_nobody_is_aske
     program = a_follower()
     found = await world.resolve(program)
     assert (found.version, found.reason, found.is_unknown) == (None, Reason.SECRET_NOT_FOUND, True)
+    assert found.server == HOME
     assert said in found.message
     assert "nter2" not in found.message
     assert world.sent == []
@@ -213,8 +214,8 @@ def test_a_tracking_uri_is_an_address_and_a_path(uri):
 
 def pod_of(program: Program) -> dict[str, Any]:
     o = observed(program)
-    made = [getattr(a, "document", {}) for a in decide(o, 0.0).actions]
-    return next(d for d in made if d.get("kind") == "Deployment")["spec"]["template"]["spec"]
+    made = [a.document for a in each(decide(o, 0.0).actions) if isinstance(a, Create)]
+    return next(d for d in made if d["kind"] == "Deployment")["spec"]["template"]["spec"]
 
 
 def test_pods_mount_the_secret_and_start_without_it_too():
@@ -228,16 +229,14 @@ def test_pods_mount_the_secret_and_start_without_it_too():
 
 
 def test_the_runtime_is_told_where_they_are_and_not_what_they_are():
-    from despina.api.revision import revision_of
-
-    config = runtime_config(a_follower(), revision_of(a_follower(), "1"), HOME)
+    config = runtime_config(a_follower(), revision_of(a_follower(), ref("1")))
     assert config.mlflow_credentials_dir == f"/etc/despina-secrets/{SECRET}"
-    assert runtime_config(a_program(), revision_of(a_program(), "1"), HOME).mlflow_credentials_dir is None
+    assert runtime_config(a_program(), revision_of(a_program(), ref("1"))).mlflow_credentials_dir is None
 
 
 def test_a_version_is_not_loaded_into_pods_that_lack_its_secret():
-    assert shape_of(a_follower(), "i") != shape_of(a_program(), "i")
-    assert shape_of(a_follower(), "i") != shape_of(a_follower(credentialsSecretRef={"name": "another"}), "i")
+    one, another = a_follower(), a_follower(credentialsSecretRef={"name": "another"})
+    assert len({str(shape_of(p, ref("1"), "i")) for p in (a_program(), one, another)}) == 3
 
 
 def test_versions_that_a_spec_names_are_known():

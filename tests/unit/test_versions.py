@@ -11,9 +11,12 @@ import httpx
 import pytest
 
 from despina.api.conditions import Reason
+from despina.api.credentials import server_of
 from despina.api.program import MlflowSource
+from despina.decide.versions import ref_of
 from despina.sources.mlflow import Registry
-from despina.sources.tracking import Tracking, server_of
+from despina.sources.tracking import Tracking
+from tests.support.gen import a_program, observed
 
 URI = "http://mlflow:5000"
 A, B = ("ns", "a"), ("ns", "b")
@@ -216,3 +219,9 @@ async def test_who_gave_up_waiting_is_woken_by_the_first_answer(monkeypatch):
     await asyncio.wait_for(woken.wait(), 5)
     assert (await registry.resolve(A, source, URI)).version == "1"
     await registry.close()
+
+
+def test_a_version_is_the_same_one_while_its_server_is_not_asked():
+    source = {"mlflow": {"model": "qa", "alias": "champion", "trackingURI": "http://MLflow:80/"}}
+    o = observed(a_program(source=source), None)
+    assert ref_of(o, "1").tracking_uri == server_of("http://MLflow:80/") == "http://mlflow"

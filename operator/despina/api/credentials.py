@@ -52,6 +52,17 @@ class Credentials:
 NOBODY = Credentials()
 
 
+def server_of(uri: str) -> str:
+    """A server's one spelling, whichever way its address is written."""
+    try:
+        url = urlsplit(uri)
+        port = "" if url.port in (None, DEFAULT_PORTS.get(url.scheme)) else f":{url.port}"
+    except ValueError:
+        return uri
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{url.scheme}://{host}{port}{url.path.rstrip('/')}" if host else uri
+
+
 def is_within(url: str, server: str) -> bool:
     """Whether a request's address, as a client has parsed it, is a server's; one host may have several, told apart by
     their paths."""

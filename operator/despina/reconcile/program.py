@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from despina.api.conditions import Reason
+from despina.api.credentials import server_of
 from despina.api.program import Program
 from despina.api.revision import named_versions, tool_uses
 from despina.cluster.client import Cluster, Document
@@ -115,12 +116,12 @@ class Reconciler:
 
     async def resolve(self, key: Key, program: Program) -> Resolution:
         """What the program's model is now, asked with the program's own credentials where it brings some."""
+        source, default = program.spec.source.mlflow, self.defaults.tracking_uri
         try:
             credentials = await mlflow_credentials(self.cluster, program)
         except Lacking as exc:
             self.registry.forget(key)
-            return Resolution(None, exc.reason, str(exc))
-        source, default = program.spec.source.mlflow, self.defaults.tracking_uri
+            return Resolution(None, exc.reason, str(exc), server_of(source.tracking_uri or default or ""))
         return await self.registry.resolve(key, source, default, named_versions(program), credentials)
 
     async def _interfaces(self, key: Key, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from despina.api.conditions import Reason
-from despina.api.credentials import Credentials
+from despina.api.credentials import Credentials, server_of
 from despina.api.program import MlflowSource
 from despina.decide.observed import Resolution
-from despina.sources.tracking import Model, Silence, Tracking, Trouble, server_of
+from despina.sources.tracking import Model, Silence, Tracking, Trouble
 
 log = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 300.0

@@ -78,22 +78,12 @@ def make_client(timeout: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar)
 
 
-def server_of(uri: str) -> str:
-    """A server's one spelling, whichever way its address is written."""
-    try:
-        url = httpx.URL(uri)
-    except (httpx.InvalidURL, ValueError):
-        return uri
-    path = url.raw_path.decode("ascii").partition("?")[0]
-    return f"{url.scheme}://{url.netloc.decode('ascii')}{path.rstrip('/')}"
-
-
 class Tracking:
     """MLflow servers, as far as the operator asks them."""
 
     def __init__(self, client: httpx.AsyncClient, home: str | None = None, own: Credentials = NOBODY) -> None:
         self._client = client
-        self._home = server_of(home) if home else None
+        self._home = _parsed(home) if home else None
         self._own = own
 
     async def close(self) -> None:
@@ -141,6 +131,14 @@ class Tracking:
         """What is shown there for a program that brings nothing of its own, and whose it is."""
         is_home = self._home is not None and is_within(str(url), self._home)
         return (self._own, OF_OPERATOR) if is_home and self._own.headers else (NOBODY, OF_NOBODY)
+
+
+def _parsed(uri: str) -> str:
+    """An address as this client reads it, in ASCII."""
+    try:
+        return str(httpx.URL(uri))
+    except (httpx.InvalidURL, ValueError):
+        return uri
 
 
 def _document(response: httpx.Response, server: str, model: str) -> Any:
