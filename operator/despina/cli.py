@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from despina.api import GROUP
 from despina.api.crd import program_crd, tool_crd
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     match args.command:
         case "operator":
-            _operate()
+            _operate(parser)
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -130,14 +131,18 @@ def _first_actions(manifest: dict[str, Any], version: str) -> Iterable[Action]:
     return decide(Observed(program, ProgramStatus(), defaults, model), now=0.0).actions
 
 
-def _operate() -> None:
+def _operate(parser: argparse.ArgumentParser) -> None:
     from despina.main import run  # kopf and the client are not needed for the other commands
     from despina.settings import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "kopf.objects", "kopf.activities"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    asyncio.run(run(Settings()))
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        parser.exit(1, "".join(f"DESPINA_{str(e['loc'][0]).upper()}: {e['msg']}\n" for e in exc.errors()))
+    asyncio.run(run(settings))
 
 
 if __name__ == "__main__":

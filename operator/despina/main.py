@@ -6,16 +6,18 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 
 import httpx
 import kopf
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from despina.api.credentials import NOBODY
 from despina.cluster.client import Cluster
 from despina.handlers.events import build_registry
 from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
-from despina.reconcile.queue import Queue
+from despina.reconcile.queue import Key, Queue
 from despina.reconcile.tool import ToolReconciler
 from despina.reconcile.uses import Uses
 from despina.settings import Settings
@@ -24,6 +26,7 @@ from despina.sources.mlflow import Registry
 from despina.sources.probes import Probes
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
+from despina.sources.tracking import Tracking, make_client
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ async def run(settings: Settings) -> None:
     probes = Probes(httpx.AsyncClient(timeout=PROBE_TIMEOUT), tool_queue.add)
     defaults = settings.defaults(orders.public_keys)
     reports = Reports(httpx.AsyncClient(timeout=REPORT_TIMEOUT_SECONDS), queue.add)
-    registry = Registry(_registry_client(settings), queue.add)
+    registry = make_registry(settings, queue.add)
     reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint, clock))
     tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces, clock))
     QUEUE_DEPTH.set_function(lambda: queue.depth + tool_queue.depth)
@@ -98,9 +101,9 @@ async def signing_keys(settings: Settings, cluster: Cluster) -> tuple[Ed25519Pri
     return read_keys(found)
 
 
-def _registry_client(settings: Settings) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {settings.tracking_token}"} if settings.tracking_token else {}
-    auth = None
-    if settings.tracking_username and settings.tracking_password:
-        auth = httpx.BasicAuth(settings.tracking_username, settings.tracking_password)
-    return httpx.AsyncClient(timeout=REGISTRY_TIMEOUT_SECONDS, headers=headers, auth=auth)
+def make_registry(settings: Settings, wake: Callable[[Key], None]) -> Registry:
+    """The registries that programs follow; the operator's credentials are for its own server."""
+    own = settings.tracking_credentials
+    if own != NOBODY and own.problem:
+        log.warning("MLflow is asked without credentials: there is neither a token, nor a user name with a password")
+    return Registry(Tracking(make_client(REGISTRY_TIMEOUT_SECONDS), settings.tracking_uri, own), wake)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from despina.api.base import ServerStr
+from despina.api.credentials import Credentials
 from despina.api.placement import PlacementProfile
 from despina.decide.observed import Defaults
 
@@ -15,17 +17,20 @@ from despina.decide.observed import Defaults
 class Settings(BaseSettings):
     """Read from DESPINA_* variables, which the chart sets."""
 
-    model_config = SettingsConfigDict(env_prefix="DESPINA_", frozen=True)
+    # A mistake is told without what was given: it may be a password.
+    model_config = SettingsConfigDict(
+        env_prefix="DESPINA_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     namespace: str = "default"
     """Where the operator itself lives."""
     watch_namespaces: str = ""
     """Namespaces with programs, separated by commas; the operator's own when empty."""
     runtime_image: str = "despina-runtime:dev"
-    tracking_uri: str | None = None
-    tracking_username: str | None = None
-    tracking_password: str | None = None
-    tracking_token: str | None = None
+    tracking_uri: ServerStr | None = None
+    tracking_username: str = Field(default="", repr=False)
+    tracking_password: str = Field(default="", repr=False)
+    tracking_token: str = Field(default="", repr=False)
     profiles_file: Path | None = None
     cluster_domain: str = "cluster.local"
     health_port: int = 8080
@@ -36,6 +41,12 @@ class Settings(BaseSettings):
     def namespaces(self) -> list[str]:
         """The namespaces to watch."""
         return [n.strip() for n in self.watch_namespaces.split(",") if n.strip()] or [self.namespace]
+
+    @property
+    def tracking_credentials(self) -> Credentials:
+        """For the server of `tracking_uri`, and no other."""
+        given = (self.tracking_username, self.tracking_password, self.tracking_token)
+        return Credentials(*(text.strip() for text in given))
 
     def defaults(self, order_keys: tuple[str, ...]) -> Defaults:
         """What this configuration adds to every program's spec."""

@@ -268,6 +268,9 @@ class RuntimeConfig(Document):
     program: str
     revision: str
     model: ModelRef
+    mlflow_credentials_dir: str | None = None
+    """Mounted files named as MLflow's client names its variables, read again whenever something is fetched; without a
+    folder, the environment has them."""
     lms: tuple[LMConfig, ...] = ()
     lm: str | None = None
     fallbacks: tuple[str, ...] = ()

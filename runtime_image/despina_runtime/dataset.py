@@ -19,6 +19,7 @@ from pydantic import Field
 
 from despina.wire import DatasetConfig, Report
 from despina_runtime.metrics import BUILT_IN
+from despina_runtime.program.tracking import Lacking, told
 
 Line = Mapping[str, Any]
 
@@ -83,14 +84,20 @@ def _row(line: Line, inputs: set[str]) -> Row:
     return Row({k: v for k, v in line.items() if k in inputs}, {k: v for k, v in line.items() if k not in inputs})
 
 
-def load_lines(dataset: DatasetConfig, tracking_uri: str) -> list[Line]:
-    """A dataset's lines, wherever they are. A file is there once: it is removed. Raises Unusable."""
-    if dataset.mlflow:
-        return _of_mlflow(dataset.mlflow, tracking_uri)
+def load_lines(dataset: DatasetConfig, tracking_uri: str, secret: str | None = None) -> list[Line]:
+    """A dataset's lines, wherever they are. A file is there once: it is removed. Raises Unusable.
+
+    `secret` is the folder of the program's own credentials for MLflow.
+    """
     if dataset.file:
         return _parsed(_taken(Path(dataset.file)))
-    with tempfile.TemporaryDirectory() as folder:
-        return _parsed(_taken(_download(dataset.uri or "", tracking_uri, folder)))
+    try:
+        with told(tracking_uri, secret), tempfile.TemporaryDirectory() as folder:
+            if dataset.mlflow:
+                return _of_mlflow(dataset.mlflow, tracking_uri)
+            return _parsed(_taken(_download(dataset.uri or "", tracking_uri, folder)))
+    except Lacking as exc:
+        raise Unusable(str(exc)) from exc
 
 
 def _taken(path: Path) -> bytes:
@@ -138,7 +145,7 @@ def _download(uri: str, tracking_uri: str, folder: str) -> Path:
     mlflow.set_tracking_uri(tracking_uri)
     try:
         path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-    except (MlflowException, OSError) as exc:
+    except (MlflowException, OSError, ValueError) as exc:
         raise Unusable(f"the dataset {uri} cannot be fetched: {type(exc).__name__}: {exc}") from exc
     if path.is_dir():
         raise Unusable(f"the dataset {uri} is a folder: name one file of JSON Lines")

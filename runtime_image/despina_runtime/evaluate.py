@@ -53,7 +53,8 @@ class Evaluation:
     async def _run(self) -> EvaluationResult:
         """The serving version comes first: nothing of the candidate's is there yet that could spoil its score."""
         config = self._config
-        lines = await asyncio.to_thread(load_lines, config.dataset, config.candidate.model.tracking_uri)
+        server, secret = config.candidate.model.tracking_uri, config.candidate.mlflow_credentials_dir
+        lines = await asyncio.to_thread(load_lines, config.dataset, server, secret)
         if config.baseline is None:
             return await self._score("candidate", lines, config)
         try:

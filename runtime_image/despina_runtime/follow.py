@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 
 from despina.api.program import Program
-from despina.api.revision import revision_of, runtime_config
+from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
+from despina_runtime.program.tracking import Lacking, credentials
 from despina_runtime.supervisor import Crew, on_signals, open_port, prepare_environment
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Follower:
         listen = open_port(self.host, self.port)
         async with httpx.AsyncClient(base_url=self.tracking_uri, timeout=10) as client:
             while not stop.is_set():
-                version = await wanted_version(client, self.program)
+                version = await wanted_version(client, self.program, self.secrets)
                 if version and version not in self.failed and version != self._version():
                     await self._switch(version, listen)
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
@@ -105,18 +106,22 @@ class Follower:
             await self.current.ended.wait()
 
 
-async def wanted_version(client: httpx.AsyncClient, program: Program) -> str | None:
+async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: Path) -> str | None:
     """The version that the manifest means now; None while MLflow does not say."""
     source = program.spec.source.mlflow
     if source.version is not None:
         return str(source.version)
     params = {"name": source.model, "alias": source.alias or ""}
     try:
-        response = await client.get("/api/2.0/mlflow/registered-models/alias", params=params)
+        headers = credentials(mlflow_credentials_dir(program, str(secrets))).headers
+        response = await client.get("/api/2.0/mlflow/registered-models/alias", params=params, headers=headers)
         if response.status_code == 404:
             log.warning("MLflow has no model %r with alias %r yet", source.model, source.alias)
             return None
         return str(response.raise_for_status().json()["model_version"]["version"])
+    except Lacking as exc:
+        log.warning("MLflow was not asked error=%s", exc)
+        return None
     except (httpx.HTTPError, ValueError, KeyError) as exc:
         log.warning("MLflow did not answer error=%s", type(exc).__name__)
         return None

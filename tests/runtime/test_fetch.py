@@ -69,7 +69,7 @@ def fetched(request, tmp_path, monkeypatch):
             monkeypatch.setattr(proxied, "download", refuse)
             monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download.by_mlflow)
         else:
-            monkeypatch.setattr(urllib.request, "urlopen", download.open)
+            monkeypatch.setattr(proxied.OPENER, "open", download.open)
         assert (fetch(MODEL, tmp_path, download.pauses.append) / "MLmodel").exists()
         return download
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from despina.cli import main, render
+from despina.main import make_registry
 from despina.settings import Settings, read_profiles
 
 TOOL = "{apiVersion: despina.dev/v1alpha1, kind: DSPyTool, metadata: {name: x}, spec: {contract: {}}}"
@@ -102,3 +103,23 @@ def test_a_mistake_in_a_profile_is_named(tmp_path):
     path.write_text("")
     assert read_profiles(path) == {}
     assert read_profiles(None) == {}
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it(monkeypatch, capsys):
+    monkeypatch.setenv("DESPINA_TRACKING_URI", "http://me:hunter2@mlflow:5000")
+    with pytest.raises(SystemExit):
+        main(["operator"])
+    said = capsys.readouterr().err
+    assert "DESPINA_TRACKING_URI" in said
+    assert "hunter2" not in said
+
+
+def test_settings_do_not_show_credentials():
+    settings = Settings(tracking_username="me", tracking_password="hunter2", tracking_token="sesame")
+    assert "hunter2" not in repr(settings)
+    assert "sesame" not in f"{settings!r} {settings.tracking_credentials!r}"
+
+
+async def test_half_a_pair_of_credentials_is_said_at_the_start(caplog):
+    await make_registry(Settings(tracking_username="me"), lambda _: None).close()
+    assert "asked without credentials" in caplog.text

@@ -8,10 +8,14 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from despina.api.conditions import Reason
+from despina.api.credentials import Credentials
 from despina.api.program import MlflowSource
 from despina.sources.mlflow import Registry
+from despina.sources.tracking import Tracking
 
 URI = "http://mlflow:5000"
 A, B = ("ns", "a"), ("ns", "b")
@@ -34,7 +38,7 @@ class World:
         self.requests: list[httpx.Request] = []
         self.woken: list[tuple[str, str]] = []
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
-        self.registry = Registry(client, self.woken.append)
+        self.registry = Registry(Tracking(client), self.woken.append)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -111,3 +115,54 @@ async def test_a_secret_in_an_answer_does_not_reach_the_message():
     found = await world.registry.resolve(A, source(), URI)
     assert "hunter2" not in found.message
     await world.registry.close()
+
+
+TOKEN = Credentials(token="operators-token")
+HOME = "https://mlflow.example/one"
+PARTS = {
+    "scheme": ("https://", "http://"),
+    "user": ("", "mlflow.example@", "a:b@", "mlflow.example%40"),
+    "host": (
+        "mlflow.example", "MLflow.Example", "mlflow.example.", "mlflow.example.org", "a.mlflow.example", "mlflow",
+        "mlflow.exampl\u0435", "mlflow.example\\.org", "mlflow.example%2eorg", "[::1]", "127.0.0.1",
+    ),
+    "port": ("", ":443", ":80", ":5000", ":", ":0443"),
+    "path": (
+        "/one", "/one/", "", "/", "/oneself", "/two", "/one/../two", "/one/%2e%2e/two", "/one/%252e%252e/two", "/one/a",
+        "/one;/a", "/one?a=", "?a=/one", "#/one", "/one#", "/one/..;/two", "/One", "//one", "\\one",
+    ),
+}  # fmt: skip
+OURS = {
+    "scheme": {"https://"}, "user": {""}, "host": {"mlflow.example", "MLflow.Example"},
+    "port": {"", ":443", ":", ":0443"}, "path": {"/one", "/one/", "/one/a"},
+}  # fmt: skip
+
+
+@settings(deadline=None)
+@given(parts=st.fixed_dictionaries({name: st.sampled_from(texts) for name, texts in PARTS.items()}))
+async def test_only_what_is_sent_to_the_operators_own_server_carries_its_credentials(parts):
+    uri = "".join(parts[name] for name in PARTS)
+    sent: list[httpx.Request] = []
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: sent.append(request) or model()))
+    registry = Registry(Tracking(client, HOME, TOKEN), lambda _: None)
+    await registry.resolve(A, source().model_copy(update={"tracking_uri": uri}), HOME)
+    await registry.close()
+    for request in sent:
+        url, shows = request.url, "authorization" in request.headers
+        if shows:
+            assert (url.scheme, url.host, url.port or 443) == ("https", "mlflow.example", 443)
+            assert request.headers["host"].split(":")[0].lower() == "mlflow.example"
+            assert url.raw_path.startswith(b"/one/")
+        if all(part in OURS[name] for name, part in parts.items()):
+            assert shows
+
+
+@settings(deadline=None)
+@given(uri=st.one_of(st.text(), st.lists(st.sampled_from([p for ps in PARTS.values() for p in ps])).map("".join)))
+async def test_whatever_an_address_is_its_poller_goes_on(uri):
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: model(champion="1")))
+    registry = Registry(Tracking(client, HOME, TOKEN), lambda _: None)
+    async with asyncio.timeout(10):
+        found = await registry.resolve(A, source().model_copy(update={"tracking_uri": uri or "x"}), None)
+    assert found.reason in (Reason.MODEL_FOUND, Reason.REGISTRY_UNREACHABLE)
+    await registry.close()

@@ -89,6 +89,8 @@ ShortStr = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 LongStr = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 # No user and password: an address is shown in logs and conditions.
 UrlStr = Annotated[str, StringConstraints(pattern=r"^https?://[^/@]+(/[^@]*)?$", max_length=2048)]
+# No query and no fragment either: paths are put behind it.
+ServerStr = Annotated[str, StringConstraints(pattern=r"^https?://[^/@?#]+(/[^@?#]*)?$", max_length=2048)]
 ToolName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z][a-z0-9-]*$")]
 # What Kubernetes calls DNS-1123 labels (namespaces, Services) and subdomains (Secrets, ConfigMaps, service accounts).
 # Such a name goes into the path of a request, so nothing else may ever be taken for one.

@@ -100,7 +100,7 @@ class Reason(enum.StrEnum):
     VERSION_NOT_FOUND = "VersionNotFound"
     """The model has no such version."""
     REGISTRY_DENIED = "RegistryDenied"
-    """MLflow refused the operator's credentials."""
+    """MLflow refused the credentials that it was asked with; the message says whose they are."""
     REGISTRY_UNREACHABLE = "RegistryUnreachable"
     """MLflow did not answer."""
     NOT_ASKED_YET = "NotAskedYet"
@@ -110,7 +110,7 @@ class Reason(enum.StrEnum):
     REFS_FOUND = "RefsFound"
     """Everything referred to exists."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
-    """A pod could not mount a Secret."""
+    """A Secret, or a key of it, is not there."""
     TOOL_NOT_FOUND = "ToolNotFound"
     """A tool that the spec requires is not there."""
     TOOL_NOT_ALLOWED = "ToolNotAllowed"

@@ -10,11 +10,12 @@ from despina.api.base import (
     ApiModel,
     LongStr,
     NameStr,
+    ObjectName,
     Owner,
     Preserved,
+    ServerStr,
     ShortStr,
     ToolName,
-    UrlStr,
     map_list,
     rule,
     rules,
@@ -24,6 +25,13 @@ from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
+
+
+class SecretRef(ApiModel):
+    """A Secret in the program's namespace."""
+
+    name: ObjectName
+    """The Secret's name."""
 
 
 class MlflowSource(ApiModel):
@@ -39,8 +47,12 @@ class MlflowSource(ApiModel):
     """The alias to follow: moving it in MLflow is a release."""
     version: Annotated[int, Field(ge=1)] | None = None
     """The version to pin, instead of following an alias."""
-    tracking_uri: UrlStr | None = Field(default=None, alias="trackingURI")
+    tracking_uri: ServerStr | None = Field(default=None, alias="trackingURI")
     """The MLflow server; the operator's own when left out."""
+    credentials_secret_ref: SecretRef | None = None
+    """The program's own credentials for that server, for the operator and for the pods: a Secret with the keys
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. When left out, the operator
+    shows its own to its own server, and nothing to any other."""
     poll_period_seconds: Annotated[int, Field(ge=10, le=3600)] = 60
     """How often the alias is looked up, in seconds."""
 

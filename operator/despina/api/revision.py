@@ -112,7 +112,9 @@ def shape_of(program: Program, model: ModelRef, default_image: str) -> dict[str,
     the next release.
     """
     parts = {name: part for name, part in asked_of(program).items() if name not in SWAPPABLE}
-    secrets = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
+    secrets: list[Any] = sorted({(ref.name, ref.key) for ref in secret_refs(program)})
+    ref = program.spec.source.mlflow.credentials_secret_ref
+    secrets += [ref.name] if ref else []
     parts |= {"source": [model.name, model.tracking_uri], "image": program.spec.runtime.image or default_image}
     parts |= {"Secrets": secrets} if secrets else {}
     parts["mounts"] = digest("tools")  # pods that an older operator made lack them
@@ -136,6 +138,12 @@ def secret_path(secret: str, key: str, root: str = SECRETS_DIR) -> str:
     return f"{root}/{secret}/{key}"
 
 
+def mlflow_credentials_dir(program: Program, root: str = SECRETS_DIR) -> str | None:
+    """Where the program's own credentials for MLflow are mounted in the pod."""
+    ref = program.spec.source.mlflow.credentials_secret_ref
+    return f"{root}/{ref.name}" if ref else None
+
+
 def runtime_config(
     program: Program,
     revision: Revision,
@@ -153,6 +161,7 @@ def runtime_config(
         program=program.name,
         revision=revision.hash,
         model=revision.model,
+        mlflow_credentials_dir=mlflow_credentials_dir(program, secrets_dir),
         lms=tuple(_lm(lm, path(lm.api_key_secret_ref)) for lm in spec.lms),
         lm=spec.lm or (spec.lms[0].name if spec.lms else None),
         fallbacks=spec.fallbacks,
@@ -232,8 +241,15 @@ def size(quantity: str) -> int:
     return int(quantity[:-2]) * UNITS[quantity[-2:]]
 
 
+def named_versions(program: Program) -> frozenset[str]:
+    """The model's versions that the spec names by number, beside the source's own."""
+    spec = program.spec
+    numbers = [spec.rollout.rollback_to, *(m.source.version for m in spec.modules if m.source)]
+    return frozenset(str(number) for number in numbers if number is not None)
+
+
 def secret_refs(program: Program) -> list[SecretKeyRef]:
-    """Every key of a Secret that the program's pods mount."""
+    """Every key of a Secret without which the program's pods cannot start."""
     spec = program.spec
     refs = [lm.api_key_secret_ref for lm in spec.lms]
     refs += [

@@ -153,14 +153,20 @@ class Resolution:
     reason: Reason
     message: str = ""
     server: str = ""
-    """The server that was asked."""
+    """The server that was asked, in its one spelling."""
     created: Mapping[str, int] = field(default_factory=dict)
-    """When the versions that matter were made, by number, in milliseconds since the epoch."""
+    """When versions were made, in milliseconds since the epoch: of those that were asked for (the alias's, the pinned
+    one, `rollout.rollbackTo`, modules' own) the ones whose registry tells. A number may be another version tomorrow."""
 
     @property
     def is_unknown(self) -> bool:
         """Whether the registry gave no answer, as opposed to a negative one."""
-        return self.reason in (Reason.REGISTRY_UNREACHABLE, Reason.REGISTRY_DENIED, Reason.NOT_ASKED_YET)
+        return self.reason in (
+            Reason.REGISTRY_UNREACHABLE,
+            Reason.REGISTRY_DENIED,
+            Reason.NOT_ASKED_YET,
+            Reason.SECRET_NOT_FOUND,
+        )
 
 
 @dataclass(frozen=True)

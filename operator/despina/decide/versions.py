@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from despina.api.credentials import server_of
 from despina.decide.observed import DeploymentView, Observed
 from despina.wire import ModelRef
 
@@ -35,7 +36,7 @@ def _pinned(o: Observed, number: str) -> ModelRef | None:
 def ref_of(o: Observed, number: str, created: int | None = None) -> ModelRef:
     """A number of the spec's model as a version; the very one that pods know by it, if there is one."""
     source = o.program.spec.source.mlflow
-    server = o.model.server or (source.tracking_uri or o.defaults.tracking_uri or "").rstrip("/")
+    server = o.model.server or server_of(source.tracking_uri or o.defaults.tracking_uri or "")
     made = o.model.created.get(number, created)
     ref = ModelRef(name=source.model, version=number, tracking_uri=server, created_at=made)
     return next((one for one in known(o) if is_same(one, ref)), ref)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -120,9 +119,13 @@ def _parts(program: Program, evaluation: Evaluation, source: ConfigMapKey | None
 
 
 def _secrets(config: RuntimeConfig | None) -> set[str]:
-    """The Secrets that a version's LMs were told to read: another manifest's than the candidate's, perhaps."""
-    files: Iterable[str] = (lm.api_key_file for lm in config.lms if lm.api_key_file) if config else ()
-    return {PurePosixPath(file).parent.name for file in files}
+    """The Secrets that a version was told to read for its LMs and for MLflow: another manifest's than the candidate's,
+    perhaps."""
+    if config is None:
+        return set()
+    folders = {PurePosixPath(lm.api_key_file).parent for lm in config.lms if lm.api_key_file}
+    folders |= {PurePosixPath(config.mlflow_credentials_dir)} if config.mlflow_credentials_dir else set()
+    return {folder.name for folder in folders}
 
 
 def _copier(source: ConfigMapKey, container: dict[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def build_container(program: Program, default_image: str, accelerator: Accelerat
 
 def secrets_of(program: Program) -> list[str]:
     """The names of the Secrets that the manifest refers to."""
-    return sorted({ref.name for ref in secret_refs(program)})
+    own = program.spec.source.mlflow.credentials_secret_ref
+    return sorted({ref.name for ref in secret_refs(program)} | ({own.name} if own else set()))
 
 
 def mounted_secret(volume: str, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 from despina.api.conditions import Reason
+from despina.api.credentials import server_of
 from despina.api.program import Program
-from despina.api.revision import tool_uses
+from despina.api.revision import named_versions, tool_uses
 from despina.cluster.client import Cluster, Document
+from despina.cluster.credentials import Lacking, mlflow_credentials
 from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
-from despina.decide.observed import Defaults, DeploymentView, Observed, PodView
+from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.decide.rollout import decide
 from despina.reconcile.carry import Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
@@ -84,7 +86,8 @@ class Reconciler:
         await carrier.carry_out(plan.events)
         self.reports.listen(key, live.pods, plan.listen)
         measure_breaker(key, plan.breaker.state if plan.breaker else None)
-        rotation = ROTATION_SECONDS if program.spec.tools else None
+        reads_secrets = program.spec.tools or program.spec.source.mlflow.credentials_secret_ref
+        rotation = ROTATION_SECONDS if reads_secrets else None
         return min((t for t in (plan.again, carrier.again, late, rotation) if t is not None), default=None)
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
@@ -95,12 +98,11 @@ class Reconciler:
             replace(p, told=told.get(p.name, {}), report=said.get(p.name), refusal=refusals.get(p.name, ""))
             for p in live.pods
         )
-        source = live.program.spec.source.mlflow
         return Observed(
             program=live.program,
             status=live.status,
             defaults=self.defaults,
-            model=await self.registry.resolve(key, source, self.defaults.tracking_uri),
+            model=await self.resolve(key, live.program),
             deployments=live.deployments,
             pods=pods,
             active=live.active,
@@ -111,6 +113,16 @@ class Reconciler:
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),
         )
+
+    async def resolve(self, key: Key, program: Program) -> Resolution:
+        """What the program's model is now, asked with the program's own credentials where it brings some."""
+        source, default = program.spec.source.mlflow, self.defaults.tracking_uri
+        try:
+            credentials = await mlflow_credentials(self.cluster, program)
+        except Lacking as exc:
+            self.registry.forget(key)
+            return Resolution(None, exc.reason, str(exc), server_of(source.tracking_uri or default or ""))
+        return await self.registry.resolve(key, source, default, named_versions(program), credentials)
 
     async def _interfaces(self, key: Key, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
         """Only where a gate compares them."""

@@ -1,82 +1,148 @@
-"""Following aliases in MLflow registries: one poller per server and model, whoever asks for it.
+"""Following aliases in MLflow registries: one poller per server, model and credentials, whoever asks for it.
 
-Two GET requests of MLflow's REST API are all it takes, so the mlflow package (1.9 s to import, 40 MB) is not
-used here; https://mlflow.org/docs/latest/rest-api.html describes them. An alias's move is seen within a poll
-period; a server that fails is asked less often until it answers again.
+An alias's move is seen within a poll period; a server that fails is asked less often until it answers again. When a
+version was made is asked once, and again when the model looks changed: at rest a poll is one request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import httpx
+from typing import NamedTuple
 
 from despina.api.conditions import Reason
+from despina.api.credentials import Credentials, server_of
 from despina.api.program import MlflowSource
 from despina.decide.observed import Resolution
+from despina.sources.tracking import Model, Silence, Tracking, Trouble
 
 log = logging.getLogger(__name__)
-API = "/api/2.0/mlflow"
 MAX_BACKOFF_SECONDS = 300.0
 FIRST_ANSWER_SECONDS = 12.0
 
 Key = tuple[str, str]
 """Namespace and name of a program."""
-PollKey = tuple[str, str]
-"""Tracking server and model."""
+
+
+class PollKey(NamedTuple):
+    """What one poller asks for."""
+
+    server: str
+    model: str
+    credentials: Credentials | None
+    """A program's own: nobody sees through another's rights."""
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What one program wants to know of a model."""
+
+    source: MlflowSource
+    others: frozenset[str] = frozenset()
+    """Versions beside the source's own."""
+
+    def version(self, aliases: Mapping[str, str]) -> str | None:
+        """The source's own version."""
+        return aliases.get(self.source.alias) if self.source.alias is not None else str(self.source.version)
+
+    def versions(self, aliases: Mapping[str, str]) -> set[str]:
+        """All that matter."""
+        own = self.version(aliases)
+        return {*self.others, *([own] if own else ())}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a registry said about one version."""
+
+    created: int | None = None
+    problem: Reason | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a registry said about one model: its aliases and the pinned versions that were asked for."""
+    """What a registry said about one model: its aliases and the versions that were asked for."""
 
-    aliases: dict[str, str] = field(default_factory=dict)
-    versions: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Seen] = field(default_factory=dict)
     problem: Reason | None = None
     message: str = ""
+
+    def covers(self, interest: Interest) -> bool:
+        """Whether all of it was asked for."""
+        return self.problem is not None or interest.versions(self.aliases) <= self.versions.keys()
 
 
 @dataclass
 class _Poller:
     """One model on one server, and the programs that follow it."""
 
-    followers: dict[Key, MlflowSource] = field(default_factory=dict)
+    followers: dict[Key, Interest] = field(default_factory=dict)
     answer: Answer | None = None
+    stamp: Mapping[str, object] | None = None
+    """The model's, when the answer was given."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     new_follower: asyncio.Event = field(default_factory=asyncio.Event)
+    gave_up: set[Key] = field(default_factory=set)
+    """Programs that did not wait for an answer."""
     task: asyncio.Task[None] | None = None
     failures: int = 0
 
     @property
     def period(self) -> float:
-        shortest = min((s.poll_period_seconds for s in self.followers.values()), default=60)
+        shortest = min((i.source.poll_period_seconds for i in self.followers.values()), default=60)
         return min(shortest * 2.0**self.failures, max(shortest, MAX_BACKOFF_SECONDS))
+
+    async def answer_to(self, interest: Interest) -> Answer:
+        """Waits until it has been asked for; a poll that was under way need not have been."""
+        while self.answer is None or not self.answer.covers(interest):
+            self.answered.clear()
+            await self.answered.wait()
+        return self.answer
+
+    def known(self, stamp: Mapping[str, object] | None) -> dict[str, Seen]:
+        """The versions that need not be asked for again while the model looks like this."""
+        if self.answer is None or stamp is None or stamp != self.stamp:
+            return {}
+        return {version: seen for version, seen in self.answer.versions.items() if seen.problem is None}
 
 
 class Registry:
     """All registries that programs follow."""
 
-    def __init__(self, client: httpx.AsyncClient, wake: Callable[[Key], None]) -> None:
-        self._client = client
+    def __init__(self, tracking: Tracking, wake: Callable[[Key], None]) -> None:
+        self._tracking = tracking
         self._wake = wake
         self._pollers: dict[PollKey, _Poller] = {}
         self._following: dict[Key, PollKey] = {}
 
-    async def resolve(self, key: Key, source: MlflowSource, default_uri: str | None) -> Resolution:
-        """What the program's source stands for now; waits only for the very first answer."""
+    async def resolve(
+        self,
+        key: Key,
+        source: MlflowSource,
+        default_uri: str | None,
+        others: frozenset[str] = frozenset(),
+        credentials: Credentials | None = None,
+    ) -> Resolution:
+        """What the program's source stands for now, and when that version and `others` were made; waits only for the
+        very first answer."""
         uri = source.tracking_uri or default_uri
         if not uri:
             message = "set spec.source.mlflow.trackingURI, or trackingURI in the operator's chart values"
             return Resolution(None, Reason.NO_TRACKING_URI, message)
-        poller = self._follow(key, (uri.rstrip("/"), source.model), source)
+        poll_key, interest = PollKey(server_of(uri), source.model, credentials), Interest(source, others)
+        poller = self._follow(key, poll_key, interest)
         try:
-            await asyncio.wait_for(poller.answered.wait(), FIRST_ANSWER_SECONDS)
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                answer = await poller.answer_to(interest)
         except TimeoutError:
-            return Resolution(None, Reason.NOT_ASKED_YET, f"{uri} has not answered yet")
-        return resolution(poller.answer or Answer(), source)
+            poller.gave_up.add(key)
+            return Resolution(None, Reason.NOT_ASKED_YET, f"{poll_key.server} has not answered yet", poll_key.server)
+        return resolution(answer, interest, poll_key.server)
 
     def forget(self, key: Key) -> None:
         """Stop following for a program; the last follower's leaving ends the poller."""
@@ -85,6 +151,7 @@ class Registry:
             return
         poller = self._pollers[poll_key]
         poller.followers.pop(key, None)
+        poller.gave_up.discard(key)
         if not poller.followers:
             self._pollers.pop(poll_key)
             if poller.task:
@@ -94,31 +161,27 @@ class Registry:
         """End all pollers."""
         for key in list(self._following):
             self.forget(key)
-        await self._client.aclose()
+        await self._tracking.close()
 
-    def _follow(self, key: Key, poll_key: PollKey, source: MlflowSource) -> _Poller:
+    def _follow(self, key: Key, poll_key: PollKey, interest: Interest) -> _Poller:
         if self._following.get(key) != poll_key:
             self.forget(key)
         poller = self._pollers.setdefault(poll_key, _Poller())
-        if poller.followers.get(key) != source:
-            poller.followers[key] = source
-            pinned = source.version is not None and str(source.version) not in (poller.answer or Answer()).versions
-            if pinned:
-                poller.answered.clear()
+        if poller.followers.get(key) != interest:
+            poller.followers[key] = interest
             poller.new_follower.set()
         self._following[key] = poll_key
         if poller.task is None:
-            poller.task = asyncio.create_task(self._poll(poll_key, poller), name=f"poll {poll_key}")
+            poller.task = asyncio.create_task(self._poll(poll_key, poller), name=f"poll {poll_key.model}")
         return poller
 
     async def _poll(self, poll_key: PollKey, poller: _Poller) -> None:
         while True:
             poller.new_follower.clear()
             self._tell(poll_key, poller, await self._ask(poll_key, poller))
-            try:
-                await asyncio.wait_for(poller.new_follower.wait(), poller.period)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poller.period):
+                    await poller.new_follower.wait()
 
     def _tell(self, poll_key: PollKey, poller: _Poller, answer: Answer) -> None:
         """Wake the followers when the answer is a new one."""
@@ -128,58 +191,51 @@ class Registry:
         poller.answer = answer
         poller.answered.set()
         if changed:
-            log.info("Registry says something new uri=%s model=%s", *poll_key)
-            for key in poller.followers:
-                self._wake(key)
+            log.info("Registry says something new server=%s model=%s", poll_key.server, poll_key.model)
+        for key in tuple(poller.followers) if changed else tuple(poller.gave_up):
+            self._wake(key)
+        poller.gave_up.clear()
 
     async def _ask(self, poll_key: PollKey, poller: _Poller) -> Answer:
-        uri, model = poll_key
-        pinned = {str(s.version) for s in poller.followers.values() if s.version is not None}
         try:
-            found = await self._get(uri, "/registered-models/get", {"name": model})
-            if isinstance(found, Answer):
-                return found
-            aliases = {a["alias"]: a["version"] for a in found["registered_model"].get("aliases") or []}
-            versions = {v for v in pinned if await self._has_version(uri, model, v)}
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            log.warning("Registry did not answer uri=%s model=%s error=%s", uri, model, type(exc).__name__)
-            return Answer(
-                problem=Reason.REGISTRY_UNREACHABLE,
-                message=f"{uri}: {type(exc).__name__}; asked again by itself",
-            )
-        except (ValueError, KeyError, TypeError):
-            return Answer(problem=Reason.REGISTRY_UNREACHABLE, message=f"{uri} does not answer like MLflow")
-        return Answer(aliases=aliases, versions=frozenset(versions))
+            model = await self._tracking.model(*poll_key)
+            versions = await self._versions(poll_key, poller, model)
+        except Trouble as trouble:
+            if trouble.reason is Reason.REGISTRY_UNREACHABLE:
+                log.warning("Registry did not answer model=%s error=%s", poll_key.model, trouble)
+            return Answer(problem=trouble.reason, message=trouble.message)
+        poller.stamp = model.stamp
+        return Answer(model.aliases, versions)
 
-    async def _has_version(self, uri: str, model: str, version: str) -> bool:
-        found = await self._get(uri, "/model-versions/get", {"name": model, "version": version})
-        return not isinstance(found, Answer)
+    async def _versions(self, poll_key: PollKey, poller: _Poller, model: Model) -> dict[str, Seen]:
+        needed = {v for interest in poller.followers.values() for v in interest.versions(model.aliases)}
+        known = poller.known(model.stamp)
+        return {v: known.get(v) or await self._version(poll_key, v) for v in sorted(needed)}
 
-    async def _get(
-        self, uri: str, path: str, params: dict[str, str]
-    ) -> dict[str, dict[str, list[dict[str, str]]]] | Answer:
-        response = await self._client.get(f"{uri}{API}{path}", params=params)
-        if response.status_code in (401, 403):
-            return Answer(problem=Reason.REGISTRY_DENIED, message=f"{uri} answered {response.status_code}")
-        if response.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
-            return Answer(problem=Reason.MODEL_NOT_FOUND, message=f"{uri} has no model {params['name']!r}")
-        response.raise_for_status()
-        found: dict[str, dict[str, list[dict[str, str]]]] = response.json()
-        return found
+    async def _version(self, poll_key: PollKey, version: str) -> Seen:
+        """One version. What fails for it alone must not keep others from theirs."""
+        try:
+            return Seen(await self._tracking.created(*poll_key, version))
+        except Silence:
+            raise
+        except Trouble as trouble:
+            return Seen(None, trouble.reason, trouble.message)
 
 
-def resolution(answer: Answer, source: MlflowSource) -> Resolution:
+def resolution(answer: Answer, interest: Interest, server: str) -> Resolution:
     """What an answer means for one program."""
     if answer.problem:
-        return Resolution(None, answer.problem, answer.message)
-    if source.alias is not None:
-        version = answer.aliases.get(source.alias)
-        if version is None:
-            known = ", ".join(sorted(answer.aliases)) or "none"
-            message = f"model {source.model!r} has no alias {source.alias!r}; its aliases: {known}"
-            return Resolution(None, Reason.ALIAS_NOT_FOUND, message)
-        return Resolution(str(version), Reason.MODEL_FOUND)
-    if str(source.version) not in answer.versions:
-        message = f"model {source.model!r} has no version {source.version}"
-        return Resolution(None, Reason.VERSION_NOT_FOUND, message)
-    return Resolution(str(source.version), Reason.MODEL_FOUND)
+        return Resolution(None, answer.problem, answer.message, server)
+    seen = {version: answer.versions[version] for version in interest.versions(answer.aliases)}
+    unknown = next((s for s in seen.values() if s.problem not in (None, Reason.VERSION_NOT_FOUND)), None)
+    if unknown and unknown.problem:
+        return Resolution(None, unknown.problem, unknown.message, server)
+    created = {version: s.created for version, s in seen.items() if s.created is not None}
+    version, source = interest.version(answer.aliases), interest.source
+    if version is None:
+        known = ", ".join(sorted(answer.aliases)) or "none"
+        message = f"model {source.model!r} has no alias {source.alias!r}; its aliases: {known}"
+        return Resolution(None, Reason.ALIAS_NOT_FOUND, message, server, created)
+    if source.version is not None and seen[version].problem:
+        return Resolution(None, Reason.VERSION_NOT_FOUND, seen[version].message, server, created)
+    return Resolution(version, Reason.MODEL_FOUND, "", server, created)

@@ -336,6 +336,8 @@ def refs_resolved(o: Observed, plan: Plan) -> Finding:
     """Whether what the spec names exists, as far as the configuration and the pods tell."""
     if plan.problem and plan.problem[0] in UNRESOLVED:
         return Finding(Type.REFS_RESOLVED, False, *plan.problem)
+    if o.model.reason == Reason.SECRET_NOT_FOUND:
+        return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, o.model.message)
     for pod in o.pods:
         if pod.trouble and pod.trouble.reason == Reason.SECRET_NOT_FOUND and not pod.ending:
             return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, pod.trouble.message)

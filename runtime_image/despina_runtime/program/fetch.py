@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import http.client
 import itertools
 import logging
@@ -28,6 +29,7 @@ from pydantic import ValidationError
 from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
 from despina_runtime.program import proxied
 from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.tracking import Lacking, credentials, told
 
 log = logging.getLogger(__name__)
 COMPLETE = ".complete"
@@ -48,8 +50,9 @@ SILENCE = (
 
 
 def folder_of(model: ModelRef, cache: Path) -> Path:
-    """Where a version's files are kept."""
-    return cache / "models" / model.name / model.version
+    """Where a version's files are kept. A number that was given again, or by another server, is another version."""
+    server = hashlib.sha256(model.tracking_uri.encode()).hexdigest()[:8]
+    return cache / "models" / server / model.name / f"{model.version}-{model.created_at or 0}"
 
 
 class Fetching:
@@ -77,20 +80,21 @@ def _reason(said: str, code: int) -> tuple[FailureReason, str]:
     return failure.reason, failure.message
 
 
-Download = Callable[[ModelRef, str, Path], None]
+Download = Callable[[ModelRef, str, Path, str | None], None]
+"""Takes a version, its URI, where its files shall be, and the folder of the program's own credentials."""
 
 
 def fetch_beside(config: RuntimeConfig, cache: Path, sleep: Callable[[float], None]) -> None:
     """All that a configuration needs, from a thread of a process that serves: where MLflow's client is needed, that is
     imported elsewhere."""
 
-    def refuse(model: ModelRef, uri: str, folder: Path) -> None:
+    def refuse(*_: object) -> None:
         raise proxied.NotProxied
 
     try:
         with _alone(cache):
             for model in config.models:
-                fetch(model, cache, sleep, refuse)
+                fetch(model, cache, sleep, refuse, config.mlflow_credentials_dir)
     except proxied.NotProxied:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(config.model_dump_json())
@@ -108,18 +112,23 @@ def _alone(cache: Path) -> Iterator[None]:
 
 
 def fetch(
-    model: ModelRef, cache: Path, sleep: Callable[[float], None] = time.sleep, elsewhere: Download | None = None
+    model: ModelRef,
+    cache: Path,
+    sleep: Callable[[float], None] = time.sleep,
+    elsewhere: Download | None = None,
+    secret: str | None = None,
 ) -> Path:
-    """The artefact's folder, from the cache or from MLflow; `elsewhere` takes the place of MLflow's client.
+    """The artefact's folder, from the cache or from MLflow; `elsewhere` takes the place of MLflow's client, and
+    `secret` is the folder of the program's own credentials.
 
-    A registry that does not answer is waited for: nothing is wrong with the version.
+    A registry that does not answer is waited for: nothing is wrong with the version. So are credentials.
     """
     folder, uri = folder_of(model, cache), f"models:/{model.name}/{model.version}"
     pauses, troubles = itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])), 0
     while not (folder / COMPLETE).exists():
         try:
-            _download(model, uri, folder, elsewhere or _download_by_mlflow)
-        except Unanswered as exc:
+            _download(model, uri, folder, elsewhere or _download_by_mlflow, secret)
+        except (Unanswered, Lacking) as exc:
             log.warning("MLflow did not answer uri=%s error=%s", model.tracking_uri, exc)
             sleep(next(pauses))
         except OSError as exc:
@@ -131,10 +140,10 @@ def fetch(
     return folder
 
 
-def _download(model: ModelRef, uri: str, folder: Path, elsewhere: Download) -> None:
+def _download(model: ModelRef, uri: str, folder: Path, elsewhere: Download, secret: str | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _download_somehow(model, uri, folder, elsewhere)
+    _download_somehow(model, uri, folder, elsewhere, secret)
     if not (folder / "MLmodel").exists():
         raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no MLmodel file: its artefact is gone")
     (folder / COMPLETE).touch()
@@ -144,11 +153,11 @@ class Unanswered(Exception):
     """The registry has a bad day."""
 
 
-def _download_somehow(model: ModelRef, uri: str, folder: Path, elsewhere: Download) -> None:
+def _download_somehow(model: ModelRef, uri: str, folder: Path, elsewhere: Download, secret: str | None) -> None:
     try:
-        proxied.download(model, folder)
+        proxied.download(model, folder, credentials(secret))
     except proxied.NotProxied:
-        elsewhere(model, uri, folder)
+        elsewhere(model, uri, folder, secret)
     except urllib.error.HTTPError as exc:
         if exc.code in MISSING:
             raise ProgramError(FailureReason.ARTIFACT_MISSING, f"{uri} has no artefact: status {exc.code}") from exc
@@ -157,7 +166,7 @@ def _download_somehow(model: ModelRef, uri: str, folder: Path, elsewhere: Downlo
         raise Unanswered(type(exc).__name__) from exc
 
 
-def _download_by_mlflow(model: ModelRef, uri: str, folder: Path) -> None:
+def _download_by_mlflow(model: ModelRef, uri: str, folder: Path, secret: str | None) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -165,7 +174,10 @@ def _download_by_mlflow(model: ModelRef, uri: str, folder: Path) -> None:
 
     mlflow.set_tracking_uri(model.tracking_uri)
     try:
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+        with told(model.tracking_uri, secret):
+            mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+    except Lacking:
+        raise
     except Exception as exc:  # a store's own client raises what it likes
         raise _meaning(uri, exc) from exc
 
@@ -204,7 +216,8 @@ def main(config_path: str, cache: str) -> int:
     with _alone(Path(cache)):
         try:
             for model in config.models:
-                fetch(model, Path(cache), _sleep_while_wanted(os.getppid()))
+                sleep = _sleep_while_wanted(os.getppid())
+                fetch(model, Path(cache), sleep, secret=config.mlflow_credentials_dir)
         except ProgramError as exc:
             sys.stdout.write(exc.failure.model_dump_json())
             return 1

@@ -7,32 +7,59 @@ Reference: https://mlflow.org/docs/latest/api_reference/rest-api.html and its `m
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from despina.api.credentials import NAMES, Credentials
 from despina.wire import ModelRef
 
 SCHEME = "mlflow-artifacts:/"
 TIMEOUT_SECONDS = 20
-PLAIN_SETTINGS = {
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-}
+PLAIN_SETTINGS = {"MLFLOW_TRACKING_URI", *NAMES}
 
 
 class NotProxied(Exception):
     """This store, or this set-up, is for MLflow's own client."""
 
 
-def download(model: ModelRef, folder: Path) -> None:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A request shows credentials, which are for the server that it is meant for."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leaves the answer as it is: an error, by its status."""
+
+
+OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+@dataclass(frozen=True)
+class Server:
+    """An MLflow server, and what is shown to it."""
+
+    uri: str
+    headers: dict[str, str] = field(repr=False)
+
+    def open(self, path: str) -> Any:
+        """An answer, to be read."""
+        url = f"{self.uri.rstrip('/')}/api/2.0/{path}"
+        request = urllib.request.Request(url, headers=self.headers)  # noqa: S310 - http or https by the CRD's pattern
+        return OPENER.open(request, timeout=TIMEOUT_SECONDS)
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A document."""
+        with self.open(path) as response:
+            found: dict[str, Any] = json.load(response)
+            return found
+
+
+def download(model: ModelRef, folder: Path, credentials: Credentials) -> None:
     """All files of a model version.
 
     Raises:
@@ -42,46 +69,25 @@ def download(model: ModelRef, folder: Path) -> None:
     """
     if any(k.startswith("MLFLOW_TRACKING_") and k not in PLAIN_SETTINGS for k in os.environ):
         raise NotProxied
+    server = Server(model.tracking_uri, credentials.headers)
     asked = urlencode({"name": model.name, "version": model.version})
-    uri = _json(model, f"mlflow/model-versions/get-download-uri?{asked}").get("artifact_uri", "")
+    uri = server.json(f"mlflow/model-versions/get-download-uri?{asked}").get("artifact_uri", "")
     if not uri.startswith(SCHEME) or uri.startswith(f"{SCHEME}/"):
         raise NotProxied
-    _folder(model, PurePosixPath(uri.removeprefix(SCHEME)), folder)
+    _folder(server, PurePosixPath(uri.removeprefix(SCHEME)), folder)
 
 
-def _folder(model: ModelRef, source: PurePosixPath, target: Path) -> None:
-    for entry in _json(model, f"mlflow-artifacts/artifacts?{urlencode({'path': str(source)})}").get("files", ()):
+def _folder(server: Server, source: PurePosixPath, target: Path) -> None:
+    for entry in server.json(f"mlflow-artifacts/artifacts?{urlencode({'path': str(source)})}").get("files", ()):
         name = PurePosixPath(entry["path"]).name
         if name in ("", ".", ".."):
             continue
         if entry.get("is_dir"):
             (target / name).mkdir()
-            _folder(model, source / name, target / name)
+            _folder(server, source / name, target / name)
         else:
             with (
-                _open(model, f"mlflow-artifacts/artifacts/{quote(str(source / name))}") as response,
+                server.open(f"mlflow-artifacts/artifacts/{quote(str(source / name))}") as response,
                 (target / name).open("wb") as out,
             ):
                 shutil.copyfileobj(response, out)
-
-
-def _json(model: ModelRef, path: str) -> dict:  # type: ignore[type-arg]
-    with _open(model, path) as response:
-        found: dict = json.load(response)  # type: ignore[type-arg]
-        return found
-
-
-def _open(model: ModelRef, path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - urllib names no public type
-    url = f"{model.tracking_uri.rstrip('/')}/api/2.0/{path}"
-    request = urllib.request.Request(url, headers=_credentials())  # noqa: S310 - http or https by the CRD's pattern
-    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
-
-
-def _credentials() -> dict[str, str]:
-    """As MLflow's client takes them from the environment."""
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return {"Authorization": f"Bearer {token}"}
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
-    if user:
-        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
-    return {}

@@ -1,0 +1,160 @@
+"""Asking an MLflow server, and whom the operator tells it that it is.
+
+Two GET requests of MLflow's REST API are all it takes, so the mlflow package (1.9 s to import, 40 MB) is not
+used here; https://mlflow.org/docs/latest/rest-api.html describes them.
+
+Anybody who may make a program names the server that is asked for it. The operator's own credentials therefore go to
+the server that they were given for and to no other, no redirect is followed, and no cookie is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from despina.api.conditions import Reason
+from despina.api.credentials import NOBODY, Credentials, is_within
+
+API = "/api/2.0/mlflow"
+OF_PROGRAM = "the program's credentials (spec.source.mlflow.credentialsSecretRef)"
+OF_OPERATOR = "the operator's credentials"
+OF_NOBODY = "a request without credentials: set spec.source.mlflow.credentialsSecretRef"
+
+
+class Trouble(Exception):
+    """A server gave no answer that can be used; the text says why, without any secret."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
+
+
+class Silence(Trouble):
+    """A server did not answer at all."""
+
+
+class _Alias(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    alias: str
+    version: str
+
+
+class _Times(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    creation_timestamp: int | None = None
+    last_updated_timestamp: int | None = None
+
+
+class _Model(_Times):
+    aliases: list[_Alias] | None = None
+
+
+class _ModelAnswer(BaseModel):
+    registered_model: _Model
+
+
+class _VersionAnswer(BaseModel):
+    model_version: _Times = _Times()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model."""
+
+    aliases: Mapping[str, str]
+    stamp: Mapping[str, Any] | None
+    """While it stays the same, so do the model's versions; None where the server does not tell. A version that is
+    deleted and made anew changes when the model was last updated; moving an alias need not."""
+
+
+def make_client(timeout: float) -> httpx.AsyncClient:
+    """A client that keeps no cookies: a session that one's credentials opened must not let in another."""
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar)
+
+
+class Tracking:
+    """MLflow servers, as far as the operator asks them."""
+
+    def __init__(self, client: httpx.AsyncClient, home: str | None = None, own: Credentials = NOBODY) -> None:
+        self._client = client
+        self._home = _parsed(home) if home else None
+        self._own = own
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def model(self, server: str, name: str, own: Credentials | None) -> Model:
+        """A registered model; raises Trouble."""
+        found = await self._get(server, "/registered-models/get", {"name": name}, own)
+        try:
+            model = _ModelAnswer.model_validate(found).registered_model
+        except ValidationError:
+            raise _unlike_mlflow(server) from None
+        is_told = model.creation_timestamp is not None and model.last_updated_timestamp is not None
+        stamp = model.model_dump(exclude={"aliases"}) if is_told else None
+        return Model({a.alias: a.version for a in model.aliases or ()}, stamp)
+
+    async def created(self, server: str, name: str, own: Credentials | None, version: str) -> int | None:
+        """When a version was made, in milliseconds since the epoch, if the server tells; raises Trouble."""
+        try:
+            found = await self._get(server, "/model-versions/get", {"name": name, "version": version}, own)
+            return _VersionAnswer.model_validate(found).model_version.creation_timestamp
+        except ValidationError:
+            raise _unlike_mlflow(server) from None
+        except Trouble as trouble:
+            if trouble.reason is Reason.MODEL_NOT_FOUND:
+                raise Trouble(Reason.VERSION_NOT_FOUND, f"model {name!r} has no version {version}") from None
+            raise
+
+    async def _get(self, server: str, path: str, params: dict[str, str], own: Credentials | None) -> Any:
+        try:
+            request = self._client.build_request("GET", f"{server}{API}{path}", params=params)
+            credentials, whose = (own, OF_PROGRAM) if own else self._for(request.url)
+            request.headers.update(credentials.headers)
+            response = await self._client.send(request)
+        except Exception as exc:  # whatever an address in a manifest leads to must not end the polling
+            text = f"{server}: {type(exc).__name__}; asked again by itself"
+            raise Silence(Reason.REGISTRY_UNREACHABLE, text) from None
+        if response.status_code in (401, 403):
+            text = f"{server} answered {response.status_code} to {whose}"
+            raise Trouble(Reason.REGISTRY_DENIED, text)
+        return _document(response, server, params["name"])
+
+    def _for(self, url: httpx.URL) -> tuple[Credentials, str]:
+        """What is shown there for a program that brings nothing of its own, and whose it is."""
+        is_home = self._home is not None and is_within(str(url), self._home)
+        return (self._own, OF_OPERATOR) if is_home and self._own.headers else (NOBODY, OF_NOBODY)
+
+
+def _parsed(uri: str) -> str:
+    """An address as this client reads it, in ASCII."""
+    try:
+        return str(httpx.URL(uri))
+    except (httpx.InvalidURL, ValueError):
+        return uri
+
+
+def _document(response: httpx.Response, server: str, model: str) -> Any:
+    status = response.status_code
+    if status == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
+        raise Trouble(Reason.MODEL_NOT_FOUND, f"{server} has no model {model!r}")
+    if response.is_redirect:
+        text = f"{server} answered {status}: no redirect is followed, name the address that it leads to"
+        raise Trouble(Reason.REGISTRY_UNREACHABLE, text)
+    if not response.is_success:
+        raise Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} answered {status}; asked again by itself")
+    try:
+        return response.json()
+    except ValueError:
+        raise _unlike_mlflow(server) from None
+
+
+def _unlike_mlflow(server: str) -> Trouble:
+    return Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} does not answer like MLflow")
