@@ -19,7 +19,7 @@ from pydantic import Field
 
 from despina.wire import DatasetConfig, Report
 from despina_runtime.metrics import BUILT_IN
-from despina_runtime.program.tracking import Lacking, told
+from despina_runtime.tracking import Lacking, told
 
 Line = Mapping[str, Any]
 

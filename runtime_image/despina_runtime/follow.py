@@ -18,8 +18,8 @@ import httpx
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
-from despina_runtime.program.tracking import Lacking, credentials
 from despina_runtime.supervisor import Crew, on_signals, open_port, prepare_environment
+from despina_runtime.tracking import Lacking, credentials
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 2

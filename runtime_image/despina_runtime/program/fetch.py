@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
 from despina_runtime.program import proxied
 from despina_runtime.program.errors import ProgramError
-from despina_runtime.program.tracking import Lacking, credentials, told
+from despina_runtime.tracking import Lacking, credentials, told
 
 log = logging.getLogger(__name__)
 COMPLETE = ".complete"

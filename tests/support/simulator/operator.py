@@ -109,7 +109,7 @@ class Registry:
 
     operator: Operator
 
-    async def resolve(self, _: Any, source: MlflowSource, default: str | None) -> Resolution:
+    async def resolve(self, _: Any, source: MlflowSource, default: str | None, *_more: Any) -> Resolution:
         return self.operator.world.mlflow.answer(source, default)
 
     def forget(self, _: Any) -> None:
