@@ -79,7 +79,10 @@ class Reports:
         return self.heard
 
     def listen(self, _: Any, pods: Iterable[PodView], period: float | None) -> None:
+        begins = period is not None and not self.listens
         self.listens = period is not None
+        if begins:
+            self.hear()
         present = {p.name for p in pods if not p.ending}
         self.heard = {name: said for name, said in self.heard.items() if name in present} if self.listens else {}
 

@@ -15,7 +15,7 @@ from tests.support.simulator import events
 from tests.support.simulator.events import EVENTS
 from tests.support.simulator.operator import simulated
 from tests.support.simulator.registry import Nature
-from tests.support.simulator.rest import check_rest, check_restarts, settle
+from tests.support.simulator.rest import check_rest, check_restarts, condition, settle
 from tests.support.simulator.world import World
 
 GATES = [
@@ -91,25 +91,37 @@ def schedules(names: tuple[str, ...]) -> st.SearchStrategy[list[tuple[str, Any]]
     return st.lists(one, min_size=MINIMUM, max_size=MAXIMUM)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Programs that are released in one way, and what happens to them."""
+
+    spec: Callable[[], dict[str, Any]]
+    events: tuple[str, ...]
+    always: Callable[[World], None] = lambda world: None
+    """What must hold after each event, beside what must hold for all kinds."""
+
+
+def run(kind: Kind, natures: dict[str, Nature], schedule: list[tuple[str, Any]]) -> World:
+    """A program's first version comes up, everything happens, and it comes to rest: as it is, and with all going on."""
+    with simulated():
+        world = World(kind.spec(), natures)
+        rest(world)
+        for name, value in schedule:
+            happen(world, name, value)
+            kind.always(world)
+        finish(world)
+        return world
+
+
 def happen(world: World, name: str, value: Any) -> None:
     EVENTS[name][0](world, value)
     complain(world)
 
 
 def complain(world: World) -> None:
+    """All violations of one moment have one cause, so that one of them is enough."""
     if world.truth.violations:
         raise AssertionError(world.truth.violations[0])
-
-
-def run(spec: dict[str, Any], natures: dict[str, Nature], schedule: list[tuple[str, Any]]) -> World:
-    """A program's first version comes up, everything happens, and it comes to rest: as it is, and with all going on."""
-    with simulated():
-        world = World(spec, natures)
-        rest(world)
-        for name, value in schedule:
-            happen(world, name, value)
-        finish(world)
-        return world
 
 
 def rest(world: World) -> None:
@@ -153,14 +165,13 @@ def resume(world: World) -> bool:
     return (world.spec, world.mlflow.exists, world.mlflow.aliases) != before
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Programs that are released in one way, and what happens to them."""
-
-    spec: Callable[[], dict[str, Any]]
-    events: tuple[str, ...]
+def answers(world: World) -> None:
+    """Whatever the operator does, callers find pods that are ready, and the status says so."""
+    assert world.ready(world.active), "no pod that callers reach is ready"
+    assert condition(world, "Available")[0] in ("True", ""), "Available is not True"
 
 
+QUIET = {"crash", "evicted", "unready_for_a_moment", "quota", "deleted", "replicas", "suspend", "scaled_by_hand"}
 KINDS = {
     "Auto with breaker": Kind(partial(manifest, breaker={}, evaluates=True), ALL),
     "autoscaled": Kind(
@@ -174,4 +185,9 @@ KINDS = {
         (*WAY, *PEOPLE, *HANDS, *HANDS, *MISFORTUNE),
     ),
     "damaged": Kind(partial(manifest, evaluates=True), (*WAY, *PEOPLE, *HANDS, *DAMAGE, *DAMAGE)),
+    "availability": Kind(
+        partial(manifest, replicas=2),
+        tuple(name for name in (*ALL, "status_damaged", "status_lost", "second_operator") if name not in QUIET),
+        answers,
+    ),
 }

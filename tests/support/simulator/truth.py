@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from despina.api.revision import source_digest
 from despina.api.status import Memory
-from despina.desired.labels import ABORT, MEMORY, PROMOTE, RETRY, REVISION
+from despina.desired.labels import ABORT, MEMORY, PROMOTE, RESTART, RESTARTED_AT, RESTARTED_BY, RETRY, REVISION
 from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
@@ -68,11 +68,14 @@ class Truth:
         self.sizes: dict[str, tuple[str, int]] = {}
         self.good: dict[str, bool] = {}
         """Revisions that callers reached; False for those that were taken back since."""
-        self.returned: tuple[str, int] | None = None
-        """What callers were sent back to, and how often people had asked for anything by then."""
+        self.returned: tuple[str | None, str, int] | None = None
+        """Where callers were sent back from and to, and how often people had asked for anything by then."""
         self.asked = 0
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
+        self.all_settings: dict[tuple[str, str], Setting] = {}
+        self.knows_nothing = False
+        """Whether all records are lost, and no pass has written new ones."""
         self.convictions: list[Conviction] = []
         self.entries: dict[tuple[str, str | None], Document] = {}
         self.candidate: str | None = None
@@ -86,7 +89,9 @@ class Truth:
         self.known: set[tuple[str, ...]] = set()
         self.bad_rounds = 0
         self.watched_until = 0.0
-        self.restarts: list[float] = []
+        self.marks: dict[str, tuple[str | None, str | None]] = {}
+        self.restarts: list[tuple[str, float]] = []
+        """Of which Deployment, and when, because of the breaker."""
         self.seen: dict[int, Seen] = {}
 
     def check(self, is_so: bool, what: str) -> None:
@@ -105,7 +110,9 @@ class Truth:
         if value is None:
             self.settings.pop(name, None)
         elif value != getattr(self.settings.get(name), "value", None):
-            self.settings[name] = before if before and before.value == value else Setting(value)
+            is_same = before is not None and before.value == value
+            self.settings[name] = before if is_same else Setting(value, is_used=self.knows_nothing)
+            self.all_settings[name, value] = self.settings[name]
         self.people_asked()
 
     def record_lost(self, which: str) -> None:
@@ -117,7 +124,7 @@ class Truth:
 
     def memory_lost(self) -> None:
         """Nothing is convicted any more, and annotations that are there count as handled."""
-        self.is_damaged = True
+        self.is_damaged = self.knows_nothing = True
         self.convictions.clear()
         self.begun.clear()
         self.returned = None
@@ -146,6 +153,8 @@ class Truth:
             self._know(document)
         if kind == "Deployment":
             self._resized(name, document, operator)
+            if document:
+                self._restarted(name, document, operator)
         if kind in ("Service", "ConfigMap", "Deployment"):
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
@@ -172,6 +181,19 @@ class Truth:
             is_asked = wanted_none(spec) or spec.rollout.strategy == "Recreate"
             self.check(is_asked or _recreates(operator), "the operator took away the pods that callers reach")
 
+    def _restarted(self, name: str, document: Document, operator: Operator | None) -> None:
+        """A Deployment was made, or its pods are replaced: because somebody said so, or because of the breaker."""
+        notes, template = _notes(document), _notes(document["spec"]["template"])
+        is_known, before = name in self.marks, self.marks.get(name)
+        mark = template.get(RESTARTED_AT), notes.get(RESTARTED_BY)
+        self.marks[name] = mark
+        if operator is None or not is_known or before is None or mark[0] == before[0]:
+            return
+        if mark[1] != before[1]:
+            self._acted(RESTART, mark[1] or "", self.seen[id(operator)], f"{name} was restarted")
+        else:
+            self.restarts.append((name, float(mark[0] or 0)))
+
     def _moved(self, before: str | None, after: str | None, operator: Operator | None) -> None:
         if before == after:
             return
@@ -189,10 +211,12 @@ class Truth:
             if was and not is_return and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
         if is_return and operator:  # what people do to our objects is no wish
-            self.returned = (after, self.seen[id(operator)].asked)
+            self.returned = (was, after, self.seen[id(operator)].asked)
         self.good[after] = True
 
-    def _sent(self, before: str | None, after: str, operator: Operator, returned: tuple[str, int] | None) -> None:
+    def _sent(
+        self, before: str | None, after: str, operator: Operator, returned: tuple[str | None, str, int] | None
+    ) -> None:
         """The operator sent callers elsewhere."""
         o, seen = operator.observed, self.seen[id(operator)]
         if before and o and o.deployment(o.active):
@@ -201,9 +225,9 @@ class Truth:
                     bool(o.ready(self.world.active)), f"callers were sent from ready pods to none ({before} to {after})"
                 )
             self.check(not wanted_none(o.program.spec), f"callers were sent to {after} though nothing shall run")
-            if returned and returned[0] == before and not self.is_edit(before, after):
+            if returned and returned[:2] == (after, before):
                 self.check(
-                    seen.asked != returned[1], f"callers were sent back to {before} and away again, though nobody asked"
+                    seen.asked != returned[2], f"callers were sent back to {before} and away again, though nobody asked"
                 )
             rollout = o.program.spec.rollout
             is_way_back = rollout.rollback_to is not None and self.good.get(after, False)
@@ -212,11 +236,6 @@ class Truth:
         if self.is_convicted(after):
             others = [r for r in self.runnable() if not self.is_convicted(r)]
             self.check(not others, f"callers were sent to quarantined {after} though {others} served")
-
-    def is_edit(self, before: str, after: str) -> bool:
-        """Whether the same version is served by another manifest."""
-        one, other = self.configs.get(before), self.configs.get(after)
-        return one is not None and other is not None and one.model == other.model
 
     def runnable(self) -> list[str]:
         """Revisions that served and whose Deployment is still there."""
@@ -263,8 +282,9 @@ class Truth:
 
     def decided(self, operator: Operator) -> None:
         o, plan, now = operator.observed, operator.plan, operator.clock()
-        self.seen[id(operator)] = Seen(dict(self.settings), self.world.reached, self.asked)
-        self.last_seen = dict(self.settings)
+        read = {name: self.all_settings.get((name, value)) for name, value in o.program.annotations.items()}
+        self.last_seen = {name: setting for name, setting in read.items() if setting}
+        self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
         candidate = plan.candidate.hash if plan.candidate else None
@@ -332,7 +352,7 @@ class Truth:
         self.convictions.append(conviction)
         if reason in TAKEN_BACK:
             self.good |= {r: False for r in self.good if self._is_about(conviction, r)}
-            is_returned = self.returned is not None and self._is_about(conviction, self.returned[0])
+            is_returned = self.returned is not None and self._is_about(conviction, self.returned[1])
             self.check(
                 not is_returned, f"version {version} was taken back ({reason}) though callers had been sent back to it"
             )
@@ -382,6 +402,7 @@ class Truth:
         """A pass ended. What it did not move must be what the status names."""
         if error is None and operator.is_whole and not self.world.api.refused:
             self.lost.clear()
+            self.knows_nothing = False
         o, seen = operator.observed, self.seen.get(id(operator))
         is_told = error is None and operator.is_whole and (STATUS, "patch") not in self.world.api.refused
         reached = self.world.reached
@@ -403,6 +424,7 @@ class Truth:
         is_bad = (nature.errors > 3 or nature.slow) and not world.failing
         can_be_written = not any(verb == READ or kind in ("Service", "ConfigMap") for kind, verb in world.api.refused)
         is_active = world.spec["rollout"].get("state") != "Paused" and bool(world.ready(world.active))
+        is_active &= not (world.loses_orders or world.refuses_orders)
         return is_bad and can_be_written and is_active and any(self.nature_of(r).is_good for r in self.warm())
 
     def warm(self) -> set[str]:
@@ -428,8 +450,12 @@ def _quarantined(document: Document) -> list[Document]:
 
 def _remembered(service: Document) -> list[Document]:
     """The entries of the other record."""
-    memory = Memory.parse((service["metadata"].get("annotations") or {}).get(MEMORY))
+    memory = Memory.parse(_notes(service).get(MEMORY))
     return [entry.dump() for entry in memory.quarantined] if memory else []
+
+
+def _notes(document: Document) -> dict[str, str]:
+    return document["metadata"].get("annotations") or {}
 
 
 def _fact(entry: Document) -> tuple[str, ...]:
