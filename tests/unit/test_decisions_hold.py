@@ -290,6 +290,26 @@ def test_a_selector_that_somebody_changed_to_what_was_refused_is_set_back():
     assert pointed_at(plan) == [ONE]
 
 
+SELECTED = {
+    "somebody leads callers past the gates": ({}, ONE),
+    "the operator led them there, and was ended before it could say so": (
+        {"promotion": {"revision": TWO, "at": "5"}},
+        TWO,
+    ),
+    "the status knows of it": ({"active": active("2")}, TWO),
+    "where they were is in quarantine": ({"entries": [quarantined("1")]}, TWO),
+}
+
+
+@pytest.mark.parametrize("sentence", SELECTED)
+def test_a_selector_that_somebody_changed_is_set_back_to_where_callers_were_sent(sentence):
+    known, expected = SELECTED[sentence]
+    gated = a_program(rollout={"gates": [SMOKE]})
+    more = {"active": active("1")} | known
+    o = observed(gated, "2", status=status(*more.pop("entries", ()), **more), **(beside(gated) | {"active": "2"}))
+    assert (pointed_at(decide(o, NOW)) or [o.active])[0] == expected
+
+
 @pytest.mark.parametrize("registry", ["2", None])
 def test_a_deleted_active_deployment_is_made_again_from_what_served(registry):
     listed = status(quarantined("2"), active=active("1"), history=served("1"))

@@ -22,7 +22,7 @@ from despina.desired.labels import (
 def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str, str]) -> Iterator[Action]:
     """Restart the active pods: because a user says so, or because the breaker is open and that may heal it."""
     asked = requests.get("restart")
-    if r.active is None or r.candidate is not None:
+    if r.active is None or r.candidate is not None or r.is_left:
         return
     if r.active.restarted_by and RESTART not in r.o.program.annotations:
         yield Annotate(r.active.name, {RESTARTED_BY: ""})  # so that the same value may ask again
@@ -31,7 +31,7 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
         yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
         return
     spec = r.o.program.spec.breaker
-    is_busy = r.is_left or not r.o.ready(r.active.revision) or breakers.is_restarting(r.o, r.active, r.now)
+    is_busy = not r.o.ready(r.active.revision) or breakers.is_restarting(r.o, r.active, r.now)
     if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
         yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})

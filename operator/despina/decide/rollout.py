@@ -151,7 +151,7 @@ def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
     if r.asked is None:  # what they are about may come back
         return set(requests) - {"retry"}
     pending = set()
-    if r.candidate and requests.get("promote") == r.candidate.hash:
+    if "promote" in requests and requests["promote"] != r.o.serving:
         pending.add("promote")
     if "restart" in requests and not (r.active and r.active.restarted_by == requests["restart"]):
         pending.add("restart")

@@ -130,11 +130,23 @@ class Situation:
 def recovered(o: Observed) -> Observed:
     """The snapshot with what callers reach, or must be led to again: somebody may have deleted the Service, changed
     what it selects, or deleted the Deployment behind it."""
-    if o.deployment(o.active):
-        return o
-    memory = recall(o)
-    standing = _standing(o, memory.quarantined if memory else ())
+    memory, view = recall(o), o.deployment(o.active)
+    entries = memory.quarantined if memory else ()
+    standing = _left_by_hand(o, view, memory, entries) if view else _standing(o, entries)
     return replace(o, active=standing.revision) if standing else o
+
+
+def _left_by_hand(
+    o: Observed, view: DeploymentView, memory: Memory | None, entries: tuple[Quarantined, ...]
+) -> DeploymentView | None:
+    """Where callers are to be, if somebody else than the operator changed what the Service selects. The operator's own
+    changes are noted with the write that makes them."""
+    noted, sent = o.status.active, memory.promotion if memory else None
+    if noted is None or view.serves in (noted.revision, sent.revision if sent else None):
+        return None
+    known = next((v for v in o.deployments if v.name == noted.deployment and v.serves == noted.revision), None)
+    is_good = known is not None and bool(o.ready(known.revision)) and not entry_against(revision_in(o, known), entries)
+    return known if is_good else None
 
 
 def _standing(o: Observed, entries: tuple[Quarantined, ...]) -> DeploymentView | None:

@@ -86,7 +86,7 @@ def _serving(world: World) -> None:
     if reached and truth.is_convicted(reached):
         others = [r for r in truth.runnable() if not truth.is_convicted(r)]
         truth.check(not others, f"quarantined {reached} is reached for good though {others} served")
-    if model is not None or truth.good:
+    if model is not None or truth.runnable():
         truth.check(reached is not None or wanted_none(world.program.spec), "callers reach nothing")
 
 

@@ -84,7 +84,8 @@ class Truth:
         self.preparing = 0.0
         self.gating: dict[str, float] = {}
         self.begun: dict[str, str] = {}
-        self.is_damaged = False
+        self.is_damaged = self.by_hand = False
+        self.decider: int | None = None
         self.lost: set[str] = set()
         self.known: set[tuple[str, ...]] = set()
         self.bad_rounds = 0
@@ -111,9 +112,13 @@ class Truth:
             self.settings.pop(name, None)
         elif value != getattr(self.settings.get(name), "value", None):
             is_same = before is not None and before.value == value
-            self.settings[name] = before if is_same else Setting(value, is_used=self.knows_nothing)
+            self.settings[name] = before if is_same else Setting(value, is_used=self.knows_nothing and not self._is_read())
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
+
+    def _is_read(self) -> bool:
+        """Whether a pass is under way that read what was there before, and will write it down."""
+        return any(operator.running for operator in self.world.operators)
 
     def record_lost(self, which: str) -> None:
         """One of the two records of what was decided and handled is lost or damaged; with both of them, all is forgotten."""
@@ -129,7 +134,7 @@ class Truth:
         self.begun.clear()
         self.returned = None
         self.watched_until = 0.0
-        if not any(operator.running for operator in self.world.operators):  # else one still knows, and writes it down
+        if not self._is_read():
             for setting in (*self.settings.values(), *self.last_seen.values()):
                 setting.is_used = True
         self.people_asked()
@@ -137,9 +142,11 @@ class Truth:
     def saved(self) -> dict[str, Setting]:
         return {name: replace(setting) for name, setting in self.settings.items()}
 
-    def restored(self, settings: dict[str, Setting]) -> None:
-        """The namespace is as it was once, and so are its annotations; what was decided since is forgotten."""
+    def restored(self, settings: dict[str, Setting], is_known: bool) -> None:
+        """The namespace is as it was once, and so are its annotations; what was decided since is forgotten. A record is
+        there if the status is, or if the Service is still the program's own."""
         self.memory_lost()
+        self.knows_nothing, self.decider = not is_known, -1  # times of before are not added up here
         self.settings = {name: replace(setting) for name, setting in settings.items()}
         self.last_seen = dict(self.settings)
         self.known.clear()
@@ -162,6 +169,7 @@ class Truth:
         if kind == "DSPyProgram" and document:
             self._recorded(_quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
+            self.knows_nothing = False  # what is written with it is a record again
             self._recorded(_remembered(document), operator)
 
     def _know(self, document: Document) -> None:
@@ -206,20 +214,21 @@ class Truth:
             return
         returned, self.returned = self.returned, None
         is_return, self.watched_until = self.good.get(after, False), 0.0
+        by_hand, self.by_hand = self.by_hand, operator is None
         if operator:
-            self._sent(was, after, operator, returned)
-            if was and not is_return and _is_candidate(operator, after):
+            self._sent(was, after, operator, returned, by_hand)
+            if was and not is_return and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
-        if is_return and operator:  # what people do to our objects is no wish
+        if is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
         self.good[after] = True
 
     def _sent(
-        self, before: str | None, after: str, operator: Operator, returned: tuple[str | None, str, int] | None
+        self, before: str | None, after: str, operator: Operator, returned: tuple[Any, str, int] | None, by_hand: bool
     ) -> None:
-        """The operator sent callers elsewhere."""
+        """The operator sent callers elsewhere; `by_hand`: from where somebody else had led them past it."""
         o, seen = operator.observed, self.seen[id(operator)]
-        if before and o and o.deployment(o.active):
+        if before and o and o.deployment(o.active) and not by_hand:
             if o.ready(o.active):
                 self.check(
                     bool(o.ready(self.world.active)), f"callers were sent from ready pods to none ({before} to {after})"
@@ -287,6 +296,7 @@ class Truth:
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
+        is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
         candidate = plan.candidate.hash if plan.candidate else None
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
         if candidate != self.candidate and not failed:
@@ -299,7 +309,7 @@ class Truth:
         for gate in plan.gates:
             self.gating[gate.name] = self.gating.get(gate.name, -passed) + passed
         for entry in plan.quarantined:
-            if self._is_new(entry.dump()):
+            if self._is_new(entry.dump()) and is_sure:  # two operators' times are not added up here
                 self._in_time(entry.dump(), o.program.spec)
         spec = o.program.spec
         self.candidate = candidate

@@ -210,7 +210,7 @@ class World:
                 )
         if not with_status:
             self.api.change("DSPyProgram", NAME, status={})
-        self.truth.restored(books)
+        self.truth.restored(books, is_known=with_status or owners_too)
 
 
 def asked(world: World) -> ModelRef | None:
