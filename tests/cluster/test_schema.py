@@ -51,6 +51,11 @@ BAD = {
     ),
     "a tracking URI without scheme": (changed("spec.source.mlflow.trackingURI", "mlflow:5000"), "trackingURI"),
     "a tracking URI with a password": (changed("spec.source.mlflow.trackingURI", "http://u:p@mlflow"), "trackingURI"),
+    "a tracking URI with a query": (changed("spec.source.mlflow.trackingURI", "http://mlflow?x"), "trackingURI"),
+    "credentials elsewhere": (
+        changed("spec.source.mlflow.credentialsSecretRef", {"name": "../../team-b/secrets/x"}),
+        "credentialsSecretRef.name",
+    ),
     "a poll period of a second": (changed("spec.source.mlflow.pollPeriodSeconds", 1), "pollPeriodSeconds"),
     "an unknown LM name": (changed("spec.lm", "other"), "spec.lm"),
     "two LMs of one name": (changed("spec.lms", [LM, LM]), "spec.lms"),

@@ -8,7 +8,9 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import yaml
@@ -102,14 +104,22 @@ def test_locks_name_no_registry():
         assert "://" not in path.read_text(), path
 
 
+def test_every_entry_point_leads_to_something():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {"scripts": project["scripts"], **project["entry-points"]}
+    for name, where in ((name, where) for group in groups.values() for name, where in group.items()):
+        assert EntryPoint(name, where, "any").load()
+
+
 def test_the_manifest_in_the_serving_page_is_one_that_the_schema_accepts():
     text = (ROOT / "docs" / "serving.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    block, credentials = re.findall(r"```yaml\n(.*?)```", text, re.S)
     manifest = yaml.safe_load(block)
-    manifest["spec"]["source"] = {"mlflow": {"model": "m", "alias": "champion"}}
+    manifest["spec"] |= yaml.safe_load(credentials)["spec"]
     head = {"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyProgram", "metadata": {"name": "shown"}}
     program = Program.parse(head | manifest)
     config = runtime_config(program, revision_of(program, ref("1")))
+    assert config.mlflow_credentials_dir.endswith("/mlflow")
     assert config.cache.redis.url_file.endswith("redis/url")
     assert config.fallbacks == ("cheap",)
     shown = set(manifest["spec"]) | {"replicas", "autoscaling", "placement", "resources", "podTemplate"}

@@ -7,11 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import httpx
 import pytest
 
 from despina.wire import DatasetConfig, ModelRef, RuntimeConfig
+from despina_runtime.follow import wanted_version
 from despina_runtime.program.fetch import fetch_beside
+from tests.support.gen import a_program
 from tests.support.guard import guarded
 
 OLD, NEW = "Bearer old-token", "Bearer new-token"
@@ -167,6 +171,19 @@ def test_a_dataset_comes_with_the_same_credentials_and_one_from_elsewhere_with_n
     with guarded(servers[1], OLD) as guard, guarded("", None) as stranger:
         assert lines_of(DatasetConfig(uri=f"runs:/{run}/few.jsonl"), guard.url, folder) == "1"
         assert "no dataset" in lines_of(DatasetConfig(mlflow="nothing"), guard.url, folder)
-        assert lines_of(DatasetConfig(uri=f"{stranger.url}/few.jsonl"), guard.url, folder).startswith("unusable")
+        elsewhere = DatasetConfig(uri=f"{stranger.url}/api/2.0/mlflow-artifacts/artifacts/few.jsonl")
+        assert lines_of(elsewhere, guard.url, folder).startswith("unusable")
     assert guard.shown == {OLD}
     assert stranger.shown == {None}
+
+
+async def test_a_manifest_that_is_served_without_a_cluster_is_followed_with_them_too(secret):
+    folder = Path(secret())
+    program = a_program(source={"mlflow": {"model": "qa", "alias": "x", "credentialsSecretRef": {"name": folder.name}}})
+    with guarded("", OLD) as guard:
+        guard.says["registered-models/alias"] = {"model_version": {"version": "3"}}
+        async with httpx.AsyncClient(base_url=guard.url) as client:
+            assert await wanted_version(client, program, folder.parent) is None
+            secret(TOKEN="old-token")
+            assert await wanted_version(client, program, folder.parent) == "3"
+    assert guard.shown == {OLD}

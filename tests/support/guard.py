@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 
@@ -21,7 +22,7 @@ class Guard:
     lets_in: set[str | None] = field(default_factory=set)
     """Values of the header Authorization; None: nobody in particular."""
     redirect: str = ""
-    says: dict[str, dict[str, str]] = field(default_factory=dict)
+    says: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Documents that it answers with by itself, by a part of the path."""
     seen: list[tuple[str, str | None]] = field(default_factory=list)
     """Paths, and what was shown."""
