@@ -314,7 +314,7 @@ def deleted(world: World, what: tuple[str, int]) -> None:
         name = names[number % len(names)]
         world.truth.job_lost(name)
         if (kind, name) == ("Service", NAME):
-            world.truth.record_lost("Service")
+            world.truth.record_damaged("Service")
         world.api.drop(kind, name)
 
 
@@ -447,13 +447,13 @@ def status_damaged(world: World, what: tuple[int, str | None]) -> None:
     found = places(world.status)
     if found:
         path = found[number % len(found)]
-        world.truth.record_lost("status")
+        world.truth.record_damaged("status")
         world.api.change("DSPyProgram", NAME, status=with_part(world.status, path, value))
 
 
 @event()
 def status_lost(world: World, _: None) -> None:
-    world.truth.record_lost("status")
+    world.truth.record_damaged("status")
     world.api.change("DSPyProgram", NAME, status={})
 
 
@@ -476,7 +476,7 @@ def note_damaged(world: World, what: tuple[str, int, str | None]) -> None:
         return
     name, key = found[number % len(found)]
     if (kind, name) == ("Service", NAME):
-        world.truth.record_lost("Service")
+        world.truth.record_damaged("Service")
     if part == "annotations":
         world.api.note(kind, name, {key: value})
     else:
@@ -491,7 +491,7 @@ def memory_lost(world: World, _: None) -> None:
     service = world.api.get("Service", NAME)
     if service:
         notes = service["metadata"].get("annotations") or {}
-        world.truth.record_lost("Service")
+        world.truth.record_damaged("Service")
         world.api.note("Service", NAME, dict.fromkeys(notes))
     for name, item in list(world.api.of("ConfigMap").items()):
         if not item.get("immutable"):

@@ -94,7 +94,7 @@ def _why_not(world: World, wanted: str, reason: str) -> str | None:
     """What is wrong with the reason that a condition gives for not serving what is asked for; None if nothing is."""
     spec = world.program.spec
     setting = world.truth.settings.get(PROMOTE)
-    is_promoted = setting is not None and setting.value == wanted and not setting.is_used
+    is_promoted = setting is not None and setting.value == wanted and not (setting.is_used or setting.is_uncertain)
     is_true = {
         "VersionQuarantined": bool(world.truth.entries),
         "AwaitingPromotion": spec.rollout.blue_green.auto_promotion == "Disabled" and not is_promoted,
@@ -165,7 +165,7 @@ def _asked_restart(world: World) -> None:
     if (
         setting
         and active
-        and not setting.is_used
+        and not (setting.is_used or setting.is_uncertain)
         and not wanted_none(world.program.spec)
         and not world.status.get("candidate")
     ):

@@ -34,6 +34,8 @@ class Setting:
 
     value: str
     is_used: bool = False
+    is_uncertain: bool = False
+    """Whether the operator may not know any more whether it acted."""
 
 
 @dataclass(frozen=True)
@@ -120,23 +122,28 @@ class Truth:
         """Whether a pass is under way that read what was there before, and will write it down."""
         return any(operator.running for operator in self.world.operators)
 
-    def record_lost(self, which: str) -> None:
-        """One of the two records of what was decided and handled is lost or damaged; with both of them, all is forgotten."""
+    def record_damaged(self, which: str) -> None:
+        """One of the two records of what was decided and handled may be lost; with both of them, all may be."""
         self.is_damaged = True
         self.lost.add(which)
         if self.lost == {"status", "Service"}:
-            self.memory_lost()
+            self._forget()
 
     def memory_lost(self) -> None:
-        """Nothing is convicted any more, and annotations that are there count as handled."""
+        """Both records are gone: nothing is convicted any more, and annotations that are there count as handled."""
         self.is_damaged = self.knows_nothing = True
+        self._forget()
+        if not self._is_read():
+            for setting in (*self.settings.values(), *self.last_seen.values()):
+                setting.is_used = True
+
+    def _forget(self) -> None:
         self.convictions.clear()
         self.begun.clear()
         self.returned = None
         self.watched_until = 0.0
-        if not self._is_read():
-            for setting in (*self.settings.values(), *self.last_seen.values()):
-                setting.is_used = True
+        for setting in (*self.settings.values(), *self.last_seen.values()):
+            setting.is_uncertain = True
         self.people_asked()
 
     def saved(self) -> dict[str, Setting]:
@@ -148,6 +155,7 @@ class Truth:
         self.memory_lost()
         self.knows_nothing, self.decider = not is_known, -1  # times of before are not added up here
         self.settings = {name: replace(setting) for name, setting in settings.items()}
+        self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
         self.known.clear()
 
@@ -299,7 +307,9 @@ class Truth:
         is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
         candidate = plan.candidate.hash if plan.candidate else None
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
-        if candidate != self.candidate and not failed:
+        if failed:  # it is the last of the candidate, if it gets on record
+            candidate = self.candidate
+        if candidate != self.candidate:
             self.begun.clear()
             self.preparing, self.gating = 0.0, {}
         elif step in ("Prepare", "Paused", "Suspended"):
@@ -313,7 +323,7 @@ class Truth:
                 self._in_time(entry.dump(), o.program.spec)
         spec = o.program.spec
         self.candidate = candidate
-        self.was = (now, spec.rollout.state == "Active" and not wanted_none(spec), plan.step)
+        self.was = (now, spec.rollout.state == "Active" and not wanted_none(spec), step if failed else plan.step)
         self._lifted_by_registry(o)
 
     def _in_time(self, entry: Document, spec: Any) -> None:
