@@ -114,7 +114,9 @@ class Truth:
             self.settings.pop(name, None)
         elif value != getattr(self.settings.get(name), "value", None):
             is_same = before is not None and before.value == value
-            self.settings[name] = before if is_same else Setting(value, is_used=self.knows_nothing and not self._is_read())
+            self.settings[name] = (
+                before if is_same else Setting(value, is_used=self.knows_nothing and not self._is_read())
+            )
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
 
@@ -170,6 +172,8 @@ class Truth:
             self._resized(name, document, operator)
             if document:
                 self._restarted(name, document, operator)
+            else:
+                self.marks.pop(name, None)
         if kind in ("Service", "ConfigMap", "Deployment"):
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
@@ -302,6 +306,8 @@ class Truth:
         read = {name: self.all_settings.get((name, value)) for name, value in o.program.annotations.items()}
         self.last_seen = {name: setting for name, setting in read.items() if setting}
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
+        if o.model.version and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
+            promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
         is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
