@@ -66,6 +66,7 @@ def tools(kube):
 QUICK = {"consecutiveFailures": 3, "openSeconds": 2}
 
 
+@pytest.mark.alone  # at 50 requests a second through tools, two cores are busy enough
 def test_backends_that_die_under_traffic_fail_no_request_of_an_idempotent_tool(given, kube, tools):
     tools(tool("search", sample_pods("one"), sample_pods("two"), breaker=QUICK))
     log_model("tooled", "finding", "champion")

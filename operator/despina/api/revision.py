@@ -79,7 +79,9 @@ def asked_of(program: Program) -> dict[str, Any]:
     spec = without_first_defaults(program.spec)
     if program.spec.tools:
         spec["tools"] = [use.model_dump(exclude_defaults=True) for use in tool_uses(program)]
-    return {field: spec[field] for field in RELEVANT if field in spec}
+    secret = program.spec.source.mlflow.credentials_secret_ref
+    credentials = {"credentials": secret.name} if secret else {}
+    return {field: spec[field] for field in RELEVANT if field in spec} | credentials
 
 
 def without_first_defaults(part: BaseModel) -> dict[str, Any]:
