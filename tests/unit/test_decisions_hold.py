@@ -120,6 +120,17 @@ def test_the_size_that_an_autoscaler_found_is_noted_before_pods_go():
         assert Chain((Annotate(name, {"despina.dev/size": "6"}), Scale(name, 0))) in plan.actions
 
 
+def test_a_recreate_that_waits_for_a_person_leaves_what_serves_alone():
+    program = a_program(rollout={"strategy": "Recreate", "blueGreen": {"autoPromotion": "Disabled"}})
+    plan = decide(observed(program, "2", status=status(), **serving(program, "1")), NOW)
+    assert plan.step == "AwaitPromotion"
+    assert not [a for a in plan.steps if isinstance(a, Scale | Create)]
+    let_in = a_program({"despina.dev/promote": hash_of(program, "2")}, rollout=program.spec.rollout.dump())
+    begun = decide(observed(let_in, "2", status=status(), **serving(let_in, "1")), NOW)
+    assert begun.step == "Prepare"
+    assert Scale(f"qa-{hash_of(program, '1')}", 0) in begun.steps
+
+
 # Time
 
 

@@ -210,11 +210,14 @@ def step_of(r: Situation, gates: Gates, requests: Mapping[str, str]) -> Step | N
         return "Suspended"
     if r.policy.state == "Paused":
         return "Paused"
+    may_be = _may_be_promoted(r, candidate, requests)
+    if r.recreates and not may_be:
+        return "AwaitPromotion"  # what serves does not end for a version that nobody has let in
     if not is_prepared(r, candidate):
         return "Prepare"
     if gates.running:
         return "Gate"
-    return "Promote" if _may_be_promoted(r, candidate, requests) else "AwaitPromotion"
+    return "Promote" if may_be else "AwaitPromotion"
 
 
 def _may_be_promoted(r: Situation, candidate: Revision, requests: Mapping[str, str]) -> bool:

@@ -187,7 +187,7 @@ KINDS = {
     "damaged": Kind(partial(manifest, evaluates=True), (*WAY, *PEOPLE, *HANDS, *DAMAGE, *DAMAGE)),
     "availability": Kind(
         partial(manifest, replicas=2),
-        tuple(name for name in (*ALL, "status_damaged", "status_lost", "second_operator") if name not in QUIET),
+        tuple(name for name in (*ALL, "status_lost", "second_operator") if name not in QUIET),
         answers,
     ),
 }
