@@ -128,10 +128,12 @@ class Operator:
         self.client = Client(world.api)
         self.observed: Observed | None = None
         self.plan: Plan | None = None
+        self.starts = 0
         self.start()
 
     def start(self) -> None:
         """A new process remembers nothing."""
+        self.starts += 1
         self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
         self.orders, self.reports = Orders(self), Reports(self)
         self.running: Coroutine[Any, Any, float | None] | None = None

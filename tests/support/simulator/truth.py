@@ -188,7 +188,11 @@ class Truth:
         for part in ("config.json", "previous.json"):
             config = nature.read_config({"data": {"config.json": (document.get("data") or {}).get(part, "")}})
             if config:
-                self.configs[config.revision] = config
+                self.know(config)
+
+    def know(self, config: RuntimeConfig) -> None:
+        """Some pod is meant to run this."""
+        self.configs[config.revision] = config
 
     def _resized(self, name: str, document: Document | None, operator: Operator | None) -> None:
         base, before = self.sizes.pop(name, ("", 0))
@@ -207,6 +211,9 @@ class Truth:
         is_known, before = name in self.marks, self.marks.get(name)
         mark = template.get(RESTARTED_AT), notes.get(RESTARTED_BY)
         self.marks[name] = mark
+        made_for = self.all_settings.get((RESTART, mark[1] or ""))
+        if not is_known and made_for:  # its pods are younger than the word
+            made_for.is_uncertain = True
         if operator is None or not is_known or before is None or mark[0] == before[0]:
             return
         if mark[1] != before[1]:
