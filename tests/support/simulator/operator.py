@@ -33,6 +33,8 @@ from tests.support.simulator.api import Client, Document
 if TYPE_CHECKING:
     from tests.support.simulator.world import World
 
+A_MOMENT = 0.001
+"""No two passes are at the same time."""
 NAMESPACE, NAME = KEY = ("ns", "qa")
 
 
@@ -141,6 +143,7 @@ class Operator:
     def begin(self, pause_in: int | None = None) -> None:
         """Begin a pass; the one before is ended first."""
         self.go_on()
+        self.world.now += A_MOMENT
         self.client.pause_in = pause_in
         self.is_whole = pause_in is None
         reconciler = Reconciler(
