@@ -33,6 +33,8 @@ from tests.support.simulator.api import Client, Document
 if TYPE_CHECKING:
     from tests.support.simulator.world import World
 
+A_MOMENT = 0.001
+"""No two passes are at the same time."""
 NAMESPACE, NAME = KEY = ("ns", "qa")
 
 
@@ -128,10 +130,12 @@ class Operator:
         self.client = Client(world.api)
         self.observed: Observed | None = None
         self.plan: Plan | None = None
+        self.starts = 0
         self.start()
 
     def start(self) -> None:
         """A new process remembers nothing."""
+        self.starts += 1
         self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
         self.orders, self.reports = Orders(self), Reports(self)
         self.running: Coroutine[Any, Any, float | None] | None = None
@@ -139,6 +143,7 @@ class Operator:
     def begin(self, pause_in: int | None = None) -> None:
         """Begin a pass; the one before is ended first."""
         self.go_on()
+        self.world.now += A_MOMENT
         self.client.pause_in = pause_in
         self.is_whole = pause_in is None
         reconciler = Reconciler(

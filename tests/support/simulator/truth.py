@@ -114,9 +114,9 @@ class Truth:
             self.settings.pop(name, None)
         elif value != getattr(self.settings.get(name), "value", None):
             is_same = before is not None and before.value == value
-            self.settings[name] = (
-                before if is_same else Setting(value, is_used=self.knows_nothing and not self._is_read())
-            )
+            is_forgotten = self.knows_nothing
+            new = Setting(value, is_used=is_forgotten and not self._is_read(), is_uncertain=is_forgotten)
+            self.settings[name] = before if before and is_same else new
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
 
@@ -156,6 +156,7 @@ class Truth:
         there if the status is, or if the Service is still the program's own."""
         self.memory_lost()
         self.knows_nothing, self.decider = not is_known, -1  # times of before are not added up here
+        self.good = self.good if is_known else {}
         self.settings = {name: replace(setting) for name, setting in settings.items()}
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
@@ -188,7 +189,11 @@ class Truth:
         for part in ("config.json", "previous.json"):
             config = nature.read_config({"data": {"config.json": (document.get("data") or {}).get(part, "")}})
             if config:
-                self.configs[config.revision] = config
+                self.know(config)
+
+    def know(self, config: RuntimeConfig) -> None:
+        """Some pod is meant to run this."""
+        self.configs[config.revision] = config
 
     def _resized(self, name: str, document: Document | None, operator: Operator | None) -> None:
         base, before = self.sizes.pop(name, ("", 0))
@@ -207,6 +212,9 @@ class Truth:
         is_known, before = name in self.marks, self.marks.get(name)
         mark = template.get(RESTARTED_AT), notes.get(RESTARTED_BY)
         self.marks[name] = mark
+        made_for = self.all_settings.get((RESTART, mark[1] or ""))
+        if not is_known and made_for:  # its pods are younger than the word
+            made_for.is_uncertain = True
         if operator is None or not is_known or before is None or mark[0] == before[0]:
             return
         if mark[1] != before[1]:
@@ -245,7 +253,8 @@ class Truth:
                 self.check(
                     bool(o.ready(self.world.active)), f"callers were sent from ready pods to none ({before} to {after})"
                 )
-            self.check(not wanted_none(o.program.spec), f"callers were sent to {after} though nothing shall run")
+            is_asleep = wanted_none(o.program.spec) and _is_candidate(operator, after)
+            self.check(not is_asleep, f"callers were sent to {after} though nothing shall run")
             if returned and returned[:2] == (after, before):
                 self.check(
                     seen.asked != returned[2], f"callers were sent back to {before} and away again, though nobody asked"
@@ -313,8 +322,8 @@ class Truth:
         is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
         candidate = plan.candidate.hash if plan.candidate else None
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
-        if failed:  # it is the last of the candidate, if it gets on record
-            candidate = self.candidate
+        if failed and any(self._names(q.dump(), self.candidate) for q in plan.quarantined):
+            candidate = self.candidate  # this is the last of it, if it gets on record
         if candidate != self.candidate:
             self.begun.clear()
             self.preparing, self.gating = 0.0, {}
@@ -331,6 +340,10 @@ class Truth:
         self.candidate = candidate
         self.was = (now, spec.rollout.state == "Active" and not wanted_none(spec), step if failed else plan.step)
         self._lifted_by_registry(o)
+
+    def _names(self, entry: Document, revision: str | None) -> bool:
+        config = self.configs.get(revision or "")
+        return bool(config) and self._is_new(entry) and entry.get("revision") in (None, revision)
 
     def _in_time(self, entry: Document, spec: Any) -> None:
         deadline = spec.rollout.blue_green.progress_deadline_seconds
@@ -413,8 +426,9 @@ class Truth:
     def _acquitted(self, entry: Document, operator: Operator) -> None:
         o, seen, version = operator.observed, self.seen[id(operator)], entry["version"]
         meant = self.world.mlflow.meant(version, o.program.spec.source.mlflow, o.defaults.tracking_uri)
-        is_meant = any(c.version == version and c.model == meant for c in self.convictions)
-        self.convictions = [c for c in self.convictions if c.version != version]
+        about = [c for c in self.convictions if (c.version, c.revision) == (version, entry.get("revision"))]
+        self.convictions = [c for c in self.convictions if c not in about]
+        is_meant = any(c.model == meant for c in about)
         is_asked = o.model.version is None or version in (o.model.version, str(o.program.spec.rollout.rollback_to))
         is_edited = entry.get("revision") not in (None, operator.plan.asked.hash if operator.plan.asked else None)
         if is_meant and is_asked and not is_edited:

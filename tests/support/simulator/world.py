@@ -122,6 +122,8 @@ class World:
     def order(self, tell: Tell) -> int:
         """An order on its way to a pod, which may be lost or refused; the status of the answer."""
         runtime = self.runtimes.get(tell.pod.name)
+        if tell.config:
+            self.truth.know(tell.config)
         if runtime is None or self.loses_orders:
             return UNSENT
         if self.refuses_orders:

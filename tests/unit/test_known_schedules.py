@@ -1,0 +1,209 @@
+"""Schedules that did harm once, each as short as it could be made, with what went wrong in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from despina.wire import FailureReason
+from tests.support.simulator.registry import OTHER_SERVER, Nature
+from tests.support.simulator.schedule import KINDS, run
+
+AUTO, SCALED, SWAP = KINDS["Auto with breaker"], KINDS["autoscaled"], KINDS["HotSwap"]
+BLUE_GREEN, RECREATE, BY_HAND, DAMAGED = (KINDS[name] for name in ("BlueGreen", "Recreate", "by hand", "damaged"))
+BROKEN, ERRING, SLOW, MILD = Nature(broken=True), Nature(errors=30), Nature(slow=True), Nature(errors=5)
+UNFIT = {gate: Nature(fails=frozenset([gate])) for gate in ("Smoke", "SchemaCompatibility", "Evaluate")}
+STATUS_REFUSED = ("refused", ("DSPyProgram/status", "patch", 403))
+EVENTS_REFUSED = ("refused", ("Event", "create", 429))
+RELEASED = [("rounds", 6), ("rounds", 6)]
+"""Enough for a version to come to serve."""
+
+SCHEDULES = {
+    "callers are sent back by hand to a version that erred before, and stay": (
+        (BLUE_GREEN, {"1": MILD}, [("rounds", 6), ("alias", "2"), *RELEASED, ("alias", "1"), *RELEASED])
+    ),
+    "callers are pinned to what served, and no gate is in the way": (
+        (SWAP, {"1": UNFIT["Smoke"]}, [("alias", "2"), *RELEASED, ("wait", 700.0), ("pin", 1), *RELEASED])
+    ),
+    "a bad version is taken back though no Event can be written": (
+        (BLUE_GREEN, {"2": ERRING}, [EVENTS_REFUSED, ("alias", "2"), *RELEASED, ("rounds", 6)])
+    ),
+    "a bad version is taken back, once, though no status can be written": (
+        (BLUE_GREEN, {"2": ERRING}, [("alias", "2"), ("rounds", 6), STATUS_REFUSED, *RELEASED, ("rounds", 6)])
+    ),
+    "a bad version is taken back in the same pods, though no status can be written": (
+        (SWAP, {"2": ERRING}, [("alias", "2"), ("rounds", 3), STATUS_REFUSED, *RELEASED, ("rounds", 6)])
+    ),
+    "a slow version is taken back": (BLUE_GREEN, {"2": SLOW}, [("alias", "2"), *RELEASED]),
+    "nothing is promoted, nor gated, while the program is suspended": (
+        (AUTO, {"2": BROKEN}, [("suspend", True), ("alias", "2"), *RELEASED, ("suspend", False), *RELEASED])
+    ),
+    "nothing is promoted at size 0": (AUTO, {"3": UNFIT["Smoke"]}, [("replicas", 0), ("rounds", 1), ("alias", "3")]),
+    "nothing of a candidate runs while the program is suspended": (
+        (SWAP, {}, [("key_replaced", ("key-2",)), ("cpu", "2"), ("rounds", 1), ("suspend", True)])
+    ),
+    "a suspended program whose Recreate is under way runs no pods": (
+        (RECREATE, {}, [("suspend", True), ("model_made_anew", None)])
+    ),
+    "a pause in the middle of a Recreate leaves callers somebody": (
+        (RECREATE, {}, [("alias", "4"), ("rounds", 1), ("paused", True)])
+    ),
+    "a prepared version waits as long as it must": (
+        (BY_HAND, {}, [("alias", "2"), ("rounds", 6), ("wait", 700.0), ("unready_for_a_moment", 1), ("operate", None)])
+    ),
+    "an evaluation under way outlives a moment of unreadiness": (
+        (BLUE_GREEN, {}, [("alias", "2"), ("rounds", 4), ("unready_for_a_moment", 3), ("operate", None), ("rounds", 6)])
+    ),
+    "a pause within a gate counts for nothing": (
+        (
+            BLUE_GREEN,
+            {},
+            [("alias", "2"), ("rounds", 3), ("paused", True), ("operate", None), ("wait", 700.0), ("paused", False)],
+        )
+    ),
+    "a drained node costs an evaluation anew, not the version": (
+        (BLUE_GREEN, {}, [("cpu", "1"), ("rounds", 3), ("drained", None)])
+    ),
+    "an edit takes effect while what is asked for is in quarantine": (
+        (BLUE_GREEN, {"2": ERRING}, [("alias", "2"), *RELEASED, ("lm", "b")])
+    ),
+    "an edit of a version that came back takes effect": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [("lm", "b"), ("source_version", 2)],
+    ),
+    "an edit that was aborted leaves callers somebody, though their Deployment is deleted": (
+        (SCALED, {}, [("cpu", "2"), ("abort", "candidate"), ("deleted", ("Deployment", 3))])
+    ),
+    "a version is promoted by a word, and not by the same word again": (
+        (
+            BY_HAND,
+            {},
+            [
+                ("alias", "2"),
+                ("rounds", 6),
+                ("promote", "candidate"),
+                ("rounds", 2),
+                ("alias", "1"),
+                ("rounds", 6),
+                ("alias", "2"),
+                ("rounds", 6),
+            ],
+        )
+    ),
+    "a version is aborted by a word, tried again, and not aborted by the same word again": (
+        (
+            BY_HAND,
+            {},
+            [("alias", "2"), ("rounds", 2), ("abort", "candidate"), ("rounds", 2), ("retry", "2"), ("rounds", 6)],
+        )
+    ),
+    "a version is tried again by a word, and not by the same word again": (
+        (SWAP, {"3": UNFIT["Smoke"]}, [("alias", "3"), ("rounds", 6), ("retry", "3"), ("rounds", 6), ("rounds", 6)])
+    ),
+    "pods are restarted by a word, once, whoever else is restarted or made": (
+        (SCALED, {"4": Nature(code="other", errors=30)}, [("alias", "4"), ("rounds", 2), ("restart", "tuesday")])
+    ),
+    "a word that goes while a pass is under way is obeyed as it was read": (
+        (BY_HAND, {}, [("restart", "monday"), ("interrupted", 6), ("restart", "tuesday")])
+    ),
+    "a word of which no record is left is not obeyed": (DAMAGED, {}, [("restart", "tuesday"), ("memory_lost", None)]),
+    "an aborted version stays aborted when the status is lost": (
+        (DAMAGED, {}, [("alias", "3"), ("abort", "candidate"), ("rounds", 1), ("status_lost", None)])
+    ),
+    "an autoscaled program that somebody scaled to 0 is woken": (SCALED, {}, [("autoscale", 3), ("scaled_by_hand", 0)]),
+    "the autoscaler of a deleted Deployment goes, too": (SCALED, {}, [("deleted", ("Deployment", 5)), ("cpu", "1")]),
+    "another default server is another version": (AUTO, {}, [("default_server", OTHER_SERVER)]),
+    "a model made anew is another version": (AUTO, {}, [("model_made_anew", None)]),
+    "a refused version of a model that was made anew is tried": (
+        (SWAP, {"3": UNFIT["Smoke"]}, [("alias", "3"), ("rounds", 6), ("model_made_anew", None)])
+    ),
+    "a ConfigMap that somebody deletes is made again": (
+        BLUE_GREEN,
+        {},
+        [("deleted", ("ConfigMap", 0)), ("evicted", 0)],
+    ),
+    "what is deleted while the alias is missing is made again": (
+        (BY_HAND, {}, [("alias", None), ("deleted", ("Deployment", 0)), ("deleted", ("Service", 0))])
+    ),
+    "what is deleted while nothing runs is made again when something shall": (
+        (BLUE_GREEN, {}, [("replicas", 0), ("deleted", ("Deployment", 4)), ("rounds", 2), ("replicas", 2)])
+    ),
+    "a Service that is deleted leads to nobody who was refused": (
+        (BLUE_GREEN, {"2": ERRING}, [("alias", "2"), *RELEASED, ("deleted", ("Service", 0)), ("rounds", 3)])
+    ),
+    "pods that fail once are tried again": (
+        (BLUE_GREEN, {}, [("cpu", "2"), ("rounds", 1), ("start_fails_once", FailureReason.LOAD_FAILED), ("rounds", 1)])
+    ),
+    "pods that take no orders get a release in new pods": (AUTO, {}, [("key_replaced", ("key-2",)), ("alias", "2")]),
+    "pods that took half of a release before the key was lost converge": (
+        (SWAP, {}, [("alias", "2"), ("rounds", 2), ("orders_lost", True), ("rounds", 2), ("key_replaced", ("key-2",))])
+    ),
+    "a candidate that is no longer asked for is freed from memory": (
+        (SWAP, {}, [("lm", "a"), ("rounds", 1), ("model_exists", False), ("default_server", OTHER_SERVER)])
+    ),
+    "a candidate that was loaded for a moment is freed from memory": (
+        (SCALED, {}, [("source_version", 2), ("operate", None), ("source_version", 1)])
+    ),
+    "a paused program is at rest": (AUTO, {}, [("alias", "2"), ("paused", True)]),
+    "the breaker restarts what can be healed so, within bounds": (
+        (
+            AUTO,
+            {},
+            [
+                ("failing", "Program"),
+                ("rounds", 6),
+                ("wait", 40.0),
+                ("rounds", 6),
+                ("wait", 700.0),
+                ("rounds", 6),
+                ("wait", 700.0),
+                ("rounds", 6),
+                ("wait", 700.0),
+                ("rounds", 6),
+            ],
+        )
+    ),
+    "a retired Deployment ends though its note of when is odd": (
+        (
+            DAMAGED,
+            {},
+            [("note_damaged", ("Deployment", 2, None)), ("lm", "a"), ("note_damaged", ("Deployment", 0, "inf"))],
+        )
+    ),
+    "a note of what pods were made for that says something odd ends no pass": (
+        (DAMAGED, {}, [("lm", "b"), ("note_damaged", ("Deployment", 0, "[]")), ("rounds", 2)])
+    ),
+    "a namespace that is restored is made whole": (
+        (DAMAGED, {}, [("alias", "2"), *RELEASED, ("backup", None), ("restored", (False, False))])
+    ),
+    "a namespace that is restored with its status leads to what served": (
+        (DAMAGED, {"2": BROKEN}, [("alias", "2"), ("backup", None), ("restored", (True, False)), ("suspend", True)])
+    ),
+    "callers who were led elsewhere by hand are led back": (
+        (
+            DAMAGED,
+            {"2": BROKEN},
+            [("cpu", "1"), ("alias", "2"), ("rounds", 5), ("selector_edited", 0), ("suspend", True)],
+        )
+    ),
+    "a second operator with old news moves nobody": (
+        (
+            DAMAGED,
+            {"2": ERRING},
+            [
+                ("alias", "2"),
+                ("rounds", 6),
+                ("second_operator", 14),
+                ("alias", "1"),
+                *RELEASED,
+                ("second_operator", 30),
+            ],
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", SCHEDULES)
+def test_known_schedules(sentence):
+    kind, natures, schedule = SCHEDULES[sentence]
+    run(kind, natures, schedule)
