@@ -23,10 +23,11 @@ ENOUGH = 2
 def failure_of(r: Situation, requests: Mapping[str, str]) -> Quarantined | None:
     """Why the candidate must be given up, if it must.
 
-    A first version is never given up: nothing better serves, and its pods try again by themselves.
+    A first version is never given up, nor one beside which nothing stands: nothing better serves, and its pods try
+    again by themselves.
     """
     candidate = r.candidate
-    if candidate is None:
+    if candidate is None or r.active is None:
         return None
     if requests.get("abort") == candidate.hash:
         return listed(r, candidate, Reason.ABORTED, "the annotation despina.dev/abort names it")

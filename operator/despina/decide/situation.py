@@ -86,8 +86,11 @@ class Situation:
         view = self.active
         if view:
             return revision_in(self.o, view)
-        # The first one; or else somebody deleted what callers reached, and it is made again as the spec is now.
-        return _unblocked(self.o, self.entries) or self.wanted
+        # The first one; or else somebody deleted what callers reached, and it is made again as the spec is now: even if
+        # that is in quarantine, where nothing else can be run.
+        again = _again(self.o)
+        is_good = again is not None and entry_against(again, self.entries) is None
+        return again if is_good else self.wanted or again
 
     @property
     def is_left(self) -> bool:
@@ -165,11 +168,10 @@ def _standing(o: Observed, entries: tuple[Quarantined, ...]) -> DeploymentView |
     return found if found and (o.active is None or rank(found)[0]) else None
 
 
-def _unblocked(o: Observed, entries: tuple[Quarantined, ...]) -> Revision | None:
+def _again(o: Observed) -> Revision | None:
     """What served, with the present spec."""
     model = served_model(o)
-    revision = revision_of(o.program, model) if model else None
-    return revision if revision and entry_against(revision, entries) is None else None
+    return revision_of(o.program, model) if model else None
 
 
 def earlier(o: Observed, wanted: Revision | None) -> RolloutStatus | None:
