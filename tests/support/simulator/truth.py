@@ -76,11 +76,12 @@ class Truth:
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
         self.all_settings: dict[tuple[str, str], Setting] = {}
-        self.knows_nothing = False
-        """Whether all records are lost, and no pass has written new ones."""
+        self.is_unsure = self.knows_nothing = False
+        """Whether all records may be lost, and whether they are, and no pass has written new ones."""
         self.convictions: list[Conviction] = []
         self.entries: dict[tuple[str, str | None], Document] = {}
         self.candidate: str | None = None
+        self.versions: dict[str | None, str] = {}
         self.was: tuple[float, bool, str | None] = (0.0, False, None)
         """Of the last decision: when it was, whether time counted from there on, and the step."""
         self.preparing = 0.0
@@ -115,7 +116,7 @@ class Truth:
         elif value != getattr(self.settings.get(name), "value", None):
             is_same = before is not None and before.value == value
             is_forgotten = self.knows_nothing
-            new = Setting(value, is_used=is_forgotten and not self._is_read(), is_uncertain=is_forgotten)
+            new = Setting(value, is_used=is_forgotten and not self._is_read(), is_uncertain=self.is_unsure)
             self.settings[name] = before if before and is_same else new
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
@@ -140,6 +141,7 @@ class Truth:
                 setting.is_used = True
 
     def _forget(self) -> None:
+        self.is_unsure = True
         self.convictions.clear()
         self.begun.clear()
         self.returned = None
@@ -321,6 +323,7 @@ class Truth:
         passed = max(0.0, now - then) if counted else 0.0
         is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
         candidate = plan.candidate.hash if plan.candidate else None
+        self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
         if failed and any(self._names(q.dump(), self.candidate) for q in plan.quarantined):
             candidate = self.candidate  # this is the last of it, if it gets on record
@@ -342,8 +345,8 @@ class Truth:
         self._lifted_by_registry(o)
 
     def _names(self, entry: Document, revision: str | None) -> bool:
-        config = self.configs.get(revision or "")
-        return bool(config) and self._is_new(entry) and entry.get("revision") in (None, revision)
+        is_same = entry["version"] == self.versions.get(revision or "")
+        return is_same and self._is_new(entry) and entry.get("revision") in (None, revision)
 
     def _in_time(self, entry: Document, spec: Any) -> None:
         deadline = spec.rollout.blue_green.progress_deadline_seconds
@@ -408,7 +411,8 @@ class Truth:
         """The version that an entry is about: of all that there were, or as the registry has it now."""
         known = [c.model for c in self.configs.values()]
         meant = self.world.mlflow.meant(entry["version"], o.program.spec.source.mlflow, o.defaults.tracking_uri)
-        return next((m for m in known if source_digest(m) == entry.get("source")), meant)
+        unknown = meant.model_copy(update={"created_at": None})  # while the registry is silent
+        return next((m for m in (*known, unknown) if source_digest(m) == entry.get("source")), meant)
 
     def _unjust(self, nature: Any, entry: Document) -> str | None:
         """Why a reason to quarantine a version is none."""
@@ -442,7 +446,7 @@ class Truth:
         """A pass ended. What it did not move must be what the status names."""
         if error is None and operator.is_whole and not self.world.api.refused:
             self.lost.clear()
-            self.knows_nothing = False
+            self.is_unsure = self.knows_nothing = False
         o, seen = operator.observed, self.seen.get(id(operator))
         is_told = error is None and operator.is_whole and (STATUS, "patch") not in self.world.api.refused
         reached = self.world.reached
