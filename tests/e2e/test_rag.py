@@ -23,6 +23,7 @@ def example(kube: Kube):
     kube("delete", "dspyprograms,dspytools", "--all", "--wait=true")
 
 
+@pytest.mark.alone  # at 50 requests a second through two tools each, two cores are busy enough
 def test_the_rag_example_end_to_end(example, kube):
     programs, tools = example
     for program in programs.values():
