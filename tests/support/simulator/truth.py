@@ -142,6 +142,7 @@ class Truth:
 
     def _forget(self) -> None:
         self.is_unsure = True
+        self.good = dict.fromkeys(self.good, True)
         self.convictions.clear()
         self.begun.clear()
         self.returned = None
