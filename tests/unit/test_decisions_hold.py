@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
+from despina.cluster.observe import pod_view
 from despina.decide.observed import DeploymentView, JobView, Observed, PodView, Resolution
 from despina.decide.plan import Annotate, Apply, Chain, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp
@@ -118,6 +119,33 @@ def test_the_size_that_an_autoscaler_found_is_noted_before_pods_go():
         name = f"qa-{hash_of(spec, '1')}"
         plan = decide(observed(spec, version, **serving(spec, "1", count=6)), NOW)
         assert Chain((Annotate(name, {"despina.dev/size": "6"}), Scale(name, 0))) in plan.actions
+
+
+def test_a_recreate_asks_what_serves_for_its_interface_before_it_ends_it():
+    gate = {"name": "callers", "type": "SchemaCompatibility"}
+    program = a_program(rollout={"strategy": "Recreate", "gates": [gate]})
+    stop = Scale(f"qa-{hash_of(program, '1')}", 0)
+    o = observed(program, "2", status=status(), **serving(program, "1"))
+    assert stop not in decide(o, NOW).steps
+    assert stop in decide(replace(o, interfaces={hash_of(program, "1"): {}}), NOW).steps
+    silent = status(rollout=underway(program, since=timestamp(NOW - 30)))
+    assert stop in decide(replace(o, status=silent), NOW).steps, "silence is not waited for for long"
+
+
+FAILURES_SEEN = {
+    "none": ({"restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}, 0),
+    "once, just now": ({"restartCount": 0, "state": {"terminated": {"exitCode": 1}}}, 1),
+    "once, and it waits": ({"restartCount": 0, "state": {"waiting": {}}, "lastState": {"terminated": {}}}, 1),
+    "once, and it runs again": ({"restartCount": 1, "state": {"running": {}}, "lastState": {"terminated": {}}}, 1),
+    "twice, and it waits": ({"restartCount": 1, "state": {"waiting": {}}, "lastState": {"terminated": {}}}, 2),
+}
+
+
+@pytest.mark.parametrize("sentence", FAILURES_SEEN)
+def test_how_often_a_container_has_failed(sentence):
+    container, times = FAILURES_SEEN[sentence]
+    meta = {"name": "p", "labels": {REVISION: ONE}}
+    assert pod_view({"metadata": meta, "status": {"containerStatuses": [container]}}).failures == times
 
 
 def test_a_recreate_that_waits_for_a_person_leaves_what_serves_alone():

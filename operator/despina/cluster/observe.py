@@ -330,9 +330,10 @@ def _ended(container: Document, state: str) -> Document:
 
 
 def _failures(container: Document) -> int:
-    """How often it has ended, this time included."""
-    count = container.get("restartCount")
-    return (count if isinstance(count, int) else 0) + ("terminated" in mapping(container.get("state")))
+    """How often it has ended, this time included: a restart is counted only when it begins, after a wait."""
+    count, state = container.get("restartCount"), mapping(container.get("state"))
+    has_ended = "terminated" in state or "terminated" in mapping(container.get("lastState"))
+    return (count if isinstance(count, int) else 0) + (has_ended and "running" not in state)
 
 
 def _failure(status: Document) -> Failure | None:

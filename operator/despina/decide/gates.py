@@ -133,6 +133,8 @@ def schema_compatibility(r: Situation, candidate: Revision, gate: Gate) -> Verdi
     if not has_answered(r):
         return Verdict(True, "nothing has served yet that callers could depend on")
     before, after = r.o.interfaces.get(r.o.serving or ""), r.o.interfaces.get(candidate.hash)
+    if before is None and r.recreates and not r.o.ready(r.o.active):
+        return Verdict(True, "what served has ended, and nobody is left who could say what callers depend on")
     if before is None or after is None:
         return Verdict(None, "waiting for the pods to say what they take and give")
     found = incompatibilities(before, after)

@@ -12,6 +12,7 @@ from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Chain, Create, Scale, Tell
 from despina.decide.situation import Situation
 from despina.decide.sizing import scaled, without_hpa
+from despina.decide.strategy import PATIENCE_SECONDS
 from despina.desired.config import build_config, build_generation
 from despina.desired.labels import SIZE
 from despina.desired.network import build_service, preview_name
@@ -48,6 +49,8 @@ def prepare(r: Situation, candidate: Revision) -> Iterator[Action]:
         yield from _loaded(r, candidate)
         return
     if r.recreates and r.o.ready(candidate.base) < r.size:
+        if _is_to_be_asked(r):
+            return
         yield from _stop(r)
         if any(p.revision == r.o.active for p in r.o.pods):
             return
@@ -74,6 +77,13 @@ def take_in(pod: PodView, revision: str, config: RuntimeConfig) -> Iterator[Acti
     is_known = pod.report is not None and revision in pod.report.held
     if not is_known and not pod.has_been_told("Prepare", revision):
         yield Tell(pod, "Prepare", revision, config=config)
+
+
+def _is_to_be_asked(r: Situation) -> bool:
+    """Whether what serves must still say what callers depend on, before it ends; silence is not waited for for long."""
+    is_compared = any(gate.type == "SchemaCompatibility" for gate in r.policy.gates)
+    is_unknown = r.o.serving not in r.o.interfaces and r.o.ready(r.o.active) > 0
+    return is_compared and is_unknown and r.clock.elapsed(r.now) < PATIENCE_SECONDS
 
 
 def _stop(r: Situation) -> Iterator[Action]:

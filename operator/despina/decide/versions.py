@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from despina.api.credentials import server_of
+from despina.api.revision import revision_of
 from despina.decide.observed import DeploymentView, Observed
 from despina.wire import ModelRef
 
@@ -91,5 +92,7 @@ def _under_way(o: Observed) -> ModelRef | None:
     """The version that is being released, as the status has it."""
     rollout, candidate = o.status.rollout, o.status.candidate
     if rollout and candidate and rollout.step not in ENDED and candidate.revision == rollout.id:
-        return ref_of(o, candidate.version, candidate.created_at)
+        ref = ref_of(o, candidate.version, candidate.created_at)
+        # Of another server by now, or another spec: then it is not the one that was meant.
+        return ref if revision_of(o.program, ref).hash == candidate.revision else None
     return None
