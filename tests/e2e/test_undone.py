@@ -36,7 +36,7 @@ def test_a_service_is_deleted_while_a_version_is_in_quarantine(given, kube):
 
 def is_nowhere(record: dict[str, Any], since: float) -> bool:
     """A connection that was begun while the nodes knew of no such address: nobody can answer it."""
-    return record["connection"] == "new" and "ConnectError" in record["error"] and -0.1 < record["at"] - since < 3
+    return "ConnectError" in record.get("error", "") and -0.1 < record["at"] - since < 3
 
 
 def test_a_person_goes_back_to_a_version_that_had_erred(given, kube):

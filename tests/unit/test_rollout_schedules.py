@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.support.simulator.schedule import KINDS, NATURES, run, schedules
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "0"))
-USUALLY = 200
+USUALLY = 60
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
