@@ -9,6 +9,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.guard import guarded
 from tests.support.pods import pods
 from tests.support.world import eventually
 
@@ -106,11 +107,12 @@ def test_a_pod_becomes_ready_without_asking_any_provider(pod, version, lm):
     assert lm.calls == before
 
 
-def test_a_container_that_restarts_needs_no_registry(pod, version, tmp_path):
-    first = pod(version)
-    eventually("ready", first.is_ready, 90)
+def test_a_container_that_restarts_needs_no_registry(pod, version, mlflow_uri):
+    with guarded(mlflow_uri, None) as server:
+        first = pod(version, tracking_uri=server.url)
+        eventually("ready", first.is_ready, 90)
     assert first.stop() == 0
-    second = pod(version, tracking_uri="http://127.0.0.1:9")
+    second = pod(version, tracking_uri=server.url)  # where nobody is any more
     eventually("ready again", second.is_ready, 90)
 
 
