@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from pathlib import Path
@@ -88,3 +89,10 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("traffic")
     for line in lines:
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """A command of ours may silence logging for its whole process, which tests share."""
+    yield
+    logging.disable(logging.NOTSET)
