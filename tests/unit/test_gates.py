@@ -9,43 +9,24 @@ from typing import Any
 import pytest
 
 from despina.api.revision import revision_of
-from despina.api.status import GateStatus, Memory, ProgramStatus
+from despina.api.status import GateStatus, ProgramStatus
 from despina.decide.gates import Gates, abandoned, clock_of, held_up, pass_gates, unmirrored
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Clock, Create, Delete, Strategy, Tell
 from despina.decide.quarantine import timestamp
-from despina.decide.rollout import asked_revision, situation
-from despina.decide.situation import Situation
 from despina.wire import (
     SECONDS_BOUNDS,
     EvaluationResult,
-    HeldRevision,
     PodState,
     ShadowConfig,
     ShadowReport,
     TryReport,
 )
-from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving
+from tests.support.gen import a_program, hash_of, pods, ref
+from tests.support.situations import NOW, P, at, beside
 
-NOW = 1_000_000.0
-P = a_program()
-HOT, BESIDE = Strategy("HotSwap", "so"), Strategy("BlueGreen", "so")
+HOT = Strategy("HotSwap", "so")
 ONE, TWO = revision_of(P, ref("1")), revision_of(P, ref("2"))
-
-
-def beside(program: Any = P, target: str = "2", ready: bool = True, two: dict | None = None, **pod: Any) -> Observed:
-    """Version 1 serves in two pods, and 2 has two beside it."""
-    fields = serving(program, "1", 2)
-    fields["deployments"] = tuple(replace(d, config=config_of(program, "1")) for d in fields["deployments"])
-    fields["deployments"] += (a_deployment(program, "2", **(two or {})),)
-    held = PodState(held={hash_of(program, "2"): HeldRevision(phase="Ready")})
-    fields["pods"] += pods(program, "2", 2, **{"ready": ready, "report": held} | pod)
-    return observed(program, target, **fields)
-
-
-def at(o: Observed, memory: Memory | None = None, **changes: Any) -> Situation:
-    entries = memory.quarantined if memory else ()
-    return replace(situation(o, NOW, asked_revision(o), entries, memory), **{"strategy": BESIDE, **changes})
 
 
 # Gates, one after the other
