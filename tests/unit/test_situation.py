@@ -296,12 +296,6 @@ def test_time_counts_for_nothing_while_a_person_or_a_size_of_0_holds_a_change_up
     assert [at(observed(p, **serving(p, "1"))).is_held_up for p in programs] == [False, True, True, True]
 
 
-def test_whether_callers_reach_what_is_worked_towards():
-    assert at(observed(P, **serving(P, "1"))).is_at_target
-    assert not at(both()).is_at_target
-    assert not at(both(), wanted=None).is_at_target
-
-
 def test_what_the_status_says_counts_for_the_same_change_alone_and_while_it_is_not_over():
     def earlier(step: str, revision: str) -> str | None:
         rollout = {"id": revision, "strategy": "BlueGreen", "step": step, "startedAt": timestamp(NOW - 7)}

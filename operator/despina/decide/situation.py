@@ -109,11 +109,6 @@ class Situation:
         return self.policy.state == "Paused" or self.size == 0
 
     @property
-    def is_at_target(self) -> bool:
-        """Whether callers reach what is worked towards."""
-        return self.wanted is not None and self.o.serving == self.wanted.hash
-
-    @property
     def size(self) -> int:
         """How many pods the program needs."""
         return wanted_size(self.o, self.active)
