@@ -186,6 +186,30 @@ SCHEDULES = {
             [("cpu", "1"), ("alias", "2"), ("rounds", 5), ("selector_edited", 0), ("suspend", True)],
         )
     ),
+    "a second operator with old news undoes no record of a word": (
+        (DAMAGED, {}, [("second_operator", 1), ("restart", "monday"), ("rounds", 1)])
+    ),
+    "callers who were led to a refused version while nothing runs are led back": (
+        (
+            DAMAGED,
+            {"2": BROKEN},
+            [
+                ("alias", "2"),
+                ("backup", None),
+                ("restored", (False, True)),
+                ("rounds", 5),
+                ("suspend", True),
+                ("rounds", 6),
+                ("selector_edited", 3),
+            ],
+        )
+    ),
+    "an edit of a Recreate comes though what served has ended": (RECREATE, {}, [("cpu", "1")]),
+    "an edit goes on while the registry is silent, and is another version at another server": (
+        BLUE_GREEN,
+        {},
+        [("registry", False), ("cpu", "2"), ("default_server", OTHER_SERVER), ("rounds", 2)],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

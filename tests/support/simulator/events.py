@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from despina.api.revision import revision_of
-from despina.desired.labels import ABORT, PROMOTE, RESTART, RETRY, REVISION
+from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_BY, RETRY, REVISION
 from despina.wire import Failure, FailureReason
 from tests.support.simulator import nature
 from tests.support.simulator.api import (
@@ -250,7 +250,8 @@ def restart(world: World, value: str | None) -> None:
 
 def revision_meant(world: World, which: str | None) -> str | None:
     if which == "candidate":
-        said = (world.status.get("candidate") or {}).get("revision")
+        candidate = world.status.get("candidate")
+        said = candidate.get("revision") if isinstance(candidate, dict) else None
         model = asked(world)
         return said if isinstance(said, str) else revision_of(world.program, model).hash if model else None
     return world.active if which == "active" else which
@@ -477,6 +478,8 @@ def note_damaged(world: World, what: tuple[str, int, str | None]) -> None:
     name, key = found[number % len(found)]
     if (kind, name) == ("Service", NAME):
         world.truth.record_damaged("Service")
+    if key == RESTARTED_BY:
+        world.truth.restart_forgotten()
     if part == "annotations":
         world.api.note(kind, name, {key: value})
     else:

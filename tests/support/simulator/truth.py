@@ -68,8 +68,8 @@ class Truth:
         self.gap: str | None = None
         """What callers reached before they reached nothing."""
         self.sizes: dict[str, tuple[str, int]] = {}
-        self.good: dict[str, bool] = {}
-        """Revisions that callers reached; False for those that were taken back since."""
+        self.good: dict[str, bool | None] = {}
+        """Revisions that callers reached; False for those that were taken back since, None where that is forgotten."""
         self.returned: tuple[str | None, str, int] | None = None
         """Where callers were sent back from and to, and how often people had asked for anything by then."""
         self.asked = 0
@@ -88,7 +88,8 @@ class Truth:
         self.gating: dict[str, float] = {}
         self.begun: dict[str, str] = {}
         self.is_damaged = self.by_hand = False
-        self.decider: int | None = None
+        self.adds_up = True
+        """Whether time is added up here: not that of two operators, nor that of before a restoration."""
         self.lost: set[str] = set()
         self.known: set[tuple[str, ...]] = set()
         self.bad_rounds = 0
@@ -140,9 +141,17 @@ class Truth:
             for setting in (*self.settings.values(), *self.last_seen.values()):
                 setting.is_used = True
 
+    def restart_forgotten(self) -> None:
+        """What a Deployment says of who restarted it is lost. Until the next pass writes it down, it alone says so."""
+        said = self.world.status.get("handled")
+        done = said.get("restart") if isinstance(said, dict) else None
+        for (name, value), setting in self.all_settings.items():
+            if name == RESTART and value != done:
+                setting.is_used, setting.is_uncertain = False, True
+
     def _forget(self) -> None:
         self.is_unsure = True
-        self.good = dict.fromkeys(self.good, True)
+        self.good = {revision: is_good or None for revision, is_good in self.good.items()}
         self.convictions.clear()
         self.begun.clear()
         self.returned = None
@@ -158,12 +167,13 @@ class Truth:
         """The namespace is as it was once, and so are its annotations; what was decided since is forgotten. A record is
         there if the status is, or if the Service is still the program's own."""
         self.memory_lost()
-        self.knows_nothing, self.decider = not is_known, -1  # times of before are not added up here
+        self.knows_nothing, self.adds_up = not is_known, False
         self.good = self.good if is_known else {}
-        self.settings = {name: replace(setting) for name, setting in settings.items()}
+        self.settings = {name: replace(s, is_used=s.is_used or not is_known) for name, s in settings.items()}
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
-        self.known.clear()
+        if not is_known:
+            self.known.clear()
 
     # what happens
 
@@ -236,15 +246,16 @@ class Truth:
         if was == after:
             return
         returned, self.returned = self.returned, None
-        is_return, self.watched_until = self.good.get(after, False), 0.0
+        was_good, self.watched_until = self.good.get(after, False), 0.0
+        is_return = bool(was_good)
         by_hand, self.by_hand = self.by_hand, operator is None
         if operator:
             self._sent(was, after, operator, returned, by_hand)
-            if was and not is_return and not by_hand and _is_candidate(operator, after):
+            if was and was_good is False and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
         if is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
-        self.good[after] = True
+        self.good[after] = True if operator else self.good.get(after)
 
     def _sent(
         self, before: str | None, after: str, operator: Operator, returned: tuple[Any, str, int] | None, by_hand: bool
@@ -263,7 +274,7 @@ class Truth:
                     seen.asked != returned[2], f"callers were sent back to {before} and away again, though nobody asked"
                 )
             rollout = o.program.spec.rollout
-            is_way_back = rollout.rollback_to is not None and self.good.get(after, False)
+            is_way_back = rollout.rollback_to is not None and bool(self.good.get(after))
             if _is_candidate(operator, after) and not is_way_back and rollout.blue_green.auto_promotion == "Disabled":
                 self._acted(PROMOTE, after, seen, f"callers were sent to {after}")
         if self.is_convicted(after):
@@ -322,7 +333,7 @@ class Truth:
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
-        is_sure, self.decider = self.decider in (None, id(operator)), id(operator)
+        self.adds_up &= operator is self.world.operators[0]
         candidate = plan.candidate.hash if plan.candidate else None
         self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
@@ -338,7 +349,7 @@ class Truth:
         for gate in plan.gates:
             self.gating[gate.name] = self.gating.get(gate.name, -passed) + passed
         for entry in plan.quarantined:
-            if self._is_new(entry.dump()) and is_sure:  # two operators' times are not added up here
+            if self._is_new(entry.dump()) and self.adds_up:
                 self._in_time(entry.dump(), o.program.spec)
         spec = o.program.spec
         self.candidate = candidate

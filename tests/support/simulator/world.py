@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from despina.api import API_VERSION
 from despina.api.program import Program
 from despina.api.revision import revision_of
+from despina.api.status import Memory
 from despina.decide.observed import Defaults
 from despina.decide.plan import Tell
 from despina.desired.config import generation_name
-from despina.desired.labels import REVISION
+from despina.desired.labels import MEMORY, REVISION
 from despina.sources.runtime_admin import TAKEN, UNSENT
 from despina.wire import Failure, ModelRef, PodState, RuntimeConfig
 from tests.support.simulator import nature
@@ -212,7 +213,12 @@ class World:
                 )
         if not with_status:
             self.api.change("DSPyProgram", NAME, status={})
-        self.truth.restored(books, is_known=with_status or owners_too)
+        self.truth.restored(books, is_known=with_status or (owners_too and self._remembers()))
+
+    def _remembers(self) -> bool:
+        """Whether the Service has a record that can be read."""
+        notes = (self.api.get("Service", NAME) or {}).get("metadata", {}).get("annotations") or {}
+        return Memory.parse(notes.get(MEMORY)) is not None
 
 
 def asked(world: World) -> ModelRef | None:
