@@ -143,8 +143,9 @@ def _left_by_hand(
     if noted is None or view.serves in (noted.revision, sent.revision if sent else None):
         return None
     known = next((v for v in o.deployments if v.name == noted.deployment and v.serves == noted.revision), None)
-    is_good = known is not None and bool(o.ready(known.revision)) and not entry_against(revision_in(o, known), entries)
-    return known if is_good else None
+    if known is None or entry_against(revision_in(o, known), entries):
+        return None
+    return known if o.ready(known.revision) or not o.ready(view.revision) else None
 
 
 def _standing(o: Observed, entries: tuple[Quarantined, ...]) -> DeploymentView | None:

@@ -19,8 +19,9 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
+from despina.decide.plan import Tell
 from despina.decide.rollout import decide
-from despina.reconcile.carry import Carrier, report_failure, report_unreadable, write_status
+from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS, Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
 from despina.reconcile.tool import ROTATION_SECONDS
 from despina.sources.mlflow import Registry
@@ -78,6 +79,8 @@ class Reconciler:
         live = await observe(self.cluster, program, manifest)
         observed = await self._snapshot(key, live)
         plan = decide(observed, self.clock())
+        if any(not isinstance(a, Tell) for a in plan.actions) and not await self._is_as_read(manifest):
+            return CONFLICT_AGAIN_SECONDS
         tell = partial(self.orders.tell, key)
         carrier = Carrier(program, live.objects, self.cluster, tell, dict(live.versions))
         await carrier.carry_out(plan.actions)
@@ -89,6 +92,13 @@ class Reconciler:
         reads_secrets = program.spec.tools or program.spec.source.mlflow.credentials_secret_ref
         rotation = ROTATION_SECONDS if reads_secrets else None
         return min((t for t in (plan.again, carrier.again, late, rotation) if t is not None), default=None)
+
+    async def _is_as_read(self, manifest: Document) -> bool:
+        """Whether the manifest is what it was before its objects were read: else they may answer to a word in it that
+        this pass does not know, as where another operator is at work, too."""
+        meta = manifest["metadata"]
+        now = await read_manifest(self.cluster, Program.kind, meta["namespace"], meta["name"])
+        return now is not None and now["metadata"].get("resourceVersion") == meta.get("resourceVersion")
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
