@@ -16,13 +16,25 @@ from despina.decide.observed import DeploymentView, JobView, Observed, PodView, 
 from despina.decide.plan import Annotate, Apply, Chain, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
+from despina.desired.config import dump
 from despina.desired.evaluation import evaluation_name
 from despina.desired.labels import MEMORY, REVISION
 from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
 from despina.reconcile.program import Reconciler
 from despina.status.report import report
-from tests.support.gen import DEFAULTS, a_deployment, a_manifest, a_program, hash_of, observed, pods, ref, serving
+from tests.support.gen import (
+    DEFAULTS,
+    a_deployment,
+    a_manifest,
+    a_program,
+    config_of,
+    hash_of,
+    observed,
+    pods,
+    ref,
+    serving,
+)
 
 NOW = 1_000_000.0
 P = a_program()
@@ -592,3 +604,91 @@ async def test_a_pass_that_fails_is_told_counted_and_tried_again(reason):
 
 def failed_passes() -> float:
     return REGISTRY.get_sample_value("despina_reconcile_errors_total", {"kind": "DSPyProgram"}) or 0.0
+
+
+# Words of people
+
+
+def by_hand(program, **words: str):
+    """The program with annotations of ours."""
+    return program.model_copy(update={"annotations": {f"despina.dev/{word}": value for word, value in words.items()}})
+
+
+def test_a_pinned_version_needs_no_gate_though_the_spec_was_edited_since():
+    before = a_program(rollout={"strategy": "BlueGreen", "gates": [SMOKE]})
+    program = a_program(
+        rollout={
+            "strategy": "BlueGreen",
+            "gates": [SMOKE],
+            "rollbackTo": 1,
+            "blueGreen": {"autoPromotion": "Disabled"},
+        },
+        lms=[{"name": "main", "model": "openai/another"}],
+    )
+    fields = serving(program, "2")
+    fields["deployments"] += (a_deployment(program, "1"),)
+    fields["pods"] += pods(program, "1", ready=True)
+    fields |= {"preview_ready": {hash_of(program, "1"): 1}}
+    history = [*served("1", program=before), *served("2", program=program, outcome="Serving")]
+    assert decide(observed(program, "2", **fields, status=status(history=history)), NOW).step == "Promote"
+    history[0]["outcome"] = "RolledBack"
+    assert decide(observed(program, "2", **fields, status=status(history=history)), NOW).step == "Gate"
+
+
+def test_a_promotion_by_word_is_void_once_its_version_is_refused_or_no_longer_asked_for():
+    program = a_program(rollout={"strategy": "BlueGreen", "blueGreen": {"autoPromotion": "Disabled"}})
+    said = by_hand(program, promote=hash_of(program, "2"))
+    o = observed(said, "2", **beside(program, green_ready=False), status=status())
+    first = decide(o, NOW)
+    assert (first.step, first.memory.handled) == ("Prepare", {})
+    o = replace(o, status=report(o, first, Outcome(), NOW))
+    aborted = replace(o, program=by_hand(program, promote=hash_of(program, "2"), abort=hash_of(program, "2")))
+    elsewhere = replace(o, model=Resolution("1", o.model.reason))
+    for other in (aborted, elsewhere):
+        assert decide(other, NOW).memory.handled["promote"] == hash_of(program, "2")
+
+
+def test_a_word_to_try_again_waits_for_the_spec_to_be_mended():
+    program = a_program({"despina.dev/retry": "2"}, placement={"profile": "nowhere"})
+    o = observed(program, "2", **serving(program, "1"), status=status(quarantined("2")))
+    plan = decide(o, NOW)
+    assert (plan.memory.handled, [q.version for q in plan.quarantined]) == ({}, ["2"])
+    good = by_hand(a_program(), retry="2")
+    o = replace(o, program=good, status=report(o, plan, Outcome(), NOW))
+    plan = decide(o, NOW)
+    assert (plan.memory.handled, plan.quarantined) == ({"retry": "2"}, ())
+
+
+def test_a_configuration_is_made_again_as_it_was_and_never_of_a_refused_spec():
+    edited = a_program(lms=[{"name": "main", "model": "openai/wrong"}])
+    entry = quarantined("1", revision=hash_of(edited, "1"))
+    for known, expected in ((config_of(P, "1"), [config_of(P, "1")]), (None, []), (config_of(edited, "1"), [])):
+        fields = serving(P, "1", config=known)
+        o = observed(edited, "1", **fields, status=status(entry, active=active("1"), history=served("1")))
+        found = [a.document["data"]["config.json"] for a in decide(replace(o, configs={}), NOW).steps if is_config(a)]
+        assert found == [dump(config) for config in expected]
+
+
+def is_config(action: Any) -> bool:
+    return isinstance(action, Create) and action.document["kind"] == "ConfigMap"
+
+
+def test_a_watch_that_is_not_over_is_not_said_to_have_judged_nothing():
+    program = a_program(rollout={"strategy": "BlueGreen", "postPromotion": {"watchSeconds": 300}})
+    fields = serving(program, "2")
+    fields["deployments"] += (a_deployment(program, "1", activated_at=1.0, retired_at=NOW),)
+    fields["pods"] += pods(program, "1", ready=False)
+    noted = {"revision": hash_of(program, "2"), "at": repr(NOW)}
+    rollout = underway(program, "Watch")
+    o = observed(program, "2", **fields, status=status(promotion=noted, rollout=rollout, history=served("1", "2")))
+    assert [e.reason for e in decide(o, NOW + 10).events] == []
+    assert [e.reason for e in decide(o, NOW + 301).events] == ["WatchInconclusive"]
+
+
+def test_what_was_not_started_is_not_called_ready():
+    program = a_program(rollout={"strategy": "Recreate", "blueGreen": {"autoPromotion": "Disabled"}})
+    o = observed(program, "2", **serving(program, "1"), status=status(history=served("1")))
+    plan = decide(o, NOW)
+    said = next(c for c in report(o, plan, Outcome(), NOW).conditions if c.type == "UpToDate")
+    assert plan.step == "AwaitPromotion"
+    assert said.message.startswith("version 2 is started after what serves has ended: set the annotation")

@@ -46,9 +46,9 @@ def job(program: Program, of: Gate, baseline: Program | None = None, profile: st
 
 
 def deployment(program: Program, profile: str = "") -> dict[str, Any]:
-    return build_deployment(
-        program, revision_of(program, ref("3")), PROFILES.get(profile) or PROFILES["aws"], "despina-runtime:1"
-    )
+    revision = revision_of(program, ref("3"))
+    config = runtime_config(program, revision)
+    return build_deployment(program, revision, PROFILES.get(profile) or PROFILES["aws"], "despina-runtime:1", config)
 
 
 @pytest.mark.parametrize("case", sorted(DATASETS))

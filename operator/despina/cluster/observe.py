@@ -30,6 +30,7 @@ from despina.decide.quarantine import LAST_MOMENT, parse_timestamp
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
+    CONFIG,
     EVALUATION,
     GATE,
     MODEL_VERSION,
@@ -276,7 +277,7 @@ def deployment_view(item: Document, configs: Mapping[str, Document]) -> Deployme
         revision=labels[REVISION],
         version=loading.version if loading else labels.get(MODEL_VERSION, ""),
         shape=parsed(SHAPES, notes.get(SHAPE)),
-        config=parsed(CONFIGS, data_of(configs.get(name)).get(CONFIG_FILE)),
+        config=parsed(CONFIGS, data_of(configs.get(name)).get(CONFIG_FILE)) or parsed(CONFIGS, notes.get(CONFIG)),
         loading=loading,
         restarts=parsed(MOMENTS, notes.get(RESTARTS)) or (),
         restarted_by=notes.get(RESTARTED_BY, ""),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from despina.api.revision import Revision
+from despina.api.revision import Revision, revision_of
 from despina.decide.drift import applied
-from despina.decide.observed import Observed
+from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Annotate, Create, Delete, Step, Tell
 from despina.decide.prepare import config_of, made, profile_of, put_to_sleep
-from despina.decide.situation import Situation, revision_in
+from despina.decide.situation import Situation
 from despina.decide.sizing import sized
+from despina.decide.versions import model_of
 from despina.desired.config import build_config
 from despina.desired.identity import build_service_account, service_account_name
 from despina.desired.labels import ACTIVATED_AT, program_labels, selector
 from despina.desired.network import build_service, preview_name
 from despina.desired.scaling import build_hpa, build_pdb
 from despina.desired.toolbox import build_toolbox, toolbox_name
+from despina.wire import RuntimeConfig
 
 
 def lead(r: Situation, current: Revision) -> Iterator[Action]:
@@ -87,6 +89,15 @@ def _activated(r: Situation, current: Revision) -> Iterator[Action]:
 def _configured(r: Situation) -> Iterator[Action]:
     """Make a revision's configuration again that somebody deleted: without it, no further pod would start."""
     for view in r.o.deployments:
-        if view.replicas and view.name not in r.o.configs:
-            revision = revision_in(r.o, view).model_copy(update={"hash": view.revision})
-            yield Create(build_config(r.o.program, revision, config_of(r, revision)))
+        config = _made_with(r, view) if view.replicas and view.name not in r.o.configs else None
+        if config:
+            revision = Revision(hash=view.revision, model=config.model, deployment=view.name, base=view.revision)
+            yield Create(build_config(r.o.program, revision, config))
+
+
+def _made_with(r: Situation, view: DeploymentView) -> RuntimeConfig | None:
+    """What a Deployment's pods were made to run: as noted on it, or as the spec is now, if that comes to the same."""
+    if view.config and view.config.revision == view.revision:
+        return view.config
+    again = revision_of(r.o.program, model_of(r.o, view))
+    return config_of(r, again) if again.hash == view.revision else None

@@ -29,9 +29,9 @@ def made(r: Situation, revision: Revision) -> Iterator[Action]:
     """A revision's own objects, made once: a later operator's builders must not restart what runs."""
     view = r.o.deployment(revision.base)
     if view is None:
-        config = Create(build_config(r.o.program, revision, config_of(r, revision)))
-        deployment = build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image)
-        yield Chain((config, Create(deployment)))
+        config = config_of(r, revision)
+        deployment = build_deployment(r.o.program, revision, profile_of(r.o), r.o.defaults.runtime_image, config)
+        yield Chain((Create(build_config(r.o.program, revision, config)), Create(deployment)))
     elif view.serves != revision.hash:  # its pods were made for this revision and changed to another one since
         yield Apply(generation(r, view, config_of(r, revision)))
 

@@ -128,7 +128,8 @@ def _memory(r: Situation, step: Step | None, requests: Mapping[str, str], has_pr
     entries = r.entries if has_problem else _kept(r, requests)
     promotion = promoted(r, _target(r, step)) or (r.before.promotion if r.before else None)
     rollout = (r.candidate.hash, timestamp(r.started_at)) if r.candidate else None
-    return remembered(r.before, handled(r.o, r.before, _pending(r, requests)), entries, rollout, promotion)
+    pending = set(requests) if has_problem else _pending(r, requests)
+    return remembered(r.before, handled(r.o, r.before, pending), entries, rollout, promotion)
 
 
 def _kept(r: Situation, requests: Mapping[str, str]) -> tuple[Quarantined, ...]:
@@ -151,7 +152,7 @@ def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
     if r.asked is None:  # what they are about may come back
         return set(requests) - {"retry"}
     pending = set()
-    if "promote" in requests and requests["promote"] != r.o.serving:
+    if r.wanted and requests.get("promote") == r.wanted.hash != r.o.serving:  # a word about another one is void
         pending.add("promote")
     if "restart" in requests and not (r.active and r.active.restarted_by == requests["restart"]):
         pending.add("restart")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from despina.api.program import Rollout
 from despina.api.revision import Revision, revision_of
-from despina.api.status import Memory, Promotion, Quarantined, RolloutStatus
+from despina.api.status import HistoryEntry, Memory, Promotion, Quarantined, RolloutStatus
 from despina.decide.memory import recall
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Clock, Strategy
 from despina.decide.quarantine import entry_against
-from despina.decide.versions import ENDED, model_of, served_model
+from despina.decide.versions import ENDED, is_same, model_of, ref_of, served_model
 from despina.wire import RuntimeConfig
 
 
@@ -187,13 +187,19 @@ def still_there(o: Observed, revision: str) -> DeploymentView | None:
 
 
 def has_served(o: Observed, revision: Revision) -> bool:
-    """Whether callers were at a revision before and did not have to be sent away from it."""
-    past = [entry for entry in o.status.history if entry.revision == revision.hash]
+    """Whether callers were at a revision before and did not have to be sent away from it. Whoever pins a version wants
+    it back as it served, and what else the spec says by now is not in the way."""
+    past = [entry for entry in o.status.history if entry.revision == revision.hash or _is_pinned(o, entry, revision)]
     if past:
         return past[-1].outcome != "RolledBack"
     there, active = still_there(o, revision.hash), o.deployment(o.active)
     kept = active.loading.previous if active and active.loading else None
     return bool(there and there.activated_at) or bool(kept and kept.revision == revision.hash)
+
+
+def _is_pinned(o: Observed, entry: HistoryEntry, revision: Revision) -> bool:
+    is_pinned = o.program.spec.rollout.rollback_to is not None
+    return is_pinned and is_same(ref_of(o, entry.version, entry.created_at), revision.model)
 
 
 def wanted_size(o: Observed, active: DeploymentView | None) -> int:

@@ -59,9 +59,9 @@ def breach_of(r: Situation) -> str | None:
 def summary(r: Situation) -> str:
     """What to say of a watch that is over and saw too little to judge."""
     found = r.promotion
-    if found is None or found.returns or watch_left(r):
-        return ""
     policy, seen = r.policy.post_promotion, _since_promotion(r).executed
+    if found is None or found.returns or r.now < promoted_at(found) + policy.watch_seconds:
+        return ""
     if policy.watch_seconds == 0 or seen >= policy.min_requests:
         return ""
     return f"only {seen} of {policy.min_requests} requests within {policy.watch_seconds} s: nothing was judged"

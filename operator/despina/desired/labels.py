@@ -27,6 +27,7 @@ ABORT = f"{GROUP}/abort"
 RESTART = f"{GROUP}/restart"
 
 SHAPE = f"{GROUP}/shape"
+CONFIG = f"{GROUP}/config"
 GENERATION_OF = f"{GROUP}/generation-of"
 EVALUATION = f"{GROUP}/evaluation"
 GATE = f"{GROUP}/gate"

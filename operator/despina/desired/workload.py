@@ -11,9 +11,9 @@ from despina.api.placement import PlacementProfile
 from despina.api.pods import Accelerator
 from despina.api.program import Program
 from despina.api.revision import Revision, secret_refs, shape_of
-from despina.desired.config import generation_name
+from despina.desired.config import dump, generation_name
 from despina.desired.identity import service_account_name
-from despina.desired.labels import RESTART, RESTARTED_BY, SHAPE, metadata, revision_labels, selector
+from despina.desired.labels import CONFIG, RESTART, RESTARTED_BY, SHAPE, metadata, revision_labels, selector
 from despina.desired.overlay import CONTAINER, overlay
 from despina.desired.pods import (
     ADMIN,
@@ -38,23 +38,24 @@ from despina.wire import (
     SECRETS_DIR,
     TOOL_TOKENS_DIR,
     TOOLS_DIR,
+    RuntimeConfig,
 )
 
 
 def build_deployment(
-    program: Program, revision: Revision, profile: PlacementProfile, default_image: str
+    program: Program, revision: Revision, profile: PlacementProfile, default_image: str, config: RuntimeConfig
 ) -> dict[str, Any]:
     """The Deployment, without `replicas`: its size goes through the scale subresource alone.
 
     A field that was applied once and left out later falls back to its default, so an operator that applied
-    `replicas` and then handed it to an autoscaler would scale a busy program to one pod.
+    `replicas` and then handed it to an autoscaler would scale a busy program to one pod. What its pods run is noted on
+    it, so that a ConfigMap that somebody deletes can be made again whatever the spec says by then.
     """
     labels = revision_labels(program, revision)
     template = build_template(program, profile, default_image, _serving(program, revision, labels))
     restarted = program.annotations.get(RESTART)
-    notes = {SHAPE: json.dumps(shape_of(program, revision.model, default_image))} | (
-        {RESTARTED_BY: restarted} if restarted else {}
-    )
+    shape = json.dumps(shape_of(program, revision.model, default_image))
+    notes = {SHAPE: shape, CONFIG: dump(config)} | ({RESTARTED_BY: restarted} if restarted else {})
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

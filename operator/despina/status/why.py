@@ -160,7 +160,13 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
         case "Gate":
             yield from (_gate(o, g, now) for g in plan.gates if g.result == "Running")
         case "AwaitPromotion":
-            yield f"It is ready and waits for a person: {_annotate(o, 'promote', plan.candidate.hash)}."
+            is_to_come = plan.strategy is not None and plan.strategy.name == "Recreate"
+            state = (
+                "is started after what serves has ended, when a person says so"
+                if is_to_come
+                else "is ready and waits for a person"
+            )
+            yield f"It {state}: {_annotate(o, 'promote', plan.candidate.hash)}."
         case "Paused":
             yield "It is held up until spec.rollout.state is Active."
         case "Suspended":
