@@ -262,7 +262,7 @@ def human_rollback() -> tuple[int, int, list[float]]:
 
 
 def service_deleted() -> tuple[int, int, list[float]]:
-    """The Service is deleted, several times, while a version is in quarantine."""
+    """Somebody deletes the Service, again and again, while a version is in quarantine."""
     from tests.support import undone
     from tests.support.world import eventually, move_alias, traffic
 
@@ -271,7 +271,7 @@ def service_deleted() -> tuple[int, int, list[float]]:
         move_alias("bench-led", "2")
         eventually("version 2 is quarantined", lambda: program.quarantined("2"), 120)
         seconds = []
-        for _ in range(5):
+        for _ in range(10):
             seconds.append(undone.delete_the_service(program, "1"))
             requests.goes_on(10 * RATE)
         sent, failed = finish(program, requests, "service_deleted", {"1"})

@@ -10,6 +10,7 @@ from tests.support.undone import (
     delete_the_service,
     err_while_events_are_refused,
     go_back_by_hand,
+    lose_the_service,
     reached,
     resume_after_a_bad_release,
     rollout,
@@ -26,10 +27,15 @@ def test_a_service_is_deleted_while_a_version_is_in_quarantine(given, kube):
     with traffic(program, rate=50) as requests:
         move_alias("led", "2")
         eventually("version 2 is quarantined", lambda: program.quarantined("2"), 120)
-        started = time.time()
         delete_the_service(program, "1")
         requests.goes_on(200)
     failed = requests.report("a Service deleted while a version is in quarantine", allowed={"1"})
+    assert not failed, failed[:5]
+    with traffic(program, rate=50) as requests:
+        started = time.time()
+        lose_the_service(program, "1")
+        requests.goes_on(200)
+    failed = requests.report("a Service that is gone while a version is in quarantine", allowed={"1"})
     assert not [r for r in failed if not is_nowhere(r, started)], failed[:5]
     assert reached(program) == {"1"}
 

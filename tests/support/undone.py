@@ -28,11 +28,26 @@ def since(started: float) -> float:
     return time.time() - started
 
 
+COLLECTOR = "--as=system:serviceaccount:kube-system:generic-garbage-collector"
+
+
 def delete_the_service(program: Given, good: str) -> float:
-    """Somebody deletes the Service while the version that the alias names is in quarantine."""
+    """Somebody deletes the Service while the version that the alias names is in quarantine: it is refused."""
     before = program.kube.json("get", "service", program.name)
     started = time.time()
-    program.kube("delete", "service", program.name, "--wait=false")
+    for which in ([program.name], ["--all"]):
+        said = program.kube.fails("delete", "service", "--wait=false", *which)
+        assert f"Service {program.name} leads the callers of DSPyProgram {program.name}" in said, said
+    assert program.kube.json("get", "service", program.name) == before
+    assert program.is_active(good)
+    return since(started)
+
+
+def lose_the_service(program: Given, good: str) -> float:
+    """It is deleted nevertheless, by one who may."""
+    before = program.kube.json("get", "service", program.name)
+    started = time.time()
+    program.kube("delete", "service", program.name, "--wait=false", COLLECTOR)
 
     def again() -> dict[str, Any] | None:
         found = program.kube("get", "service", program.name, "--ignore-not-found", "-o", "json")

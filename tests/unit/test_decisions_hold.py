@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from despina.api.conditions import Reason
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
@@ -615,24 +616,23 @@ def by_hand(program, **words: str):
 
 
 def test_a_pinned_version_needs_no_gate_though_the_spec_was_edited_since():
-    before = a_program(rollout={"strategy": "BlueGreen", "gates": [SMOKE]})
-    program = a_program(
-        rollout={
-            "strategy": "BlueGreen",
-            "gates": [SMOKE],
-            "rollbackTo": 1,
-            "blueGreen": {"autoPromotion": "Disabled"},
-        },
-        lms=[{"name": "main", "model": "openai/another"}],
-    )
+    by_hand_only = {"strategy": "BlueGreen", "gates": [SMOKE], "blueGreen": {"autoPromotion": "Disabled"}}
+    program = a_program(rollout={**by_hand_only, "rollbackTo": 1}, lms=[{"name": "main", "model": "openai/another"}])
+    pinned = revision_of(program, ref("1", 7))
+    view = replace(a_deployment(program, "1"), name=pinned.deployment, revision=pinned.hash)
     fields = serving(program, "2")
-    fields["deployments"] += (a_deployment(program, "1"),)
-    fields["pods"] += pods(program, "1", ready=True)
-    fields |= {"preview_ready": {hash_of(program, "1"): 1}}
-    history = [*served("1", program=before), *served("2", program=program, outcome="Serving")]
-    assert decide(observed(program, "2", **fields, status=status(history=history)), NOW).step == "Promote"
-    history[0]["outcome"] = "RolledBack"
-    assert decide(observed(program, "2", **fields, status=status(history=history)), NOW).step == "Gate"
+    fields["deployments"] += (view,)
+    fields["pods"] += tuple(replace(pod, revision=pinned.hash) for pod in pods(program, "1", ready=True))
+    fields |= {"preview_ready": {pinned.hash: 1}}
+    before, model = served("1")[0], Resolution("2", Reason.MODEL_FOUND, created={"1": 7})
+    for entry, step in (
+        ({"createdAt": 7}, "Promote"),
+        ({"createdAt": 6}, "Gate"),  # a model that was made anew since
+        ({"createdAt": 7, "outcome": "RolledBack"}, "Gate"),
+    ):
+        history = status(history=[before | entry, *served("2", program=program, outcome="Serving")])
+        o = replace(observed(program, "2", **fields, status=history), model=model, configs={})
+        assert decide(o, NOW).step == step, entry
 
 
 def test_a_promotion_by_word_is_void_once_its_version_is_refused_or_no_longer_asked_for():

@@ -13,7 +13,7 @@ from despina.decide.memory import recall
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Clock, Strategy
 from despina.decide.quarantine import entry_against
-from despina.decide.versions import ENDED, is_same, model_of, ref_of, served_model
+from despina.decide.versions import ENDED, model_of, served_model
 from despina.wire import RuntimeConfig
 
 
@@ -198,8 +198,9 @@ def has_served(o: Observed, revision: Revision) -> bool:
 
 
 def _is_pinned(o: Observed, entry: HistoryEntry, revision: Revision) -> bool:
-    is_pinned = o.program.spec.rollout.rollback_to is not None
-    return is_pinned and is_same(ref_of(o, entry.version, entry.created_at), revision.model)
+    """Whether an entry is about the very version that is pinned. A number alone does not say so."""
+    made, is_pinned = revision.model.created_at, o.program.spec.rollout.rollback_to is not None
+    return is_pinned and made is not None and (entry.version, entry.created_at) == (revision.version, made)
 
 
 def wanted_size(o: Observed, active: DeploymentView | None) -> int:
