@@ -44,6 +44,8 @@ class FakeApi:
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {}
         self.pods: dict[str, PodState] = {}
+        self.odd: tuple[int, bytes] | None = None
+        """What a pod answers, and with which status, whatever it is asked."""
         self.forbidden: Callable[[str], bool] = lambda _: False
         self.asked: list[tuple[str, str]] = []
 
@@ -56,6 +58,8 @@ class FakeApi:
         self.asked.append((request.method, path))
         if self.forbidden(path):
             return web.json_response({"message": f"{path.split('/')[-1]} is forbidden"}, status=403)
+        if self.odd and ":8081/proxy/" in path:
+            return web.Response(status=self.odd[0], body=self.odd[1])
         if path.endswith(":8081/proxy/state"):
             return web.Response(text=self.pods[path.split("/")[-3].removesuffix(":8081")].model_dump_json())
         selector = request.query.get("labelSelector")
@@ -215,6 +219,14 @@ async def test_no_cluster_is_one_line(tmp_path, monkeypatch, capsys, text, said)
     if text is not None:
         (tmp_path / "kubeconfig").write_text(text)
     assert said in await fails(capsys, "qa")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("body", [b"[" * 200000, b"\xff", b"[]", b""])
+async def test_whatever_a_pod_answers_the_program_is_shown(api, capsys, status, body):
+    populate(api)
+    api.odd = (status, body)
+    assert "2 of 2 pods were not heard" in await why(capsys, "qa")
 
 
 async def test_an_onlooker_writes_nothing(api):

@@ -101,6 +101,40 @@ async def test_programs_of_one_model_share_a_poller_and_are_woken_together(monke
     await world.registry.close()
 
 
+ODD = {
+    "a character set that there is not": httpx.Response(404, headers={"content-type": "text/plain; charset=undefined"}, content=b"x"),
+    "an answer that nests without an end": httpx.Response(200, content=b"[" * 200000),
+    "half a character": httpx.Response(200, content=b'{"registered_model": "\xc3'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+async def test_whatever_a_server_answers_its_poller_goes_on(case):
+    world = World(lambda r: ODD[case])
+    assert (await world.registry.resolve(A, source(), URI)).reason == Reason.REGISTRY_UNREACHABLE
+    world.answer = lambda r: model(champion="2")
+    await world.registry.resolve(B, source(), URI)  # a newcomer makes the poller look
+    async with asyncio.timeout(5):
+        while A not in world.woken:
+            await asyncio.sleep(0)
+    assert (await world.registry.resolve(A, source(), URI)).version == "2"
+    await world.registry.close()
+
+
+async def test_a_poller_that_ended_begins_anew():
+    world = World(lambda r: model(champion="1"))
+    await world.registry.resolve(A, source(), URI)
+    (poller,) = world.registry._pollers.values()
+    poller.task.cancel()
+    await asyncio.wait([poller.task])
+    world.answer = lambda r: model(champion="2")
+    await world.registry.resolve(A, source(), URI)
+    async with asyncio.timeout(5):
+        while A not in world.woken:
+            await asyncio.sleep(0)
+    await world.registry.close()
+
+
 async def test_the_last_follower_ends_the_poller():
     world = World(lambda r: model(champion="1"))
     await world.registry.resolve(A, source(), URI)

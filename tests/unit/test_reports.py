@@ -8,7 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from despina.decide.observed import PodView
+from despina.decide.observed import JobView, PodView
 from despina.sources.reports import INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
 from despina.wire import Counts, HeldRevision, PodState
 
@@ -82,6 +82,32 @@ async def test_nobody_is_asked_where_nobody_needs_to_know(world):
     rounds = len(world.asked)
     await asyncio.sleep(0.05)
     assert len(world.asked) == rounds, "neither a pod that ends nor one without an address"
+
+
+async def test_listening_that_ended_begins_anew(world):
+    world.reports.listen(KEY, [POD], 0.01)
+    task = world.reports._listeners[KEY].task
+    task.cancel()
+    await asyncio.wait([task])
+    world.reports.listen(KEY, [POD], 0.01)
+    await until(lambda: world.reports.said(KEY))
+
+
+PROGRESS = {
+    "3 of 50": httpx.Response(200, content=b"3 of 50"),
+    "1 of 2": httpx.Response(200, headers={"content-type": "text/plain; charset=undefined"}, content=b"1 of 2"),
+    "\ufffd": httpx.Response(200, content=b"\xc3"),
+    "x" * 200: httpx.Response(200, content=b"x" * 999),
+    "": httpx.Response(500, content=b"x"),
+}
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.1", "fd00::1"])
+@pytest.mark.parametrize("wanted", PROGRESS)
+async def test_whatever_an_evaluation_says_of_its_progress_ends_no_pass(wanted, ip):
+    reports = Reports(httpx.AsyncClient(transport=httpx.MockTransport(lambda _: PROGRESS[wanted])), print)
+    assert await reports.progress(JobView("x", ip=ip)) == wanted
+    await reports.close()
 
 
 async def test_an_interface_is_asked_for_once(world):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
+from pydantic_core import from_json
 
 from despina.api import API_VERSION
 from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH
@@ -176,7 +176,7 @@ class Cluster:
             response = await self._dynamic.request(
                 method, path, body=body, serialize=False, _request_timeout=TIMEOUT_SECONDS, **params
             )
-            answer: Document = json.loads(await response.read())
+            answer: Document = from_json(await response.read())  # unlike json, it knows an end of nesting
         except DynamicApiError as exc:
             raise error_for(exc.status, what, _message(exc)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
@@ -245,6 +245,6 @@ def _identity(document: Document) -> tuple[str, str, str]:
 def _message(exc: DynamicApiError) -> str:
     """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key."""
     try:
-        return str(json.loads(exc.body)["message"])
+        return str(from_json(exc.body)["message"])
     except (TypeError, ValueError, KeyError):
         return str(exc.reason)

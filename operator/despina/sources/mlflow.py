@@ -171,7 +171,7 @@ class Registry:
             poller.followers[key] = interest
             poller.new_follower.set()
         self._following[key] = poll_key
-        if poller.task is None:
+        if poller.task is None or poller.task.done():  # whatever ended it must not end the polling
             poller.task = asyncio.create_task(self._poll(poll_key, poller), name=f"poll {poll_key.model}")
         return poller
 

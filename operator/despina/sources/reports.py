@@ -19,7 +19,7 @@ from pydantic_core import from_json
 from despina.decide.observed import JobView, PodView
 from despina.decide.situation import holds
 from despina.sources.runtime_admin import Key, address
-from despina.wire import ADMIN_PORT, INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
+from despina.wire import INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
 
 log = logging.getLogger(__name__)
 STALE_ROUNDS = 4
@@ -64,7 +64,7 @@ class Reports:
         listener.period = period
         present = {p.name for p in listener.pods}
         listener.said = {name: state for name, state in listener.said.items() if name in present}
-        if listener.task is None:
+        if listener.task is None or listener.task.done():  # whatever ended it must not end the listening
             listener.task = asyncio.create_task(self._rounds(program, listener), name=f"listen {program}")
         elif is_sooner:
             listener.again.set()
@@ -127,8 +127,9 @@ class Reports:
         if job.ip is None or job.result:
             return ""
         try:
-            response = await self._client.get(f"http://{job.ip}:{ADMIN_PORT}{PROGRESS_PATH}")
-            return response.raise_for_status().text[:200]
+            response = await self._client.get(f"{address(job)}{PROGRESS_PATH}")
+            # Not `text`, which goes by the character set that the answer claims.
+            return response.raise_for_status().content[:800].decode(errors="replace")[:200]
         except httpx.HTTPError:
             return ""
 

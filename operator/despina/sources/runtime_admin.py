@@ -21,7 +21,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from despina.decide.observed import PodView, kind_of
+from despina.decide.observed import JobView, PodView, kind_of
 from despina.decide.plan import Tell
 from despina.sources.outbox import ATTEMPTS, Letter, Outbox
 from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order, OrdersReport
@@ -208,7 +208,7 @@ def order_of(program: Key, tell: Tell, number: OrdersReport) -> Order:
     )
 
 
-def address(pod: PodView, port: int = ADMIN_PORT) -> str:
+def address(pod: PodView | JobView, port: int = ADMIN_PORT) -> str:
     """A pod's admin port, or another one."""
     host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
     return f"http://{host}:{port}"

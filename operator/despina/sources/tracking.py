@@ -94,7 +94,7 @@ class Tracking:
         """A registered model; raises Trouble."""
         found = await self._get(server, "/registered-models/get", {"name": name}, own)
         try:
-            model = _ModelAnswer.model_validate(found).registered_model
+            model = _ModelAnswer.model_validate_json(found).registered_model
         except ValidationError:
             raise _unlike_mlflow(server) from None
         is_told = model.creation_timestamp is not None and model.last_updated_timestamp is not None
@@ -105,7 +105,7 @@ class Tracking:
         """When a version was made, in milliseconds since the epoch, if the server tells; raises Trouble."""
         try:
             found = await self._get(server, "/model-versions/get", {"name": name, "version": version}, own)
-            return _VersionAnswer.model_validate(found).model_version.creation_timestamp
+            return _VersionAnswer.model_validate_json(found).model_version.creation_timestamp
         except ValidationError:
             raise _unlike_mlflow(server) from None
         except Trouble as trouble:
@@ -113,7 +113,7 @@ class Tracking:
                 raise Trouble(Reason.VERSION_NOT_FOUND, f"model {name!r} has no version {version}") from None
             raise
 
-    async def _get(self, server: str, path: str, params: dict[str, str], own: Credentials | None) -> Any:
+    async def _get(self, server: str, path: str, params: dict[str, str], own: Credentials | None) -> bytes:
         try:
             request = self._client.build_request("GET", f"{server}{API}{path}", params=params)
             credentials, whose = (own, OF_PROGRAM) if own else self._for(request.url)
@@ -125,7 +125,7 @@ class Tracking:
         if response.status_code in (401, 403):
             text = f"{server} answered {response.status_code} to {whose}"
             raise Trouble(Reason.REGISTRY_DENIED, text)
-        return _document(response, server, params["name"])
+        return _content(response, server, params["name"])
 
     def _for(self, url: httpx.URL) -> tuple[Credentials, str]:
         """What is shown there for a program that brings nothing of its own, and whose it is."""
@@ -141,19 +141,17 @@ def _parsed(uri: str) -> str:
         return uri
 
 
-def _document(response: httpx.Response, server: str, model: str) -> Any:
+def _content(response: httpx.Response, server: str, model: str) -> bytes:
+    """An answer as it was sent: neither the character set that it claims nor how deep it nests can do any harm."""
     status = response.status_code
-    if status == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
+    if status == 404 and b"RESOURCE_DOES_NOT_EXIST" in response.content:
         raise Trouble(Reason.MODEL_NOT_FOUND, f"{server} has no model {model!r}")
     if response.is_redirect:
         text = f"{server} answered {status}: no redirect is followed, name the address that it leads to"
         raise Trouble(Reason.REGISTRY_UNREACHABLE, text)
     if not response.is_success:
         raise Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} answered {status}; asked again by itself")
-    try:
-        return response.json()
-    except ValueError:
-        raise _unlike_mlflow(server) from None
+    return response.content
 
 
 def _unlike_mlflow(server: str) -> Trouble:
