@@ -10,7 +10,6 @@ from despina.api.base import ApiModel, DataKey, LongStr, NameStr, ObjectName, Pr
 from despina.api.serving import DecimalStr
 
 Percent = Annotated[int, Field(ge=0, le=100)]
-METRICS = ("ExactMatch", "F1", "Contains")
 
 
 class Smoke(ApiModel):

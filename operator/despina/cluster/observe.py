@@ -26,13 +26,12 @@ from despina.cluster.reading import (
     text,
 )
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
-from despina.decide.quarantine import LAST_MOMENT, parse_timestamp
+from despina.decide.quarantine import LAST_MOMENT
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
     CONFIG,
     EVALUATION,
-    GATE,
     MODEL_VERSION,
     PROGRAM,
     RESTARTED_BY,
@@ -163,19 +162,15 @@ async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tu
 
 def job_view(item: Document, pods: list[Document]) -> JobView:
     """An evaluation as decisions see it. A drained node leaves it several pods, one after the other."""
-    meta, labels = item["metadata"], labels_of(item)
     endings = [found for kind in ("Complete", "Failed") if (found := _condition(item, kind))]
     newest_first = sorted(pods, key=lambda pod: text(pod["metadata"].get("creationTimestamp")), reverse=True)
     results = [r for r in map(_result, newest_first) if r]
     return JobView(
-        name=meta["name"],
+        name=item["metadata"]["name"],
         ended=bool(endings),
         result=results[0] if results else None,
         ip=next((ip for ip in map(_address, newest_first) if ip), None),
         trouble=next((t for t in (*map(_job_trouble, newest_first[:1]), *map(_ending, endings)) if t), ""),
-        revision=labels.get(REVISION, ""),
-        gate=labels.get(GATE, ""),
-        created_at=parse_timestamp(text(meta.get("creationTimestamp"))) or None,
     )
 
 

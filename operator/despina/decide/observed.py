@@ -139,10 +139,6 @@ class JobView:
     """Where its pod tells how far it is."""
     progress: str = ""
     trouble: str = ""
-    revision: str = ""
-    """What it scores, by its label."""
-    gate: str = ""
-    created_at: float | None = None
 
 
 @dataclass(frozen=True)
