@@ -547,8 +547,8 @@ class EvaluationResult(Report):
 
     score_percent: Score | None = None
     baseline_percent: Score | None = None
-    examples: int = 0
-    failed: int = 0
+    examples: Count = 0
+    failed: Count = 0
     """Examples that the candidate could not answer; they score 0."""
     cost_usd: Score = 0.0
     error: str | None = None

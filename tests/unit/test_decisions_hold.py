@@ -24,6 +24,7 @@ from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
 from despina.reconcile.program import Reconciler
 from despina.status.report import report
+from despina.wire import EvaluationResult
 from tests.support.gen import (
     DEFAULTS,
     a_deployment,
@@ -236,6 +237,31 @@ def test_a_running_evaluation_is_kept_as_long_as_its_candidate_exists(what):
     assert plan.gates[0].result == "Running"
     gone = decide(replace(o, model=Resolution("1", o.model.reason)), NOW)
     assert Delete(("Job", name)) in gone.steps, "and not longer"
+
+
+def test_a_longer_time_rescues_an_evaluation_that_runs():
+    before, after = (a_program(rollout={"gates": [EVALUATE | {"timeoutSeconds": s}]}) for s in (900, 1800))
+    (gate,) = before.spec.rollout.gates
+    o = observed(before, "2", **beside(before))
+    job = JobView(evaluation_name(before, gate, hash_of(before, "2"), timestamp(NOW)), progress="290 of 300")
+    known = replace(o, status=report(o, decide(o, NOW), Outcome(), NOW), jobs=(job,))
+    assert decide(known, NOW + 1000).quarantined
+    plan = decide(replace(known, program=after), NOW + 1000)
+    assert (plan.step, plan.gates[0].message, plan.quarantined) == ("Gate", "290 of 300", ())
+    assert (made(plan, "Job"), [a for a in plan.steps if isinstance(a, Delete)]) == ([], [])
+
+
+def test_an_evaluation_that_ends_in_a_pause_is_not_paid_for_again():
+    going_on, paused = (a_program(rollout={"gates": [EVALUATE], "state": s}) for s in ("Active", "Paused"))
+    (gate,) = going_on.spec.rollout.gates
+    o = observed(going_on, "2", **beside(going_on))
+    job = JobView(evaluation_name(going_on, gate, hash_of(going_on, "2"), timestamp(NOW)), ended=True,
+                  result=EvaluationResult(score_percent=90, examples=50))  # fmt: skip
+    o = replace(o, status=report(o, decide(o, NOW), Outcome(), NOW), program=paused, jobs=(job,))
+    o = replace(o, status=report(o, decide(o, NOW + 30), Outcome(), NOW + 30))
+    o = replace(o, program=going_on, jobs=())
+    plan = decide(o, NOW + 9 * 3600)
+    assert (made(plan, "Job"), plan.step, plan.gates[0].result) == ([], "Promote", "Passed")
 
 
 def test_a_lost_status_does_not_begin_a_running_evaluation_again():

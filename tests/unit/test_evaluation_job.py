@@ -178,7 +178,7 @@ def test_a_drained_node_does_not_fail_it_and_anything_else_does_at_once():
     assert spec["podFailurePolicy"] == {
         "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
     }
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (0, 900)
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (0, 86400)
 
 
 def test_it_says_what_it_scores_and_no_selector_of_ours_finds_its_pod():

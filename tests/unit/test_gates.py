@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from despina.api.revision import revision_of
-from despina.api.status import GateStatus, ProgramStatus
-from despina.decide.gates import Gates, abandoned, clock_of, held_up, pass_gates, unmirrored
+from despina.api.status import GateStatus, ProgramStatus, Score
+from despina.decide.gates import (
+    Gates,
+    abandoned,
+    clock_of,
+    held_up,
+    pass_gates,
+    settings_of,
+    standing,
+    unmirrored,
+)
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Clock, Create, Delete, Strategy, Tell
 from despina.decide.quarantine import timestamp
@@ -40,6 +49,7 @@ EVALUATE = {
     "maxRegressionPercent": 5,
 }
 SCORE = {"name": "score", "type": "Evaluate", "timeoutSeconds": 90, "evaluate": EVALUATE}
+MIRROR_AS_SMOKE = {"name": "mirror", "type": "Smoke", "result": "Passed"}
 MIRROR = {"name": "mirror", "type": "Shadow", "shadow": {"minRequests": 10, "maxErrorRatePercent": 10, "percent": 7}}
 
 
@@ -79,10 +89,13 @@ def test_without_gates_nothing_is_asked():
 
 
 def test_a_gate_begins_with_the_first_look_and_goes_on():
-    (state,) = found(beside(gated(SMOKE))).states
+    program = gated(SMOKE)
+    (state,) = found(beside(program)).states
+    settings = settings_of(program.spec.rollout.gates[0])
     assert state == GateStatus(
-        name="ask", type="Smoke", result="Running", message="asked", started_at=timestamp(NOW), since=timestamp(NOW)
-    )
+        name="ask", type="Smoke", result="Running", message="asked",
+        started_at=timestamp(NOW), since=timestamp(NOW), settings=settings,
+    )  # fmt: skip
     earlier = {"name": "ask", "type": "Smoke", "since": timestamp(NOW - 30), "spentSeconds": 20}
     (state,) = found(passed_so_far(beside(gated(SMOKE)), earlier)).states
     assert (state.result, state.started_at, state.since, state.spent_seconds) == (
@@ -143,6 +156,48 @@ def test_gates_are_passed_one_after_the_other_and_each_once():
     assert after.news == ()
     renamed = {"name": "ask", "type": "Shadow", "result": "Passed"}
     assert found(passed_so_far(beside(gated(SMOKE)), renamed)).running.name == "ask", "it was another gate"
+
+
+EDITS = {
+    "other inputs": (SMOKE, {"smoke": {"inputs": {"question": "!"}}}, "Running"),
+    "a stricter comparison": (
+        SCHEMA | {"schemaCompatibility": {"mode": "Any"}}, {"schemaCompatibility": {"mode": "Backward"}}, "Running"),
+    "another score": (SCORE, {"evaluate": EVALUATE | {"minScorePercent": 95}}, "Running"),
+    "more requests": (MIRROR, {"shadow": {"minRequests": 99}}, "Running"),
+    "another time": (SMOKE, {"timeoutSeconds": 9}, "Passed"),
+    "the default, in words": (SCORE, {"evaluate": EVALUATE | {"maxExamples": 50}}, "Passed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_passed_gate_that_is_edited_is_judged_again(edit):
+    gate, change, result = EDITS[edit]
+    before, after = gated(gate), gated(gate | change)
+    state = {"name": gate["name"], "type": gate["type"], "result": "Passed"}
+    (now,) = after.spec.rollout.gates
+    noted = {"settings": settings_of(before.spec.rollout.gates[0]), "spentSeconds": 9, "since": timestamp(NOW - 9)}
+    (state_,) = found(passed_so_far(beside(after), state | noted)).states
+    assert (state_.result, state_.settings) == (result, settings_of(now))
+    if result == "Running":
+        assert (state_.started_at, state_.spent_seconds, state_.since) == (timestamp(NOW), 0, timestamp(NOW))
+    old = found(passed_so_far(beside(after), state))
+    assert old.states[0].result == "Passed", "an earlier operator noted no settings"
+
+
+def test_what_is_known_of_later_gates_outlives_an_edit_of_the_first():
+    program = gated(AGAIN, SMOKE, SCORE, MIRROR)
+    smoke, score = {"name": "ask", "type": "Smoke"}, {"name": "score", "type": "Evaluate"}
+    o = passed_so_far(
+        beside(program), smoke | {"result": "Passed"}, score | {"since": timestamp(NOW - 9)}, MIRROR_AS_SMOKE
+    )
+    at_first = found(o)
+    assert [(s.name, s.result) for s in at_first.states] == [
+        ("again", "Running"), ("ask", "Passed"), ("score", "Running"),
+    ]  # fmt: skip
+    assert at_first.running.name == "again"
+    assert (at_first.states[2].since, at_first.states[2].spent_seconds) == (None, 9)
+    job = job_of(passed_so_far(beside(gated(SCORE)), score))["metadata"]["name"]
+    assert list(abandoned(at(replace(o, jobs=(JobView(job), JobView("other")))))) == [Delete(("Job", "other"))]
 
 
 def test_the_first_gate_that_is_not_passed_is_the_last():
@@ -294,23 +349,101 @@ def test_a_job_scores_the_candidate_beside_what_serves():
     )
 
 
+SAME_JOB: dict[str, Any] = {
+    "a longer time": {"timeoutSeconds": 900},
+    "another name": {"name": "other"},
+    "another threshold": {"evaluate": EVALUATE | {"minScorePercent": 95}},
+    "another distance": {"evaluate": EVALUATE | {"maxRegressionPercent": 0}},
+}
+OTHER_JOB: dict[str, Any] = {
+    "other rows": {"evaluate": EVALUATE | {"datasetRef": {"configMap": {"name": "rows", "key": "s.jsonl"}}}},
+    "another metric": {"evaluate": EVALUATE | {"metric": "F1"}},
+    "more rows": {"evaluate": EVALUATE | {"maxExamples": 51}},
+    "more money": {"evaluate": EVALUATE | {"budgetUSD": "1"}},
+    "nothing to compare with": {"evaluate": ONLY_MIN},
+}
+
+
+@pytest.mark.parametrize("edit", SAME_JOB | OTHER_JOB)
+def test_a_job_is_another_one_only_if_it_computes_something_else(edit):
+    change = (SAME_JOB | OTHER_JOB)[edit]
+    names = {job_of(beside(gated(g)))["metadata"]["name"] for g in (SCORE, SCORE | change)}
+    assert len(names) == (1 if edit in SAME_JOB else 2)
+
+
+def noted(o: Observed, score: float, **state: Any) -> Observed:
+    """The same after the Job: its score stands in the status, and it is gone."""
+    began = {"name": "score", "type": "Evaluate"}
+    name = job_of(passed_so_far(o, began))["metadata"]["name"]
+    found_ = Score.of(name, result(score, 59.25, cost_usd=0.25, failed=1))
+    return passed_so_far(o, began | {"score": found_.dump()} | state)
+
+
+AFTER_THE_JOB: dict[str, Any] = {
+    "as it was": ({}, {}, "Passed"),
+    "with a higher threshold": ({"minScorePercent": 95}, {}, "Failed"),
+    "with a higher threshold, though it had passed": (
+        {"minScorePercent": 95}, {"result": "Passed", "settings": "before"}, "Failed"),
+    "with other rows": ({"maxExamples": 51}, {"result": "Passed", "settings": "before"}, "Running"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", AFTER_THE_JOB)
+def test_a_score_outlives_its_job(sentence):
+    change, state, wanted = AFTER_THE_JOB[sentence]
+    before = noted(beside(gated(SCORE)), 60.0, **state)
+    edited = gated(SCORE | {"evaluate": EVALUATE | change})
+    gates = found(replace(before, program=edited))
+    assert (gates.states[0].result, bool(gates.actions)) == (wanted, wanted == "Running")
+    if wanted != "Running":
+        assert gates.states[0].message.startswith("score 60.0 %, 59.2 % now, on 50 examples, 1 unanswered, 0.2500 USD")
+        assert gates.states[0].score == before.status.rollout.gates[0].score
+
+
+@pytest.mark.parametrize("job", [{"result": result(90.5)}, {"trouble": "OOMKilled"}])
+def test_what_a_job_found_is_noted_while_nobody_judges_it(job):
+    o = passed_so_far(beside(gated(SCORE)), {"name": "score", "type": "Evaluate", "since": timestamp(NOW - 9)})
+    name = job_of(o)["metadata"]["name"]
+    (before,) = o.status.rollout.gates
+    assert standing(at(o), before) == held_up(before, NOW)
+    assert standing(at(replace(o, jobs=(JobView(name),))), before).score is None
+    after = standing(at(replace(o, jobs=(JobView(name, ended=True, **job),))), before)
+    assert (after.result, after.since, after.spent_seconds, after.score.job) == ("Running", None, 9, name)
+    gone = passed_so_far(o, after.dump())
+    assert standing(at(gone), after) == after
+    found_ = after.score.result()
+    assert found_ == job.get("result") or "OOMKilled" in (found_.error or "")
+    assert (found(gone).states[0].result, found(gone).actions) == ("Passed" if "result" in job else "Failed", ())
+
+
+def test_a_damaged_score_is_none():
+    assert Score(job="x", score_percent="lots").result() is None
+    assert Score(job="x", score_percent="nan").result() is None
+    assert result(60.0, examples=10**30, failed=-1).model_dump(include={"examples", "failed"}) == {
+        "examples": 2**53, "failed": 0,
+    }, "what a status can hold"  # fmt: skip
+    o = noted(beside(gated(SCORE)), 60.0)
+    (gate,) = o.status.rollout.gates
+    bad = gate.model_copy(update={"score": gate.score.model_copy(update={"score_percent": "lots"})})
+    assert len(found(passed_so_far(o, bad.dump())).actions) == 1
+
+
 def test_evaluations_that_nobody_waits_for_are_ended():
-    o = beside(gated(SCORE, SCORE | {"name": "more"}))
+    o = beside(gated(SCORE))
     name = job_of(o)["metadata"]["name"]
     jobs = (JobView(name), JobView("other"), JobView("over", ended=True))
     o = replace(o, jobs=jobs)
 
-    def ended(gates: Gates, **changes: Any) -> list[Delete]:
-        return list(abandoned(at(o, **changes), gates))
+    def ended(o: Observed, **changes: Any) -> list[Delete]:
+        return list(abandoned(at(o, **changes)))
 
-    assert ended(found(o)) == [Delete(("Job", "other"))]
-    assert ended(Gates()) == [Delete(("Job", name)), Delete(("Job", "other"))]
-    held_up = passed_so_far(o, {"name": "score", "type": "Evaluate"})
-    waited_for = JobView(job_of(held_up)["metadata"]["name"])
-    assert list(abandoned(at(replace(held_up, jobs=(waited_for,))), Gates())) == [], (
-        "a gate that is held up goes on later"
-    )
-    assert ended(found(o), wanted=None) == [Delete(("Job", name)), Delete(("Job", "other"))]
+    assert ended(o) == [Delete(("Job", "other"))], "though no status tells of it yet"
+    assert ended(replace(o, program=gated(SCORE | {"timeoutSeconds": 9}))) == [Delete(("Job", "other"))]
+    assert ended(replace(o, program=gated())) == [Delete(("Job", name)), Delete(("Job", "other"))]
+    later = passed_so_far(o, {"name": "score", "type": "Evaluate"})
+    waited_for = JobView(job_of(later)["metadata"]["name"])
+    assert ended(replace(later, jobs=(waited_for,))) == []
+    assert ended(o, wanted=None) == [Delete(("Job", name)), Delete(("Job", "other"))]
 
 
 # Shadows

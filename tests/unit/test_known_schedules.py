@@ -53,6 +53,25 @@ SCHEDULES = {
     "an evaluation under way outlives a moment of unreadiness": (
         (BLUE_GREEN, {}, [("alias", "2"), ("rounds", 4), ("unready_for_a_moment", 3), ("operate", None), ("rounds", 6)])
     ),
+    "an evaluation that ends in a long pause is not begun again": (
+        (
+            BLUE_GREEN,
+            {},
+            [
+                ("alias", "2"),
+                ("rounds", 3),
+                ("paused", True),
+                ("rounds", 6),
+                ("wait", 4000.0),
+                ("rounds", 1),
+                ("paused", False),
+                *RELEASED,
+            ],
+        )
+    ),
+    "an evaluation of which no status tells yet is not begun again": (
+        (BLUE_GREEN, {}, [("model_made_anew", None), ("rounds", 2), ("killed", 12)])
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

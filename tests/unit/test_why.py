@@ -79,6 +79,14 @@ def at_gate(since: float) -> Observed:
     )
 
 
+def before_it(o: Observed) -> Observed:
+    """Somebody puts another gate before the one where it stands."""
+    first = {"name": "first", "type": "Smoke", "smoke": {"inputs": {}}}
+    program = a_program(replicas=2, rollout={"strategy": "BlueGreen", "gates": [first, SCORE]})
+    held = PodState(held={hash_of(program, "2"): HeldRevision(phase="Ready")})
+    return replace(o, program=program, pods=tuple(replace(p, report=held) for p in o.pods))
+
+
 def watched(answered: int, failed: int = 0, **post: Any) -> Observed:
     program = a_program(replicas=2, rollout={"postPromotion": {"watchSeconds": 300, **post}})
     promotion = {"revision": hash_of(program, "2"), "at": repr(NOW - 120), "base": {"ok": 7, "program": 50}}
@@ -193,6 +201,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "a gate that takes its time": (
         at_gate(120.0),
         ["It stands at gate score (Evaluate): 120 of 300 examples; 240 s left."],
+    ),
+    "a gate behind which another one is under way": (
+        before_it(at_gate(120.0)),
+        [f"It stands at gate first (Smoke): asked; {duration(300)} left.\nThe next pass:"],
     ),
     "a version that waits for a person": (
         ready(blue_green(rollout=MANUAL)),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from despina.api.base import Address, ApiModel, Sentence, Word, map_list
 from despina.api.conditions import Condition
-from despina.wire import Counts
+from despina.wire import Counts, EvaluationResult
 
 
 class RevisionStatus(ApiModel):
@@ -56,6 +56,38 @@ class ModelStatus(ApiModel):
     """Versions that failed."""
 
 
+class Score(ApiModel):
+    """What an evaluation found: it outlives its Job, so that it is not paid for again. A status holds no floats."""
+
+    job: Word
+    """The Job, whose name says what was computed."""
+    score_percent: Word | None = None
+    """The candidate's mean score."""
+    baseline_percent: Word | None = None
+    """That of the version that serves, if it was scored."""
+    examples: int = 0
+    """How many were asked."""
+    failed: int = 0
+    """How many of them the candidate could not answer."""
+    cost_usd: Word = Field(default="0", alias="costUSD")
+    """What it cost."""
+    error: Sentence | None = None
+    """Why there is no score."""
+
+    @classmethod
+    def of(cls, job: str, result: EvaluationResult) -> Self:
+        """A result as it stands in a status."""
+        found = {name: repr(v) if isinstance(v, float) else v for name, v in result.model_dump().items()}
+        return cls(job=job, **found)
+
+    def result(self) -> EvaluationResult | None:
+        """The inverse; None for one that somebody damaged."""
+        try:
+            return EvaluationResult.model_validate(self.model_dump(exclude={"job"}))
+        except ValidationError:
+            return None
+
+
 class GateStatus(ApiModel):
     """How a candidate did at one gate."""
 
@@ -75,6 +107,10 @@ class GateStatus(ApiModel):
     """Since when its time runs; nothing while it is held up."""
     spent_seconds: int = 0
     """What its time-out has used up before."""
+    settings: Word | None = None
+    """A digest of the settings that it was judged by, without the time-out: with others it is judged again."""
+    score: Score | None = None
+    """What the Job of an Evaluate gate found: other thresholds are compared with it, too."""
 
 
 class RolloutStatus(ApiModel):

@@ -37,7 +37,7 @@ def all_steps(
     yield from converged(r)
     yield from replaced(r)
     yield from released(r)
-    yield from abandoned(r, gates)
+    yield from abandoned(r)
     if not (gates.running and gates.running.type == "Shadow"):
         yield from unmirrored(r.o)
     yield from agreed(r, breaker)

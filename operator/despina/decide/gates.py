@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from despina.api.conditions import Reason
 from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
 from despina.api.revision import Revision, digest, runtime_config
-from despina.api.status import GateStatus, RolloutStatus
+from despina.api.status import GateStatus, RolloutStatus, Score
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Action, Clock, Create, Delete, Tell
 from despina.decide.prepare import profile_of
@@ -16,7 +16,7 @@ from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.schema import incompatibilities
 from despina.decide.situation import Situation, holds
 from despina.decide.watch import p95_millis
-from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_config, evaluation_name
+from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_config, evaluation_name, is_compared
 from despina.desired.network import preview_name
 from despina.wire import EvaluationResult, ShadowConfig, ShadowReport
 
@@ -35,6 +35,7 @@ class Verdict:
     passed: bool | None
     message: str = ""
     actions: tuple[Action, ...] = ()
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Gates:
 
 
 def pass_gates(r: Situation, candidate: Revision) -> Gates:
-    """How far a prepared candidate gets."""
+    """How far a prepared candidate gets. What was found with other settings, and the time that took, do not count."""
     known = {s.name: s for s in r.earlier.gates} if r.earlier else {}
     states: list[GateStatus] = []
     news: list[GateStatus] = []
-    for gate in r.policy.gates:
+    for n, gate in enumerate(r.policy.gates):
         status = known.get(gate.name)
-        if status and status.type == gate.type and status.result == "Passed":
+        if status and (status.type != gate.type or status.settings not in (None, settings_of(gate))):
+            status = None
+        if status and status.result == "Passed":
             states.append(status)
             continue
         started = parse_timestamp(status.started_at, r.now) if status else r.now
@@ -72,11 +75,31 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
         verdict = _judge(r, candidate, gate, clock.elapsed(r.now))
         states.append(_status(gate, verdict, started, clock, r.now))
         if verdict.passed is None:
+            states += _later(r, known, r.policy.gates[n + 1 :])
             return Gates(tuple(states), verdict.actions, tuple(news))
         news.append(states[-1])
         if not verdict.passed:
             break
     return Gates(tuple(states), news=tuple(news))
+
+
+def settings_of(gate: Gate) -> str:
+    """A digest of what a gate asks for. How long it may take changes nothing that was found."""
+    return digest(gate.model_dump(mode="json", exclude_defaults=True, exclude={"name", "timeout_seconds"}))
+
+
+def _later(r: Situation, known: Mapping[str, GateStatus], gates: tuple[Gate, ...]) -> Iterator[GateStatus]:
+    """What is known of gates behind the one where the candidate stands: one before them was changed, or is new."""
+    there = ((known.get(gate.name), gate.type) for gate in gates)
+    return (standing(r, status) for status, kind in there if status and status.type == kind)
+
+
+def standing(r: Situation, status: GateStatus) -> GateStatus:
+    """A gate that nobody judges for now. Its time stands still, but its Job goes on, and what that found is noted while
+    the Job is there."""
+    gate = next((g for g in r.policy.gates if g.name == status.name and g.type == "Evaluate"), None)
+    score = _score(r, r.wanted, gate) if gate and r.wanted else None
+    return held_up(status, r.now).model_copy(update={"score": score or status.score})
 
 
 def clock_of(status: GateStatus | RolloutStatus, now: float) -> Clock:
@@ -111,6 +134,8 @@ def _status(gate: Gate, verdict: Verdict, started: float, clock: Clock, now: flo
         finished_at=timestamp(now) if is_over else None,
         since=None if is_over or clock.since is None else timestamp(clock.since),
         spent_seconds=int(clock.spent),
+        settings=settings_of(gate),
+        score=verdict.score,
     )
 
 
@@ -147,40 +172,55 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     policy = gate.evaluate
     if policy is None:
         return Verdict(False, "it has no settings")
-    name = evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
+    score = _score(r, candidate, gate)
+    result = score.result() if score else None
+    if result:
+        return replace(_scored(policy, result), score=score)
+    name = _job_name(r, candidate, gate)
     job = next((j for j in r.o.jobs if j.name == name), None)
     if job is None:
         return Verdict(None, "the Job is being made", (_job(r, candidate, gate, policy, name),))
-    if job.result:
-        return _scored(policy, job.result)
-    return Verdict(False if job.ended else None, _told_by(job))
+    return Verdict(None, job.progress or job.trouble or f"Job {name} is starting")
 
 
-def abandoned(r: Situation, gates: Gates) -> Iterator[Action]:
-    """End evaluations that nobody waits for any more: they cost money."""
-    states = gates.states or (r.earlier.gates if r.earlier else ())
-    running = {s.name for s in states if s.result == "Running"}
-    waited_for = {
-        evaluation_name(r.o.program, gate, r.candidate.hash, timestamp(r.started_at))
-        for gate in r.policy.gates
-        if r.candidate and gate.name in running
-    }
+def _job_name(r: Situation, candidate: Revision, gate: Gate) -> str:
+    return evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
+
+
+def _score(r: Situation, candidate: Revision, gate: Gate) -> Score | None:
+    """What was found, as the Job says or, once that is gone, the status: whichever gate's it is, nothing is computed
+    twice."""
+    name = _job_name(r, candidate, gate)
+    job = next((j for j in r.o.jobs if j.name == name), None)
+    found = _outcome(job) if job else None
+    if found:
+        return Score.of(name, found)
+    noted = r.earlier.gates if r.earlier else ()
+    return next((s.score for s in noted if s.score and s.score.job == name), None)
+
+
+def _outcome(job: JobView) -> EvaluationResult | None:
+    """How it ended, if it did."""
+    if job.result or not job.ended:
+        return job.result
+    why = f": {job.trouble}" if job.trouble else ""
+    return EvaluationResult(error=f"Job {job.name} ended without a result{why}; see its log")
+
+
+def abandoned(r: Situation) -> Iterator[Action]:
+    """End evaluations that the candidate does not need: they cost money. Whether the status tells of one yet is no
+    matter; the write that should have noted it may be lost."""
+    needed = {_job_name(r, r.candidate, gate) for gate in r.policy.gates if r.candidate}
     for job in r.o.jobs:
-        if not job.ended and job.name not in waited_for:
+        if not job.ended and job.name not in needed:
             yield Delete(("Job", job.name))
-
-
-def _told_by(job: JobView) -> str:
-    if job.ended:
-        return f"Job {job.name} ended without a result{f': {job.trouble}' if job.trouble else ''}; see its log"
-    return job.progress or job.trouble or f"Job {job.name} is starting"
 
 
 def _job(r: Situation, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
     config = runtime_config(r.o.program, candidate)
     active = r.active
     serving = (active.loading.config if active.loading else active.config) if active else None
-    baseline = serving if policy.max_regression_percent is not None and has_answered(r) else None
+    baseline = serving if is_compared(gate) and has_answered(r) else None
     evaluation = Evaluation(name, gate, evaluation_config(policy, config, baseline))
     return Create(build_evaluation(r.o.program, evaluation, profile_of(r.o), r.o.defaults.runtime_image))
 

@@ -20,6 +20,8 @@ EXAMPLES_DIR = "/etc/despina-examples"
 DATASET_DIR = "/etc/despina-dataset"
 DATASET, EXAMPLES = "despina-dataset", "despina-examples"
 KEPT_SECONDS = 3600
+LONGEST_SECONDS = 86400
+"""What any gate may take. Its own time is not the Job's: that stands still in a pause, and a person may change it."""
 ONLY_DISRUPTIONS = {
     "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
 }
@@ -37,8 +39,17 @@ class Evaluation:
 
 
 def evaluation_name(program: Program, gate: Gate, revision: str, started_at: str) -> str:
-    """One Job for each gate of each rollout: what is tried again is scored again."""
-    return f"{program.name}-eval-{digest([revision, gate.dump(), started_at])}"
+    """One Job for all that a rollout computes alike: what is tried again is scored again, and a threshold, a time-out
+    or a gate's name changes no figure."""
+    thresholds = {"min_score_percent", "max_regression_percent"}
+    settings = gate.evaluate.model_dump(mode="json", exclude_defaults=True) if gate.evaluate else {}
+    computed = {name: value for name, value in settings.items() if name not in thresholds}
+    return f"{program.name}-eval-{digest([revision, computed, is_compared(gate), started_at])}"
+
+
+def is_compared(gate: Gate) -> bool:
+    """Whether what serves is scored beside the candidate."""
+    return gate.evaluate is not None and gate.evaluate.max_regression_percent is not None
 
 
 def evaluation_config(policy: Evaluate, candidate: RuntimeConfig, baseline: RuntimeConfig | None) -> EvaluationConfig:
@@ -58,7 +69,7 @@ def build_evaluation(
 ) -> dict[str, Any]:
     """Its pod is the program's, but for its labels: no Service of ours ever selects it.
 
-    The labels of the Job itself say what it scores, so that it is found again whatever became of the status.
+    The labels of the Job itself tell people what it scores; the operator goes by its name.
     """
     gate, name = evaluation.gate, evaluation.name
     labels = {EVALUATION: name, REVISION: evaluation.config.candidate.revision, GATE: gate.name}
@@ -69,7 +80,7 @@ def build_evaluation(
         "spec": {
             "backoffLimit": 0,
             "podFailurePolicy": ONLY_DISRUPTIONS,
-            "activeDeadlineSeconds": gate.timeout_seconds,
+            "activeDeadlineSeconds": LONGEST_SECONDS,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
             "template": _template(program, evaluation, profile, default_image),
         },

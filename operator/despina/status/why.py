@@ -158,7 +158,8 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
         case "Prepare":
             yield from _prepare(o, plan, now)
         case "Gate":
-            yield from (_gate(o, g, now) for g in plan.gates if g.result == "Running")
+            running = [g for g in plan.gates if g.result == "Running"]
+            yield from (_gate(o, g, now) for g in running[:1])
         case "AwaitPromotion":
             is_to_come = plan.strategy is not None and plan.strategy.name == "Recreate"
             state = (

@@ -311,7 +311,7 @@ class Truth:
 
     def _began(self, job: Document, operator: Operator) -> None:
         name, revision = job["metadata"]["name"], nature.evaluated_by(job).candidate.revision
-        if self.world.evaluated.get(name) is None and operator.observed:
+        if operator.observed:
             self.check(
                 not wanted_none(operator.observed.program.spec), "an evaluation was begun though nothing shall run"
             )
