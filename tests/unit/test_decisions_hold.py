@@ -142,7 +142,7 @@ def test_a_recreate_asks_what_serves_for_its_interface_before_it_ends_it():
     o = observed(program, "2", status=status(), **serving(program, "1"))
     assert stop not in decide(o, NOW).steps
     assert stop in decide(replace(o, interfaces={hash_of(program, "1"): {}}), NOW).steps
-    silent = status(rollout=underway(program, since=timestamp(NOW - 30)))
+    silent = status(rollout=underway(program, strategy="Recreate", since=timestamp(NOW - 30)))
     assert stop in decide(replace(o, status=silent), NOW).steps, "silence is not waited for for long"
 
 

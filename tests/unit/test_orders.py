@@ -302,9 +302,21 @@ async def test_a_pod_that_cannot_be_reached_has_refused_nothing():
     pods = Pods()
     pods.is_down = True
     operator = Operator(pods)
-    await operator.tell("Retire")
     await operator.tell("Commit", "a")
     assert (operator.refusal, operator.woken) == ("", 0)
+    assert operator.orders.again(KEY) == FORGET_SECONDS, "nobody else wakes the program to give it again"
+    operator.now += FORGET_SECONDS
+    assert not operator.has_told("Commit", "a")
+    assert operator.orders.again(KEY) is None
+    await operator.tell("Retire")
+    assert (operator.refusal, operator.woken) == ("", 0)
+
+
+async def test_what_was_taken_though_no_report_shows_it_and_what_was_refused_is_not_given_again_soon():
+    taken, refused = Operator(Pods()), Operator(Pods(THEIRS))
+    await taken.tell("Retire")
+    await refused.tell("Commit", "a")
+    assert (taken.orders.again(KEY), refused.orders.again(KEY)) == (None, None)
 
 
 async def test_an_address_that_is_another_pods_by_now_has_refused_nothing():

@@ -45,8 +45,8 @@ def with_two(o: Observed, **changes: Any) -> Observed:
     return replace(o, deployments=(*o.deployments, a_deployment(o.program, "2", **changes)))
 
 
-def asked(strategy: str) -> Program:
-    return a_program(rollout={"strategy": strategy})
+def asked(strategy: str, deadline: int = 600) -> Program:
+    return a_program(rollout={"strategy": strategy, "blueGreen": {"progressDeadlineSeconds": deadline}})
 
 
 CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
@@ -70,8 +70,9 @@ CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
     "no ready pod": (replace(running(), pods=pods(P, "1")), 0, ("BlueGreen", "no pod is ready that could take it in")),
     "pods made of something else": (running(shape={**shape_of(P, ref("1"), DEFAULTS.runtime_image), "image": "x", "cache": "y"}), 0, (
         "BlueGreen", "cache, image changed")),
-    "pods that nobody has heard for as long as one waits": (running(report=None), 20, IN_PLACE),
-    "pods that nobody has heard for longer": (running(report=None), 21, SILENT),
+    "pods that nobody has heard for less than one waits": (running(report=None), 19, IN_PLACE),
+    "pods that nobody has heard for as long as one waits": (running(report=None), 20, SILENT),
+    "pods that nobody has heard, and little time": (running(asked("Auto", 10), report=None), 5, SILENT),
     "one pod that nobody has heard": (replace(running(), pods=running().pods[:1] + running(report=None).pods[1:]), 21, SILENT),
     "pods that have been heard": (running(), 21, IN_PLACE),
     "pods that found other code": (running(report=failed("CodeChanged")), 0, ("BlueGreen", "CodeChanged: qa.py")),

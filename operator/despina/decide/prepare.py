@@ -12,7 +12,7 @@ from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Chain, Create, Scale, Tell
 from despina.decide.situation import Situation
 from despina.decide.sizing import scaled, without_hpa
-from despina.decide.strategy import PATIENCE_SECONDS
+from despina.decide.strategy import patience
 from despina.desired.config import build_config, build_generation
 from despina.desired.labels import SIZE
 from despina.desired.network import build_service, preview_name
@@ -83,7 +83,7 @@ def _is_to_be_asked(r: Situation) -> bool:
     """Whether what serves must still say what callers depend on, before it ends; silence is not waited for for long."""
     is_compared = any(gate.type == "SchemaCompatibility" for gate in r.policy.gates)
     is_unknown = r.o.serving not in r.o.interfaces and r.o.ready(r.o.active) > 0
-    return is_compared and is_unknown and r.clock.elapsed(r.now) < PATIENCE_SECONDS
+    return is_compared and is_unknown and r.clock.elapsed(r.now) < patience(r.policy)[0]
 
 
 def _stop(r: Situation) -> Iterator[Action]:

@@ -25,7 +25,7 @@ from despina.decide.quarantine import added, entry_against, parse_timestamp, sti
 from despina.decide.readiness import do_all_say, is_prepared
 from despina.decide.retire import is_released, remaining, retention_left
 from despina.decide.situation import Situation, earlier, has_served, recovered, revision_in
-from despina.decide.strategy import choose
+from despina.decide.strategy import choose, patience
 from despina.decide.versions import asked_model, ref_of, served_models
 from despina.decide.watch import promoted, summary, watch_left
 
@@ -82,6 +82,8 @@ def situation(
     clock = clock_of(before, now) if before else Clock()
     is_change = wanted is not None and o.serving not in (None, wanted.hash)
     strategy = choose(o, wanted, clock.elapsed(now)) if wanted and is_change else None
+    if before and strategy and strategy.name != before.strategy:
+        clock = Clock()  # another way has its own time: else one that is taken late is given up as it begins
     started = _started(wanted, before.started_at if before else None, memory, now)
     return Situation(o, now, asked, blocked, wanted, entries, memory, started, clock, strategy)
 
@@ -232,12 +234,18 @@ def _is_starting(r: Situation) -> bool:
     return r.candidate is None and r.wanted is not None and r.size > 0 and r.o.ready(r.o.active or r.wanted.base) == 0
 
 
+def _patience_left(r: Situation) -> list[float]:
+    """Seconds until another way is taken, and until the candidate is given up."""
+    moments = (*patience(r.policy), r.policy.blue_green.progress_deadline_seconds)
+    return [left for moment in moments if (left := moment - r.clock.elapsed(r.now)) > 0] or [1.0]
+
+
 def again_after(r: Situation, step: Step | None) -> float | None:
-    """When to look again though nothing happens: at the next deadline."""
+    """When to look again though nothing happens: at the next moment from which on something else is decided."""
     waits = [remaining(r, view) for view in r.o.deployments if view.replicas and view.is_retired]
     waits += [left for view in r.o.deployments if (left := retention_left(r, view)) is not None]
     if step == "Prepare":
-        waits.append(max(1.0, r.policy.blue_green.progress_deadline_seconds - r.clock.elapsed(r.now)))
+        waits += _patience_left(r)
     if step == "Gate":
         waits.append(GATE_SECONDS)
     if step == "Watch":

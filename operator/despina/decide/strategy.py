@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from despina.api.conditions import Reason
+from despina.api.program import Rollout
 from despina.api.revision import Revision, shape_of
 from despina.decide.observed import Observed
 from despina.decide.plan import Strategy
 from despina.decide.situation import still_there
 from despina.wire import FailureReason
 
-PATIENCE_SECONDS = 20
+MOST_PATIENCE_SECONDS = 20
 REFUSED = "pods take no orders"
 NOT_IN_THIS_PROCESS = {FailureReason.CODE_CHANGED, FailureReason.NOT_SWAPPABLE}
+
+
+def patience(policy: Rollout) -> tuple[float, float]:
+    """For how many seconds of the time to become ready pods may be silent, and no room be found, until another way is
+    taken. Each leaves time for that other way."""
+    half = policy.blue_green.progress_deadline_seconds / 2
+    return min(MOST_PATIENCE_SECONDS, half), half
 
 
 def choose(o: Observed, wanted: Revision, waited: float) -> Strategy:
@@ -52,7 +60,7 @@ def _automatic(o: Observed, wanted: Revision, waited: float) -> Strategy:
     if before and before.id == wanted.hash and before.strategy in ("BlueGreen", "Recreate"):
         return Strategy("Recreate" if before.strategy == "Recreate" else "BlueGreen", before.strategy_reason)
     why = why_not_in_place(o, wanted)
-    if why is None and waited > PATIENCE_SECONDS and _is_silent(o):
+    if why is None and waited >= patience(o.program.spec.rollout)[0] and _is_silent(o):
         why = "pods do not answer on their admin port"
     return Strategy("BlueGreen", why) if why else Strategy("HotSwap", "only compiled state, LMs or modules changed")
 
@@ -87,8 +95,7 @@ def _is_silent(o: Observed) -> bool:
 def _without_room(o: Observed, wanted: Revision, waited: float) -> Strategy | None:
     """Recreate, where the new pods wait for a device that the old ones hold and nobody brings another."""
     resource = _device(o)
-    patience = o.program.spec.rollout.blue_green.progress_deadline_seconds / 2
-    if resource is None or waited < patience:
+    if resource is None or waited < patience(o.program.spec.rollout)[1]:
         return None
     troubles = [p.trouble for p in o.pods_of(wanted.base) if p.trouble and p.trouble.reason == Reason.UNSCHEDULABLE]
     if any(f"Insufficient {resource}" in t.message for t in troubles):

@@ -91,7 +91,8 @@ class Reconciler:
         measure_breaker(key, plan.breaker.state if plan.breaker else None)
         reads_secrets = program.spec.tools or program.spec.source.mlflow.credentials_secret_ref
         rotation = ROTATION_SECONDS if reads_secrets else None
-        return min((t for t in (plan.again, carrier.again, late, rotation) if t is not None), default=None)
+        waits = (plan.again, carrier.again, late, self.orders.again(key), rotation)
+        return min((t for t in waits if t is not None), default=None)
 
     async def _is_as_read(self, manifest: Document) -> bool:
         """Whether the manifest is what it was before its objects were read: else they may answer to a word in it that

@@ -104,8 +104,17 @@ class Orders:
         return {name: self._recent(pod) for name, pod in known.items()}
 
     def _recent(self, pod: _Pod) -> Mapping[str, str]:
-        oldest = self._clock() - FORGET_SECONDS
-        return {kind: told.what for kind, told in pod.told.items() if told.lasts or told.at > oldest}
+        return {kind: told.what for kind, told in pod.told.items() if told.lasts or self._left(told) > 0}
+
+    def _left(self, told: Told) -> float:
+        return told.at + FORGET_SECONDS - self._clock()
+
+    def again(self, program: Key) -> float | None:
+        """Seconds until an order counts as told no more: one that was lost on its way wakes nobody, and is given again
+        by the pass at that time. Whoever refused it would refuse it again."""
+        pods = [pod for pod in self._pods.get(program, {}).values() if not pod.refusal]
+        left = [self._left(told) for pod in pods for told in pod.told.values() if not told.lasts]
+        return min((seconds for seconds in left if seconds > 0), default=None)
 
     def refusals(self, program: Key) -> Mapping[str, str]:
         """Why pods took no order, by their names."""

@@ -356,6 +356,12 @@ def orders_lost(world: World, is_so: bool) -> None:
 
 
 @event(st.booleans())
+def mute(world: World, is_so: bool) -> None:
+    """Something on the network keeps the operator from pods' admin ports."""
+    world.is_mute = is_so
+
+
+@event(st.booleans())
 def orders_refused(world: World, is_so: bool) -> None:
     """Pods understand no order any more, or again."""
     world.refuses_orders = is_so
@@ -428,6 +434,7 @@ def starts_with_old_news(world: World, number: int) -> None:
     config = nature.config_on_node(world, pod, is_stale=True) if pod else None
     if pod and config:
         world.runtimes[pod["metadata"]["name"]] = nature.Runtime(config, world.nature_of, world.now)
+        world.wake()  # its container began anew
 
 
 @event()

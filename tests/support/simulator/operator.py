@@ -26,6 +26,7 @@ from despina.reconcile import program
 from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
 from despina.sources.outbox import ATTEMPTS
+from despina.sources.reports import facts
 from despina.sources.runtime_admin import FORGET_SECONDS, REFUSALS, TAKEN, UNSENT
 from despina.wire import PodState, RuntimeConfig
 from tests.support.simulator.api import Client, Document
@@ -52,6 +53,11 @@ class Orders:
         self.refused = {pod: why for pod, why in self.refused.items() if pod in present}
         return {pod: {k: what for k, (what, at) in o.items() if at > oldest} for pod, o in self.given.items()}
 
+    def again(self, _: Any) -> float | None:
+        given = [orders for pod, orders in self.given.items() if pod not in self.refused]
+        left = [at + FORGET_SECONDS - self.operator.clock() for orders in given for _, at in orders.values()]
+        return min((seconds for seconds in left if 0 < seconds < math.inf), default=None)
+
     def refusals(self, _: Any) -> Mapping[str, str]:
         return self.refused
 
@@ -62,10 +68,12 @@ class Orders:
         lasts = status == TAKEN and tell.order in ATTEMPTS
         what = f"{tell.order} {tell.subject}", math.inf if lasts else self.operator.clock()
         self.given.setdefault(tell.pod.name, {})[kind_of(tell.order)] = what
+        before = self.refused.get(tell.pod.name)
         if status != UNSENT:
             self.refused.pop(tell.pod.name, None)
         if status in REFUSALS:
             self.refused[tell.pod.name] = REFUSALS[status]
+        self.operator.is_woken |= before != self.refused.get(tell.pod.name)
 
 
 @dataclass
@@ -92,9 +100,10 @@ class Reports:
         self.heard, self.listens = {}, False
 
     def hear(self) -> None:
-        """One round of listening."""
+        """One round of listening. News wake the program."""
         if self.listens:
-            self.heard = self.operator.world.reports()
+            before, self.heard = self.heard, self.operator.world.reports()
+            self.operator.is_woken |= _facts(before) != _facts(self.heard)
 
     async def interfaces(
         self, _: Any, pods: Iterable[PodView], revisions: Iterable[str]
@@ -115,7 +124,8 @@ class Registry:
     operator: Operator
 
     async def resolve(self, _: Any, source: MlflowSource, default: str | None, *_more: Any) -> Resolution:
-        return self.operator.world.mlflow.answer(source, default)
+        self.operator.resolved = self.operator.world.mlflow.answer(source, default)
+        return self.operator.resolved
 
     def forget(self, _: Any) -> None:
         return
@@ -126,7 +136,8 @@ class Operator:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.again: float | None = None
+        self.due: float | None = None
+        """When it looks again though nothing happens."""
         self.client = Client(world.api)
         self.observed: Observed | None = None
         self.plan: Plan | None = None
@@ -139,12 +150,33 @@ class Operator:
         self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
         self.orders, self.reports = Orders(self), Reports(self)
         self.running: Coroutine[Any, Any, float | None] | None = None
+        self.resolved: Resolution | None = None
+        self.is_woken = True
+
+    @property
+    def waits(self) -> float | None:
+        """Seconds until it looks again; None: until something happens."""
+        if self._is_awake():
+            return 0.0
+        return None if self.due is None else max(0.0, self.due - self.world.now)
+
+    def _is_awake(self) -> bool:
+        source, default = self.world.program.spec.source.mlflow, self.world.defaults.tracking_uri
+        return self.is_woken or self.resolved != self.world.mlflow.answer(source, default)
+
+    def work(self) -> None:
+        """A pass, if there is a reason for one as in a cluster: something that is watched has changed, a pod or the
+        registry has news, or it is time to look again. So a moment that the operator forgets is forgotten here, too."""
+        waits = self.waits
+        if waits is not None and waits <= A_MOMENT:
+            self.begin()
 
     def begin(self, pause_in: int | None = None) -> None:
         """Begin a pass; the one before is ended first."""
         self.go_on()
         self.world.now += A_MOMENT
         self.client.pause_in = pause_in
+        self.due, self.is_woken = None, False
         self.is_whole = pause_in is None
         reconciler = Reconciler(
             self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock
@@ -169,19 +201,26 @@ class Operator:
         try:
             self.running.send(None)
         except StopIteration as done:
-            self.running, self.again = None, done.value
+            self._ended(done.value)
             self.world.truth.passed(self, None)
         except ClusterError as error:
-            self.running, self.again = None, 1.0
+            self._ended(1.0)
             self.world.truth.passed(self, error)
         finally:
             self.world.actor = None
+
+    def _ended(self, again: float | None) -> None:
+        self.running, self.due = None, None if again is None else self.world.now + again
 
     def decide(self, o: Observed, now: float) -> Plan:
         """The real decision, remembered for those who hold it to account."""
         self.observed, self.plan = o, decide(o, now)
         self.world.truth.decided(self)
         return self.plan
+
+
+def _facts(heard: Mapping[str, PodState]) -> dict[str, Any]:
+    return {name: facts(state) for name, state in heard.items()}
 
 
 def _mint(uid: str, namespace: str) -> str:

@@ -33,8 +33,8 @@ def settle(world: World) -> None:
             continue
         if quiet >= LONG:
             return
-        again = world.operators[0].again
-        pause = LONG if again is None else max(again, step)
+        waits = world.operators[0].waits
+        pause = LONG if waits is None else max(waits, step)
         world.now, quiet, step = world.now + pause, quiet + pause, 3 * step
     world.truth.check(False, f"it does not come to rest: {world.api.writes[-6:]}")
 

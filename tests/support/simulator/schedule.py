@@ -75,7 +75,7 @@ HANDS = ("promote", "promote", "abort", "retry", "restart", "auto_promotion")
 SOURCES = ("default_server", "model_made_anew", "model_exists", "source_version", "registry")
 MISFORTUNE = (
     "interrupted", "killed", "crash", "starts_with_old_news", "orders_lost", "orders_refused", "failing", "evicted", "unready_for_a_moment",
-    "start_fails_once", "quota", "drained", "clock_jumps", "key_replaced", "refused", "unreadable", "permitted", "deleted",
+    "start_fails_once", "quota", "mute", "drained", "clock_jumps", "key_replaced", "refused", "unreadable", "permitted", "deleted",
 )  # fmt: skip
 DAMAGE = (
     "status_damaged", "status_lost", "note_damaged", "memory_lost", "odd_reports", "backup", "restored", "selector_edited",
@@ -149,7 +149,7 @@ def heal(world: World) -> None:
     world.api.refused.clear()
     world.hiccups.clear()
     world.mlflow.is_up, world.failing, world.pods_allowed = True, None, None
-    world.loses_orders = world.refuses_orders = False
+    world.loses_orders = world.refuses_orders = world.is_mute = False
     world.truth.people_asked()
 
 

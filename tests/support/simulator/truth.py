@@ -485,7 +485,7 @@ class Truth:
         is_bad = (nature.errors > 3 or nature.slow) and not world.failing
         can_be_written = not any(verb == READ or kind in ("Service", "ConfigMap") for kind, verb in world.api.refused)
         is_active = world.spec["rollout"].get("state") != "Paused" and bool(world.ready(world.active))
-        is_active &= not (world.loses_orders or world.refuses_orders)
+        is_active &= not (world.loses_orders or world.refuses_orders or world.is_mute)
         return is_bad and can_be_written and is_active and any(self.nature_of(r).is_good for r in self.warm())
 
     def warm(self) -> set[str]:

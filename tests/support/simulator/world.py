@@ -21,7 +21,7 @@ from despina.api.status import Memory
 from despina.decide.observed import Defaults
 from despina.decide.plan import Tell
 from despina.desired.config import generation_name
-from despina.desired.labels import MEMORY, REVISION
+from despina.desired.labels import MEMORY, PROGRAM, REVISION
 from despina.sources.runtime_admin import TAKEN, UNSENT
 from despina.wire import Failure, ModelRef, PodState, RuntimeConfig
 from tests.support.simulator import nature
@@ -41,14 +41,15 @@ class World:
         self.now = 1_000_000.0
         self.skew = 0.0
         """By how much the clock of the operator's node is wrong."""
-        self.api = Api(lambda kind, name: self.truth.changed(kind, name), lambda: self.now)
+        self.operators: list[Operator] = []
+        self.api = Api(self._changed, lambda: self.now)
         self.mlflow = Mlflow(natures)
         self.defaults = DEFAULTS
         self.runtimes: dict[str, Runtime] = {}
         self.evaluated: dict[str, int] = {}
         self.pods_allowed: int | None = None
         self.hiccups: list[Failure] = []
-        self.loses_orders = self.refuses_orders = False
+        self.loses_orders = self.refuses_orders = self.is_mute = False
         self.failing: str | None = None
         self.oddity: tuple[int, Any] | None = None
         self.saved: tuple[Any, Any] | None = None
@@ -57,6 +58,16 @@ class World:
         self.truth = Truth(self)
         self._put_program(spec)
         self.operators = [Operator(self), Operator(self)]
+
+    def _changed(self, kind: str, name: str) -> None:
+        pod = self.api.get(kind, name) if kind == "Pod" else None
+        if pod is None or PROGRAM in pod["metadata"]["labels"]:  # an evaluation's pod wakes nobody
+            self.wake()
+        self.truth.changed(kind, name)
+
+    def wake(self) -> None:
+        for operator in self.operators:
+            operator.is_woken = True
 
     def _put_program(self, spec: dict[str, Any]) -> None:
         meta = {"name": NAME, "namespace": NAMESPACE, "generation": 1, "annotations": {}}
@@ -125,7 +136,7 @@ class World:
         runtime = self.runtimes.get(tell.pod.name)
         if tell.config:
             self.truth.know(tell.config)
-        if runtime is None or self.loses_orders:
+        if runtime is None or self.loses_orders or self.is_mute:
             return UNSENT
         if self.refuses_orders:
             return 400
@@ -135,7 +146,7 @@ class World:
         return TAKEN
 
     def reports(self) -> dict[str, PodState]:
-        pods = self.api.of("Pod")
+        pods = {} if self.is_mute else self.api.of("Pod")
         said = {n: r.say(self.now) for n, r in self.runtimes.items() if n in pods and nature.is_ready(pods[n])}
         oddity, self.oddity = self.oddity, None
         return _odd(said, oddity) if said and oddity else said
@@ -164,8 +175,8 @@ class World:
     # rounds
 
     def play(self) -> None:
-        """Everybody has a turn."""
-        self.operators[0].begin()
+        """Everybody has a turn; the operator, if it has a reason."""
+        self.operators[0].work()
         nature.collect_garbage(self)
         nature.control_deployments(self)
         nature.start_pods(self)
