@@ -254,7 +254,7 @@ def test_pods_that_came_half_way_and_take_no_orders_are_replaced_once():
     found = plan(P, **{**fields, "pods": refusing})
     (restart,) = [a for a in found.steps if isinstance(a, Restart)]
     assert restart.deployment == f"qa-{BASE}"
-    assert "why" in next(e.message for e in found.events if e.reason == "Restarted")
+    assert "why" in next(e.message for e in found.steps if isinstance(e, Emit) and e.reason == "Restarted")
     (view,) = fields["deployments"]
     rolling = {**fields, "deployments": (replace(view, restarts=(NOW - 5,)),), "pods": refusing}
     assert not [a for a in plan(P, **rolling).steps if isinstance(a, Restart)], "they are on their way out"
@@ -288,8 +288,9 @@ def test_what_misbehaves_is_taken_back_and_put_on_record_in_one_write():
     found = plan(P, status=promoted(), **loaded(P, ERRING))
     written = next(a.document for a in found.steps if isinstance(a, Apply))
     memory = Memory.parse(written["data"]["memory.json"])
-    assert memory == found.memory
-    assert (memory.serial, memory.promotion.returns, memory.quarantined) == (4, True, found.quarantined)
+    assert (memory.serial, memory.promotion.returns, memory.quarantined) == (5, True, found.quarantined)
+    assert (found.memory.serial, found.memory.quarantined) == (4, found.quarantined)
+    assert found.memory.promotion == promoted().promotion, "until callers are there, it is no record of where they are"
     assert [(q.version, q.reason) for q in found.quarantined] == [("2", "WatchFailed")]
     assert "75.0 % of 80 requests failed, 0.0 % before" in found.quarantined[0].message
     assert (told(found), applied(found)) == (["0 Commit", "1 Commit"], [f"qa-{BASE}-generation"])

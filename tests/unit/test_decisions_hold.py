@@ -561,7 +561,7 @@ async def test_what_is_refused_keeps_nothing_else_from_happening(sentence, error
 async def test_an_event_that_cannot_be_written_is_counted_and_never_more():
     cluster = Stubborn({"Event": Refused("forbidden")})
     carrier = Carrier(P, {}, cluster)
-    await carrier.carry_out((Emit("Warning", "RolledBack", "m"),))
+    await carrier.say((Emit("Warning", "RolledBack", "m"),))
     assert (carrier.outcome, carrier.again) == (Outcome(), None)
 
 

@@ -10,16 +10,19 @@ import pytest
 from despina.api.placement import PlacementProfile
 from despina.api.pods import Accelerator
 from despina.cluster import execute
+from despina.cluster.errors import Refused
 from despina.decide.observed import Observed, Trouble
-from despina.decide.plan import Outcome
+from despina.decide.plan import Apply, Chain, Emit, Outcome, Scale
 from despina.decide.rollout import decide
 from despina.decide.strategy import MOST_PATIENCE_SECONDS
+from despina.reconcile.carry import REFUSED_AGAIN_SECONDS, Carrier
 from despina.status.report import report
-from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, observed, pods, serving
+from despina.wire import Counts, PodState
+from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, found, hash_of, observed, pods, serving
 from tests.support.simulator.registry import Nature
 from tests.support.simulator.schedule import KINDS, happen, rest, simulated
 from tests.support.simulator.world import World
-from tests.unit.test_decisions_hold import NOW, status
+from tests.unit.test_decisions_hold import NOW, Stubborn, active, document, served, status
 
 
 @pytest.fixture
@@ -94,3 +97,80 @@ def test_another_way_that_is_found_when_time_is_over_is_not_given_up_as_it_begin
     plan = decide(replace(o, status=report(o, decide(o, NOW), Outcome(), NOW)), NOW + 700)
     assert (plan.strategy.name, plan.step, plan.quarantined) == ("Recreate", "Prepare", ())
     assert plan.clock.elapsed(NOW + 700) == 0
+
+
+# What could not be written
+
+
+@pytest.mark.parametrize("kind", ["BlueGreen", "HotSwap"])
+def test_callers_who_cannot_be_sent_elsewhere_are_not_said_to_be_and_nothing_is_tried_in_haste(said, kind):
+    what = "Service" if kind == "BlueGreen" else "ConfigMap"
+    world = after(kind, ("alias", "2"), ("rounds", 2), ("refused", (what, "patch", 403)), ("rounds", 20))
+    assert world.status["rollout"]["step"] == "Promote"
+    said.clear()
+    serial, written, tried = world.status["serial"], len(world.api.writes), 0
+    for _ in range(60):
+        before = world.operators[0].due
+        happen(world, "rounds", 1)
+        tried += world.operators[0].due != before
+    assert (version_of(world), said["Promoted"]) == ("1", 0)
+    assert (world.status["serial"], world.api.writes[written:]) == (serial, []), "at rest nothing is written"
+    assert tried <= 60 / REFUSED_AGAIN_SECONDS
+    happen(world, "permitted", None)
+    happen(world, "rounds", int(REFUSED_AGAIN_SECONDS) + 2)
+    assert (version_of(world), said["Promoted"]) == ("2", 1)
+
+
+def test_a_restart_that_is_refused_is_not_told_of(said):
+    world = after("BlueGreen", ("refused", ("Deployment", "patch", 403)), ("restart", "x"), ("rounds", 5))
+    assert said["Restarted"] == 0
+    happen(world, "permitted", None)
+    happen(world, "rounds", int(REFUSED_AGAIN_SECONDS) + 2)
+    assert said["Restarted"] == 1
+
+
+async def test_an_event_in_a_chain_tells_of_the_writes_before_it_and_comes_after_the_status():
+    moved, scaled = Emit("Normal", "Promoted", "m"), Emit("Normal", "Restarted", "m")
+    cluster = Stubborn({"Deployment": Refused("403")})
+    carrier = Carrier(a_program(), {}, cluster)
+    await carrier.carry_out((Chain((Apply(document("Service")), moved)), Chain((Scale("qa-1", 3), scaled))))
+    assert cluster.done == ["apply Service"]
+    await carrier.say((Emit("Warning", "SmokeFailed", "m"),))
+    assert cluster.done == ["apply Service", "create Event", "create Event"]
+
+
+def watched() -> Observed:
+    """Version 2 is watched, and 3 stands ready to take its place."""
+    program = a_program(rollout={"strategy": "BlueGreen"})
+    two, three = hash_of(program, "2"), hash_of(program, "3")
+    fields = serving(program, "2")
+    fields["deployments"] += (
+        a_deployment(program, "1", activated_at=1.0, retired_at=NOW),
+        a_deployment(program, "3"),
+    )
+    fields["pods"] += pods(program, "1", ready=True) + pods(program, "3", ready=True)
+    past = served("1", program=program) + served("2", program=program, outcome="Serving")
+    known = status(promotion={"revision": two, "at": repr(NOW)}, active=active("2", program=program), history=past)
+    return observed(program, "3", **fields, preview_ready={three: 1}, status=known)
+
+
+def test_a_promotion_that_is_refused_does_not_end_the_watch_of_what_serves():
+    o = watched()
+    two = hash_of(o.program, "2")
+    plan = decide(o, NOW + 20)
+    assert plan.step == "Promote"
+    o = replace(o, status=report(o, plan, Outcome(error="services qa: forbidden"), NOW + 20), model=found("2"))
+    assert o.status.promotion.revision == two
+    bad = PodState(revision=two, counts={two: Counts(ok=10, program=90)})
+    o = replace(o, pods=tuple(replace(pod, report=bad) if pod.revision == two else pod for pod in o.pods))
+    assert [q.reason for q in decide(o, NOW + 60).quarantined] == ["WatchFailed"]
+
+
+async def test_the_status_remembers_a_promotion_as_soon_as_it_is_made():
+    o, cluster = watched(), Stubborn({})
+    plan = decide(o, NOW + 20)
+    carrier = Carrier(o.program, o.objects, cluster)
+    await carrier.carry_out(plan.actions)
+    after = report(o, plan, carrier.outcome, NOW + 20)
+    assert after.promotion.revision == hash_of(o.program, "3")
+    assert after.serial > plan.memory.serial, "the copy that went with the write counts"

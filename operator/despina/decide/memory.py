@@ -80,3 +80,11 @@ def remembered(
         promotion=promotion,
     )
     return after if after == memory else after.model_copy(update={"serial": number + 1})
+
+
+def sent_along(memory: Memory, promotion: Promotion | None) -> Memory:
+    """The copy that goes with the write that sends callers elsewhere. Its number is the higher one: it counts if, and
+    only if, that write was made; the status says the same then."""
+    if promotion is None:
+        return memory
+    return memory.model_copy(update={"serial": memory.serial + 1, "promotion": promotion})

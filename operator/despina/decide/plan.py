@@ -24,6 +24,8 @@ class Apply:
     """Server-side apply."""
 
     document: dict[str, Any]
+    memory: Memory | None = None
+    """What is on record with this write, and must be in the status, too, once it is made."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Tell:
 
 @dataclass(frozen=True)
 class Emit:
-    """Write an Event on the program."""
+    """Write an Event on the program, after the status. In a chain it tells of the link before it, and is written only
+    if that was carried out."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -138,9 +141,11 @@ class Plan:
     actions: tuple[Action, ...] = ()
     """What to do before the status is written, callers first."""
     events: tuple[Emit, ...] = ()
-    """What to say after it."""
+    """What to say after it, beside what chains say of their writes."""
     memory: Memory | None = None
-    """What must not be forgotten."""
+    """What must not be forgotten, whatever can be written."""
+    target: Revision | None = None
+    """Where callers are sent in this pass."""
     asked: Revision | None = None
     """What spec and registry ask for; None when that cannot be known."""
     wanted: Revision | None = None
@@ -170,12 +175,14 @@ class Plan:
     problem: tuple[str, str] | None = None
     """Reason and message of what is wrong with the spec."""
     again: float | None = None
-    """Seconds until the next look; None: when something happens."""
+    """Seconds until the next look, whatever was written; None: when something happens."""
+    soon: float | None = None
+    """The same, where all was written that was to be: the next step follows from it."""
 
     @property
     def steps(self) -> tuple[Action, ...]:
-        """All actions one by one, and the events after them."""
-        return (*each(self.actions), *self.events)
+        """All actions one by one, and what is said after them."""
+        return (*sorted(each(self.actions), key=lambda action: isinstance(action, Emit)), *self.events)
 
 
 @dataclass(frozen=True)
@@ -186,3 +193,5 @@ class Outcome:
     """The first refusal of the API server."""
     silence: str | None = None
     """The first write that it did not answer, or put off."""
+    recorded: Memory | None = None
+    """What is on record with the write that sent callers elsewhere."""

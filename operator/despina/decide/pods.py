@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from despina.api.status import BreakerStatus
 from despina.decide import breaker as breakers
-from despina.decide.plan import Action, Annotate, Emit, Restart, Tell
+from despina.decide.plan import Action, Annotate, Chain, Emit, Restart, Tell
 from despina.decide.prepare import take_in
 from despina.decide.situation import Situation, serves
 from despina.decide.switch import committed
@@ -27,15 +27,15 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
     if r.active.restarted_by and RESTART not in r.o.program.annotations:
         yield Annotate(r.active.name, {RESTARTED_BY: ""})  # so that the same value may ask again
     if asked and asked != r.active.restarted_by:
-        yield Restart(r.active.name, r.now, {RESTARTED_BY: asked})
-        yield Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
+        said = Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
+        yield Chain((Restart(r.active.name, r.now, {RESTARTED_BY: asked}), said))
         return
     spec = r.o.program.spec.breaker
     is_busy = not r.o.ready(r.active.revision) or breakers.is_restarting(r.o, r.active, r.now)
     if spec and breaker and not is_busy and breakers.may_restart(spec, breaker, r.active, r.now):
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
-        yield Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)})
-        yield Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
+        said = Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
+        yield Chain((Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)}), said))
 
 
 def replaced(r: Situation) -> Iterator[Action]:
@@ -45,8 +45,8 @@ def replaced(r: Situation) -> Iterator[Action]:
         late = [p for p in r.o.ready_pods(view.revision) if p.refusal and p.report and not serves(p, view.serves)]
         if late and not breakers.is_restarting(r.o, view, r.now):
             done = [*breakers.restarts_within_hour(view, r.now), r.now]
-            yield Restart(view.name, r.now, {RESTARTS: json.dumps(done)})
-            yield Emit("Warning", "Restarted", f"{late[0].name} takes no orders: {late[0].refusal}")
+            said = Emit("Warning", "Restarted", f"{late[0].name} takes no orders: {late[0].refusal}")
+            yield Chain((Restart(view.name, r.now, {RESTARTS: json.dumps(done)}), said))
 
 
 def agreed(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:

@@ -13,7 +13,7 @@ from despina.desired.labels import (
 )
 
 
-def _others(r: Situation) -> list[DeploymentView]:
+def others(r: Situation) -> list[DeploymentView]:
     """Deployments that callers shall not reach, the newest first."""
     keep = {r.current.base if r.current else None, r.o.active, r.candidate.base if r.candidate else None}
     rest = [d for d in r.o.deployments if d.revision not in keep]
@@ -23,7 +23,7 @@ def _others(r: Situation) -> list[DeploymentView]:
 def let_go(r: Situation) -> Iterator[Action]:
     """Retire what callers left, keep it warm for a while, then let its pods go."""
     yield from _without_autoscalers(r)
-    for position, view in enumerate(_others(r)):
+    for position, view in enumerate(others(r)):
         if not view.is_retired:  # a clock may have been set back since
             yield Annotate(view.name, {RETIRED_AT: repr(max(r.now, view.activated_at or 0.0))})
         if view.activated_at is not None:

@@ -17,13 +17,13 @@ from despina.decide.actions import all_steps
 from despina.decide.breaker import merged
 from despina.decide.failure import failure_of, relapse, remark, stopped_at
 from despina.decide.gates import Gates, clock_of, pass_gates, standing
-from despina.decide.memory import fresh, handled, recall, remembered
-from despina.decide.observed import Observed
+from despina.decide.memory import fresh, handled, recall, remembered, sent_along
+from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
 from despina.decide.problems import spec_problem
 from despina.decide.quarantine import added, entry_against, parse_timestamp, still_quarantined, timestamp
 from despina.decide.readiness import do_all_say, is_prepared
-from despina.decide.retire import is_released, remaining, retention_left
+from despina.decide.retire import is_released, others, remaining, retention_left
 from despina.decide.situation import Situation, earlier, has_served, recovered, revision_in
 from despina.decide.strategy import choose, patience
 from despina.decide.versions import asked_model, ref_of, served_models
@@ -37,22 +37,24 @@ SOON_SECONDS = 0.1
 def decide(observed: Observed, now: float) -> Plan:
     """The next step of one program."""
     o = recovered(observed)
-    memory = recall(o)
-    requests, entries = fresh(o, memory), memory.quarantined if memory else ()
+    before = recall(o)
+    requests, entries = fresh(o, before), before.quarantined if before else ()
     problem = spec_problem(o)
-    r = situation(o, now, None if problem else asked_revision(o), entries, memory)
+    r = situation(o, now, None if problem else asked_revision(o), entries, before)
     breaker, gates = merged(o, now), gates_of(r)
     failed = failure_of(r, requests) or stopped_at(r, gates) or relapse(r, breaker)
     if failed:
         r = given_up(r, failed)
     step = step_of(r, gates, requests)
-    r = replace(r, memory=_memory(r, step, requests, bool(problem)))
+    memory, target = _memory(r, requests, bool(problem)), _target(r, step)
+    r = replace(r, memory=sent_along(memory, promoted(r, target)))
     actions, events = _parted([*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed)])
     is_under_way = r.candidate is not None or step == "Watch" or _is_starting(r)
     return Plan(
         actions=actions,
         events=events,
-        memory=r.memory,
+        memory=memory,
+        target=target,
         asked=r.asked,
         wanted=r.wanted,
         candidate=r.candidate,
@@ -61,13 +63,14 @@ def decide(observed: Observed, now: float) -> Plan:
         gates=_gates_seen(r, gates),
         started_at=r.started_at if is_under_way else None,
         clock=_clock(r, step),
-        quarantined=r.memory.quarantined if r.memory else (),
+        quarantined=memory.quarantined,
         blocked=r.blocked,
         stuck=_stuck(r),
         problem=problem,
         breaker=breaker,
         remark=remark(r) if step == "Watch" else "",
-        again=SOON_SECONDS if failed or step == "Promote" else again_after(r, step),
+        again=again_after(r, step),
+        soon=SOON_SECONDS if failed or step == "Promote" or _lets_go(r) else None,
         listen=listen_of(r, step),
     )
 
@@ -126,9 +129,11 @@ def given_up(r: Situation, failed: Quarantined) -> Situation:
     return replace(after, wanted=None, strategy=None) if after.candidate else after
 
 
-def _memory(r: Situation, step: Step | None, requests: Mapping[str, str], has_problem: bool) -> Memory:
+def _memory(r: Situation, requests: Mapping[str, str], has_problem: bool) -> Memory:
+    """What is to be remembered though nothing can be written but the status: the last promotion is the one that came
+    about, for one that is refused must not end the watch of what callers still reach."""
     entries = r.entries if has_problem else _kept(r, requests)
-    promotion = promoted(r, _target(r, step)) or (r.before.promotion if r.before else None)
+    promotion = r.before.promotion if r.before else None
     rollout = (r.candidate.hash, timestamp(r.started_at)) if r.candidate else None
     pending = set(requests) if has_problem else _pending(r, requests)
     return remembered(r.before, handled(r.o, r.before, pending), entries, rollout, promotion)
@@ -234,16 +239,26 @@ def _is_starting(r: Situation) -> bool:
     return r.candidate is None and r.wanted is not None and r.size > 0 and r.o.ready(r.o.active or r.wanted.base) == 0
 
 
+def _warm(r: Situation) -> list[DeploymentView]:
+    """What callers left and nobody is on the way to."""
+    return [view for view in others(r) if view.replicas and view.is_retired]
+
+
 def _patience_left(r: Situation) -> list[float]:
     """Seconds until another way is taken, and until the candidate is given up."""
     moments = (*patience(r.policy), r.policy.blue_green.progress_deadline_seconds)
     return [left for moment in moments if (left := moment - r.clock.elapsed(r.now)) > 0] or [1.0]
 
 
+def _lets_go(r: Situation) -> bool:
+    """Whether pods end in this pass because their time is over."""
+    return any(remaining(r, view) <= 0 for view in _warm(r))
+
+
 def again_after(r: Situation, step: Step | None) -> float | None:
     """When to look again though nothing happens: at the next moment from which on something else is decided."""
-    waits = [remaining(r, view) for view in r.o.deployments if view.replicas and view.is_retired]
-    waits += [left for view in r.o.deployments if (left := retention_left(r, view)) is not None]
+    waits = [left for view in _warm(r) if (left := remaining(r, view)) > 0]
+    waits += [kept for view in r.o.deployments if (kept := retention_left(r, view)) is not None]
     if step == "Prepare":
         waits += _patience_left(r)
     if step == "Gate":

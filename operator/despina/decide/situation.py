@@ -47,7 +47,7 @@ class Situation:
     strategy: Strategy | None = None
     """How the wanted revision comes; None where it serves already."""
     memory: Memory | None = None
-    """What will be on record."""
+    """What goes on record with what leads callers."""
 
     @property
     def policy(self) -> Rollout:

@@ -16,19 +16,19 @@ from despina.desired.network import build_service
 
 def promote(r: Situation, candidate: Revision) -> Iterator[Action]:
     """Send callers to the candidate: one write, of a selector or of a generation."""
+    how = f" ({r.strategy.name})" if r.strategy else ""
+    said = Emit("Normal", "Promoted", f"Version {candidate.version} takes the requests{how}")
     if r.swaps and r.active:
         before = r.active.loading.config if r.active.loading else r.active.config
-        write = Apply(generation(r, r.active, config_of(r, candidate), before))
-        yield Chain((write, *committed(r.o.ready_pods(candidate.base), candidate.hash)))
+        write = Apply(generation(r, r.active, config_of(r, candidate), before), r.memory)
+        yield Chain((write, said, *committed(r.o.ready_pods(candidate.base), candidate.hash)))
     else:
-        yield _flipped(r, candidate)
-    how = f" ({r.strategy.name})" if r.strategy else ""
-    yield Emit("Normal", "Promoted", f"Version {candidate.version} takes the requests{how}")
+        yield _flipped(r, candidate, said)
 
 
-def _flipped(r: Situation, revision: Revision) -> Chain:
+def _flipped(r: Situation, revision: Revision, said: Emit) -> Chain:
     service = build_service(r.o.program, r.o.program.name, revision.base, r.memory)
-    return Chain((Apply(service), Annotate(revision.deployment, {ACTIVATED_AT: repr(r.now)})))
+    return Chain((Apply(service, r.memory), said, Annotate(revision.deployment, {ACTIVATED_AT: repr(r.now)})))
 
 
 def committed(pods: tuple[PodView, ...], revision: str) -> Iterator[Action]:
@@ -43,10 +43,10 @@ def go_back(r: Situation, before: Previous) -> Iterator[Action]:
     if r.active is None:
         return
     entry = entry_against(revision_in(r.o, r.active), r.entries)
-    if before.config:
-        write = Apply(generation(r, r.active, before.config))
-        yield Chain((write, *committed(r.o.ready_pods(before.revision.base), before.revision.hash)))
-    else:
-        yield _flipped(r, before.revision)
     why = f": version {entry.version} {entry.message}" if entry else ""
-    yield Emit("Warning", "RolledBack", f"Version {before.revision.version} takes the requests again{why}")
+    said = Emit("Warning", "RolledBack", f"Version {before.revision.version} takes the requests again{why}")
+    if before.config:
+        write = Apply(generation(r, r.active, before.config), r.memory)
+        yield Chain((write, said, *committed(r.o.ready_pods(before.revision.base), before.revision.hash)))
+    else:
+        yield _flipped(r, before.revision, said)

@@ -10,6 +10,7 @@ from typing import Any
 from despina.api import API_VERSION
 from despina.api.base import Owner
 from despina.api.conditions import Condition, ConditionStatus, Reason, Type
+from despina.api.status import Memory
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import ClusterError, Conflict, Gone, Refused
 from despina.cluster.execute import execute
@@ -33,7 +34,8 @@ def _no_pods(_: Tell) -> None:
 @dataclass
 class Carrier:
     """Carries actions out. What is refused, put off or out of date is noted and keeps nothing else from happening, but
-    for the rest of its own chain, and for whatever is of a kind that the API server does not answer for now."""
+    for the rest of its own chain, and for whatever is of a kind that the API server does not answer for now. What is to
+    be said is kept until the status is written."""
 
     owner: Owner
     objects: Mapping[ObjectKey, Any]
@@ -43,12 +45,20 @@ class Carrier:
     error: str | None = None
     silence: str | None = None
     again: float | None = None
+    recorded: Memory | None = None
+    _to_say: list[Emit] = field(default_factory=list)
     _silent: set[str] = field(default_factory=set)
 
     async def carry_out(self, actions: Iterable[Action]) -> bool:
         """All of them, in their order; whether each went well."""
         done = [await self._try(action) for action in actions]
         return all(done)
+
+    async def say(self, events: Iterable[Emit]) -> None:
+        """Write the Events of what was carried out, and these. One that cannot be written is counted and never more."""
+        for event in (*self._to_say, *events):
+            await self._write(event)
+        self._to_say.clear()
 
     async def _try(self, action: Action) -> bool:
         if isinstance(action, Chain):
@@ -58,6 +68,9 @@ class Carrier:
             return True
         if isinstance(action, Tell):
             self.tell(action)
+            return True
+        if isinstance(action, Emit):
+            self._to_say.append(action)
             return True
         return await self._write(action)
 
@@ -74,6 +87,8 @@ class Carrier:
             if not isinstance(action, Emit):
                 self._note(exc, kind)
             return False
+        if isinstance(action, Apply) and action.memory:
+            self.recorded = action.memory
         return True
 
     def _note(self, exc: ClusterError, kind: str) -> None:
@@ -94,7 +109,7 @@ class Carrier:
     @property
     def outcome(self) -> Outcome:
         """How far the plan got."""
-        return Outcome(self.error, self.silence)
+        return Outcome(self.error, self.silence, self.recorded)
 
 
 def kind_of_write(action: Action) -> str:

@@ -86,12 +86,16 @@ class Reconciler:
         await carrier.carry_out(plan.actions)
         status = report(observed, plan, carrier.outcome, self.clock())
         late = await write_status(self.cluster, manifest, status.dump())
-        await carrier.carry_out(plan.events)
+        await carrier.say(plan.events)
         self.reports.listen(key, live.pods, plan.listen)
         measure_breaker(key, plan.breaker.state if plan.breaker else None)
         reads_secrets = program.spec.tools or program.spec.source.mlflow.credentials_secret_ref
         rotation = ROTATION_SECONDS if reads_secrets else None
-        waits = (plan.again, carrier.again, late, self.orders.again(key), rotation)
+        # What shall follow at once follows from what was written: where that was refused, it is tried again when it may
+        # have become possible. Moments (a watch, a deadline) come whatever is refused, so that a bad version does not
+        # stay because something else cannot be written.
+        soon = plan.soon if carrier.again is None and late is None else None
+        waits = (plan.again, soon, carrier.again, late, self.orders.again(key), rotation)
         return min((t for t in waits if t is not None), default=None)
 
     async def _is_as_read(self, manifest: Document) -> bool:

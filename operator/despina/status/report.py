@@ -26,7 +26,7 @@ UNRESOLVED = (Reason.UNKNOWN_PROFILE, Reason.TOOL_NOT_FOUND, Reason.TOOL_NOT_ALL
 
 def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> ProgramStatus:
     """What the operator knows, for users and for its own next pass."""
-    o = recovered(observed)
+    o, memory = recovered(observed), outcome.recorded or plan.memory
     found = (
         ready(o, plan, outcome),
         available(o, plan),
@@ -59,9 +59,9 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         breaker=plan.breaker,
         tools=tool_uses_status(o),
         history=history(o, _listed(o, plan), timestamp(now)),
-        serial=plan.memory.serial if plan.memory else 0,
-        handled=plan.memory.handled if plan.memory else {},
-        promotion=plan.memory.promotion if plan.memory else None,
+        serial=memory.serial if memory else 0,
+        handled=memory.handled if memory else {},
+        promotion=memory.promotion if memory else None,
     )
 
 

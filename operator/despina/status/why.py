@@ -347,12 +347,9 @@ def _sends_callers(o: Observed, document: dict[str, Any]) -> bool:
 
 def _target(o: Observed, plan: Plan) -> str:
     """The version that callers are sent to by a pass that moves them."""
-    promotion = plan.memory.promotion if plan.memory else None
     before = previous(o, plan.quarantined)
-    known = [r for r in (plan.candidate, before and before.revision, plan.wanted) if r]
-    return next(
-        (r.version for r in known if promotion and r.hash == promotion.revision), known[-1].version if known else ""
-    )
+    found = plan.target or plan.wanted or (before and before.revision)
+    return found.version if found else ""
 
 
 def _orders(actions: Iterable[Action]) -> Iterator[str]:
@@ -363,7 +360,6 @@ def _orders(actions: Iterable[Action]) -> Iterator[str]:
 
 
 def _again(plan: Plan) -> Iterator[str]:
-    soon = (
-        "" if plan.again is None else f" in {duration(plan.again)}, or sooner," if plan.again >= 1 else " at once, or"
-    )
+    again = plan.again if plan.soon is None else plan.soon
+    soon = "" if again is None else f" in {duration(again)}, or sooner," if again >= 1 else " at once, or"
     yield f"The operator looks again{soon} when something changes."
