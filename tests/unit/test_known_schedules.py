@@ -229,6 +229,11 @@ SCHEDULES = {
         {},
         [("registry", False), ("cpu", "2"), ("default_server", OTHER_SERVER), ("rounds", 2)],
     ),
+    "pods that take no orders are not sent back to what they were made for without a word": (
+        SWAP,
+        {},
+        [("alias", "2"), ("rounds", 3), ("alias", None), ("key_replaced", ("key-2",)), ("auto_promotion", False)],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

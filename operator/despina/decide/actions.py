@@ -25,7 +25,7 @@ def all_steps(
         return
     yield from _led(r, step, current)
     yield from identity(r)
-    if r.candidate and (step == "Suspended" or (r.recreates and step == "AwaitPromotion")):
+    if r.candidate and (step == "Suspended" or (r.ends_first and step == "AwaitPromotion")):
         yield from put_off(r, r.candidate)
     elif r.candidate and step != "Paused":
         yield from prepare(r, r.candidate)

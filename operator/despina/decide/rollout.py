@@ -219,7 +219,7 @@ def step_of(r: Situation, gates: Gates, requests: Mapping[str, str]) -> Step | N
     if r.policy.state == "Paused":
         return "Paused"
     may_be = _may_be_promoted(r, candidate, requests)
-    if r.recreates and not may_be:
+    if r.ends_first and not may_be:
         return "AwaitPromotion"  # what serves does not end for a version that nobody has let in
     if not is_prepared(r, candidate):
         return "Prepare"

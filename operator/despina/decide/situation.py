@@ -60,6 +60,14 @@ class Situation:
         return self.strategy is not None and self.strategy.name == "Recreate"
 
     @property
+    def ends_first(self) -> bool:
+        """Whether what serves ends before the candidate begins: under Recreate, or where pods that take no orders were
+        made for the candidate, and changed to something else since."""
+        candidate = self.candidate
+        is_same = candidate is not None and candidate.base == self.o.active and not self.swaps
+        return self.recreates or is_same
+
+    @property
     def active(self) -> DeploymentView | None:
         """The Deployment that callers reach."""
         return self.o.deployment(self.o.active)
