@@ -253,7 +253,7 @@ class Truth:
             self._sent(was, after, operator, returned, by_hand)
             if was and was_good is False and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
-        if is_return and operator and not by_hand:  # what people do to our objects is no wish
+        if before and is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
         self.good[after] = True if operator else self.good.get(after)
 
