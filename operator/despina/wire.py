@@ -408,7 +408,14 @@ def _bounded(number: float) -> float:
     return min(max(number, 0), MOST) if number == number else 0  # NaN is not equal to itself
 
 
+def _known(histogram: tuple[int, ...]) -> tuple[int, ...]:
+    """Without buckets that there are none of."""
+    return histogram[: len(SECONDS_BOUNDS) + 1]
+
+
 Count = Annotated[int, AfterValidator(_bounded)]
+Histogram = Annotated[tuple[Count, ...], AfterValidator(_known)]
+"""How many took how long; see SECONDS_BOUNDS."""
 Amount = Annotated[float, AfterValidator(_bounded)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -430,8 +437,8 @@ class Counts(Report):
     timeout: Count = 0
     outage: Count = 0
     """Those of `upstream` where no LM could be reached, so that the version is not at fault."""
-    seconds: tuple[Count, ...] = ()
-    """Executions by how long they took; see SECONDS_BOUNDS."""
+    seconds: Histogram = ()
+    """Executions by how long they took."""
     cost_usd: Amount = 0.0
 
     @property
@@ -494,8 +501,8 @@ class ShadowReport(Report):
     failed: Count = 0
     agreed: Count = 0
     """Equal outputs."""
-    live_seconds: tuple[Count, ...] = ()
-    seconds: tuple[Count, ...] = ()
+    live_seconds: Histogram = ()
+    seconds: Histogram = ()
 
 
 class OrdersReport(Report):

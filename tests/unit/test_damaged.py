@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from despina.api.conditions import Condition, ConditionStatus, Reason
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
-from despina.api.status import Memory, ProgramStatus, Quarantined
+from despina.api.status import Memory, ProgramStatus, Quarantined, Tally
 from despina.api.tool import BackendStatus, Tool, ToolStatus
 from despina.cluster.observe import deployment_view, job_view, observe, pod_view, preview_ready, read_status
 from despina.cluster.tools import observe_tool, read_tool_status
@@ -200,7 +200,7 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
     made.append(
         {
             "kind": "Job",
-            "metadata": {"name": "qa-e", "ownerReferences": owned},
+            "metadata": {"name": "qa-e", "uid": "job", "ownerReferences": owned},
             "status": {"conditions": [{"type": "Complete", "status": "True"}]},
         }
     )
@@ -238,7 +238,7 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
     made.append(
         {
             "kind": "Evaluation",
-            "metadata": {"name": "ep"},
+            "metadata": {"name": "ep", "ownerReferences": [{"uid": "job"}]},
             "status": {"containerStatuses": [{"name": "program", "state": {"terminated": ended}}]},
         }
     )
@@ -402,6 +402,18 @@ def test_what_pods_count_is_bounded():
     for score in (float("nan"), float("inf")):
         with pytest.raises(ValidationError):
             EvaluationResult(score_percent=score)
+
+
+def test_a_histogram_has_no_more_buckets_than_there_are():
+    """What callers left is told in a status, whose histograms are bounded."""
+    many = [1] * 65
+    said = state_of(
+        {"counts": {"r": {"seconds": many}}, "shadow": {"revision": "r", "seconds": many, "live_seconds": many}}
+    )
+    assert said is not None
+    assert said.shadow is not None
+    assert {len(h) for h in (said.counts["r"].seconds, said.shadow.seconds, said.shadow.live_seconds)} == {23}
+    assert len(Tally.of(Counts.model_construct(seconds=tuple(many))).seconds) == 23
 
 
 def state_of(said: dict[str, Any]) -> PodState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from despina.api.conditions import Reason
 from despina.api.revision import revision_of, source_digest
-from despina.api.status import Memory, ProgramStatus, Promotion, Quarantined
+from despina.api.status import LAST_SERIAL, Memory, ModelStatus, ProgramStatus, Promotion, Quarantined
 from despina.decide.memory import asking, fresh, handled, recall, remembered
 from despina.decide.observed import Loading, Observed, Resolution
 from despina.decide.quarantine import (
@@ -148,6 +149,28 @@ def test_a_memory_has_a_new_number_exactly_when_it_differs():
     )
     assert remembered(whole, {"retry": "2"}, (entry,), ("r", "t"), promotion) == whole
     assert remembered(whole, {}, (entry,), ("r", "t"), promotion).serial == 3
+
+
+def test_the_last_number_stays_and_the_record_goes_on():
+    """Nobody counts so far, but anybody can write it down."""
+    forged = Memory(serial=LAST_SERIAL, handled={"retry": "forged"})
+    for where in (with_service(forged.text()), with_loading(forged), with_status(LAST_SERIAL, handled=forged.handled)):
+        assert recall(where) == forged
+    after = remembered(forged, {"retry": "3"}, (), None, None)
+    assert (after.serial, after.handled) == (LAST_SERIAL, {"retry": "3"})
+    assert Memory.parse(after.text()) == after
+    written = with_service(after.text(), with_loading(forged, with_status(LAST_SERIAL, handled=forged.handled)))
+    assert recall(written) == after, "what was written last counts"
+    assert Memory.parse(json.dumps({"serial": LAST_SERIAL + 1})) is None
+
+
+def test_no_copy_lists_more_than_a_status_can():
+    entry = {"version": "1", "reason": "LoadFailed", "at": "t"}
+    listed = [entry | {"revision": str(n)} for n in range(21)]
+    assert Memory.parse(json.dumps({"serial": 9, "quarantined": listed})) is None
+    kept = Memory.parse(json.dumps({"serial": 9, "quarantined": listed[:20]}))
+    assert kept is not None
+    assert len(ModelStatus(quarantined=kept.quarantined).quarantined) == 20
 
 
 # Versions

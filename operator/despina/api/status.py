@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from despina.api.base import Address, ApiModel, Sentence, Word, map_list
 from despina.api.conditions import Condition
-from despina.wire import Counts, EvaluationResult
+from despina.wire import SECONDS_BOUNDS, Counts, EvaluationResult
 
 
 class RevisionStatus(ApiModel):
@@ -45,6 +45,9 @@ class Quarantined(ApiModel):
     """Digest of the version's server, model, number and making: a model made anew is not meant."""
 
 
+QuarantinedVersions = Annotated[tuple[Quarantined, ...], Field(max_length=20)]
+
+
 class ModelStatus(ApiModel):
     """What the registry answered."""
 
@@ -52,7 +55,7 @@ class ModelStatus(ApiModel):
     """What the spec asks for, as models:/NAME@ALIAS or models:/NAME/VERSION."""
     resolved_version: Word | None = None
     """The version it stands for now."""
-    quarantined: Annotated[tuple[Quarantined, ...], Field(max_length=20)] = ()
+    quarantined: QuarantinedVersions = ()
     """Versions that failed."""
 
 
@@ -201,8 +204,8 @@ class Tally(ApiModel):
     @classmethod
     def of(cls, counts: Counts) -> Tally:
         """Counts as they stand in a status, which holds no floats."""
-        same = {name: getattr(counts, name) for name in ("ok", "program", "upstream", "timeout", "outage", "seconds")}
-        return cls(**same, cost=f"{counts.cost_usd:.6f}")
+        same = {name: getattr(counts, name) for name in ("ok", "program", "upstream", "timeout", "outage")}
+        return cls(**same, seconds=counts.seconds[: len(SECONDS_BOUNDS) + 1], cost=f"{counts.cost_usd:.6f}")
 
     def counts(self) -> Counts:
         """The inverse."""
@@ -231,6 +234,7 @@ class Promotion(ApiModel):
     """What the version before it had counted since callers came there."""
 
 
+LAST_SERIAL = 2**53
 Handled = Annotated[dict[str, Word], Field(max_length=8)]
 
 
@@ -238,11 +242,11 @@ class Memory(ApiModel):
     """What must not be forgotten. It stands in the status and, once more, on the object that leads callers, and goes
     into the very write that sends them elsewhere; the copy with the highest number counts."""
 
-    serial: Annotated[int, Field(ge=1, le=2**53)]
-    """Grows with each change."""
+    serial: Annotated[int, Field(ge=1, le=LAST_SERIAL)]
+    """Grows with each change, up to its bound."""
     handled: Handled = Field(default_factory=dict)
     """The values of annotations that ask for something, as far as they were acted on: each acts once."""
-    quarantined: tuple[Quarantined, ...] = ()
+    quarantined: QuarantinedVersions = ()
     """Versions that failed."""
     rollout_id: Word | None = None
     """The revision that the change under way leads to."""
@@ -299,7 +303,7 @@ class ProgramStatus(ApiModel):
     """The tools that the program may call."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
     """The versions that callers reached, the latest last."""
-    serial: Annotated[int, Field(ge=0, le=2**53)] = 0
+    serial: Annotated[int, Field(ge=0, le=LAST_SERIAL)] = 0
     """Counts the changes of quarantine, handled and promotion, of which a copy stands on the active Service."""
     handled: Handled = Field(default_factory=dict)
     """The values of annotations that ask for something, as far as they were acted on: each acts once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from despina.api.status import Memory, ProgramStatus, Promotion, Quarantined
+from despina.api.status import LAST_SERIAL, Memory, ProgramStatus, Promotion, Quarantined
 from despina.decide.observed import Observed
 from despina.desired.labels import ABORT, MEMORY, PROMOTE, RESTART, RETRY
 
@@ -79,7 +79,7 @@ def remembered(
         rollout_started_at=rollout[1] if rollout else None,
         promotion=promotion,
     )
-    return after if after == memory else after.model_copy(update={"serial": number + 1})
+    return after if after == memory else after.model_copy(update={"serial": _next(number)})
 
 
 def sent_along(memory: Memory, promotion: Promotion | None) -> Memory:
@@ -87,4 +87,10 @@ def sent_along(memory: Memory, promotion: Promotion | None) -> Memory:
     only if, that write was made; the status says the same then."""
     if promotion is None:
         return memory
-    return memory.model_copy(update={"serial": memory.serial + 1, "promotion": promotion})
+    return memory.model_copy(update={"serial": _next(memory.serial), "promotion": promotion})
+
+
+def _next(number: int) -> int:
+    """Nobody counts as far as the last number, but anybody can write it down. It is kept from then on, and of copies
+    that have it the one on the Service counts, which is written in every pass that changes it."""
+    return min(number + 1, LAST_SERIAL)
