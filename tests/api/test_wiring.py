@@ -122,6 +122,19 @@ async def test_programs_and_their_children_wake_their_program_and_nothing_else_d
     assert "status" not in live
 
 
+@pytest.mark.parametrize(("label", "what"), [(PROGRAM, "child"), (TOOL, "child-of-tool")])
+def test_a_label_that_is_no_name_wakes_nobody(label, what):
+    woken: list[tuple[str, str]] = []
+    wake = lambda key, _: woken.append(key)  # noqa: E731
+    handlers = build_registry(wake, wake, Uses())._watching.get_all_handlers()
+    found = [handler.fn for handler in handlers if handler.id == what]
+    assert len(found) == len(CHILDREN)
+    for child in found:
+        for value in ("", "A", "x_y", "a..b", "-a", "ok.then"):
+            child(type="MODIFIED", namespace=NAMESPACE, labels={label: value})
+    assert set(woken) == {(NAMESPACE, "ok.then")}
+
+
 async def test_a_tool_wakes_the_programs_that_use_it_and_they_wake_it(operator):
     url, woken, _ = operator
     path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"

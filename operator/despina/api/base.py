@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -97,6 +98,13 @@ ToolName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z][a-z0
 LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 LABEL_LENGTH, SUBDOMAIN_LENGTH = 63, 253
+
+
+def is_object_name(text: str) -> bool:
+    """Whether there can be an object of this name."""
+    return len(text) <= SUBDOMAIN_LENGTH and re.fullmatch(SUBDOMAIN, text) is not None
+
+
 NameStr = Annotated[str, StringConstraints(max_length=LABEL_LENGTH, pattern=LABEL)]
 ObjectName = Annotated[str, StringConstraints(max_length=SUBDOMAIN_LENGTH, pattern=SUBDOMAIN)]
 # It becomes a file's name; . and .. are none.

@@ -12,6 +12,7 @@ from typing import Any
 import kopf
 
 from despina.api import GROUP, VERSION
+from despina.api.base import is_object_name
 from despina.desired.labels import PROGRAM, TOOL
 from despina.reconcile.uses import Uses, tools_in
 
@@ -69,10 +70,12 @@ def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegi
 
         @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
         def child(type: str | None, namespace: str, labels: dict[str, str], **_: Any) -> None:  # noqa: A002 - kopf's name
-            wake((namespace, labels[PROGRAM]), 0.0 if type == "DELETED" else BURST_SECONDS)
+            if is_object_name(labels[PROGRAM]):  # anybody may write a label; a key that is no name can never be read
+                wake((namespace, labels[PROGRAM]), 0.0 if type == "DELETED" else BURST_SECONDS)
 
         @kopf.on.event(*resource, labels={TOOL: kopf.PRESENT}, registry=registry, id="child-of-tool")
         def child_of_tool(namespace: str, labels: dict[str, str], **_: Any) -> None:
-            wake_tool((namespace, labels[TOOL]), BURST_SECONDS)
+            if is_object_name(labels[TOOL]):
+                wake_tool((namespace, labels[TOOL]), BURST_SECONDS)
 
     return registry
