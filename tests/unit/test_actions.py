@@ -14,7 +14,20 @@ from despina.decide.actions import all_steps
 from despina.decide.gates import Gates
 from despina.decide.keep import identity, keep, lead
 from despina.decide.observed import Loading, Observed
-from despina.decide.plan import Annotate, Apply, Chain, Clock, Create, Delete, Emit, Restart, Scale, Strategy, Tell
+from despina.decide.plan import (
+    Annotate,
+    Apply,
+    Chain,
+    Clock,
+    Create,
+    Delete,
+    Emit,
+    Restart,
+    Scale,
+    Strategy,
+    Tell,
+    each,
+)
 from despina.decide.pods import agreed, converged, forgotten, replaced, restarted
 from despina.decide.prepare import prepare
 from despina.decide.quarantine import timestamp
@@ -327,6 +340,26 @@ def test_pods_that_take_no_orders_are_replaced():
     again = found((B, ""), (B, "no key"), restarts=(NOW - 4000, NOW - 60))
     assert again[0].startswith(f"restart qa-{B} restarts=[{NOW - 60}, {NOW}] then")
     assert found((B, ""), (B, "no key"), wanted=THREE, strategy=BESIDE) == [], "a version is on its way"
+    assert found((B, ""), (B, "no key"), restarts=(NOW - 59,)) == [], "it has just been tried"
+    assert found((B, ""), (B, "no key"), restarts=(NOW - 1000, NOW - 119)) == [], "each time it takes longer"
+    assert found((B, ""), (B, "no key"), restarts=(NOW - 1000, NOW - 120)) != []
+    assert found((B, ""), (B, "no key"), restarts=(NOW - 3000, NOW - 2000, NOW - 1000)) == [], "often enough"
+
+
+def test_a_pod_that_says_it_has_just_begun_is_replaced_a_few_times_an_hour():
+    """Each time is woken for, also where nothing else happens."""
+    o, now, moments = loaded(ago=NOW), NOW, []
+    liar = PodState(revision=B, uptime_seconds=0)
+    o = replace(o, pods=tuple(replace(p, report=liar, refusal="no key") for p in o.pods))
+    while now < NOW + 3700:
+        r = replace(at(o), now=now)
+        for action in each(tuple(replaced(r))):
+            if isinstance(action, Restart):
+                moments.append(now - NOW)
+                done = tuple(json.loads(action.annotations["despina.dev/restarts"]))
+                o = replace(o, deployments=tuple(replace(d, restarts=done) for d in o.deployments))
+        now += again_after(replace(at(o), now=now), None)
+    assert moments == [0, 60, 180, 3600]
 
 
 def opened(before: str | None, now: str | None) -> list[str]:

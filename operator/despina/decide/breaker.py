@@ -7,11 +7,12 @@ what one worker's probes find out afterwards holds for all. A single worker that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from despina.api.breaking import OK, must_open
 from despina.api.serving import ProgramBreaker
+from despina.api.serving import Restart as Bounds
 from despina.api.status import BreakerStatus
 from despina.decide.observed import DeploymentView, Observed, PodView
 from despina.decide.plan import Tell
@@ -128,7 +129,11 @@ def may_restart(spec: ProgramBreaker, breaker: BreakerStatus, active: Deployment
     restarts a pod."""
     if breaker.state == "Closed" or breaker.class_ not in ("Program", "Timeout") or "Restart" not in spec.on_open:
         return False
-    done = restarts_within_hour(active, now)
-    if len(done) >= spec.restart.max_per_hour:
-        return False
-    return not done or now - max(done) >= spec.restart.backoff_seconds * 2 ** (len(done) - 1)
+    return not restart_left(restarts_within_hour(active, now), spec.restart, now)
+
+
+def restart_left(done: Collection[float], bounds: Bounds, now: float) -> float:
+    """Seconds until another restart is within bounds, after those of the last hour."""
+    if len(done) >= bounds.max_per_hour:
+        return max(0.0, sorted(done)[-bounds.max_per_hour] + HOUR - now)
+    return max(0.0, max(done) + bounds.backoff_seconds * 2 ** (len(done) - 1) - now) if done else 0.0

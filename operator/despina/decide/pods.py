@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 
+from despina.api.serving import Restart as Bounds
 from despina.api.status import BreakerStatus
 from despina.decide import breaker as breakers
+from despina.decide.observed import DeploymentView, PodView
 from despina.decide.plan import Action, Annotate, Chain, Emit, Restart, Tell
 from despina.decide.prepare import take_in
 from despina.decide.situation import Situation, serves
@@ -40,13 +43,25 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
 
 def replaced(r: Situation) -> Iterator[Action]:
     """Replace pods that serve something else than they should and take no orders: those that come in their place read
-    what to serve. A version that is on its way in new pods does that already."""
+    what to serve. What pods say of that, and of their age, need not be true, so it is done a few times only."""
+    for view, pod in _refusing(r):
+        done = breakers.restarts_within_hour(view, r.now)
+        if not breakers.restart_left(done, Bounds(), r.now) and not breakers.is_restarting(r.o, view, r.now):
+            said = Emit("Warning", "Restarted", f"{pod.name} takes no orders: {pod.refusal}")
+            yield Chain((Restart(view.name, r.now, {RESTARTS: json.dumps([*done, r.now])}), said))
+
+
+def replacing_left(r: Situation) -> list[float]:
+    """Seconds until pods may be replaced, by Deployment."""
+    return [breakers.restart_left(breakers.restarts_within_hour(v, r.now), Bounds(), r.now) for v, _ in _refusing(r)]
+
+
+def _refusing(r: Situation) -> Iterator[tuple[DeploymentView, PodView]]:
+    """Deployments, each with the first of its pods that would have to be replaced. A version that is on its way in new
+    pods does that already."""
     for view in r.o.deployments if r.candidate is None else ():
-        late = [p for p in r.o.ready_pods(view.revision) if p.refusal and p.report and not serves(p, view.serves)]
-        if late and not breakers.is_restarting(r.o, view, r.now):
-            done = [*breakers.restarts_within_hour(view, r.now), r.now]
-            said = Emit("Warning", "Restarted", f"{late[0].name} takes no orders: {late[0].refusal}")
-            yield Chain((Restart(view.name, r.now, {RESTARTS: json.dumps(done)}), said))
+        late = (p for p in r.o.ready_pods(view.revision) if p.refusal and p.report and not serves(p, view.serves))
+        yield from ((view, pod) for pod in itertools.islice(late, 1))
 
 
 def agreed(r: Situation, breaker: BreakerStatus | None) -> Iterator[Action]:

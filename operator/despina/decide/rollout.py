@@ -20,6 +20,7 @@ from despina.decide.gates import Gates, clock_of, pass_gates, standing
 from despina.decide.memory import fresh, handled, recall, remembered, sent_along
 from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
+from despina.decide.pods import replacing_left
 from despina.decide.problems import spec_problem
 from despina.decide.quarantine import added, entry_against, parse_timestamp, still_quarantined, timestamp
 from despina.decide.readiness import do_all_say, is_prepared
@@ -261,6 +262,7 @@ def again_after(r: Situation, step: Step | None) -> float | None:
     waits += [kept for view in r.o.deployments if (kept := retention_left(r, view)) is not None]
     if step == "Prepare":
         waits += _patience_left(r)
+    waits += [left for left in replacing_left(r) if left > 0]
     if step == "Gate":
         waits.append(GATE_SECONDS)
     if step == "Watch":
