@@ -315,6 +315,7 @@ SCORES = {
     "at a cost": (
         scored(result(90, failed=3, cost_usd=0.25)), ("Passed", "score 90.0 %, on 50 examples, 3 unanswered, 0.2500 USD")),
     "not at all": (scored(result(None)), ("Failed", "there is no score")),
+    "on nothing": (scored(result(100, examples=0)), ("Failed", "there is no score")),
     "with an error": (scored(result(90, error="the metric raised")), ("Failed", "the metric raised")),
     "with an error that says nothing": (scored(result(90, error="")), ("Failed", "there is no score")),
     "it is starting": (scored(), ("Running", "Job NAME is starting")),

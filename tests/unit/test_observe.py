@@ -8,6 +8,7 @@ from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.cluster.observe import (
     Unreadable,
+    _jobs,
     deployment_view,
     is_owned,
     job_view,
@@ -167,6 +168,23 @@ def scored(said: EvaluationResult | str | None, code: int = 0, at: int = 0, name
 )
 def test_a_jobs_result_is_that_of_the_right_pod(pods, result):
     assert job_view(a_job(), pods).result == result
+
+
+async def test_a_job_is_told_of_by_its_own_pods_alone():
+    """Anybody who may make a pod can give it the label."""
+
+    class Labelled:
+        async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[dict]:
+            return pods
+
+    def owned_by(uid: str, pod: dict) -> dict:
+        return pod | {"metadata": pod["metadata"] | {"ownerReferences": [{"kind": "Job", "uid": uid}]}}
+
+    job = a_job()
+    job["metadata"]["uid"] = "j"
+    pods = [scored(SCORE, at=9), owned_by("another", scored(SCORE, at=8)), owned_by("j", scored(ERROR, code=1))]
+    (view,) = await _jobs(Labelled(), a_program(), [job])
+    assert view.result == ERROR
 
 
 def test_progress_and_trouble_are_those_of_the_newest_pod():

@@ -157,7 +157,12 @@ async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tu
     pods = await asyncio.gather(
         *(cluster.list("Pod", program.namespace, {EVALUATION: j["metadata"]["name"]}) for j in found)
     )
-    return tuple(job_view(job, mine) for job, mine in zip(found, pods, strict=True))
+    return tuple(job_view(job, _made_by(job, labelled)) for job, labelled in zip(found, pods, strict=True))
+
+
+def _made_by(job: Document, pods: list[Document]) -> list[Document]:
+    """Of the pods with a Job's label, which anybody may put on a pod, those that the Job's controller made."""
+    return [pod for pod in pods if _names_owner(pod, job["metadata"]["uid"])]
 
 
 def job_view(item: Document, pods: list[Document]) -> JobView:
@@ -250,7 +255,11 @@ def _with_texts(item: Document) -> Document:
 
 def is_owned(item: Document, owner: Owner) -> bool:
     """Whether an object is its owner's, by reference: a label can be anybody's."""
-    return any(one.get("uid") == owner.uid for one in entries(item["metadata"].get("ownerReferences")))
+    return _names_owner(item, owner.uid)
+
+
+def _names_owner(item: Document, uid: str) -> bool:
+    return any(one.get("uid") == uid for one in entries(item["metadata"].get("ownerReferences")))
 
 
 def _deployments(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> tuple[DeploymentView, ...]:

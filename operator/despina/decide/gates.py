@@ -231,7 +231,7 @@ def has_answered(r: Situation) -> bool:
 
 
 def _scored(policy: Evaluate, result: EvaluationResult) -> Verdict:
-    if result.error is not None or result.score_percent is None:
+    if result.error is not None or result.score_percent is None or result.examples < 1:
         return Verdict(False, result.error or "there is no score")
     score, baseline = result.score_percent, result.baseline_percent
     text = f"score {score:.1f} %" + (f", {baseline:.1f} % now" if baseline is not None else "")

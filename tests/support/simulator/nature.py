@@ -174,12 +174,12 @@ def publish(world: World) -> None:
 
 
 def collect_garbage(world: World) -> None:
-    """What belongs to a program that is no more goes after it, and what ended long ago."""
-    uid = world.api.of("DSPyProgram")[NAME]["metadata"]["uid"]
+    """What belongs to something that is no more goes after it, and what ended long ago."""
+    there = {item["metadata"]["uid"] for table in world.api.objects.values() for item in table.values()}
     for kind, table in list(world.api.objects.items()):
         for name, item in list(table.items()):
             owners = item["metadata"].get("ownerReferences") or []
-            if owners and all(one["uid"] != uid for one in owners):
+            if owners and all(one["uid"] not in there for one in owners):
                 world.api.drop(kind, name)
     for name, job in list(world.api.of("Job").items()):
         ended_at = (job.get("status") or {}).get("endedAt")
@@ -202,7 +202,8 @@ def _evaluate(world: World, name: str, job: Document) -> None:
     pod = world.api.get("Pod", f"{name}-pod")
     if pod is None:
         world.evaluated[name] = 0
-        meta = {"name": f"{name}-pod", "labels": {EVALUATION: name}, "annotations": {}}
+        owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+        meta = {"name": f"{name}-pod", "labels": {EVALUATION: name}, "annotations": {}, "ownerReferences": [owner]}
         world.api.put(
             {"kind": "Pod", "metadata": meta, "status": {"phase": "Running", "podIP": "10.0.0.2", "conditions": []}}
         )
