@@ -27,7 +27,7 @@ from despina.decide.plan import Action, Apply, Create, each
 from despina.decide.rollout import decide
 from despina.decide.snapshot import Snapshot, SnapshotError, dump, load
 from despina.decide.tool import ObservedTool, decide_tool
-from despina.status.why import explain
+from despina.status.why import explain, printable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if args.save:
                     args.save.write_text(dump(snapshot))
             except (ClusterError, SnapshotError, OSError) as exc:
-                parser.exit(1, f"despina why: {exc}\n")
+                parser.exit(1, f"despina why: {printable(str(exc))}\n")
             sys.stdout.write(why(snapshot))
 
 
 def why(snapshot: Snapshot) -> str:
     """A snapshot in sentences, and what was not seen for it."""
     o, now = snapshot.observed, snapshot.now
-    return "\n".join([*explain(o, decide(o, now), now), *(f"({text})" for text in snapshot.unseen), ""])
+    return "\n".join([*explain(o, decide(o, now), now), *(printable(f"({text})") for text in snapshot.unseen), ""])
 
 
 def _saved(path: Path) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from despina.cli import main, render
+from despina.decide.snapshot import dump, load
 from despina.main import make_registry
 from despina.settings import Settings, read_profiles
 
@@ -64,6 +66,17 @@ def test_what_is_no_snapshot_is_one_line_that_names_the_file(tmp_path, capsys, t
 def test_a_snapshot_that_cannot_be_saved_is_one_line(tmp_path, capsys):
     path = tmp_path / "nowhere" / "it.json"
     assert str(path) in one_line(capsys, 1, "-f", str(SNAPSHOT), "--save", str(path))
+
+
+def test_what_a_pod_says_is_nothing_that_a_terminal_obeys(tmp_path, capsys):
+    path = tmp_path / "it.json"
+    escape = "\x1b]52;c;cm0=\x07\x1b[2J"
+    path.write_text(dump(load(SNAPSHOT.read_text()).model_copy(update={"unseen": (f"{escape}all is well",)})))
+    main(["why", "-f", str(path)])
+    assert "( ]52;c;cm0= [2Jall is well)" in (out := capsys.readouterr().out)
+    assert "\x1b" not in out
+    path.write_text(json.dumps({"despina": f"9{escape}"}))
+    assert "\x1b" not in one_line(capsys, 1, "-f", str(path))
 
 
 def test_why_needs_a_program_or_a_snapshot(capsys):

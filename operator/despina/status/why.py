@@ -71,9 +71,14 @@ def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
 def _tidy(line: str) -> str:
     """One line, with its capital and one full stop, whatever the messages in it hold: some were written by pods."""
     bullet = BULLET if line.startswith(BULLET) else ""
-    text = " ".join("".join(c if c.isprintable() else " " for c in line.removeprefix(BULLET)).split())
+    text = printable(line.removeprefix(BULLET))
     text = text[:-1] if text.endswith("..") else text
     return bullet + (text if bullet else text[:1].upper() + text[1:])
+
+
+def printable(text: str) -> str:
+    """One line without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def duration(seconds: float) -> str:
