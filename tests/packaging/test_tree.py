@@ -31,6 +31,12 @@ def test_the_committed_crds_are_those_of_the_models():
             assert (folder / name).read_text() == text, f"{folder}: run `make crds`"
 
 
+def test_every_http_client_of_the_operator_keeps_no_cookies():
+    """Pods and MLflow servers are anybody's; the one place that makes clients gives them a jar that takes nothing."""
+    made = [path.name for path in (ROOT / "operator").rglob("*.py") if "AsyncClient(" in path.read_text()]
+    assert made == ["tracking.py"]
+
+
 def test_the_folder_operator_never_shadows_the_standard_library():
     assert not (ROOT / "operator" / "__init__.py").exists()
     code = "import operator; print(operator.__file__)"

@@ -72,8 +72,9 @@ class Model:
     deleted and made anew changes when the model was last updated; moving an alias need not."""
 
 
-def make_client(timeout: float) -> httpx.AsyncClient:
-    """A client that keeps no cookies: a session that one's credentials opened must not let in another."""
+def make_client(timeout: float | httpx.Timeout) -> httpx.AsyncClient:
+    """A client that keeps no cookies: a session that one's credentials opened must not let in another, and a pod could
+    send them without end. It follows no redirect."""
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
     return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar)
 
