@@ -175,6 +175,81 @@ def test_a_type_that_holds_itself_is_compared_as_deep_as_can_matter():
     assert incompatibilities({"inputs": loop}, {"inputs": loop}) == []
 
 
+class Syntax(BaseModel):
+    """An honest type that holds itself in many ways."""
+
+    left: Syntax | None = None
+    right: Syntax | None = None
+    body: Syntax | None = None
+    otherwise: Syntax | None = None
+    every: list[Syntax] = []
+
+
+def entwined(count: int) -> dict:
+    """A type whose every field is itself: as many ways lead to each depth as `count` to its power."""
+    fields = {f"p{n}": NODE for n in range(count)}
+    return {"properties": {"x": NODE}, "$defs": {"Node": {"type": "object", "properties": fields}}}
+
+
+def one_field(**schema) -> dict:
+    return {"properties": {"x": schema}}
+
+
+def options(first: int, count: int) -> dict:
+    return one_field(anyOf=[{"const": n} for n in range(first, first + count)])
+
+
+TOO_MUCH = ["the interface is too intricate to compare"]
+MANY = [f"f{n}" for n in range(15_000)]
+OTHERS = [f"g{n}" for n in range(15_000)]
+SPENT = {
+    # name: what is given, what is taken, the complaints
+    "a tree of syntax": (interface({"tree": Syntax}, {})["inputs"], interface({"tree": Syntax}, {})["inputs"], []),
+    "a type that is each of its fields": (entwined(8), entwined(8), []),
+    "more fields than anybody has": (entwined(10_000), entwined(10_000), TOO_MUCH),
+    "a list of countries": (one_field(enum=MANY[:300]), one_field(enum=MANY[:300]), []),
+    "lists of values that have nothing in common": (one_field(enum=MANY), one_field(enum=OTHERS), TOO_MUCH),
+    "values without end": (one_field(const="a" * 2_000_000), one_field(const="a" * 2_000_000), TOO_MUCH),
+    "as many alternatives as fit": (options(0, 100), options(0, 100), []),
+    "alternatives that have nothing in common": (options(0, 200), options(500, 200), TOO_MUCH),
+    "fields that are demanded and not given": (one_field(required=MANY), one_field(required=OTHERS), TOO_MUCH),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPENT)
+def test_a_comparison_ends_however_the_schemas_are_made(case):
+    given_, taken, wanted = SPENT[case]
+    assert incompatibilities({"inputs": given_}, {"inputs": taken}) == wanted
+    assert incompatibilities({"outputs": taken}, {"outputs": given_}) == wanted
+
+
+def test_both_directions_are_of_one_comparison():
+    part = one_field(enum=MANY[:6000])
+    assert incompatibilities({"inputs": part}, {"inputs": part}) == []
+    assert incompatibilities({"inputs": part, "outputs": part}, {"inputs": part, "outputs": part}) == TOO_MUCH
+
+
+def test_values_are_compared_as_json_has_them():
+    for value, same in ((1, 1.0), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (None, None)):
+        assert incompatibilities({"inputs": one_field(enum=[value])}, {"inputs": one_field(enum=[same])}) == []
+    for value, other in ((1, True), (0, False), ("[1]", [1]), ("null", None)):
+        assert incompatibilities({"inputs": one_field(enum=[value])}, {"inputs": one_field(enum=[other])}) == [
+            f"input x: {value!r} is not allowed"
+        ]
+
+
+def test_what_is_told_is_short():
+    """However many ways lead to a complaint, and however long names are."""
+    name = "n" * 1000
+    wrong = {name: TEXT} | {f"p{n}": NODE for n in range(3)}
+    right = {name: NUMBER} | {f"p{n}": NODE for n in range(3)}
+    given_, taken = ({"properties": {"x": NODE}, "$defs": {"Node": {"properties": f}}} for f in (wrong, right))
+    told = incompatibilities({"inputs": given_}, {"inputs": taken})
+    assert told[0] == f"input x: {'n' * 253}"
+    assert len(told) == 20
+    assert max(map(len, told)) < 300
+
+
 TYPES = st.sampled_from([str, int, float, bool, Few, Many, list[str], list[int], Place, Spot, str | None])
 FIELDS = st.dictionaries(st.sampled_from("abcd"), TYPES, min_size=1)
 
