@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -30,6 +31,10 @@ from despina.sources.tracking import Tracking, make_client
 from despina.telemetry import QUEUE_DEPTH, serve
 
 log = logging.getLogger(__name__)
+RECURSION_LIMIT = 25_000
+"""An API server takes documents that are nested 10,000 levels deep, and copying one takes two frames a level. Python's
+own limit would have one program's manifest end the watching of all. In 8 MiB, as main and other threads have, there is
+room for more than twice as many."""
 REGISTRY_TIMEOUT_SECONDS = 10.0
 ORDER_TIMEOUT_SECONDS = 6.0
 REPORT_TIMEOUT_SECONDS = 1.0
@@ -38,6 +43,7 @@ PROBE_TIMEOUT = httpx.Timeout(60, connect=3)  # the manifest says how long a loo
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
+    sys.setrecursionlimit(RECURSION_LIMIT)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)

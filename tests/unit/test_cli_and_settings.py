@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 from despina.cli import main, render
+from despina.cluster.client import Cluster
+from despina.cluster.errors import Unavailable
 from despina.decide.snapshot import dump, load
-from despina.main import make_registry
+from despina.main import make_registry, run
 from despina.settings import Settings, read_profiles
 
 TOOL = "{apiVersion: despina.dev/v1alpha1, kind: DSPyTool, metadata: {name: x}, spec: {contract: {}}}"
@@ -93,6 +98,29 @@ def one_line(capsys, code: int, *arguments: str) -> str:
     assert out == ""
     assert code == 2 or err.count("\n") == 1
     return err
+
+
+async def test_the_operator_reads_whatever_an_api_server_takes(monkeypatch):
+    """Its servers take 10,000 levels; kopf reads and copies what it watches, and calls handlers in threads."""
+
+    async def nowhere() -> None:
+        raise Unavailable("no cluster")
+
+    def read() -> None:
+        text = '{"a":' * 9990 + "1" + "}" * 9990
+        copy.deepcopy(json.loads(text))
+        with pytest.raises(RecursionError):  # others than API servers send anything
+            json.loads("[" * 400_000)
+
+    monkeypatch.setattr(Cluster, "connect", nowhere)
+    before = sys.getrecursionlimit()
+    try:
+        with pytest.raises(Unavailable):
+            await run(Settings())
+        read()
+        await asyncio.to_thread(read)
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def test_crds_are_printed(capsys):

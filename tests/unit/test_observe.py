@@ -6,6 +6,7 @@ import pytest
 
 from despina.api.conditions import Reason
 from despina.api.program import Program
+from despina.api.tool import Tool
 from despina.cluster.observe import (
     Unreadable,
     _jobs,
@@ -168,6 +169,37 @@ def scored(said: EvaluationResult | str | None, code: int = 0, at: int = 0, name
 )
 def test_a_jobs_result_is_that_of_the_right_pod(pods, result):
     assert job_view(a_job(), pods).result == result
+
+
+def nested(levels: int) -> dict:
+    document: dict = {"a": 1}
+    for n in range(levels - 1):
+        document = {"a": [document]} if n % 50 == 1 else {"a": document}
+    return document
+
+
+DEEP_FIELDS = {
+    "spec.lms.0.params": (Program, lambda deep: {"lms": [{"name": "m", "model": "x/y", "params": deep}]}),
+    "spec.podTemplate": (Program, lambda deep: {"podTemplate": deep}),
+    "spec.fallback.response": (Program, lambda deep: {"fallback": {"response": deep}}),
+    "spec.contract.parameters": (
+        Tool, lambda deep: {"contract": {"name": "t", "parameters": {"type": "object", "default": deep}}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DEEP_FIELDS)
+@pytest.mark.parametrize("levels", [500, 9990])
+def test_what_is_nested_too_deep_is_unreadable_and_named(field, levels):
+    kind, spec = DEEP_FIELDS[field]
+    manifest = a_manifest() | {"kind": kind.kind}
+    manifest["spec"] = (manifest["spec"] if kind is Program else {}) | spec(nested(levels))
+    found = parse(kind, manifest)
+    assert isinstance(found, Unreadable)
+    assert f"{field}: Value error, is nested deeper than 64 levels" in found.message
+
+
+def test_what_is_nested_as_deep_as_may_be_is_read():
+    assert isinstance(parse(Program, a_manifest(lms=[{"name": "m", "model": "x/y", "params": nested(62)}])), Program)
 
 
 async def test_a_job_is_told_of_by_its_own_pods_alone():

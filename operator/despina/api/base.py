@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
@@ -110,7 +110,23 @@ ObjectName = Annotated[str, StringConstraints(max_length=SUBDOMAIN_LENGTH, patte
 # It becomes a file's name; . and .. are none.
 DataKey = Annotated[str, StringConstraints(max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
 LabelMap = Annotated[dict[str, Annotated[str, StringConstraints(max_length=253)]], Field(max_length=32)]
-Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+MAX_DEPTH = 64
+
+
+def _is_shallow(document: dict[str, Any]) -> dict[str, Any]:
+    """A structural schema has no word for how deep a field may be nested whose content it does not know."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in level if isinstance(part, dict | list)]
+        if not level:
+            return document
+    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+
+
+SHALLOW = AfterValidator(_is_shallow)
+Preserved = Annotated[dict[str, Any], SHALLOW, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 # Numbers with or without suffix, as Kubernetes' own types have them; but nobody can ask for less than nothing.
 QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 Quantity = Annotated[

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints, field_validator, mode
 from pydantic.config import JsonDict
 
 from despina.api.base import (
+    SHALLOW,
     Address,
     ApiModel,
     LabelMap,
@@ -48,7 +49,7 @@ class Contract(ApiModel):
     """The tool's name where it is executed: that of a function, with - for _, or of an MCP server's tool."""
     description: Annotated[str, StringConstraints(max_length=1024)] = ""
     """What it does, in the words that an LM is told."""
-    parameters: Annotated[dict[str, Any], Field(json_schema_extra=OF_AN_OBJECT)]
+    parameters: Annotated[dict[str, Any], SHALLOW, Field(json_schema_extra=OF_AN_OBJECT)]
     """The arguments, as a JSON Schema of type object."""
     returns: Preserved | None = None
     """The result, as JSON Schema; anything when left out."""
