@@ -7,6 +7,8 @@ import copy
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -106,8 +108,13 @@ async def test_the_operator_reads_whatever_an_api_server_takes(monkeypatch):
     async def nowhere() -> None:
         raise Unavailable("no cluster")
 
+    text = '{"a":' * 9990 + "1" + "}" * 9990
+
+    class Server:
+        async def request(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(read=lambda: asyncio.sleep(0, text.encode()))
+
     def read() -> None:
-        text = '{"a":' * 9990 + "1" + "}" * 9990
         copy.deepcopy(json.loads(text))
         with pytest.raises(RecursionError):  # others than API servers send anything
             json.loads("[" * 400_000)
@@ -119,6 +126,9 @@ async def test_the_operator_reads_whatever_an_api_server_takes(monkeypatch):
             await run(Settings())
         read()
         await asyncio.to_thread(read)
+        cluster = Cluster.__new__(Cluster)
+        cluster._dynamic = Server()
+        assert (await cluster.get("DSPyProgram", "ns", "qa")).keys() == {"a"}
     finally:
         sys.setrecursionlimit(before)
 
