@@ -26,7 +26,7 @@ from despina.sources.keys import CURRENT, minter, read_keys
 from despina.sources.mlflow import Registry
 from despina.sources.probes import Probes
 from despina.sources.reports import Reports
-from despina.sources.runtime_admin import Orders
+from despina.sources.runtime_admin import ORDER_SECONDS, Orders
 from despina.sources.tracking import Tracking, make_client
 from despina.telemetry import QUEUE_DEPTH, serve
 
@@ -36,7 +36,6 @@ RECURSION_LIMIT = 25_000
 own limit would have one program's manifest end the watching of all. In 8 MiB, as main and other threads have, there is
 room for more than twice as many."""
 REGISTRY_TIMEOUT_SECONDS = 10.0
-ORDER_TIMEOUT_SECONDS = 6.0
 REPORT_TIMEOUT_SECONDS = 1.0
 PROBE_TIMEOUT = httpx.Timeout(60, connect=3)  # the manifest says how long a look may take, within this
 
@@ -55,7 +54,7 @@ async def run(settings: Settings) -> None:
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
     tool_reconcilers: list[ToolReconciler] = []
     tool_queue = Queue(lambda key: tool_reconcilers[0](key), settings.workers)
-    orders_client = make_client(ORDER_TIMEOUT_SECONDS)
+    orders_client = make_client(ORDER_SECONDS)
     orders = Orders(orders_client, keys, queue.add, time.monotonic)
     probes = Probes(make_client(PROBE_TIMEOUT), tool_queue.add)
     defaults = settings.defaults(orders.public_keys)

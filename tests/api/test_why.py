@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from despina.api.placement import PlacementProfile
 from despina.cli import main
 from despina.cluster.client import PATHS, Onlooker
 from despina.cluster.errors import Refused
-from despina.decide.observed import Resolution
+from despina.decide.observed import PodView, Resolution
 from despina.decide.plan import Apply, Create, Outcome, Plan
 from despina.decide.rollout import decide
 from despina.decide.snapshot import load
 from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, REVISION
+from despina.reconcile.look import _interfaces
 from despina.status.report import report
 from despina.wire import HeldRevision, PodState
 from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
@@ -227,6 +229,17 @@ async def test_whatever_a_pod_answers_the_program_is_shown(api, capsys, status, 
     populate(api)
     api.odd = (status, body)
     assert "2 of 2 pods were not heard" in await why(capsys, "qa")
+
+
+async def test_what_a_pod_calls_a_revision_is_no_path(api):
+    """It would be asked for with the rights of whoever looks."""
+    program = a_program(rollout={"gates": [{"name": "same", "type": "SchemaCompatibility"}]})
+    odd = dict.fromkeys(["../../../../secrets", "a\nb"], HeldRevision(phase="Ready"))
+    pod = PodView("qa-0", "r", ready=True, ip="10.0.0.1", report=PodState(held=odd))
+    cluster = await Onlooker.connect()
+    assert await _interfaces(cluster, SimpleNamespace(program=program), [pod]) == {}
+    await cluster.close()
+    assert api.asked == []
 
 
 async def test_an_onlooker_writes_nothing(api):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import httpx
@@ -296,6 +297,34 @@ async def test_an_order_that_cannot_be_carried_out_is_not_refused_and_is_given_a
     assert operator.refusal == ""
     operator.now += FORGET_SECONDS + 1
     assert not operator.has_told("Retire")
+
+
+class Drip(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("odd", ["a redirect to what is no address of a server", "a byte now and then"])
+async def test_an_odd_answer_keeps_no_later_order_from_its_pod(odd, monkeypatch):
+    monkeypatch.setattr(runtime_admin, "ORDER_SECONDS", 0.05)
+    pods = Pods()
+    answers = [
+        httpx.Response(200, stream=Drip()) if "byte" in odd else httpx.Response(302, headers={"location": "mailto:x"})
+    ]
+    right = pods.handle_async_request
+
+    async def once(request: httpx.Request) -> httpx.Response:
+        return answers.pop() if answers else await right(request)
+
+    pods.handle_async_request = once  # type: ignore[method-assign]
+    operator = Operator(pods)
+    operator.orders.tell(KEY, Tell(POD, "Commit", "a"))
+    await operator.settled()
+    assert not operator.has_told("Commit", "b")
+    await operator.tell("Commit", "b")
+    assert pods.obeyed == [("Commit", "b")]
 
 
 async def test_a_pod_that_cannot_be_reached_has_refused_nothing():

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import httpx
 import pytest
 
 from despina.decide.observed import JobView, PodView
-from despina.sources.reports import INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
+from despina.sources.reports import INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
 from despina.wire import Counts, HeldRevision, PodState
 
 KEY = ("ns", "qa")
 POD = PodView("qa-1", "abc", ready=True, ip="10.0.0.1")
 READY = HeldRevision(phase="Ready")
+
+
+class Drip(httpx.AsyncByteStream):
+    """A body of which there is always more to come."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self._chunk = chunk
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield self._chunk
+            await asyncio.sleep(0)
+
+
+ODD = {
+    "a redirect to what is no address of a server": lambda: httpx.Response(302, headers={"location": "mailto:x"}),
+    "a redirect": lambda: httpx.Response(302, headers={"location": "http://10.0.0.9/"}),
+    "a byte now and then": lambda: httpx.Response(200, stream=Drip(b" ")),
+    "more than anybody reads": lambda: httpx.Response(200, stream=Drip(b" " * 2**18)),
+    "what is not compressed as it says": lambda: httpx.Response(200, headers={"content-encoding": "gzip"}, content=b"x"),
+    "what nests without an end": lambda: httpx.Response(200, content=b"[" * 200000),
+    "nothing": lambda: httpx.Response(200),
+}  # fmt: skip
 
 
 class Pods:
@@ -23,6 +47,7 @@ class Pods:
     def __init__(self) -> None:
         self.state: PodState | None = PodState(revision="abc", held={"abc": READY})
         self.interface = {"inputs": {}}
+        self.odd: Callable[[], httpx.Response] | None = None
         self.asked: list[str] = []
         self.woken = 0
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
@@ -30,6 +55,8 @@ class Pods:
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
+        if self.odd:
+            return self.odd()
         if self.state is None:
             raise httpx.ConnectError("no")
         if request.url.path.startswith("/interface"):
@@ -106,8 +133,48 @@ PROGRESS = {
 @pytest.mark.parametrize("wanted", PROGRESS)
 async def test_whatever_an_evaluation_says_of_its_progress_ends_no_pass(wanted, ip):
     reports = Reports(httpx.AsyncClient(transport=httpx.MockTransport(lambda _: PROGRESS[wanted])), print)
-    assert await reports.progress(JobView("x", ip=ip)) == wanted
+    (job,) = await reports.evaluations([JobView("x", ip=ip)])
+    assert job.progress == wanted
     await reports.close()
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Nobody waits long."""
+    monkeypatch.setattr("despina.sources.answers.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("despina.sources.reports.ANSWER_SECONDS", 0.05)
+
+
+@pytest.mark.parametrize("case", ODD)
+async def test_an_odd_answer_is_none_and_ends_nothing(world, soon, case):
+    world.odd = ODD[case]
+    pods = [replace(POD, report=PodState(held={"abc": READY}))]
+    async with asyncio.timeout(2):
+        assert await world.reports.interfaces(KEY, pods, ["abc"]) == {}
+        jobs = await world.reports.evaluations([JobView("x", ip="10.0.0.1")] * 50)
+        assert {job.progress.strip("[") for job in jobs} == {""}
+        world.reports.listen(KEY, [POD], 0.01)
+        rounds = len(world.asked)
+        await until(lambda: len(world.asked) > rounds + 1)
+    assert world.reports.said(KEY) == {}
+    world.odd = None
+    await until(lambda: world.reports.said(KEY))
+    assert await world.reports.interfaces(KEY, pods, ["abc"]) == {"abc": {"inputs": {}}}
+
+
+async def test_a_pass_asks_for_few_interfaces_and_for_revisions_alone(world):
+    names = ["a\nb", "../state", "x" * 70000, "\x7f", "", *(f"r{n}" for n in range(2 * INTERFACES_ASKED))]
+    pods = [replace(POD, report=PodState(held=dict.fromkeys(names, READY)))]
+    await world.reports.interfaces(KEY, pods, names)
+    assert world.asked == [f"/interface/r{n}" for n in range(INTERFACES_ASKED)]
+    assert len(await world.reports.interfaces(KEY, pods, names)) == 2 * INTERFACES_ASKED
+
+
+async def test_many_pods_that_drip_hold_a_pass_no_longer_than_one(world, soon):
+    world.odd = ODD["a byte now and then"]
+    pods = [replace(POD, report=PodState(held={"abc": READY, "def": READY})) for _ in range(50)]
+    async with asyncio.timeout(1):
+        assert await world.reports.interfaces(KEY, pods, ["abc", "def"]) == {}
 
 
 async def test_an_interface_is_asked_for_once(world):

@@ -177,7 +177,7 @@ class Cluster:
             response = await self._dynamic.request(
                 method, path, body=body, serialize=False, _request_timeout=TIMEOUT_SECONDS, **params
             )
-            # Not `from_json`: an API server takes objects that are nested deeper than that reads, and says so to nobody.
+            # Not `from_json`, which reads no object that is nested as deep as an API server takes.
             answer: Document = json.loads(await response.read())
         except RecursionError:
             raise Unavailable(f"{what}: the answer is nested too deep to be read") from None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from despina.api.base import is_object_name
 from despina.api.conditions import ConditionStatus, Reason, Type
 from despina.api.placement import PlacementProfile
 from despina.api.pods import Accelerator
@@ -172,6 +173,8 @@ async def _interfaces(cluster: Onlooker, live: Live, pods: Iterable[PodView]) ->
     holders = {name: p.name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
     found = {}
     for revision, pod in holders.items():
+        if not is_object_name(revision):  # it would be part of a path that is asked for with a person's rights
+            continue
         try:
             found[revision] = await cluster.pod_says(live.program.namespace, pod, f"{INTERFACE_PATH}/{revision}")
         except (ClusterError, ValueError):

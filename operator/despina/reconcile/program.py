@@ -126,7 +126,7 @@ class Reconciler:
             configs=live.configs,
             interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
-            jobs=tuple([replace(job, progress=await self.reports.progress(job)) for job in live.jobs]),
+            jobs=await self.reports.evaluations(live.jobs),
         )
 
     async def resolve(self, key: Key, program: Program) -> Resolution:

@@ -129,15 +129,16 @@ class Registry:
         credentials: Credentials | None = None,
     ) -> Resolution:
         """What the program's source stands for now, and when that version and `others` were made; waits only for the
-        very first answer."""
+        very first answer, and for that once."""
         uri = source.tracking_uri or default_uri
         if not uri:
             message = "set spec.source.mlflow.trackingURI, or trackingURI in the operator's chart values"
             return Resolution(None, Reason.NO_TRACKING_URI, message)
         poll_key, interest = PollKey(server_of(uri), source.model, credentials), Interest(source, others)
         poller = self._follow(key, poll_key, interest)
+        wait = 0 if poller.gave_up else FIRST_ANSWER_SECONDS  # a worker of the queue waits, and others are due, too
         try:
-            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+            async with asyncio.timeout(wait):
                 answer = await poller.answer_to(interest)
         except TimeoutError:
             poller.gave_up.add(key)

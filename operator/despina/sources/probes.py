@@ -18,12 +18,12 @@ import httpx
 from pydantic import ValidationError
 
 from despina.decide.tool import Look
+from despina.sources.answers import MOST_BYTES, TooLong, body_of
 from despina.wire import TOOLS_PATH, HostReport, OfferedTool
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 CONNECT_SECONDS = 3.0
-MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -163,21 +163,13 @@ class Probes:
             async with self._client.stream(method, url, headers=headers, **options) as response:
                 if response.status_code != 200:
                     raise Failed(f"{what} was answered with status {response.status_code}")
-                return await _body(response, what)
+                return await body_of(response)
+        except TooLong:
+            raise Failed(f"{what} gave more than {MOST_BYTES // 2**20} MiB") from None
         except httpx.ReadTimeout:
             raise TooSlow from None
         except httpx.HTTPError as exc:
             raise Failed(f"{what} failed: {type(exc).__name__}") from None
-
-
-async def _body(response: httpx.Response, what: str) -> bytes:
-    """The answer, of a server that may send without an end."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise Failed(f"{what} gave more than {MOST_BYTES // 2**20} MiB")
-    return bytes(body)
 
 
 async def _connect(url: str) -> None:

@@ -7,24 +7,25 @@ program when something was said that decisions look at.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from despina.api.base import is_object_name
 from despina.decide.observed import JobView, PodView
 from despina.decide.situation import holds
+from despina.sources.answers import ANSWER_SECONDS, answer_of
 from despina.sources.runtime_admin import Key, address
 from despina.wire import INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
 
-log = logging.getLogger(__name__)
 STALE_ROUNDS = 4
-INTERFACES_KEPT = 20
-"""Of one program."""
+INTERFACES_KEPT, INTERFACES_ASKED = 20, 4
+"""Of one program; the latter in one pass."""
 
 
 @dataclass
@@ -98,11 +99,10 @@ class Reports:
                 continue
 
     async def _ask(self, listener: _Listener, pod: PodView) -> None:
+        said = await answer_of(self._client, f"{address(pod)}{STATE_PATH}")
         try:
-            response = await self._client.get(f"{address(pod)}{STATE_PATH}")
-            state = PodState.model_validate_json(response.raise_for_status().content)
-        except (httpx.HTTPError, ValidationError) as exc:
-            log.debug("Pod said nothing pod=%s error=%s", pod.name, type(exc).__name__)
+            state = PodState.model_validate_json(said or b"")
+        except ValidationError:
             listener.silent[pod.name] = listener.silent.get(pod.name, 0) + 1
             if listener.silent[pod.name] >= STALE_ROUNDS:
                 listener.said.pop(pod.name, None)
@@ -113,34 +113,39 @@ class Reports:
     async def interfaces(
         self, program: Key, pods: Iterable[PodView], revisions: Iterable[str]
     ) -> Mapping[str, Mapping[str, Any]]:
-        """What a program's revisions take and give, as the first pod says that holds them; they never change."""
+        """What a program's revisions take and give, as the first pod says that holds them; they never change.
+
+        A pass waits for this, so it asks for few at a time, and for a moment only. What pods say they hold may be no
+        revision's name at all."""
         known, asked = self._interfaces.setdefault(program, {}), list(revisions)
-        for revision in asked:
-            if revision not in known and (said := await self._learn(pods, revision)) is not None:
-                known[revision] = said
+        unknown = [revision for revision in asked if revision not in known and is_object_name(revision)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for revision in unknown[:INTERFACES_ASKED]:
+                    if (said := await self._learn(pods, revision)) is not None:
+                        known[revision] = said
         for revision in list(known)[:-INTERFACES_KEPT]:
             del known[revision]
         return {revision: known[revision] for revision in asked if revision in known}
 
-    async def progress(self, job: JobView) -> str:
-        """How far an evaluation is, in words."""
+    async def evaluations(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
+        """Evaluations with how far they are; all are asked at once, for a pass waits."""
+        said = await asyncio.gather(*map(self._progress, jobs))
+        return tuple(replace(job, progress=words) for job, words in zip(jobs, said, strict=True))
+
+    async def _progress(self, job: JobView) -> str:
         if job.ip is None or job.result:
             return ""
-        try:
-            response = await self._client.get(f"{address(job)}{PROGRESS_PATH}")
-            # Not `text`, which goes by the character set that the answer claims.
-            return response.raise_for_status().content[:800].decode(errors="replace")[:200]
-        except httpx.HTTPError:
-            return ""
+        said = await answer_of(self._client, f"{address(job)}{PROGRESS_PATH}")
+        return (said or b"")[:800].decode(errors="replace")[:200]
 
     async def _learn(self, pods: Iterable[PodView], revision: str) -> Mapping[str, Any] | None:
         for pod in pods:
             if not holds(pod, revision):
                 continue
             try:
-                response = await self._client.get(f"{address(pod)}{INTERFACE_PATH}/{revision}")
-                said = from_json(response.raise_for_status().content)
-            except (httpx.HTTPError, ValueError):
+                said = from_json(await answer_of(self._client, f"{address(pod)}{INTERFACE_PATH}/{revision}") or b"")
+            except ValueError:
                 continue
             if isinstance(said, dict):
                 return said

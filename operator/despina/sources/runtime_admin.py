@@ -23,12 +23,15 @@ from pydantic import ValidationError
 
 from despina.decide.observed import JobView, PodView, kind_of
 from despina.decide.plan import Tell
+from despina.sources.answers import body_of
 from despina.sources.outbox import ATTEMPTS, Letter, Outbox
 from despina.wire import ADMIN_PORT, ORDERS_PATH, SIGNATURE_HEADER, Order, OrdersReport
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace and name of a program."""
+ORDER_SECONDS = 6.0
+"""For a whole answer."""
 RETRY_SECONDS = 1.0
 FORGET_SECONDS = 3.0
 RENUMBERINGS = 3
@@ -159,7 +162,7 @@ class Orders:
         """One attempt, and the status of the answer."""
         try:
             status = await self._numbered(program, pod, tell)
-        except (httpx.HTTPError, ValueError) as exc:  # ValueError: an order that cannot even be written down
+        except Exception as exc:  # whatever a pod answers, or an order that cannot even be written down
             log.info("Order was not taken pod=%s/%s error=%s", program[0], tell.pod.name, type(exc).__name__)
             return UNSENT
         self._note(program, pod, tell.pod, status)
@@ -179,21 +182,25 @@ class Orders:
         if not pod.last.boot and tell.pod.report:
             pod.last = tell.pod.report.orders
         for _ in range(RENUMBERINGS):
-            response = await self._post(program, pod, tell)
-            if response.status_code != NOT_NEW:
-                return response.status_code
+            status, body = await self._post(program, pod, tell)
+            if status != NOT_NEW:
+                return status
             try:
-                pod.last = OrdersReport.model_validate_json(response.content)
+                pod.last = OrdersReport.model_validate_json(body)
             except ValidationError:
                 return NOT_NEW
-        return (await self._post(program, pod, tell)).status_code
+        return (await self._post(program, pod, tell))[0]
 
-    async def _post(self, program: Key, pod: _Pod, tell: Tell) -> httpx.Response:
+    async def _post(self, program: Key, pod: _Pod, tell: Tell) -> tuple[int, bytes]:
         pod.last = OrdersReport(boot=pod.last.boot, number=pod.last.number + 1)
         content = order_of(program, tell, pod.last).model_dump_json(exclude_defaults=True).encode()
         signatures = ", ".join(base64.b64encode(key.sign(content)).decode() for key in self._keys)
-        headers = {SIGNATURE_HEADER: signatures}
-        return await self._client.post(f"{address(tell.pod)}{ORDERS_PATH}", content=content, headers=headers)
+        headers, url = {SIGNATURE_HEADER: signatures}, f"{address(tell.pod)}{ORDERS_PATH}"
+        async with (
+            asyncio.timeout(ORDER_SECONDS),
+            self._client.stream("POST", url, content=content, headers=headers) as response,
+        ):
+            return response.status_code, await body_of(response)
 
     async def close(self) -> None:
         """Send nothing any more."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -113,8 +113,11 @@ class Reports:
                 self.known.setdefault(revision, runtime.interface(revision))
         return {revision: self.known[revision] for revision in revisions if revision in self.known}
 
-    async def progress(self, job: JobView) -> str:
-        return "" if job.ip is None or job.result else self.operator.world.progress_of(job.name)
+    async def evaluations(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
+        return tuple(
+            replace(j, progress="" if j.ip is None or j.result else self.operator.world.progress_of(j.name))
+            for j in jobs
+        )
 
 
 @dataclass

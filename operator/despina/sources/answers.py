@@ -1,0 +1,37 @@
+"""Answers of pods and tools, which are anybody's: whole, soon and not too long, or else none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import httpx
+
+log = logging.getLogger(__name__)
+ANSWER_SECONDS = 2.0
+"""For a whole answer: a client's own time-out counts anew with each byte."""
+MOST_BYTES = 2**20
+
+
+class TooLong(Exception):
+    """An answer went on and on."""
+
+
+async def body_of(response: httpx.Response) -> bytes:
+    """The body of an answer; raises TooLong."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise TooLong
+    return bytes(body)
+
+
+async def answer_of(client: httpx.AsyncClient, url: str) -> bytes | None:
+    """What is answered; None for anything that is no answer."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), client.stream("GET", url) as response:
+            return await body_of(response) if response.is_success else None
+    except Exception as exc:  # whatever a pod answers must not end what asks it
+        log.debug("No answer url=%s error=%s", url, type(exc).__name__)
+        return None
