@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -101,16 +101,31 @@ async def test_programs_of_one_model_share_a_poller_and_are_woken_together(monke
     await world.registry.close()
 
 
+class Drip(httpx.AsyncByteStream):
+    """A body of which there is always more to come."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self._chunk = chunk
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield self._chunk
+            await asyncio.sleep(0)
+
+
 ODD = {
     "a character set that there is not": httpx.Response(404, headers={"content-type": "text/plain; charset=undefined"}, content=b"x"),
     "an answer that nests without an end": httpx.Response(200, content=b"[" * 200000),
+    "a byte now and then": httpx.Response(200, stream=Drip(b" ")),
+    "more than anybody reads": httpx.Response(200, stream=Drip(b" " * 2**18)),
     "half a character": httpx.Response(200, content=b'{"registered_model": "\xc3'),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ODD)
-async def test_whatever_a_server_answers_its_poller_goes_on(case):
+async def test_whatever_a_server_answers_its_poller_goes_on(case, monkeypatch):
     world = World(lambda r: ODD[case])
+    monkeypatch.setattr("despina.sources.tracking.ANSWER_SECONDS", 0.1)
     assert (await world.registry.resolve(A, source(), URI)).reason == Reason.REGISTRY_UNREACHABLE
     world.answer = lambda r: model(champion="2")
     await world.registry.resolve(B, source(), URI)  # a newcomer makes the poller look

@@ -1,4 +1,4 @@
-"""Answers of pods and tools, which are anybody's: whole, soon and not too long, or else none."""
+"""Answers of pods, tools and registries, which are anybody's: whole, soon and not too long, or else none."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ the server that they were given for and to no other, no redirect is followed, an
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,8 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from despina.api.conditions import Reason
 from despina.api.credentials import NOBODY, Credentials, is_within
+from despina.sources.answers import body_of
 
 API = "/api/2.0/mlflow"
+ANSWER_SECONDS = 20.0
+"""For a whole answer; servers are asked apart from any pass."""
 OF_PROGRAM = "the program's credentials (spec.source.mlflow.credentialsSecretRef)"
 OF_OPERATOR = "the operator's credentials"
 OF_NOBODY = "a request without credentials: set spec.source.mlflow.credentialsSecretRef"
@@ -119,14 +124,17 @@ class Tracking:
             request = self._client.build_request("GET", f"{server}{API}{path}", params=params)
             credentials, whose = (own, OF_PROGRAM) if own else self._for(request.url)
             request.headers.update(credentials.headers)
-            response = await self._client.send(request)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                response = await self._client.send(request, stream=True)
+                async with contextlib.aclosing(response):
+                    content = await body_of(response)
         except Exception as exc:  # whatever an address in a manifest leads to must not end the polling
             text = f"{server}: {type(exc).__name__}; asked again by itself"
             raise Silence(Reason.REGISTRY_UNREACHABLE, text) from None
         if response.status_code in (401, 403):
             text = f"{server} answered {response.status_code} to {whose}"
             raise Trouble(Reason.REGISTRY_DENIED, text)
-        return _content(response, server, params["name"])
+        return _checked(response, content, server, params["name"])
 
     def _for(self, url: httpx.URL) -> tuple[Credentials, str]:
         """What is shown there for a program that brings nothing of its own, and whose it is."""
@@ -142,17 +150,17 @@ def _parsed(uri: str) -> str:
         return uri
 
 
-def _content(response: httpx.Response, server: str, model: str) -> bytes:
+def _checked(response: httpx.Response, content: bytes, server: str, model: str) -> bytes:
     """An answer as it was sent: neither the character set that it claims nor how deep it nests can do any harm."""
     status = response.status_code
-    if status == 404 and b"RESOURCE_DOES_NOT_EXIST" in response.content:
+    if status == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:
         raise Trouble(Reason.MODEL_NOT_FOUND, f"{server} has no model {model!r}")
     if response.is_redirect:
         text = f"{server} answered {status}: no redirect is followed, name the address that it leads to"
         raise Trouble(Reason.REGISTRY_UNREACHABLE, text)
     if not response.is_success:
         raise Trouble(Reason.REGISTRY_UNREACHABLE, f"{server} answered {status}; asked again by itself")
-    return response.content
+    return content
 
 
 def _unlike_mlflow(server: str) -> Trouble:
