@@ -234,6 +234,21 @@ SCHEDULES = {
         {},
         [("alias", "2"), ("rounds", 3), ("alias", None), ("key_replaced", ("key-2",)), ("auto_promotion", False)],
     ),
+    "pods that take no orders and serve what was refused are replaced though a release is paused": (
+        KINDS["availability"],
+        {"1": MILD, "4": ERRING},
+        [
+            ("alias", "4"),
+            ("restart", "monday"),
+            ("rounds", 6),
+            ("lm", "a"),
+            ("rounds", 4),
+            ("alias", "2"),
+            ("paused", True),
+            ("orders_refused", True),
+            ("operate", None),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

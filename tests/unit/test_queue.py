@@ -113,3 +113,13 @@ async def test_only_keys_that_are_due_count_as_waiting():
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (400, 60.0)])
 def test_backoff_doubles_up_to_a_minute(failures, seconds):
     assert backoff(failures) == seconds
+
+
+async def test_a_queue_that_is_ended_while_a_key_comes_ends():
+    bench = Bench(workers=1)
+    bench.queue.add(A, after=100)
+    for _ in range(9):
+        await asyncio.sleep(0)  # the worker waits for A by now
+    bench.queue.add(B)
+    async with asyncio.timeout(5):
+        await bench.close()

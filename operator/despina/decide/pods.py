@@ -58,8 +58,10 @@ def replacing_left(r: Situation) -> list[float]:
 
 def _refusing(r: Situation) -> Iterator[tuple[DeploymentView, PodView]]:
     """Deployments, each with the first of its pods that would have to be replaced. A version that is on its way in new
-    pods does that already."""
-    for view in r.o.deployments if r.candidate is None else ():
+    pods does that already, unless it waits for a person."""
+    waits = r.policy.state == "Paused" or r.policy.blue_green.auto_promotion == "Disabled"
+    is_coming = r.candidate is not None and not waits
+    for view in () if is_coming else r.o.deployments:
         late = (p for p in r.o.ready_pods(view.revision) if p.refusal and p.report and not serves(p, view.serves))
         yield from ((view, pod) for pod in itertools.islice(late, 1))
 

@@ -7,6 +7,7 @@ A key that is woken while it is being worked on is worked on again. Keys may als
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -100,10 +101,9 @@ class Queue:
                 return key
             wait = self._heap[0][0] - self._clock() if self._heap else None
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), max(wait, 0.001) if wait is not None else None)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(wait, 0.001) if wait is not None else None):
+                    await self._changed.wait()
 
     def _pop(self) -> Key | None:
         """A key that is due. One that is being worked on is left out of the heap until that is done."""

@@ -110,7 +110,8 @@ class Probes:
             if watch.looks != before:
                 self._wake(tool)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(watch.again.wait(), watch.period)
+                async with asyncio.timeout(watch.period):
+                    await watch.again.wait()
 
     async def _look(self, target: Target, before: Look, timeout: float) -> Look:  # noqa: ASYNC109 - of the look
         try:

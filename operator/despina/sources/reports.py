@@ -93,10 +93,9 @@ class Reports:
             if before != {name: facts(state) for name, state in listener.said.items()}:
                 self._wake(program)
             listener.again.clear()
-            try:
-                await asyncio.wait_for(listener.again.wait(), listener.period)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(listener.period):
+                    await listener.again.wait()
 
     async def _ask(self, listener: _Listener, pod: PodView) -> None:
         said = await answer_of(self._client, f"{address(pod)}{STATE_PATH}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,10 +147,9 @@ class Orders:
                 if status != TAKEN and not is_kept:
                     self._forget(pod, letter)
                 continue
-            try:
-                await asyncio.wait_for(pod.news.wait(), pod.outbox.wait(self._clock()))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pod.outbox.wait(self._clock())):
+                    await pod.news.wait()
         pod.task = None
 
     def _forget(self, pod: _Pod, letter: Letter) -> None:
