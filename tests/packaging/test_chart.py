@@ -70,14 +70,14 @@ def test_the_operator_is_restricted_and_alone():
         assert security["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_a_programs_service_is_protected_in_the_watched_namespaces_unless_told_otherwise():
+def test_what_serves_is_protected_in_the_watched_namespaces_unless_told_otherwise():
     documents = rendered("--set=watchNamespaces={a,b}")
     (policy,) = of(documents, "ValidatingAdmissionPolicy")
     (binding,) = of(documents, "ValidatingAdmissionPolicyBinding")
-    assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "despina-sys-services"
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "despina-sys-serving"
     (chosen,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
     assert chosen["values"] == ["a", "b"]
-    for none in (rendered("--set=protectServices=false"), rendered("--kube-version=1.29")):
+    for none in (rendered("--set=protectServing=false"), rendered("--kube-version=1.29")):
         assert not of(none, "ValidatingAdmissionPolicy")
 
 

@@ -32,12 +32,13 @@ COLLECTOR = "--as=system:serviceaccount:kube-system:generic-garbage-collector"
 
 
 def delete_the_service(program: Given, good: str) -> float:
-    """Somebody deletes the Service while the version that the alias names is in quarantine: it is refused."""
+    """Somebody deletes the Service, and what is behind it, while the version that the alias names is in quarantine: it is
+    refused."""
     before = program.kube.json("get", "service", program.name)
     started = time.time()
-    for which in ([program.name], ["--all"]):
-        said = program.kube.fails("delete", "service", "--wait=false", *which)
-        assert f"Service {program.name} leads the callers of DSPyProgram {program.name}" in said, said
+    for which in (["service", program.name], ["service", "--all"], ["deployment", "--all"]):
+        said = program.kube.fails("delete", "--wait=false", *which)
+        assert f"serves the callers of DSPyProgram {program.name} and goes with it" in said, said
     assert program.kube.json("get", "service", program.name) == before
     assert program.is_active(good)
     return since(started)

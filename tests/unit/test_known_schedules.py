@@ -249,6 +249,21 @@ SCHEDULES = {
             ("operate", None),
         ],
     ),
+    "after a suspension, too, a version comes only by a word": (
+        BY_HAND,
+        {},
+        [
+            ("alias", "2"),
+            ("rounds", 6),
+            ("promote", "candidate"),
+            ("rounds", 6),
+            ("suspend", True),
+            ("rounds", 3),
+            ("alias", "1"),
+            ("suspend", False),
+            ("rounds", 6),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -31,6 +31,9 @@ def choose(o: Observed, wanted: Revision, waited: float) -> Strategy:
     there = still_there(o, wanted.hash)
     if there and there.replicas and there.activated_at:
         return Strategy("BlueGreen", "its pods are still there")
+    active = o.deployment(o.active)
+    if active and active.revision == wanted.hash and asked != "Recreate" and not refusal_of(o):
+        return Strategy("HotSwap", "its pods were made for it")  # no others could be made under their name
     if asked in ("BlueGreen", "Recreate"):
         return Strategy(asked, "spec.rollout.strategy")
     if asked == "HotSwap":

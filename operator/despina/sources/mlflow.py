@@ -20,8 +20,8 @@ from despina.decide.observed import Resolution
 from despina.sources.tracking import Model, Silence, Tracking, Trouble
 
 log = logging.getLogger(__name__)
-MAX_BACKOFF_SECONDS = 300.0
-FIRST_ANSWER_SECONDS = 12.0
+MAX_BACKOFF_SECONDS = 60.0
+FIRST_ANSWER_SECONDS = 3.0
 
 Key = tuple[str, str]
 """Namespace and name of a program."""
