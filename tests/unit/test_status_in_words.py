@@ -22,7 +22,7 @@ from tests.support.gen import a_deployment, a_program, config_of, hash_of, obser
 NOW = 5000.0
 P = a_program()
 GPU = a_program(placement={"profile": "gpu"})
-ONE, TWO = revision_of(P, ref("1")), revision_of(P, ref("2"))
+ONE, TWO, THREE = (revision_of(P, ref(version)) for version in "123")
 SERVES = observed(P, **serving(P, "1"))
 NOBODY = Resolution(None, Reason.ALIAS_NOT_FOUND, "no alias champion")
 
@@ -90,7 +90,23 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
     "pods that are ending say nothing": (starting(trouble=SECRET, ending=True), Plan(), {
         "Available": "False/NoReadyPods No pod is ready yet", "RefsResolved": "True/RefsFound"}),
     "a candidate without a Secret": (replace(SERVES, pods=SERVES.pods + pods(P, "2", trouble=SECRET)), at("Prepare"), {
-        "Available": "True/Serving", "RefsResolved": 'False/SecretNotFound secret "s" not found'}),
+        "Available": "True/Serving", "RefsResolved": 'False/SecretNotFound secret "s" not found',
+        "UpToDate": 'False/InProgress version 2 is being prepared: SecretNotFound: secret "s" not found'}),
+    "a revision that was abandoned lacks its Secret for ever": (
+        replace(SERVES, pods=SERVES.pods + pods(P, "2", trouble=SECRET)), replace(at("Prepare"), candidate=THREE), {
+        "RefsResolved": "True/RefsFound", "UpToDate": "False/InProgress version 3 is being prepared"}),
+    "a candidate without a node": (replace(SERVES, pods=SERVES.pods + pods(P, "2", trouble=FULL)), at("Prepare"), {
+        "UpToDate": "False/InProgress version 2 is being prepared: Unschedulable: pool default: 0/1 nodes are available"}),
+    "a candidate whose pods are refused": (
+        replace(SERVES, deployments=(*SERVES.deployments, a_deployment(P, "2", trouble=Trouble(Reason.PODS_REFUSED, "quota")))), at("Prepare"), {
+        "UpToDate": "False/InProgress version 2 is being prepared: PodsRefused: quota"}),
+    "a candidate that is ready at its second try": (
+        replace(SERVES, pods=SERVES.pods + pods(P, "2", ready=True, failure=LOAD)), at("Prepare"), {
+        "UpToDate": "False/InProgress version 2 is being prepared"}),
+    "pods that run say nothing of what they take in": (
+        replace(SERVES, pods=SERVES.pods + pods(P, "1", failure=LOAD)),
+        replace(at("Prepare"), candidate=TWO.model_copy(update={"base": ONE.hash})), {
+        "UpToDate": "False/InProgress version 2 is being prepared"}),
     "suspended": (observed(a_program(suspend=True), active="1"), Plan(), {"Ready": f"False/Suspended {ASLEEP}", "Available": f"False/Suspended {ASLEEP}"}),
     "asked for no pods": (observed(a_program(replicas=0), active="1"), Plan(), {"Available": f"False/Suspended {ASLEEP}"}),
     "asked for no pods, but the autoscaler decides": (
@@ -262,7 +278,6 @@ def rolled(o: Observed, status: dict[str, Any] | None, plan: Plan) -> tuple | No
 
 
 SO = Strategy("BlueGreen", "so")
-THREE = revision_of(P, ref("3"))
 FAILED = Plan(asked=TWO, wanted=ONE, quarantined=(entry("2"),), blocked=entry("2"))
 ROLLOUTS: dict[str, tuple[dict | None, Plan, tuple | None]] = {
     "nothing has happened yet": (None, Plan(), None),

@@ -184,6 +184,8 @@ def _is_suspended(o: Observed) -> bool:
 def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
     """The first reason that pods give for not being ready, or why there are none."""
     for pod in o.pods_of(revision):
+        if pod.ready:
+            continue
         if pod.failure:
             return pod.failure.reason, pod.failure.message
         if pod.trouble:
@@ -242,19 +244,19 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
     if plan.problem:
         return Finding(kind, False, *plan.problem)
     if plan.blocked:
-        entry, going = plan.blocked, _on_its_way(plan)
+        entry, going = plan.blocked, _on_its_way(o, plan)
         meanwhile = f"; meanwhile {going[1]}" if going else ""
         text = f"version {entry.version}: {entry.reason}: {entry.message}{meanwhile}"
         return Finding(kind, False, Reason.VERSION_QUARANTINED, text)
     if plan.asked is None:
         return Finding(kind, None, o.model.reason, o.model.message)
-    going = _on_its_way(plan)
+    going = _on_its_way(o, plan)
     if going is None:
         return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
     return Finding(kind, False, *going)
 
 
-def _on_its_way(plan: Plan) -> tuple[str, str] | None:
+def _on_its_way(o: Observed, plan: Plan) -> tuple[str, str] | None:
     """Where the candidate is, as a reason and a sentence."""
     if plan.candidate is None:
         return None
@@ -272,7 +274,9 @@ def _on_its_way(plan: Plan) -> tuple[str, str] | None:
     gate = next((g for g in plan.gates if g.result == "Running"), None)
     if gate and plan.step == "Gate":
         return Reason.IN_PROGRESS, f"{version} is at gate {gate.name}: {gate.message}"
-    return Reason.IN_PROGRESS, f"{version} is being prepared"
+    is_apart = plan.candidate.base != o.active  # what pods that serve complain of is not about the candidate
+    said = _pods_say(o, plan.candidate.base) if is_apart and plan.step == "Prepare" else None
+    return Reason.IN_PROGRESS, f"{version} is being prepared" + (": {}: {}".format(*said) if said else "")
 
 
 def _pinned(o: Observed) -> str:
@@ -340,8 +344,10 @@ def refs_resolved(o: Observed, plan: Plan) -> Finding:
         return Finding(Type.REFS_RESOLVED, False, *plan.problem)
     if o.model.reason == Reason.SECRET_NOT_FOUND:
         return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, o.model.message)
-    for pod in o.pods:
-        if pod.trouble and pod.trouble.reason == Reason.SECRET_NOT_FOUND and not pod.ending:
+    # Pods of a revision that was abandoned lack for ever what its spec named.
+    matter = (*o.pods_of(o.active), *(o.pods_of(plan.candidate.base) if plan.candidate else ()))
+    for pod in matter:
+        if pod.trouble and pod.trouble.reason == Reason.SECRET_NOT_FOUND:
             return Finding(Type.REFS_RESOLVED, False, Reason.SECRET_NOT_FOUND, pod.trouble.message)
     return Finding(Type.REFS_RESOLVED, True, Reason.REFS_FOUND)
 
