@@ -59,7 +59,7 @@ def said(o: Observed, plan: Plan, outcome: Outcome | None = None) -> dict[str, s
 SECRET = Trouble(Reason.SECRET_NOT_FOUND, 'secret "s" not found')
 FULL = Trouble(Reason.UNSCHEDULABLE, "0/1 nodes are available")
 LOAD = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
-ASLEEP = "spec.suspend is true or spec.replicas is 0"
+ASLEEP = "spec.suspend is true"
 PINNED = a_program(rollout={"rollbackTo": 2})
 NUMBERED = a_program(source={"mlflow": {"model": "qa", "version": 2}})
 CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
@@ -108,7 +108,7 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         replace(at("Prepare"), candidate=TWO.model_copy(update={"base": ONE.hash})), {
         "UpToDate": "False/InProgress version 2 is being prepared"}),
     "suspended": (observed(a_program(suspend=True), active="1"), Plan(), {"Ready": f"False/Suspended {ASLEEP}", "Available": f"False/Suspended {ASLEEP}"}),
-    "asked for no pods": (observed(a_program(replicas=0), active="1"), Plan(), {"Available": f"False/Suspended {ASLEEP}"}),
+    "asked for no pods": (observed(a_program(replicas=0), active="1"), Plan(), {"Available": "False/Suspended spec.replicas is 0"}),
     "asked for no pods, but the autoscaler decides": (
         observed(a_program(replicas=0, autoscaling={"maxReplicas": 2}), active="1"), Plan(), {"Available": "False/NoReadyPods No pod is ready yet"}),
     "a spec that names what is not there": (SERVES, without(Reason.UNKNOWN_PROFILE), {

@@ -159,7 +159,7 @@ OVERREACH = pods(
     deployment={"toolPackages": ["m"], "podTemplate": {"spec": {"containers": [{"name": "tool", "args": []}]}}}
 )
 LATE = "a look took longer than 10 s"
-ASLEEP = ("Unhealthy", "Suspended", "spec.suspend is true or spec.replicas is 0")
+ASLEEP = ("Unhealthy", "Suspended", "spec.suspend is true")
 STARTING = ("Unhealthy", "NoReadyPods", "no pod is ready yet")
 CASES = {
     "a pod that offers what was agreed": (a_tool(), (READY,), FITS, ("Healthy", "", "")),
@@ -170,7 +170,7 @@ CASES = {
     "a pod that is ending": (a_tool(), (replace(READY, ending=True, trouble=UNSCHEDULABLE),), FITS, STARTING),
     "another backend's pod": (a_tool(), (replace(READY, revision="other", trouble=UNSCHEDULABLE),), FITS, STARTING),
     "suspended": (a_tool(suspend=True), (), FITS, ASLEEP),
-    "asked for no pods": (a_tool(replicas=0), (NO_NODE,), FITS, ASLEEP),
+    "asked for no pods": (a_tool(replicas=0), (NO_NODE,), FITS, ("Unhealthy", "Suspended", "spec.replicas is 0")),
     "asked for no pods, but the autoscaler decides": (a_tool(replicas=0, autoscaling={}), (), FITS, STARTING),
     "a pool without a node": (a_tool(OPEN), (NO_NODE,), Look(), ("Unhealthy", "Unschedulable", "pool gpu: 0/1 nodes are available")),
     "no pool, and no node": (a_tool(), (NO_NODE,), Look(), ("Unhealthy", "Unschedulable", "pool default: 0/1 nodes are available")),

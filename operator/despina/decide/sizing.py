@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from despina.api.program import ProgramSpec
+from despina.api.tool import ToolSpec
 from despina.decide.drift import applied
 from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Delete, Scale
 
 Objects = Mapping[ObjectKey, Any]
+
+
+def asleep(spec: ProgramSpec | ToolSpec) -> str:
+    """Why no pods are asked for; empty where some are."""
+    if spec.suspend:
+        return "spec.suspend is true"
+    return "spec.replicas is 0" if spec.autoscaling is None and spec.replicas == 0 else ""
 
 
 def sized(

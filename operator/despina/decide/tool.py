@@ -18,7 +18,7 @@ from despina.api.tool import Backend, BackendStatus, Tool, ToolStatus
 from despina.decide.drift import applied
 from despina.decide.observed import Defaults, ObjectKey, PodView, Trouble
 from despina.decide.plan import Action, Apply, Delete
-from despina.decide.sizing import sized
+from despina.decide.sizing import asleep, sized
 from despina.desired.labels import BACKEND, SHAPE, tool_labels
 from despina.desired.overlay import overlay_problem
 from despina.desired.scaling import build_hpa
@@ -220,8 +220,8 @@ def _differences(tool: Tool, offered: OfferedTool) -> list[str]:
 
 def why_not_ready(o: ObservedTool, backend: Backend) -> tuple[str, str]:
     """Why a backend has no ready pod, as far as its pods tell."""
-    if o.tool.spec.suspend or (o.tool.spec.autoscaling is None and o.tool.spec.replicas == 0):
-        return Reason.SUSPENDED, "spec.suspend is true or spec.replicas is 0"
+    if sleeps := asleep(o.tool.spec):
+        return Reason.SUSPENDED, sleeps
     for pod in o.pods_of(backend.name):
         if pod.trouble:
             pool = (backend.placement or Placement()).profile

@@ -13,6 +13,7 @@ from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Outcome, Plan
 from despina.decide.quarantine import TAKEN_BACK, is_against, timestamp
 from despina.decide.situation import holds, previous, recovered, serves
+from despina.decide.sizing import asleep
 from despina.decide.strategy import refusal_of
 from despina.decide.versions import ENDED, model_of
 from despina.desired.labels import selector_text
@@ -176,11 +177,6 @@ def _end(o: Observed, plan: Plan, before: RolloutStatus) -> str:
     return "Done" if before.id == o.serving else "Abandoned"
 
 
-def _is_suspended(o: Observed) -> bool:
-    spec = o.program.spec
-    return spec.suspend or (spec.autoscaling is None and spec.replicas == 0)
-
-
 def _pods_say(o: Observed, revision: str | None) -> tuple[str, str] | None:
     """The first reason that pods give for not being ready, or why there are none."""
     for pod in o.pods_of(revision):
@@ -212,8 +208,8 @@ def available(o: Observed, plan: Plan) -> Finding:
     """Whether callers get answers. A rollout cannot make this False, for it never touches the active pods."""
     if o.ready(o.active):
         return Finding(Type.AVAILABLE, True, Reason.SERVING)
-    if _is_suspended(o):
-        return Finding(Type.AVAILABLE, False, Reason.SUSPENDED, "spec.suspend is true or spec.replicas is 0")
+    if sleeps := asleep(o.program.spec):
+        return Finding(Type.AVAILABLE, False, Reason.SUSPENDED, sleeps)
     return Finding(Type.AVAILABLE, False, *_why_nothing_serves(o, plan))
 
 

@@ -19,6 +19,7 @@ from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Plan, Restart, Scale, Tell
 from despina.decide.quarantine import parse_timestamp
 from despina.decide.situation import holds, previous, recovered, wanted_size
+from despina.decide.sizing import asleep
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
 from despina.desired.labels import REVISION
@@ -102,9 +103,8 @@ def _serving(observed: Observed, o: Observed) -> str:
 
 
 def _no_pods(o: Observed) -> str:
-    if o.program.spec.suspend:
-        return ", since spec.suspend is true"
-    return ", since spec.replicas is 0" if wanted_size(o, o.deployment(o.active)) == 0 else ""
+    sleeps = asleep(o.program.spec)
+    return f", since {sleeps}" if sleeps else ""
 
 
 def _ready(o: Observed) -> str:
