@@ -48,6 +48,8 @@ class FakeApi:
         self.pods: dict[str, PodState] = {}
         self.odd: tuple[int, bytes] | None = None
         """What a pod answers, and with which status, whatever it is asked."""
+        self.unknown: tuple[str, ...] = ()
+        """Kinds, by their plurals, of which no CRD was installed."""
         self.forbidden: Callable[[str], bool] = lambda _: False
         self.asked: list[tuple[str, str]] = []
 
@@ -60,6 +62,8 @@ class FakeApi:
         self.asked.append((request.method, path))
         if self.forbidden(path):
             return web.json_response({"message": f"{path.split('/')[-1]} is forbidden"}, status=403)
+        if any(f"/{plural}/" in path for plural in self.unknown):
+            return web.Response(text="404 page not found\n", status=404)
         if self.odd and ":8081/proxy/" in path:
             return web.Response(status=self.odd[0], body=self.odd[1])
         if path.endswith(":8081/proxy/state"):
@@ -187,6 +191,16 @@ async def test_a_tool_that_may_not_be_read_is_said_to_be_unseen_and_not_to_be_am
     text = await why(capsys, "qa")
     assert "(DSPyTool ns/search was not seen, and is taken to be as it should be: " in text
     assert "qa-tools" not in text
+
+
+async def test_a_cluster_without_despina_is_told_from_one_without_the_program(api, capsys):
+    populate(api)
+    api.unknown = ("dspytools",)
+    assert "(DSPyTool ns/search was not seen, and is taken to be as it should be: " in await why(capsys, "qa")
+    api.unknown = ("dspyprograms",)
+    assert await fails(capsys, "qa") == (
+        "despina why: the API server knows no DSPyProgram: is this the right cluster, and is Despina installed there?\n"
+    )
 
 
 async def test_a_pool_that_the_operator_does_not_know_is_named_beside_those_that_it_knows(api, capsys):

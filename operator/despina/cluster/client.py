@@ -24,7 +24,7 @@ from pydantic_core import from_json
 
 from despina.api import API_VERSION
 from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH
-from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, error_for
+from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, UnknownKind, error_for
 from despina.wire import ADMIN_PORT
 
 Document = dict[str, Any]
@@ -182,7 +182,9 @@ class Cluster:
         except RecursionError:
             raise Unavailable(f"{what}: the answer is nested too deep to be read") from None
         except DynamicApiError as exc:
-            raise error_for(exc.status, what, _message(exc)) from exc
+            if exc.status == 404 and _said(exc) is None:
+                raise UnknownKind(f"{what}: {exc.reason}") from exc
+            raise error_for(exc.status, what, _said(exc) or str(exc.reason)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise Unavailable(f"{what}: {exc or type(exc).__name__}") from exc
         return answer
@@ -196,8 +198,17 @@ class Onlooker(Cluster):
     """The API server for a person who only looks: nothing is written, and no Secret is read."""
 
     async def get(self, kind: str, namespace: str, name: str) -> Document | None:
-        """One object, or None; a Secret is never asked for."""
-        return None if kind == "Secret" else await super().get(kind, namespace, name)
+        """One object, or None; a Secret is never asked for. Whoever looks is told that there is no such kind: it may be
+        the wrong cluster."""
+        if kind == "Secret":
+            return None
+        try:
+            return await self._call("get", _path(kind, namespace, name))
+        except UnknownKind:
+            text = f"the API server knows no {kind}: is this the right cluster, and is Despina installed there?"
+            raise UnknownKind(text) from None
+        except Gone:
+            return None
 
     async def pod_says(self, namespace: str, pod: str, path: str) -> Document:
         """What a pod answers on its admin port, through the API server."""
@@ -246,9 +257,10 @@ def _identity(document: Document) -> tuple[str, str, str]:
     return document["kind"], meta["namespace"], meta["name"]
 
 
-def _message(exc: DynamicApiError) -> str:
-    """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key."""
+def _said(exc: DynamicApiError) -> str | None:
+    """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key. It says nothing of
+    a path that it does not know."""
     try:
         return str(from_json(exc.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return str(exc.reason)
+        return None

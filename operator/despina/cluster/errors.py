@@ -23,6 +23,10 @@ class Gone(ClusterError):
     """The object, or its namespace, is not there."""
 
 
+class UnknownKind(Gone):
+    """Nor is anything of its kind: the API server does not know the path."""
+
+
 def error_for(status: int | None, what: str, message: str) -> ClusterError:
     """The error that an HTTP status stands for."""
     text = f"{what}: {message}"

@@ -18,7 +18,7 @@ from despina.api.pods import Accelerator
 from despina.api.program import Program
 from despina.api.status import ProgramStatus
 from despina.cluster.client import Document, Onlooker
-from despina.cluster.errors import ClusterError, Gone, Refused
+from despina.cluster.errors import ClusterError, Gone, Refused, UnknownKind
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import tools_of
 from despina.decide.observed import Defaults, JobView, Observed, PodView, Resolution, kind_of
@@ -199,7 +199,7 @@ async def _tool(cluster: Onlooker, program: Program, key: str) -> Part:
     try:
         await cluster.get("DSPyTool", namespace, name)
         (view,) = await tools_of(cluster, program, [key], lambda _uid, _namespace: (TOKEN,))
-    except Refused as exc:
+    except (Refused, UnknownKind) as exc:
         return Part(ToolView(key), (f"DSPyTool {key} was not seen, and is taken to be as it should be: {exc}.",))
     return Part(replace(view, tokens=_tokens(view)))
 
