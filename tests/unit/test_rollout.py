@@ -334,6 +334,41 @@ def test_without_auto_promotion_a_ready_version_waits_for_the_annotation():
         assert decide(observed(program, "2", **fields, status=status, preview_ready={G: 1}), NOW).step == step
 
 
+VAIN = {
+    "the version instead of the revision": ("2", "2", [f"The annotation despina.dev/promote names 2, which does not wait: the candidate is {G}"]),
+    "nothing waits": ("1", "2", ["The annotation despina.dev/promote names 2, which does not wait: nothing does"]),
+    "the candidate": ("2", G, []),
+    "what serves": ("1", B, []),
+    "nothing": ("2", "", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", VAIN)
+def test_a_word_that_promotes_nothing_is_answered_once(sentence):
+    version, named, wanted = VAIN[sentence]
+    program = a_program({PROMOTE: named} if named else {}, rollout={"blueGreen": {"autoPromotion": "Disabled"}})
+    o = observed(program, version, **with_pods(two(program), pods(program, "2", ready=True)), preview_ready={G: 1})
+    o = replace(o, status=ProgramStatus(serial=1))
+    first = decide(o, NOW)
+    assert [e.message for e in first.events if e.reason == "NothingToPromote"] == wanted
+    again = decide(replace(o, status=status_of(o, first)), NOW)
+    assert not [e for e in again.events if e.reason == "NothingToPromote"]
+
+
+def test_a_word_to_promote_waits_until_it_is_known_what_is_asked_for():
+    program = a_program({PROMOTE: "2"})
+    o = observed(program, None, status=ProgramStatus(serial=1))
+    plan = decide(o, NOW)
+    assert (plan.events, plan.memory.handled) == ((), {})
+
+
+def test_a_word_to_promote_what_fails_in_that_very_pass_was_not_wrong():
+    program = a_program({PROMOTE: G}, rollout={"strategy": "BlueGreen"})
+    fields = with_pods(two(program), pods(program, "2", failure=DENIED))
+    plan = decide(observed(program, "2", **fields, status=ProgramStatus(serial=1)), NOW)
+    assert [e.reason for e in plan.events] == ["PickleDenied"]
+
+
 def test_size_goes_through_the_scale_only_while_no_autoscaler_targets_the_deployment():
     program = a_program(autoscaling={"minReplicas": 2, "maxReplicas": 6})
     fields = serving(program, "1", count=1)

@@ -25,7 +25,7 @@ from despina.decide.problems import spec_problem
 from despina.decide.quarantine import added, entry_against, parse_timestamp, still_quarantined, timestamp
 from despina.decide.readiness import do_all_say, is_prepared
 from despina.decide.retire import is_released, others, remaining, retention_left
-from despina.decide.situation import Situation, earlier, has_served, recovered, revision_in
+from despina.decide.situation import Situation, amiss, earlier, has_served, recovered, revision_in
 from despina.decide.strategy import choose, patience
 from despina.decide.versions import asked_model, ref_of, served_models
 from despina.decide.watch import promoted, summary, watch_left
@@ -44,12 +44,13 @@ def decide(observed: Observed, now: float) -> Plan:
     r = situation(o, now, None if problem else asked_revision(o), entries, before)
     breaker, gates = merged(o, now), gates_of(r)
     failed = failure_of(r, requests) or stopped_at(r, gates) or relapse(r, breaker)
+    judged = r
     if failed:
         r = given_up(r, failed)
     step = step_of(r, gates, requests)
     memory, target = _memory(r, requests, bool(problem)), _target(r, step)
     r = replace(r, memory=sent_along(memory, promoted(r, target)))
-    actions, events = _parted([*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed)])
+    actions, events = _parted([*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed), *_in_vain(judged, requests, memory)])
     is_under_way = r.candidate is not None or step == "Watch" or _is_starting(r)
     return Plan(
         actions=actions,
@@ -208,6 +209,14 @@ def _news(r: Situation, gates: Gates, failed: Quarantined | None) -> Iterator[Em
     before = r.o.status.rollout
     if before and before.step == "Watch" and not failed and (said := summary(r)):
         yield Emit("Warning", "WatchInconclusive", said)
+
+
+def _in_vain(r: Situation, requests: Mapping[str, str], memory: Memory) -> Iterator[Emit]:
+    """A word to promote counts as heard though it names nothing that waits. Whoever gave it would wait for ever."""
+    named = requests.get("promote", "")
+    is_heard = bool(named) and memory.handled.get("promote") == named
+    if is_heard and (said := amiss(r.o, r.candidate, named)):
+        yield Emit("Warning", "NothingToPromote", said)
 
 
 def step_of(r: Situation, gates: Gates, requests: Mapping[str, str]) -> Step | None:

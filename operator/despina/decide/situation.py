@@ -211,6 +211,14 @@ def _is_pinned(o: Observed, entry: HistoryEntry, revision: Revision) -> bool:
     return is_pinned and made is not None and (entry.version, entry.created_at) == (revision.version, made)
 
 
+def amiss(o: Observed, candidate: Revision | None, promote: str) -> str:
+    """What is wrong with a word that is to promote something; empty where nothing is."""
+    if promote in (candidate.hash if candidate else None, o.serving):
+        return ""
+    waits = f"the candidate is {candidate.hash}" if candidate else "nothing does"
+    return f"The annotation despina.dev/promote names {promote}, which does not wait: {waits}"
+
+
 def wanted_size(o: Observed, active: DeploymentView | None) -> int:
     """What runs now, within the autoscaler's bounds, or what was asked for."""
     spec = o.program.spec
