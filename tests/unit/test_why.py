@@ -41,6 +41,17 @@ def status(**fields: Any) -> ProgramStatus:
     return ProgramStatus.model_validate({"observedGeneration": 1, "serial": 1, **fields})
 
 
+def refused(message: str) -> ProgramStatus:
+    """The last pass could not write something."""
+    condition = {"type": "Reconciled", "status": "False", "reason": "Rejected", "message": message}
+    return status(conditions=[{**condition, "lastTransitionTime": timestamp(NOW)}])
+
+
+def served(version: str) -> dict[str, str]:
+    revision = hash_of(P, version)
+    return {"revision": revision, "version": version, "deployment": f"qa-{revision}"}
+
+
 def at_rest(program: Any, version: str = "1", **fields: Any) -> Observed:
     """A program whose objects are all as they should be."""
     o = observed(program, version, status=status(), **{**serving(program, "1", 2), **fields})
@@ -52,8 +63,10 @@ def at_rest(program: Any, version: str = "1", **fields: Any) -> Observed:
     return o
 
 
-def blue_green(new_pods: tuple[Any, ...] = (), since: float = 0.0, **spec: Any) -> Observed:
-    program = a_program(replicas=2, **{"rollout": {"strategy": "BlueGreen"}, **spec})
+def blue_green(
+    new_pods: tuple[Any, ...] = (), since: float = 0.0, annotations: dict[str, str] | None = None, **spec: Any
+) -> Observed:
+    program = a_program(annotations, replicas=2, **{"rollout": {"strategy": "BlueGreen"}, **spec})
     o = observed(program, "2", **serving(program, "1", 2))
     fields = {"replicas": 2} if new_pods else {}
     o = replace(o, deployments=(*o.deployments, a_deployment(program, "2", **fields)), pods=(*o.pods, *new_pods))
@@ -139,10 +152,37 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         observed(P),
         [
             "Callers reach nothing: there is no Service that sends them anywhere.",
-            "Version 1 has no deadline: its pods try again until they are ready.",
             "The operator lags behind the manifest: it has said nothing of this program. Is it running?",
             "  - writes Service qa, which sends callers to version 1",
+            "The operator looks again when something changes, and asks MLflow every 60 s.",
         ],
+    ),
+    "a program that is new, on no server": (
+        replace(observed(P), model=Resolution(None, Reason.NO_TRACKING_URI, "spec.source.mlflow.trackingURI is not set")),
+        ["MLflow says no, NoTrackingURI: spec.source.mlflow.trackingURI is not set.\nThe operator looks again when something changes."],
+    ),
+    "a first version whose Deployment was refused": (
+        observed(P, active="1", status=refused("POST deployments: exceeded quota")),
+        [
+            f"Nothing serves yet: the Deployment of revision {hash_of(P, '1')} has not been made.\n"
+            "The last pass did not get through, Rejected: POST deployments: exceeded quota.\n"
+            "Asked for is version 1, for which",
+        ],
+    ),
+    "what served, and was deleted": (
+        observed(P, active="1", status=status(active=served("1"))),
+        [f"The Service sends callers to revision {hash_of(P, '1')}, and its Deployment is gone."],
+    ),
+    "a first version that is starting": (
+        observed(P, active="1", deployments=(a_deployment(P, "1", replicas=2),), pods=pods(P, "1", 2)),
+        [
+            "Nothing serves yet: of version 1, 0 of 2 pods are ready.",
+            "Version 1 has no deadline: its pods try again until they are ready.",
+        ],
+    ),
+    "a first version that callers have just reached": (
+        observed(P, active="1", deployments=(a_deployment(P, "1"),), pods=pods(P, "1", ready=True)),
+        ["Callers reach version 1; 1 of 1 pod is ready."],
     ),
     "a first version whose pods cannot start": (
         at_rest(P, pods=pods(P, "1", 5, failure=BOOM)),
@@ -209,6 +249,13 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "a version that waits for a person": (
         ready(blue_green(rollout=MANUAL)),
         ["It is ready and waits for a person: kubectl annotate dspy qa -n ns --overwrite despina.dev/promote="],
+    ),
+    "a person's word that names no revision": (
+        ready(blue_green(rollout=MANUAL, annotations={"despina.dev/promote": "2"})),
+        [
+            f"The annotation despina.dev/promote names 2, which does not wait: the candidate is {hash_of(P, '2')}.\n"
+            "It is ready and waits for a person: kubectl annotate dspy qa -n ns --overwrite despina.dev/promote=",
+        ],
     ),
     "a change that is held up": (
         blue_green(rollout={"strategy": "BlueGreen", "state": "Paused"}),
@@ -291,10 +338,7 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "a write that was refused": (
         replace(
             at_rest(P),
-            status=status(conditions=[{
-                "type": "Reconciled", "status": "False", "reason": "Rejected", "message": "PATCH service: quota",
-                "lastTransitionTime": timestamp(NOW),
-            }]),
+            status=refused("PATCH service: quota"),
         ),
         ["The last pass did not get through, Rejected: PATCH service: quota."],
     ),
@@ -307,6 +351,34 @@ def test_what_is_said(sentence):
     text = why(o)
     for part in parts:
         assert f"\n{part}" in f"\n{text}", text
+
+
+def back_to_what_is_warm() -> Observed:
+    """The version before is asked for again, and held up."""
+    o = watched(99)
+    program = a_program(replicas=2, rollout={"state": "Paused"})
+    return replace(o, program=program, model=found("1"))
+
+
+def edited(at: float) -> Observed:
+    """Callers reach version 1 as the spec is now; before, it was another."""
+    before = a_program(replicas=2, lms=[{"name": "main", "model": "openai/other"}])
+    o, old = at_rest(P), a_deployment(before, "1", replicas=2, activated_at=1.0, retired_at=at)
+    return replace(o, deployments=(*o.deployments, old), pods=(*o.pods, *pods(before, "1", 2, ready=True)))
+
+
+WARM = {
+    "it serves, with another spec": edited(NOW - 120),
+    "it waits to be reached again": back_to_what_is_warm(),
+    "its time is over": replace(
+        watched(12), program=a_program(replicas=2, rollout={"blueGreen": {"scaleDownDelaySeconds": 120}})
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", WARM)
+def test_a_version_is_not_said_to_stay_warm_where(sentence):
+    assert "stays warm" not in why(WARM[sentence])
 
 
 @pytest.mark.parametrize("sentence", [s for s in CASES if s.startswith("nothing is to do")])

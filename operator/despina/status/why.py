@@ -15,10 +15,11 @@ from despina.api.conditions import Reason, Type
 from despina.api.gates import PostPromotion
 from despina.api.status import GateStatus, Quarantined
 from despina.decide.gates import clock_of
+from despina.decide.memory import asking
 from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Plan, Restart, Scale, Tell
 from despina.decide.quarantine import parse_timestamp
-from despina.decide.situation import holds, previous, recovered, wanted_size
+from despina.decide.situation import amiss, holds, previous, recovered, wanted_size
 from despina.decide.sizing import asleep
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
@@ -59,14 +60,14 @@ def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
         *_watch(o, plan, now),
         *_quarantine(o, plan),
         *_breaker(o, plan, now),
-        *_refused(o),
         *_tools(o),
         *_next(observed, plan),
     ]
+    refused = [*_refused(o)]  # first, since nothing gets on before that is mended
     is_known = plan.problem is None and o.model.version is not None
-    if not matters and is_known and plan.asked and o.ready(o.active):
+    if not (refused or matters) and is_known and plan.asked and o.ready(o.active):
         return [_tidy(f"Nothing to do: callers reach version {plan.asked.version}, {_source(o)}; {_ready(o)}.")]
-    return [_tidy(line) for line in (f"{_serving(observed, o)}.", *_asked(o, plan), *matters, *_again(plan))]
+    return [_tidy(line) for line in (f"{_serving(observed, o)}.", *refused, *_asked(o, plan), *matters, _again(o, plan))]
 
 
 def _tidy(line: str) -> str:
@@ -93,12 +94,16 @@ def _serving(observed: Observed, o: Observed) -> str:
     view = o.deployment(o.active)
     if o.active is None:
         return "callers reach nothing: there is no Service that sends them anywhere"
+    if view is None and o.status.active is None:
+        return f"nothing serves yet: the Deployment of revision {o.active} has not been made"
     if view is None:
         return f"the Service sends callers to revision {o.active}, and its Deployment is gone"
     if observed.active != o.active:
         return f"callers reach nobody, since the Service does not lead to version {view.version} any more; {_ready(o)}"
     if view.replicas == 0:
         return f"callers reach nobody: version {view.version} has no pods{_no_pods(o)}"
+    if not (o.ready(o.active) or any(v.activated_at is not None for v in o.deployments)):
+        return f"nothing serves yet: of version {view.version}, {_ready(o)}"
     return f"callers reach version {view.version}; {_ready(o)}"
 
 
@@ -152,13 +157,14 @@ def _trouble(pod: PodView) -> str:
 
 def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
     if plan.candidate is None:
-        if plan.started_at is not None and plan.step is None and plan.wanted:
+        if plan.started_at is not None and plan.step is None and plan.wanted and o.deployment(plan.wanted.base):
             yield f"Version {plan.wanted.version} has no deadline: its pods try again until they are ready."
         return
     if plan.strategy:
         way = WAYS[plan.strategy.name]
         yield f"Version {plan.candidate.version} comes {way}: {plan.strategy.reason}."
     yield from (_judged(g) for g in plan.gates if g.result != "Running")
+    yield from _in_vain(o, plan)
     match plan.step:
         case "Prepare":
             yield from _prepare(o, plan, now)
@@ -179,6 +185,14 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
             yield "Nothing is prepared while the program runs no pods."
         case "Promote":
             yield "It is ready, and the next pass sends callers there."
+
+
+def _in_vain(o: Observed, plan: Plan) -> Iterator[str]:
+    """A word to promote that names nothing that waits, nor what it may have been about when it was given."""
+    named = asking(o).get("promote", "")
+    past = [entry.revision for entry in o.status.history]
+    if named and named not in past and (said := amiss(o, plan.candidate, named)):
+        yield f"{said}."
 
 
 def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
@@ -256,13 +270,14 @@ def _so_far(policy: PostPromotion, counts: Counts) -> str:
 
 
 def _warm(o: Observed, plan: Plan, now: float) -> Iterator[str]:
-    """What callers can be sent back to at once."""
-    before = previous(o, plan.quarantined)
-    if before is None:
+    """What callers can be sent back to at once, while it is another version than those that are spoken of already."""
+    before, view = previous(o, plan.quarantined), o.deployment(o.active)
+    spoken_of = (view.version if view else None, plan.candidate.version if plan.candidate else None)
+    if before is None or before.revision.version in spoken_of:
         return
-    delay = o.program.spec.rollout.blue_green.scale_down_delay_seconds
-    left = duration(min(before.retired_at, now) + delay - now)
-    yield f"Version {before.revision.version} stays warm for {left} more: going back there is one write."
+    left = min(before.retired_at, now) + o.program.spec.rollout.blue_green.scale_down_delay_seconds - now
+    if left >= 1:
+        yield f"Version {before.revision.version} stays warm for {duration(left)} more: going back there is one write."
 
 
 def _quarantine(o: Observed, plan: Plan) -> Iterator[str]:
@@ -364,7 +379,9 @@ def _orders(actions: Iterable[Action]) -> Iterator[str]:
         yield f"tells {number} pod{'s' if number > 1 else ''} to {to_do}"
 
 
-def _again(plan: Plan) -> Iterator[str]:
+def _again(o: Observed, plan: Plan) -> str:
     again = plan.again if plan.soon is None else plan.soon
     soon = "" if again is None else f" in {duration(again)}, or sooner," if again >= 1 else " at once, or"
-    yield f"The operator looks again{soon} when something changes."
+    is_asked = o.model.reason != Reason.NO_TRACKING_URI
+    mlflow = f", and asks MLflow every {o.program.spec.source.mlflow.poll_period_seconds} s" if is_asked else ""
+    return f"The operator looks again{soon} when something changes{mlflow}."
