@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import statistics
@@ -20,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from release import EXAMPLE, lm_environment, release
+from release import EXAMPLE, lm_environment, release, release_command
 from services import Processes, forward_command, listening_socket, stop_group
 from stage import (
     LM_PORT,
@@ -38,6 +39,7 @@ OUT = ROOT / "out"
 STATE = OUT / "demo"
 PORT = int(os.environ.get("PORT", "8080"))
 NAMESPACE = "default"
+COMMANDS = ("kubectl", "despina", "release")
 RATE = 50
 MAX_COSINE = 0.8
 
@@ -151,14 +153,22 @@ class Demo:
         command = forward_command(listen.fileno(), self._cluster_ip(), 80)
         self.processes.start("forward", command, pass_fds=[listen.fileno()])
         listen.close()
-        wrapper = OUT / "kubectl"
-        wrapper.write_text("#!/bin/sh\nexec " + " ".join(self.stage.wrapper()) + ' "$@"\n')
-        wrapper.chmod(0o755)
+        commands = self._commands()
+        write_commands(OUT, commands)
         (STATE / "pids.json").write_text(json.dumps(self.processes.pids))
         self.step(
             f"Done. Figures are in {self.figures_file.relative_to(ROOT)}; everything runs until `make demo-down`.\n"
         )
-        say(f"  out/kubectl get dspy,dspyt\n  http://localhost:{PORT}/docs")
+        say(f"  out/kubectl get dspy,dspyt\n  out/despina why {self.name}")
+        if "release" in commands:
+            say("  out/release compiled    (logs a version and moves the alias there)")
+        say(f"  http://localhost:{PORT}/docs")
+
+    def _commands(self) -> dict[str, list[str]]:
+        found = {"kubectl": self.stage.wrapper(), "despina": self.stage.despina()}
+        if self.name == Demo.name:
+            found["release"] = release_command(self.uri, self.lm, self.stage.prefix)
+        return found
 
     def _manifests(self) -> list[dict[str, Any]]:
         """The example's manifest; another LM than the stand-in takes its place, its key in a Secret."""
@@ -241,6 +251,14 @@ class Demo:
         return "\n".join(texts)
 
 
+def write_commands(folder: Path, commands: dict[str, list[str]]) -> None:
+    """What works on the cluster from any shell of this machine."""
+    for name, command in commands.items():
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        path.chmod(0o755)
+
+
 def down() -> None:
     """End everything that a demo left."""
     path, cluster = STATE / "pids.json", STATE / "cluster"
@@ -251,7 +269,8 @@ def down() -> None:
     if cluster.exists():
         choose("demo", cluster.read_text()).down()
     shutil.rmtree(STATE, ignore_errors=True)
-    (OUT / "kubectl").unlink(missing_ok=True)
+    for name in COMMANDS:
+        (OUT / name).unlink(missing_ok=True)
 
 
 def _is_ours(pid: int) -> bool:

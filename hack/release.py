@@ -19,6 +19,13 @@ def release(kind: str, tracking_uri: str, lm: dict[str, str], prefix: Sequence[s
     return out.strip().splitlines()[-1]
 
 
+def release_command(tracking_uri: str, lm: dict[str, str], prefix: Sequence[str] = ()) -> list[str]:
+    """The command line that does so, but for the kind. A key of the LM it takes from whoever runs it."""
+    env = {**QUIET, "MLFLOW_TRACKING_URI": tracking_uri, **lm}
+    given = [f"{name}={value}" for name, value in env.items() if name != "LM_API_KEY"]
+    return [*prefix, "env", f"--chdir={EXAMPLE}", *given, str(BIN / "python"), "release.py"]
+
+
 def lm_environment(base_url: str) -> dict[str, str]:
     """The LM that LM, LM_BASE_URL and LM_API_KEY name, or the stand-in."""
     if os.environ.get("LM"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from tools import ROOT, Failed, install_packages, run
 MLFLOW_PORT = 5000
 LM_PORT = 8000
 CHART = ROOT / "charts" / "despina"
+DESPINA = [sys.executable, "-m", "despina.cli"]
 
 
 class Stage(Protocol):
@@ -48,6 +50,9 @@ class Stage(Protocol):
 
     def wrapper(self) -> list[str]:
         """The command line of kubectl on this cluster."""
+
+    def despina(self) -> list[str]:
+        """The command line of `despina` on this cluster."""
 
     def down(self) -> None:
         """Remove what was made."""
@@ -92,6 +97,9 @@ class LocalStage:
         tool = [str(bin_dir() / "kubectl"), f"--kubeconfig={self.cluster.kubeconfig}"]
         return self.cluster.enter(tool)
 
+    def despina(self) -> list[str]:
+        return self.cluster.enter(["env", f"KUBECONFIG={self.cluster.kubeconfig}", *DESPINA])
+
     def down(self) -> None:
         self.cluster.down()
 
@@ -129,6 +137,9 @@ class CurrentStage:
 
     def wrapper(self) -> list[str]:
         return ["kubectl"]
+
+    def despina(self) -> list[str]:
+        return DESPINA
 
     def down(self) -> None:
         """It stays."""
