@@ -258,8 +258,8 @@ def _identity(document: Document) -> tuple[str, str, str]:
 
 
 def _said(exc: DynamicApiError) -> str | None:
-    """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key. It says nothing of
-    a path that it does not know."""
+    """The API server's own sentence; its bodies hold no secrets of ours, for we send none but one key. It says
+    nothing of a path that it does not know."""
     try:
         return str(from_json(exc.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -50,7 +50,9 @@ def decide(observed: Observed, now: float) -> Plan:
     step = step_of(r, gates, requests)
     memory, target = _memory(r, requests, bool(problem)), _target(r, step)
     r = replace(r, memory=sent_along(memory, promoted(r, target)))
-    actions, events = _parted([*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed), *_in_vain(judged, requests, memory)])
+    actions, events = _parted(
+        [*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed), *_in_vain(judged, requests, memory)]
+    )
     is_under_way = r.candidate is not None or step == "Watch" or _is_starting(r)
     return Plan(
         actions=actions,

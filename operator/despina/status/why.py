@@ -67,7 +67,9 @@ def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
     is_known = plan.problem is None and o.model.version is not None
     if not (refused or matters) and is_known and plan.asked and o.ready(o.active):
         return [_tidy(f"Nothing to do: callers reach version {plan.asked.version}, {_source(o)}; {_ready(o)}.")]
-    return [_tidy(line) for line in (f"{_serving(observed, o)}.", *refused, *_asked(o, plan), *matters, _again(o, plan))]
+    return [
+        _tidy(line) for line in (f"{_serving(observed, o)}.", *refused, *_asked(o, plan), *matters, _again(o, plan))
+    ]
 
 
 def _tidy(line: str) -> str:
