@@ -264,6 +264,20 @@ SCHEDULES = {
             ("rounds", 6),
         ],
     ),
+    "an evaluation of which no status tells yet, and that ends in a suspension, is not begun again": (
+        DAMAGED,
+        {},
+        [
+            ("lm", "a"),
+            ("second_operator", 20),
+            ("rounds", 9),
+            ("cpu", "1"),
+            ("rounds", 1),
+            ("rounds", 1),
+            ("second_operator", 13),
+            ("suspend", True),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

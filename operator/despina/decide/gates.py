@@ -102,6 +102,15 @@ def standing(r: Situation, status: GateStatus) -> GateStatus:
     return held_up(status, r.now).model_copy(update={"score": score or status.score})
 
 
+def unjudged(r: Situation, known: tuple[GateStatus, ...]) -> tuple[GateStatus, ...]:
+    """How the gates stand while nobody judges them. A Job may have ended of which the status did not tell yet."""
+    names = {status.name for status in known}
+    new = [g for g in r.policy.gates if g.type == "Evaluate" and g.name not in names]
+    found = [(gate, score) for gate in new if r.candidate and (score := _score(r, r.candidate, gate))]
+    late = (_status(gate, Verdict(None, score=score), r.now, Clock(), r.now) for gate, score in found)
+    return (*(standing(r, status) for status in known), *late)
+
+
 def clock_of(status: GateStatus | RolloutStatus, now: float) -> Clock:
     """How much of its time a gate, or a candidate that becomes ready, has used up."""
     return Clock(status.spent_seconds, parse_timestamp(status.since, now) if status.since else None)

@@ -16,7 +16,7 @@ from despina.api.status import GateStatus, Memory, Quarantined
 from despina.decide.actions import all_steps
 from despina.decide.breaker import merged
 from despina.decide.failure import failure_of, relapse, remark, stopped_at
-from despina.decide.gates import Gates, clock_of, pass_gates, standing
+from despina.decide.gates import Gates, clock_of, pass_gates, unjudged
 from despina.decide.memory import fresh, handled, recall, remembered, sent_along
 from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
@@ -187,9 +187,7 @@ def gates_of(r: Situation) -> Gates:
 
 def _gates_seen(r: Situation, gates: Gates) -> tuple[GateStatus, ...]:
     """How the gates stand, also while nobody judges them."""
-    if gates.states or r.earlier is None:
-        return gates.states
-    return tuple(standing(r, state) for state in r.earlier.gates)
+    return gates.states if gates.states or r.earlier is None else unjudged(r, r.earlier.gates)
 
 
 def _clock(r: Situation, step: Step | None) -> Clock:

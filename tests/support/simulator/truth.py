@@ -168,7 +168,7 @@ class Truth:
         there if the status is, or if the Service is still the program's own."""
         self.memory_lost()
         self.knows_nothing, self.adds_up = not is_known, False
-        self.good = self.good if is_known else {}
+        self.good = dict.fromkeys(self.good) if is_known else {}
         self.settings = {name: replace(s, is_used=s.is_used or not is_known) for name, s in settings.items()}
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
@@ -284,7 +284,7 @@ class Truth:
     def _served_once(self, revision: str) -> bool:
         """Whether callers were at a version before, whatever the spec was, and need not have been sent away."""
         model = self.configs[revision].model
-        return any(is_good and self.configs[r].model == model for r, is_good in self.good.items())
+        return any(is_good is not False and self.configs[r].model == model for r, is_good in self.good.items())
 
     def runnable(self) -> list[str]:
         """Revisions that served and whose Deployment is still there."""
