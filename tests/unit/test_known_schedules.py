@@ -278,6 +278,18 @@ SCHEDULES = {
             ("suspend", True),
         ],
     ),
+    "pods are restarted again by a word that came back after another": (
+        SWAP,
+        {},
+        [
+            ("restart", "tuesday"),
+            ("operate", None),
+            ("lm", "a"),
+            ("restart", "monday"),
+            ("rounds", 2),
+            ("restart", "tuesday"),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

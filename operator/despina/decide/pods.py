@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from despina.api.serving import Restart as Bounds
 from despina.api.status import BreakerStatus
 from despina.decide import breaker as breakers
+from despina.decide.memory import asking
 from despina.decide.observed import DeploymentView, PodView
 from despina.decide.plan import Action, Annotate, Chain, Emit, Restart, Tell
 from despina.decide.prepare import take_in
@@ -16,7 +17,6 @@ from despina.decide.situation import Situation, serves
 from despina.decide.switch import committed
 from despina.desired.labels import (
     INVALIDATE_CACHE,
-    RESTART,
     RESTARTED_BY,
     RESTARTS,
 )
@@ -24,11 +24,14 @@ from despina.desired.labels import (
 
 def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str, str]) -> Iterator[Action]:
     """Restart the active pods: because a user says so, or because the breaker is open and that may heal it."""
-    asked = requests.get("restart")
-    if r.active is None or r.candidate is not None or r.is_left:
+    asked, waits = requests.get("restart"), r.candidate is not None or r.is_left
+    if r.active is None:
         return
-    if r.active.restarted_by and RESTART not in r.o.program.annotations:
+    is_over = r.active.restarted_by not in ("", asking(r.o).get("restart"))
+    if is_over and (waits or not asked):
         yield Annotate(r.active.name, {RESTARTED_BY: ""})  # so that the same value may ask again
+    if waits:
+        return
     if asked and asked != r.active.restarted_by:
         said = Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
         yield Chain((Restart(r.active.name, r.now, {RESTARTED_BY: asked}), said))

@@ -365,6 +365,7 @@ def mute(world: World, is_so: bool) -> None:
 def orders_refused(world: World, is_so: bool) -> None:
     """Pods understand no order any more, or again."""
     world.refuses_orders = is_so
+    world.truth.has_refused |= is_so
 
 
 @event(st.sampled_from([("key-1",), ("key-2",), ("key-2", "key-1")]))

@@ -76,6 +76,8 @@ class Truth:
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
         self.all_settings: dict[tuple[str, str], Setting] = {}
+        self.has_refused = False
+        """Whether pods refused orders once: those are not given again until something happens."""
         self.is_unsure = self.knows_nothing = False
         """Whether all records may be lost, and whether they are, and no pass has written new ones."""
         self.convictions: list[Conviction] = []
@@ -334,7 +336,7 @@ class Truth:
         read = {name: self.all_settings.get((name, value)) for name, value in o.program.annotations.items()}
         self.last_seen = {name: setting for name, setting in read.items() if setting}
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
-        if o.model.version and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
+        if plan.asked and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
