@@ -49,6 +49,11 @@ class Mlflow:
         """When a server's versions were made."""
         return 1_000 + self.made if server == SERVER else 5_000
 
+    def has_had(self, model: ModelRef) -> bool:
+        """Whether a version once stood on its server. When it was made is not known while that is silent."""
+        made = range(1_000, 1_001 + self.made) if model.tracking_uri == SERVER else (5_000,)
+        return model.tracking_uri in (SERVER, OTHER_SERVER) and model.created_at in (None, *made)
+
     def meant(self, version: str, source: MlflowSource, default: str | None) -> ModelRef:
         """What a number stands for now."""
         server = source.tracking_uri or default or SERVER

@@ -208,6 +208,7 @@ class Truth:
 
     def know(self, config: RuntimeConfig) -> None:
         """Some pod is meant to run this."""
+        self.check(self.world.mlflow.has_had(config.model), f"no server ever had {config.model}")
         self.configs[config.revision] = config
 
     def _resized(self, name: str, document: Document | None, operator: Operator | None) -> None:
