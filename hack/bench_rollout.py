@@ -102,6 +102,12 @@ def told(word: str, since: float) -> list[float]:
     return [t for line in lines if word in line and (t := when(line)) >= since]
 
 
+def switched(name: str, since: float) -> float:
+    """When the write was made that sent callers elsewhere: the last one of the Service before that was said."""
+    said = told("reason='Promoted'", since)[0]
+    return max(at for at in told(f"Apply(Service/{name})", since) if at <= said)
+
+
 def last_of(records: list[dict[str, Any]], version: str, after: float, new_only: bool = False) -> float:
     """Seconds from a moment until the last request was sent that a version answered."""
     sent = [
@@ -157,7 +163,7 @@ def bluegreen() -> tuple[int, int, list[float]]:
             move_alias("bench-green", version)
             eventually("switched", lambda v=version: program.is_active(v), 120)
             time.sleep(2)
-            seconds.append(last_of(requests.records, before, told("Apply(Service/bench-green)", started)[0], True))
+            seconds.append(last_of(requests.records, before, switched("bench-green", started), True))
             eventually("the old pods are gone", lambda: len(program.pods()) == 2, 90)
         sent, failed = finish(program, requests, "bluegreen", {"1", "2"})
     program.delete()
@@ -179,7 +185,7 @@ def rollback() -> tuple[int, int, list[float]]:
             pin(program, int(version))
             eventually("switched back", lambda v=version: program.is_active(v), 30)
             time.sleep(2)
-            seconds.append(last_of(requests.records, before, told("Apply(Service/bench-back)", started)[0], True))
+            seconds.append(last_of(requests.records, before, switched("bench-back", started), True))
         sent, failed = finish(program, requests, "rollback", {"1", "2"})
     program.delete()
     return sent, failed, seconds

@@ -290,6 +290,30 @@ SCHEDULES = {
             ("restart", "tuesday"),
         ],
     ),
+    "nothing runs of a suspended program of which nobody knows what shall run": (
+        DAMAGED,
+        {},
+        [
+            ("alias", None),
+            ("replicas", 2),
+            ("backup", None),
+            ("restored", (True, False)),
+            ("second_operator", 13),
+            ("status_lost", None),
+            ("rounds", 6),
+            ("suspend", True),
+        ],
+    ),
+    "an edit of what serves is not let in by a pin of it": (
+        DAMAGED,
+        {},
+        [("auto_promotion", False), ("cpu", "2"), ("pin", 1), ("rounds", 6)],
+    ),
+    "an evaluation is not begun again because the moment of its release was damaged": (
+        DAMAGED,
+        {},
+        [("cpu", "2"), ("rounds", 3), ("status_damaged", (120, "[[1]]"))],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

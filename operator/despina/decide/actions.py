@@ -10,7 +10,7 @@ from despina.decide.gates import Gates, abandoned, unmirrored
 from despina.decide.keep import identity, keep, lead
 from despina.decide.plan import Action, Step
 from despina.decide.pods import agreed, converged, forgotten, replaced, restarted
-from despina.decide.prepare import prepare, put_off
+from despina.decide.prepare import prepare, put_off, put_to_sleep
 from despina.decide.retire import let_go, released
 from despina.decide.situation import Situation
 from despina.decide.switch import go_back, promote
@@ -21,7 +21,9 @@ def all_steps(
 ) -> Iterator[Action]:
     """Everything to do now."""
     current = r.current
-    if current is None:
+    if current is None:  # nobody knows what shall run; whatever does shall not while the program is suspended
+        for view in r.o.deployments if r.size == 0 else ():
+            yield from put_to_sleep(r, view)
         return
     yield from _led(r, step, current)
     yield from identity(r)

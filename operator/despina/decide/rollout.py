@@ -97,9 +97,8 @@ def situation(
 
 def _started(wanted: Revision | None, noted: str | None, memory: Memory | None, now: float) -> float:
     """When the change began, as the status or what is remembered beside it says."""
-    if noted is None and memory and wanted and memory.rollout_id == wanted.hash:
-        noted = memory.rollout_started_at
-    return parse_timestamp(noted, now)
+    is_remembered = memory and wanted and memory.rollout_id == wanted.hash
+    return parse_timestamp(noted, parse_timestamp(memory.rollout_started_at if memory and is_remembered else None, now))
 
 
 def asked_revision(o: Observed) -> Revision | None:

@@ -206,9 +206,11 @@ def has_served(o: Observed, revision: Revision) -> bool:
 
 
 def _is_pinned(o: Observed, entry: HistoryEntry, revision: Revision) -> bool:
-    """Whether an entry is about the very version that is pinned. A number alone does not say so."""
+    """Whether an entry is about the version that is pinned, and that does not serve now: an edit of what does is no way
+    back. A number alone does not say which version it is."""
     made, is_pinned = revision.model.created_at, o.program.spec.rollout.rollback_to is not None
-    return is_pinned and made is not None and (entry.version, entry.created_at) == (revision.version, made)
+    is_back = is_pinned and made is not None and served_model(o) != revision.model
+    return is_back and (entry.version, entry.created_at) == (revision.version, made)
 
 
 def amiss(o: Observed, candidate: Revision | None, promote: str) -> str:

@@ -484,7 +484,7 @@ def note_damaged(world: World, what: tuple[str, int, str | None]) -> None:
     if not found:
         return
     name, key = found[number % len(found)]
-    if (kind, name) == ("Service", NAME):
+    if (kind, name) == ("Service", NAME) or kind == "ConfigMap":  # a generation has the latest copy for a moment
         world.truth.record_damaged("Service")
     if key == RESTARTED_BY:
         world.truth.restart_forgotten()

@@ -277,17 +277,20 @@ class Truth:
                     seen.asked != returned[2], f"callers were sent back to {before} and away again, though nobody asked"
                 )
             rollout = o.program.spec.rollout
-            is_way_back = rollout.rollback_to is not None and self._served_once(after)
+            is_way_back = rollout.rollback_to is not None and self._is_back(before, after)
             if _is_candidate(operator, after) and not is_way_back and rollout.blue_green.auto_promotion == "Disabled":
                 self._acted(PROMOTE, after, seen, f"callers were sent to {after}")
         if self.is_convicted(after):
             others = [r for r in self.runnable() if not self.is_convicted(r)]
             self.check(not others, f"callers were sent to quarantined {after} though {others} served")
 
-    def _served_once(self, revision: str) -> bool:
+    def _is_back(self, before: str, after: str) -> bool:
         """Whether callers were at a version before, whatever the spec was, and need not have been sent away."""
-        model = self.configs[revision].model
-        return any(is_good is not False and self.configs[r].model == model for r, is_good in self.good.items())
+        if self.good.get(after):
+            return True
+        model = self.configs[after].model
+        was_there = any(g is not False and self.configs[r].model == model for r, g in self.good.items())
+        return was_there and self.configs[before].model != model
 
     def runnable(self) -> list[str]:
         """Revisions that served and whose Deployment is still there."""
