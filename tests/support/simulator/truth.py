@@ -425,7 +425,8 @@ class Truth:
             setting = seen.settings.get(ABORT)
             self._acted(ABORT, setting.value if setting else "", seen, f"version {version} was aborted")
         if not self.is_damaged:
-            why = self._unjust(self.world.nature_of(conviction.model), entry)
+            is_unlucky = self.world.unlucky[conviction.model] > 1  # a process that gives up twice is not tried again
+            why = None if is_unlucky else self._unjust(self.world.nature_of(conviction.model), entry)
             self.check(
                 why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}"
             )

@@ -8,6 +8,7 @@ schedules of events in `schedule.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,8 @@ class World:
         self.evaluated: dict[str, int] = {}
         self.pods_allowed: int | None = None
         self.hiccups: list[Failure] = []
+        self.unlucky: Counter[ModelRef] = Counter()
+        """How often processes gave up that a version is not to blame for."""
         self.loses_orders = self.refuses_orders = self.is_mute = False
         self.failing: str | None = None
         self.oddity: tuple[int, Any] | None = None
@@ -166,7 +169,10 @@ class World:
         """Why a process that starts now gives up."""
         if self.nature_of(config.model).broken:
             return BROKEN
-        return self.hiccups.pop() if self.hiccups else None
+        if not self.hiccups:
+            return None
+        self.unlucky[config.model] += 1
+        return self.hiccups.pop()
 
     def next_number(self) -> int:
         self.numbers += 1
