@@ -235,8 +235,8 @@ def test_a_program_waits_for_a_tool_that_it_requires_and_not_for_one_that_it_doe
     assert program.pods() == []
     tools(tool("late", sample_pods(), of="search"))
     program.becomes_ready()
-    states = {t["name"]: t["state"] for t in program.status["tools"]}
-    assert states == {"find": "Available", "spare": "NotFound"}
+    there = {"find": "Available", "spare": "NotFound"}
+    eventually("the tools are known", lambda: {t["name"]: t["state"] for t in program.status["tools"]} == there, 30)
     answer = httpx.post(f"{program.url}/execute", json={"ticket": "pie"}, timeout=20)
     assert answer.json() == {"category": "pie 0"}
 

@@ -37,7 +37,8 @@ def test_answers_name_their_version_and_fit_the_signature(ready, version):
     for asset in ("swagger-ui.css", "swagger-ui-bundle.js"):
         assert f"docs/assets/{asset}" in page
         assert httpx.get(f"{ready.url}/docs/assets/{asset}").status_code == 200
-    assert 'despina_requests_total{status="200"' in httpx.get(f"{ready.admin}/metrics").text
+    counted = 'despina_requests_total{status="200"'  # after the answer was sent
+    eventually("the request is counted", lambda: counted in httpx.get(f"{ready.admin}/metrics").text, 10)
 
 
 @pytest.mark.parametrize(
