@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import httpx
@@ -21,6 +20,7 @@ from despina.sources.outbox import ATTEMPTS, Outbox
 from despina.sources.runtime_admin import FORGET_SECONDS, Orders
 from despina.wire import Order, OrdersReport, PodState
 from despina_runtime.admin import NotNew, OrderDesk, OrderRefused, build_admin
+from tests.support.drip import Drip
 from tests.support.pods import public_half, signature_of
 
 KEY = ("ns", "qa")
@@ -297,13 +297,6 @@ async def test_an_order_that_cannot_be_carried_out_is_not_refused_and_is_given_a
     assert operator.refusal == ""
     operator.now += FORGET_SECONDS + 1
     assert not operator.has_told("Retire")
-
-
-class Drip(httpx.AsyncByteStream):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            yield b" "
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("odd", ["a redirect to what is no address of a server", "a byte now and then"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from despina.api.credentials import Credentials
 from despina.api.program import MlflowSource
 from despina.sources.mlflow import Registry
 from despina.sources.tracking import Tracking
+from tests.support.drip import Drip
 
 URI = "http://mlflow:5000"
 A, B = ("ns", "a"), ("ns", "b")
@@ -99,18 +100,6 @@ async def test_programs_of_one_model_share_a_poller_and_are_woken_together(monke
             await asyncio.sleep(0)
     assert set(world.woken) >= {A, B}
     await world.registry.close()
-
-
-class Drip(httpx.AsyncByteStream):
-    """A body of which there is always more to come."""
-
-    def __init__(self, chunk: bytes) -> None:
-        self._chunk = chunk
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            yield self._chunk
-            await asyncio.sleep(0)
 
 
 ODD = {

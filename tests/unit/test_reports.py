@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import httpx
@@ -12,22 +12,11 @@ import pytest
 from despina.decide.observed import JobView, PodView
 from despina.sources.reports import INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
 from despina.wire import Counts, HeldRevision, PodState
+from tests.support.drip import Drip
 
 KEY = ("ns", "qa")
 POD = PodView("qa-1", "abc", ready=True, ip="10.0.0.1")
 READY = HeldRevision(phase="Ready")
-
-
-class Drip(httpx.AsyncByteStream):
-    """A body of which there is always more to come."""
-
-    def __init__(self, chunk: bytes) -> None:
-        self._chunk = chunk
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            yield self._chunk
-            await asyncio.sleep(0)
 
 
 ODD = {

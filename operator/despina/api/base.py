@@ -102,7 +102,12 @@ LABEL_LENGTH, SUBDOMAIN_LENGTH = 63, 253
 
 def is_object_name(text: str) -> bool:
     """Whether there can be an object of this name."""
-    return len(text) <= SUBDOMAIN_LENGTH and re.fullmatch(SUBDOMAIN, text) is not None
+    return is_name(text, SUBDOMAIN, SUBDOMAIN_LENGTH)
+
+
+def is_name(text: str, pattern: str, length: int) -> bool:
+    """Whether a text is a name of a kind."""
+    return len(text) <= length and re.fullmatch(pattern, text) is not None
 
 
 NameStr = Annotated[str, StringConstraints(max_length=LABEL_LENGTH, pattern=LABEL)]

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +22,7 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from pydantic_core import from_json
 
 from despina.api import API_VERSION
-from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH
+from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH, is_name
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, UnknownKind, error_for
 from despina.wire import ADMIN_PORT
 
@@ -247,7 +246,7 @@ def _namespace(name: str) -> str:
 
 
 def _checked(name: str, what: str, pattern: str, length: int) -> str:
-    if len(name) > length or not re.fullmatch(pattern, name):
+    if not is_name(name, pattern, length):
         raise Refused(f"{name[:80]!r} is no {what} of an object")
     return name
 

@@ -186,7 +186,7 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     if result:
         return replace(_scored(policy, result), score=score)
     name = _job_name(r, candidate, gate)
-    job = next((j for j in r.o.jobs if j.name == name), None)
+    job = _found(r, name)
     if job is None:
         return Verdict(None, "the Job is being made", (_job(r, candidate, gate, policy, name),))
     return Verdict(None, job.progress or job.trouble or f"Job {name} is starting")
@@ -196,11 +196,15 @@ def _job_name(r: Situation, candidate: Revision, gate: Gate) -> str:
     return evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
 
 
+def _found(r: Situation, name: str) -> JobView | None:
+    return next((job for job in r.o.jobs if job.name == name), None)
+
+
 def _score(r: Situation, candidate: Revision, gate: Gate) -> Score | None:
     """What was found, as the Job says or, once that is gone, the status: whichever gate's it is, nothing is computed
     twice."""
     name = _job_name(r, candidate, gate)
-    job = next((j for j in r.o.jobs if j.name == name), None)
+    job = _found(r, name)
     found = _outcome(job) if job else None
     if found:
         return Score.of(name, found)
