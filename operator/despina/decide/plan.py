@@ -180,6 +180,11 @@ class Plan:
     """The same, where all was written that was to be: the next step follows from it."""
 
     @property
+    def recreates(self) -> bool:
+        """Whether what serves ends before the candidate begins."""
+        return self.strategy is not None and self.strategy.name == "Recreate"
+
+    @property
     def steps(self) -> tuple[Action, ...]:
         """All actions one by one, and what is said after them."""
         return (*sorted(each(self.actions), key=lambda action: isinstance(action, Emit)), *self.events)

@@ -541,6 +541,4 @@ def _is_candidate(operator: Operator, revision: str | None) -> bool:
 
 
 def _recreates(operator: Operator) -> bool:
-    return (
-        operator.plan is not None and operator.plan.strategy is not None and operator.plan.strategy.name == "Recreate"
-    )
+    return operator.plan is not None and operator.plan.recreates
