@@ -99,6 +99,17 @@ def test_another_way_that_is_found_when_time_is_over_is_not_given_up_as_it_begin
     assert plan.clock.elapsed(NOW + 700) == 0
 
 
+def test_pods_load_a_version_while_the_operator_writes_down_that_they_do(said, monkeypatch):
+    world = after("HotSwap")
+    done, order = world.api.writes, World.order
+    monkeypatch.setattr(World, "order", lambda self, tell: done.append(tell.order) or order(self, tell))
+    done.clear()
+    happen(world, "alias", "2")
+    happen(world, "rounds", 10)
+    prepared, written = done.index("Prepare"), done.index(("patch", "Service", "qa"))
+    assert prepared < written < done.index("Commit")
+
+
 # What could not be written
 
 

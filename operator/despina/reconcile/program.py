@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
-from despina.decide.plan import Tell
+from despina.decide.plan import Action, Tell
 from despina.decide.rollout import decide
 from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS, Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
@@ -79,11 +79,14 @@ class Reconciler:
         live = await observe(self.cluster, program, manifest)
         observed = await self._snapshot(key, live)
         plan = decide(observed, self.clock())
-        if any(not isinstance(a, Tell) for a in plan.actions) and not await self._is_as_read(manifest):
+        orders, writes = split(plan.actions)
+        for order in orders:  # before anything is waited for: pods that load a version begin a write's time earlier
+            self.orders.tell(key, order)
+        if writes and not await self._is_as_read(manifest):
             return CONFLICT_AGAIN_SECONDS
         tell = partial(self.orders.tell, key)
         carrier = Carrier(program, live.objects, self.cluster, tell, dict(live.versions))
-        await carrier.carry_out(plan.actions)
+        await carrier.carry_out(writes)
         status = report(observed, plan, carrier.outcome, self.clock())
         late = await write_status(self.cluster, manifest, status.dump())
         await carrier.say(plan.events)
@@ -145,6 +148,12 @@ class Reconciler:
             return {}
         held = {name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
         return await self.reports.interfaces(key, pods, sorted(held))
+
+
+def split(actions: Iterable[Action]) -> tuple[list[Tell], list[Action]]:
+    """Orders that follow from nothing that is yet to be written, and everything else."""
+    listed = list(actions)
+    return [a for a in listed if isinstance(a, Tell)], [a for a in listed if not isinstance(a, Tell)]
 
 
 def tool_keys(live: Live) -> set[str]:
