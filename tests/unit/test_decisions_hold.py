@@ -13,7 +13,7 @@ from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
 from despina.cluster.observe import pod_view
-from despina.decide.observed import DeploymentView, JobView, Observed, PodView, Resolution
+from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Resolution
 from despina.decide.plan import Annotate, Apply, Chain, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
@@ -712,9 +712,18 @@ def test_a_watch_that_is_not_over_is_not_said_to_have_judged_nothing():
 
 
 def test_what_was_not_started_is_not_called_ready():
-    program = a_program(rollout={"strategy": "Recreate", "blueGreen": {"autoPromotion": "Disabled"}})
-    o = observed(program, "2", **serving(program, "1"), status=status(history=served("1")))
-    plan = decide(o, NOW)
-    said = next(c for c in report(o, plan, Outcome(), NOW).conditions if c.type == "UpToDate")
-    assert plan.step == "AwaitPromotion"
-    assert said.message.startswith("version 2 is started after what serves has ended: set the annotation")
+    recreate = a_program(rollout={"strategy": "Recreate", "blueGreen": {"autoPromotion": "Disabled"}})
+    for o in (observed(recreate, "2", **serving(recreate, "1"), status=status(history=served("1"))), _deaf()):
+        plan = decide(o, NOW)
+        said = next(c for c in report(o, plan, Outcome(), NOW).conditions if c.type == "UpToDate")
+        assert plan.step == "AwaitPromotion"
+        assert said.message.startswith("version 2 is started after what serves has ended: set the annotation")
+
+
+def _deaf() -> Observed:
+    """Pods that were made for version 2 serve another one, and take no orders."""
+    program = a_program(rollout={"strategy": "BlueGreen", "blueGreen": {"autoPromotion": "Disabled"}})
+    loading = Loading(hash_of(program, "1"), "1", config_of(program, "1"), NOW - 9, None)
+    view = replace(a_deployment(program, "2"), version="1", config=config_of(program, "2"), loading=loading)
+    deaf = tuple(replace(p, refusal="why") for p in pods(program, "2", ready=True))
+    return observed(program, "2", active="2", deployments=(view,), pods=deaf)

@@ -155,6 +155,8 @@ class Plan:
     step: Step | None = None
     strategy: Strategy | None = None
     """How the wanted revision comes; None where it serves already."""
+    ends_first: bool = False
+    """Whether what serves ends before the candidate begins."""
     gates: tuple[GateStatus, ...] = ()
     """How the candidate did at the gates so far."""
     started_at: float | None = None
@@ -178,11 +180,6 @@ class Plan:
     """Seconds until the next look, whatever was written; None: when something happens."""
     soon: float | None = None
     """The same, where all was written that was to be: the next step follows from it."""
-
-    @property
-    def recreates(self) -> bool:
-        """Whether what serves ends before the candidate begins."""
-        return self.strategy is not None and self.strategy.name == "Recreate"
 
     @property
     def steps(self) -> tuple[Action, ...]:

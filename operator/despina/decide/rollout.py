@@ -64,6 +64,7 @@ def decide(observed: Observed, now: float) -> Plan:
         candidate=r.candidate,
         step=step,
         strategy=r.strategy,
+        ends_first=r.ends_first,
         gates=_gates_seen(r, gates),
         started_at=r.started_at if is_under_way else None,
         clock=_clock(r, step),

@@ -260,7 +260,7 @@ def _on_its_way(o: Observed, plan: Plan) -> tuple[str, str] | None:
     match plan.step:
         case "AwaitPromotion":
             note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
-            state = "is started after what serves has ended" if plan.recreates else "is ready"
+            state = "is started after what serves has ended" if plan.ends_first else "is ready"
             return Reason.AWAITING_PROMOTION, f"{version} {state}: {note}"
         case "Paused":
             return Reason.PAUSED, f"{version} waits: set spec.rollout.state to Active to go on"

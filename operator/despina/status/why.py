@@ -176,7 +176,7 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
         case "AwaitPromotion":
             state = (
                 "is started after what serves has ended, when a person says so"
-                if plan.recreates
+                if plan.ends_first
                 else "is ready and waits for a person"
             )
             yield f"It {state}: {_annotate(o, 'promote', plan.candidate.hash)}."
@@ -224,7 +224,7 @@ def _to_be_ready(o: Observed, plan: Plan) -> str:
     base = plan.candidate.base if plan.candidate else None
     size, ready = wanted_size(o, o.deployment(o.active)), o.ready(base)
     ending = [p for p in o.pods if p.revision == o.active]
-    if plan.recreates and ending and o.deployment(base) is None:
+    if plan.ends_first and ending and o.deployment(base) is None:
         return f"for {len(ending)} old pods to end"
     if ready < size:
         return f"for {size - ready} of {size} new pods to be ready"

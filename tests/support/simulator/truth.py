@@ -541,4 +541,5 @@ def _is_candidate(operator: Operator, revision: str | None) -> bool:
 
 
 def _recreates(operator: Operator) -> bool:
-    return operator.plan is not None and operator.plan.recreates
+    strategy = operator.plan.strategy if operator.plan else None
+    return strategy is not None and strategy.name == "Recreate"
