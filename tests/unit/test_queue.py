@@ -110,7 +110,7 @@ async def test_only_keys_that_are_due_count_as_waiting():
     assert queue.depth == 2
 
 
-@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (400, 60.0)])
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (400, 60.0), (2000, 60.0)])
 def test_backoff_doubles_up_to_a_minute(failures, seconds):
     assert backoff(failures) == seconds
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from despina.api.conditions import Reason
 from despina.api.credentials import Credentials
 from despina.api.program import MlflowSource
-from despina.sources.mlflow import Registry
+from despina.sources.mlflow import Interest, Registry, _Poller
 from despina.sources.tracking import Tracking
 from tests.support.drip import Drip
 
@@ -84,6 +84,16 @@ async def test_without_any_server_the_message_says_where_to_name_one():
     assert found.reason == Reason.NO_TRACKING_URI
     assert "trackingURI" in found.message
     await world.registry.close()
+
+
+# Seconds between polls that a program asks for, failures in a row, and what follows.
+PERIODS = [(10, 0, 10), (10, 1, 20), (10, 2, 40), (10, 3, 60), (10, 2000, 60), (300, 0, 300), (300, 9, 300)]
+
+
+@pytest.mark.parametrize(("asked", "failures", "seconds"), PERIODS)
+def test_a_registry_that_is_back_is_seen_within_a_minute_unless_a_program_asks_for_less(asked, failures, seconds):
+    follows = {A: Interest(source(pollPeriodSeconds=asked))}
+    assert _Poller(followers=follows, failures=failures).period == seconds
 
 
 async def test_programs_of_one_model_share_a_poller_and_are_woken_together(monkeypatch):

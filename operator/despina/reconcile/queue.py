@@ -19,11 +19,14 @@ Key = tuple[str, str]
 Work = Callable[[Key], Awaitable[float | None]]
 BASE_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+MOST_DOUBLINGS = 10
+"""A key may fail for days, and the power of so many failures is no number."""
 
 
 def backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row."""
-    return float(min(BASE_BACKOFF_SECONDS * 2.0 ** (failures - 1), MAX_BACKOFF_SECONDS))
+    doublings = min(failures - 1, MOST_DOUBLINGS)
+    return min(BASE_BACKOFF_SECONDS * 2.0**doublings, MAX_BACKOFF_SECONDS)
 
 
 class Queue:

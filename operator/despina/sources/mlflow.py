@@ -21,6 +21,8 @@ from despina.sources.tracking import Model, Silence, Tracking, Trouble
 
 log = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 60.0
+MOST_DOUBLINGS = 10
+"""A server may be gone for days, and the power of so many failures is no number."""
 FIRST_ANSWER_SECONDS = 3.0
 
 Key = tuple[str, str]
@@ -95,7 +97,7 @@ class _Poller:
     @property
     def period(self) -> float:
         shortest = min((i.source.poll_period_seconds for i in self.followers.values()), default=60)
-        return min(shortest * 2.0**self.failures, max(shortest, MAX_BACKOFF_SECONDS))
+        return min(shortest * 2.0 ** min(self.failures, MOST_DOUBLINGS), max(shortest, MAX_BACKOFF_SECONDS))
 
     async def answer_to(self, interest: Interest) -> Answer:
         """Waits until it has been asked for; a poll that was under way need not have been."""
