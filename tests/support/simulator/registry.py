@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from despina.api.conditions import Reason
@@ -51,8 +51,17 @@ class Mlflow:
 
     def has_had(self, model: ModelRef) -> bool:
         """Whether a version once stood on its server. When it was made is not known while that is silent."""
-        made = range(1_000, 1_001 + self.made) if model.tracking_uri == SERVER else (5_000,)
-        return model.tracking_uri in (SERVER, OTHER_SERVER) and model.created_at in (None, *made)
+        return model.tracking_uri in (SERVER, OTHER_SERVER) and model.created_at in (None, *self._all(model.tracking_uri))
+
+    def _all(self, server: str) -> Sequence[int]:
+        """When the versions were made that a server has or had."""
+        return range(1_000, 1_001 + self.made) if server == SERVER else (5_000,)
+
+    def ever_meant(self, version: str, source: MlflowSource, default: str | None) -> list[ModelRef]:
+        """What a number stands for now, or stood for, the latest first, and at last as a silent server leaves it."""
+        now = self.meant(version, source, default)
+        made = (*reversed(self._all(now.tracking_uri)), None)
+        return [now.model_copy(update={"created_at": at}) for at in made]
 
     def meant(self, version: str, source: MlflowSource, default: str | None) -> ModelRef:
         """What a number stands for now."""

@@ -434,9 +434,8 @@ class Truth:
     def _model_of(self, entry: Document, o: Any) -> ModelRef:
         """The version that an entry is about: of all that there were, or as the registry has it now."""
         known = [c.model for c in self.configs.values()]
-        meant = self.world.mlflow.meant(entry["version"], o.program.spec.source.mlflow, o.defaults.tracking_uri)
-        unknown = meant.model_copy(update={"created_at": None})  # while the registry is silent
-        return next((m for m in (*known, unknown) if source_digest(m) == entry.get("source")), meant)
+        meant = self.world.mlflow.ever_meant(entry["version"], o.program.spec.source.mlflow, o.defaults.tracking_uri)
+        return next((m for m in (*known, *meant) if source_digest(m) == entry.get("source")), meant[0])
 
     def _unjust(self, nature: Any, entry: Document) -> str | None:
         """Why a reason to quarantine a version is none."""
