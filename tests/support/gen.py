@@ -6,7 +6,7 @@ from typing import Any
 
 from despina.api.conditions import Reason
 from despina.api.program import Program
-from despina.api.revision import revision_of, runtime_config
+from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import ProgramStatus
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.desired.network import build_service
@@ -18,6 +18,11 @@ DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlfl
 def ref(version: str, created_at: int | None = None) -> ModelRef:
     """A version of the model that all of these programs are about."""
     return ModelRef(name="qa", version=version, tracking_uri="http://mlflow:5000", created_at=created_at)
+
+
+def source(version: str, created_at: int | None = None) -> str:
+    """What a record of that version tells it by."""
+    return source_digest(ref(version, created_at))
 
 
 def a_manifest(**spec: Any) -> dict[str, Any]:

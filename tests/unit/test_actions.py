@@ -549,6 +549,12 @@ def was(**revisions: str) -> ProgramStatus:
     return ProgramStatus.model_validate(entries)
 
 
+def ended(step: str) -> ProgramStatus:
+    """A swap is over."""
+    rollout = {"id": G, "strategy": "HotSwap", "step": step, "startedAt": "t"}
+    return ProgramStatus.model_validate({"rollout": rollout})
+
+
 def heard(o: Observed, step: Any = None, **changes: Any) -> float | None:
     return listen_of(at(o, **changes), step)
 
@@ -572,6 +578,13 @@ LISTENS: dict[str, tuple[float | None, float | None]] = {
     "a version was given up just now": (heard(replace(serves_one(), status=was(candidate=G))), 0.5),
     "a version goes on": (heard(replace(serves_one(), status=was(active=B))), None),
     "callers were moved just now": (heard(replace(serves_one(), status=was(active=G))), 0.5),
+    "a swap was given up, and pods are silent since": (heard(replace(serves_one(), status=ended("Abandoned"))), 5.0),
+    "a swap failed, and pods are silent since": (heard(replace(serves_one(), status=ended("Failed"))), 5.0),
+    "a swap was given up, and pods hold nothing of it": (
+        heard(replace(saying(serves_one(), holding(B), holding(B)), status=ended("Abandoned"))),
+        None,
+    ),
+    "a swap was made, and pods are silent": (heard(replace(serves_one(), status=ended("Done"))), None),
     "pods were told to load": (heard(saying(serves_one(), None, None, told={"Prepare": "Prepare x"})), 0.5),
 }
 

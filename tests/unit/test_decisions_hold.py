@@ -36,6 +36,7 @@ from tests.support.gen import (
     pods,
     ref,
     serving,
+    source,
 )
 
 NOW = 1_000_000.0
@@ -77,14 +78,15 @@ def underway(program, step: str = "Prepare", version: str = "2", **more: Any) ->
 
 def served(*versions: str, program=P, outcome: str = "Superseded") -> list[dict[str, Any]]:
     return [
-        {"revision": hash_of(program, v), "version": v, "activatedAt": timestamp(NOW), "trigger": "Alias", "outcome": outcome}
+        {"revision": hash_of(program, v), "version": v, "activatedAt": timestamp(NOW), "trigger": "Alias",
+         "outcome": outcome, "source": source(v)}
         for v in versions
     ]  # fmt: skip
 
 
 def active(version: str, program=P) -> dict[str, Any]:
     revision = hash_of(program, version)
-    return {"revision": revision, "version": version, "deployment": f"qa-{revision}"}
+    return {"revision": revision, "version": version, "deployment": f"qa-{revision}", "source": source(version)}
 
 
 # Size 0
@@ -652,9 +654,9 @@ def test_a_pinned_version_needs_no_gate_though_the_spec_was_edited_since():
     fields |= {"preview_ready": {pinned.hash: 1}}
     before, model = served("1")[0], Resolution("2", Reason.MODEL_FOUND, created={"1": 7})
     for entry, step in (
-        ({"createdAt": 7}, "Promote"),
-        ({"createdAt": 6}, "Gate"),  # a model that was made anew since
-        ({"createdAt": 7, "outcome": "RolledBack"}, "Gate"),
+        ({"source": source("1", 7)}, "Promote"),
+        ({"source": source("1", 6)}, "Gate"),  # a model that was made anew since
+        ({"source": source("1", 7), "outcome": "RolledBack"}, "Gate"),
     ):
         history = status(history=[before | entry, *served("2", program=program, outcome="Serving")])
         o = replace(observed(program, "2", **fields, status=history), model=model, configs={})

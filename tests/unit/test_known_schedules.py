@@ -314,6 +314,33 @@ SCHEDULES = {
         {},
         [("cpu", "2"), ("rounds", 3), ("status_damaged", (120, "[[1]]"))],
     ),
+    "what another server's version was made of is not asked of this one": (
+        SWAP,
+        {},
+        [
+            ("default_server", OTHER_SERVER),
+            ("deleted", ("Deployment", 1)),
+            ("deleted", ("ConfigMap", 5)),
+            ("model_exists", False),
+        ],
+    ),
+    "a version that was given up while nobody could be heard is let go": (
+        SWAP,
+        {},
+        [("alias", "3"), ("rounds", 1), ("alias", None), ("mute", True), ("rounds", 5)],
+    ),
+    "an abort is about the version that there was, not about one that is made anew": (
+        RECREATE,
+        {},
+        [
+            ("alias", "2"),
+            ("operate", None),
+            ("model_exists", False),
+            ("pin", 2),
+            ("abort", "candidate"),
+            ("model_made_anew", None),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -23,7 +23,7 @@ from despina.decide.quarantine import (
     timestamp,
 )
 from despina.decide.versions import asked_model, is_same, model_of, ref_of, served_model, served_models
-from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, hash_of, observed, ref, serving
+from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, hash_of, observed, ref, serving, source
 
 NOW = 1_000_000.0
 P = a_program()
@@ -193,7 +193,13 @@ def status_of(**fields: Any) -> ProgramStatus:
 
 
 def entry_of(version: str, **more: Any) -> dict[str, Any]:
-    return {"revision": hash_of(P, version), "version": version, "deployment": f"qa-{hash_of(P, version)}"} | more
+    deployment = f"qa-{hash_of(P, version)}"
+    return {
+        "revision": hash_of(P, version),
+        "version": version,
+        "deployment": deployment,
+        "source": source(version),
+    } | more
 
 
 def underway(version: str, step: str = "Gate") -> dict[str, Any]:
@@ -315,7 +321,7 @@ def test_which_version_callers_reach_or_reached_last(sentence):
 
 def lived(version: str, created: int | None = None) -> dict[str, Any]:
     entry = {"revision": hash_of(P, version), "version": version, "activatedAt": "t", "trigger": "Alias"}
-    return entry | {"outcome": "Superseded"} | ({"createdAt": created} if created else {})
+    return entry | {"outcome": "Superseded", "createdAt": created, "source": source(version, created)}
 
 
 def test_history_tells_what_served_where_nothing_else_does():
@@ -323,6 +329,17 @@ def test_history_tells_what_served_where_nothing_else_does():
     assert served_model(o) == ref("1", 11)
     lost = observed(P, status=status_of(history=[lived("1"), lived("2", 22)]))
     assert served_model(lost) == ref("2", 22)
+
+
+def test_a_record_about_another_servers_version_names_none():
+    o = observed(P, "2", active="1", status=status_of(active=entry_of("1"), history=[lived("1", 11)]))
+    elsewhere = replace(o, defaults=replace(DEFAULTS, tracking_uri="http://another:5000"))
+    renamed = replace(o, program=a_program(source={"mlflow": {"model": "other", "alias": "champion"}}))
+    anew = replace(o, model=replace(o.model, created={"1": 12}))
+    assert (served_model(o), served_models(o)) == (ref("1"), [ref("1"), ref("1", 11)])
+    for changed in (elsewhere, renamed, anew):
+        assert (ref("1", 11) in served_models(changed)) is False
+    assert [served_models(changed) for changed in (elsewhere, renamed)] == [[], []]
 
 
 def test_what_callers_reached_is_listed_the_latest_first():

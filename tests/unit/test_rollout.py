@@ -16,7 +16,7 @@ from despina.decide.rollout import decide
 from despina.desired.labels import PROMOTE, RETRY, REVISION
 from despina.status.report import report
 from despina.wire import Failure, FailureReason
-from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving, source
 
 NOW = 1000.0
 DENIED = Failure(reason=FailureReason.PICKLE_DENIED, message="no")
@@ -396,7 +396,7 @@ def test_a_settled_program_needs_nothing():
 
 
 def test_a_deleted_active_deployment_is_made_again_and_does_not_promote_a_quarantined_version():
-    active = {"revision": B, "version": "1", "deployment": f"qa-{B}"}
+    active = {"revision": B, "version": "1", "deployment": f"qa-{B}", "source": source("1")}
     status = quarantine_of(P, "2").model_copy(update={"active": RevisionStatus.model_validate(active)})
     done = steps(observed(P, "2", status=status, active="1", deployments=(), pods=()))
     assert f"create Deployment qa-{B}" in done

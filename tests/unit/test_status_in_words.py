@@ -17,7 +17,7 @@ from despina.decide.quarantine import timestamp
 from despina.desired.toolbox import ToolView
 from despina.status.report import report
 from despina.wire import Failure, FailureReason, HeldRevision, PodState
-from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving
+from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving, source
 
 NOW = 5000.0
 P = a_program()
@@ -233,17 +233,17 @@ FIELDS: dict[str, tuple[Observed, Plan, dict[str, Any]]] = {
         observed(P, None, status=ProgramStatus.model_validate({"model": {"resolvedVersion": "7", "quarantined": []}})), Plan(),
         {"model": {"requested": "models:/qa@champion", "resolvedVersion": "7", "quarantined": []}}),
     "what serves": (SERVES, Plan(), {
-        "active": {"revision": ONE.hash, "version": "1", "deployment": ONE.deployment, "readyReplicas": 1}, "candidate": None, "previous": None}),
+        "active": {"revision": ONE.hash, "version": "1", "source": source("1"), "deployment": ONE.deployment, "readyReplicas": 1}, "candidate": None, "previous": None}),
     "how many pods serve what was loaded into them": (swapped(TWO.hash, ONE.hash), Plan(), {
-        "active": {"revision": TWO.hash, "version": "2", "deployment": ONE.deployment, "readyReplicas": 2, "loaded": "1/2"}}),
+        "active": {"revision": TWO.hash, "version": "2", "source": source("2"), "deployment": ONE.deployment, "readyReplicas": 2, "loaded": "1/2"}}),
     "what these pods served before": (swapped(TWO.hash, TWO.hash), Plan(), {
-        "previous": {"revision": ONE.hash, "version": "1", "deployment": ONE.deployment, "readyReplicas": 2}}),
+        "previous": {"revision": ONE.hash, "version": "1", "source": source("1"), "deployment": ONE.deployment, "readyReplicas": 2}}),
     "a candidate in pods of its own": (BOTH, replace(at("Prepare"), strategy=Strategy("BlueGreen", "so")), {
-        "candidate": {"revision": TWO.hash, "version": "2", "deployment": TWO.deployment, "readyReplicas": 2}}),
+        "candidate": {"revision": TWO.hash, "version": "2", "source": source("2"), "deployment": TWO.deployment, "readyReplicas": 2}}),
     "a candidate in the pods that serve": (SWAPPING, replace(at("Prepare"), candidate=BESIDE, strategy=Strategy("HotSwap", "so")), {
-        "candidate": {"revision": TWO.hash, "version": "2", "deployment": ONE.deployment, "readyReplicas": 2, "loaded": "1/2"}}),
+        "candidate": {"revision": TWO.hash, "version": "2", "source": source("2"), "deployment": ONE.deployment, "readyReplicas": 2, "loaded": "1/2"}}),
     "the pods that callers left last": (BOTH, Plan(), {
-        "previous": {"revision": TWO.hash, "version": "2", "deployment": TWO.deployment, "readyReplicas": 2}}),
+        "previous": {"revision": TWO.hash, "version": "2", "source": source("2"), "deployment": TWO.deployment, "readyReplicas": 2}}),
 }  # fmt: skip
 
 
@@ -352,13 +352,16 @@ def test_when_versions_were_made_is_on_record():
     o = replace(SERVES, deployments=views, pods=ready, active=one.hash)
     status = report(o, replace(at("Prepare"), candidate=two), Outcome(), NOW)
     assert (status.active.created_at, status.candidate.created_at, status.previous.created_at) == (11, 22, 22)
-    assert status.history[-1].created_at == 11
+    assert (status.active.source, status.candidate.source, status.previous.source) == (
+        source("1", 11), source("2", 22), source("2", 22))  # fmt: skip
+    assert (status.history[-1].created_at, status.history[-1].source) == (11, source("1", 11))
 
 
 def test_what_served_stays_on_record_when_its_deployment_is_gone():
     last = report(SERVES, Plan(), Outcome(), NOW)
-    gone = replace(SERVES, deployments=(), status=last)
-    assert report(gone, Plan(), Outcome(), NOW).active == last.active is not None
+    gone = replace(SERVES, deployments=(), pods=(), status=last)
+    assert last.active.ready_replicas == 1
+    assert report(gone, Plan(), Outcome(), NOW).active == last.active.model_copy(update={"ready_replicas": 0})
 
 
 def test_the_gates_of_a_change_outlive_it():

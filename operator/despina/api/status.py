@@ -26,6 +26,8 @@ class RevisionStatus(ApiModel):
     """How many ready pods hold it, such as 2/3, where it is loaded beside another."""
     created_at: int | None = None
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
+    source: Word | None = None
+    """Digest of the version's server, model, number and making."""
 
 
 class Quarantined(ApiModel):
@@ -181,6 +183,8 @@ class HistoryEntry(ApiModel):
     """Serving, Superseded or RolledBack."""
     created_at: int | None = None
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
+    source: Word | None = None
+    """Digest of the version's server, model, number and making."""
 
 
 class Tally(ApiModel):

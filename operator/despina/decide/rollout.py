@@ -289,7 +289,14 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
         return SWAP_LISTEN
     if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not _are_as_left(r):
         return WATCH_LISTEN
-    return STEADY_LISTEN if unlike else None
+    return STEADY_LISTEN if unlike or _may_hold_more(r) else None
+
+
+def _may_hold_more(r: Situation) -> bool:
+    """Whether a swap was given up, and there are pods that have not been heard since: they may have it in memory."""
+    last = r.o.status.rollout
+    was_given_up = last is not None and last.strategy == "HotSwap" and last.step in ("Failed", "Abandoned")
+    return was_given_up and any(p.report is None for p in r.o.ready_pods(r.o.active))
 
 
 def _are_as_left(r: Situation) -> bool:

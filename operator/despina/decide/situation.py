@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from despina.api.program import Rollout
-from despina.api.revision import Revision, revision_of
+from despina.api.revision import Revision, revision_of, source_digest
 from despina.api.status import HistoryEntry, Memory, Promotion, Quarantined, RolloutStatus
 from despina.decide.memory import recall
 from despina.decide.observed import DeploymentView, Observed, PodView
@@ -208,9 +208,8 @@ def has_served(o: Observed, revision: Revision) -> bool:
 def _is_pinned(o: Observed, entry: HistoryEntry, revision: Revision) -> bool:
     """Whether an entry is about the version that is pinned, and that does not serve now: an edit of what does is no way
     back. A number alone does not say which version it is."""
-    made, is_pinned = revision.model.created_at, o.program.spec.rollout.rollback_to is not None
-    is_back = is_pinned and made is not None and served_model(o) != revision.model
-    return is_back and (entry.version, entry.created_at) == (revision.version, made)
+    is_pinned = o.program.spec.rollout.rollback_to is not None and revision.model.created_at is not None
+    return is_pinned and entry.source == source_digest(revision.model) and served_model(o) != revision.model
 
 
 def amiss(o: Observed, candidate: Revision | None, promote: str) -> str:

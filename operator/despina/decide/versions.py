@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from despina.api.credentials import server_of
-from despina.api.revision import revision_of
+from despina.api.revision import revision_of, source_digest
+from despina.api.status import HistoryEntry, RevisionStatus
 from despina.decide.observed import DeploymentView, Observed
 from despina.wire import ModelRef
 
@@ -36,11 +37,14 @@ def _pinned(o: Observed, number: str) -> ModelRef | None:
 
 def ref_of(o: Observed, number: str, created: int | None = None) -> ModelRef:
     """A number of the spec's model as a version; the very one that pods know by it, if there is one."""
+    ref = _named(o, number, o.model.created.get(number, created))
+    return next((one for one in known(o) if is_same(one, ref)), ref)
+
+
+def _named(o: Observed, number: str, created: int | None) -> ModelRef:
     source = o.program.spec.source.mlflow
     server = o.model.server or server_of(source.tracking_uri or o.defaults.tracking_uri or "")
-    made = o.model.created.get(number, created)
-    ref = ModelRef(name=source.model, version=number, tracking_uri=server, created_at=made)
-    return next((one for one in known(o) if is_same(one, ref)), ref)
+    return ModelRef(name=source.model, version=number, tracking_uri=server, created_at=created)
 
 
 def is_same(one: ModelRef, other: ModelRef) -> bool:
@@ -77,15 +81,21 @@ def served_model(o: Observed) -> ModelRef | None:
         return config.model
     entries = [o.status.active, *reversed(o.status.history)]
     found = next((e for e in entries if e and o.active in (None, e.revision)), None)
-    return ref_of(o, found.version, found.created_at) if found else None
+    return _recorded(o, found) if found else None
 
 
 def served_models(o: Observed) -> list[ModelRef]:
     """What callers reach, and what they reached before, the latest first."""
     first = served_model(o)
     left = sorted((v for v in o.deployments if v.activated_at), key=lambda v: v.activated_at or 0.0, reverse=True)
-    rest = [model_of(o, v) for v in left] + [ref_of(o, e.version, e.created_at) for e in reversed(o.status.history)]
-    return list(dict.fromkeys([first, *rest] if first else rest))
+    past = [model for entry in reversed(o.status.history) if (model := _recorded(o, entry))]
+    return list(dict.fromkeys([*([first] if first else []), *(model_of(o, v) for v in left), *past]))
+
+
+def _recorded(o: Observed, entry: RevisionStatus | HistoryEntry) -> ModelRef | None:
+    """The version that a record is about; None where that was one of another server or model, or is made anew."""
+    was, now = _named(o, entry.version, entry.created_at), ref_of(o, entry.version, entry.created_at)
+    return now if source_digest(was) == entry.source and is_same(was, now) else None
 
 
 def _under_way(o: Observed) -> ModelRef | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from despina.api.revision import source_digest
 from despina.api.status import HistoryEntry, Quarantined
 from despina.decide.observed import Observed
 from despina.decide.quarantine import TAKEN_BACK
@@ -27,6 +28,7 @@ def history(o: Observed, entries: Collection[Quarantined], now: str) -> tuple[Hi
         trigger=_trigger(o, model.version, entries),
         outcome=SERVING,
         created_at=model.created_at,
+        source=source_digest(model),
     )
     return (*before[:-1], *(_ended(last, entries) for last in before[-1:]), entry)[-LIMIT:]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from despina.api.conditions import Reason, Type
 from despina.api.program import Program
-from despina.api.revision import Revision, tool_uses
+from despina.api.revision import Revision, source_digest, tool_uses
 from despina.api.status import ModelStatus, ProgramStatus, Quarantined, RevisionStatus, RolloutStatus, ToolUseStatus
 from despina.decide.memory import recall
 from despina.decide.observed import Observed, PodView
@@ -91,16 +91,22 @@ def _addresses(o: Observed) -> tuple[str, ...]:
 def _active(o: Observed) -> RevisionStatus | None:
     view = o.deployment(o.active)
     if view is None:
-        return o.status.active  # it is gone, and this is the record of it
+        return _gone(o.status.active)
     model = model_of(o, view)
     return RevisionStatus(
         revision=view.serves,
         version=model.version,
         created_at=model.created_at,
+        source=source_digest(model),
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
         loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
     )
+
+
+def _gone(last: RevisionStatus | None) -> RevisionStatus | None:
+    """The record of what callers reached, once nothing of it is left."""
+    return last.model_copy(update={"ready_replicas": 0, "loaded": None}) if last else None
 
 
 def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
@@ -112,6 +118,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
         revision=candidate.hash,
         version=candidate.version,
         created_at=candidate.model.created_at,
+        source=source_digest(candidate.model),
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
         loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
@@ -134,6 +141,7 @@ def _previous(o: Observed) -> RevisionStatus | None:
         revision=revision.hash,
         version=revision.version,
         created_at=revision.model.created_at,
+        source=source_digest(revision.model),
         deployment=revision.deployment,
         ready_replicas=o.ready(revision.base),
     )

@@ -51,7 +51,8 @@ class Mlflow:
 
     def has_had(self, model: ModelRef) -> bool:
         """Whether a version once stood on its server. When it was made is not known while that is silent."""
-        return model.tracking_uri in (SERVER, OTHER_SERVER) and model.created_at in (None, *self._all(model.tracking_uri))
+        made = (None, *self._all(model.tracking_uri))
+        return model.tracking_uri in (SERVER, OTHER_SERVER) and model.created_at in made
 
     def _all(self, server: str) -> Sequence[int]:
         """When the versions were made that a server has or had."""

@@ -65,8 +65,9 @@ def condition(world: World, kind: str) -> tuple[str, str]:
 
 def _status(world: World) -> None:
     reached, active = world.reached, world.status.get("active") or {}
-    if reached is None and wanted_none(world.program.spec):
-        return
+    is_known = asked(world) is not None or world.truth.runnable()
+    if reached is None and (wanted_none(world.program.spec) or not is_known):
+        return  # the record of what served stays
     world.truth.check(
         active.get("revision") == reached, f"callers reach {reached}, the status says {active.get('revision')}"
     )
