@@ -21,8 +21,10 @@ from despina.decide.gates import (
     unmirrored,
 )
 from despina.decide.observed import JobView, Observed
-from despina.decide.plan import Clock, Create, Delete, Strategy, Tell
+from despina.decide.plan import Clock, Create, Delete, Emit, Outcome, Strategy, Tell
 from despina.decide.quarantine import timestamp
+from despina.decide.rollout import decide
+from despina.status.report import report
 from despina.wire import (
     SECONDS_BOUNDS,
     EvaluationResult,
@@ -132,6 +134,20 @@ def test_an_answer_counts_though_its_time_is_over():
     answered = with_try(passed_so_far(beside(gated(SMOKE)), {"name": "ask", "type": "Smoke"}), True)
     (state,) = found(passed_so_far(answered, late)).states
     assert state.result == "Passed"
+
+
+def test_a_gate_that_is_passed_is_told_of_once():
+    waiting = beside(gated(SMOKE))
+    waiting = replace(waiting, preview_ready={hash_of(waiting.program, "2"): 2})
+    asked = decide(waiting, NOW)
+    (subject,) = [a.subject for a in asked.steps if isinstance(a, Tell) and a.order == "Try"]
+    said = PodState(revision="x", tries={subject: TryReport(ok=True, message="it said so")})
+    status = report(waiting, asked, Outcome(), NOW)
+    answered = replace(waiting, pods=tuple(replace(p, report=said) for p in waiting.pods), status=status)
+    passed = decide(answered, NOW + 1)
+    assert Emit("Normal", "GatePassed", "Gate ask: it said so") in passed.events
+    after = replace(answered, status=report(answered, passed, Outcome(), NOW + 1))
+    assert "GatePassed" not in [e.reason for e in decide(after, NOW + 2).events]
 
 
 def test_gates_are_passed_one_after_the_other_and_each_once():
