@@ -49,6 +49,14 @@ def asked(strategy: str, deadline: int = 600) -> Program:
     return a_program(rollout={"strategy": strategy, "blueGreen": {"progressDeadlineSeconds": deadline}})
 
 
+def made_for_it(program: Program = P, **pod: Any) -> Observed:
+    """Version 1 serves in pods that were made for version 2, which is wanted again."""
+    view = replace(a_deployment(program, "2", activated_at=1.0), version="1")
+    ready = tuple(replace(p, report=REPORT, **pod) for p in pods(program, "2", 2, ready=True))
+    return observed(program, "2", active="2", deployments=(view,), pods=ready)
+
+
+ITS_OWN = ("HotSwap", "its pods were made for it")
 CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
     # sentence: snapshot, seconds since the change began; strategy and reason
     "what running processes can take in": (running(), 0, IN_PLACE),
@@ -57,6 +65,12 @@ CHOICES: dict[str, tuple[Observed, float, tuple[str, str]]] = {
         with_two(running(asked("HotSwap")), activated_at=1.0), 0, ("BlueGreen", "its pods are still there")),
     "what callers left and has no pods": (with_two(running(), activated_at=1.0, replicas=0), 0, IN_PLACE),
     "what callers never reached": (with_two(running()), 0, IN_PLACE),
+    "what the running pods were made for": (made_for_it(), 0, ITS_OWN),
+    "what the running pods were made for, though new ones are asked for": (made_for_it(asked("BlueGreen")), 0, ITS_OWN),
+    "what the running pods were made for, and they take no orders": (
+        made_for_it(asked("BlueGreen"), refusal="why"), 0, ("BlueGreen", "spec.rollout.strategy")),
+    "what the running pods were made for, and they are to end first": (
+        made_for_it(asked("Recreate")), 0, ("Recreate", "spec.rollout.strategy")),
     "asked for": (running(asked("BlueGreen")), 0, ("BlueGreen", "spec.rollout.strategy")),
     "asked to go first": (running(asked("Recreate")), 0, ("Recreate", "spec.rollout.strategy")),
     "asked for, though the pods differ": (running(asked("HotSwap"), shape={}), 0, ("HotSwap", "spec.rollout.strategy")),
