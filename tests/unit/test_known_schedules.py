@@ -341,6 +341,24 @@ SCHEDULES = {
             ("model_made_anew", None),
         ],
     ),
+    "a word to try again that came before the failure lifts nothing": (
+        SWAP,
+        {"2": ERRING},
+        [("source_version", 2), ("rounds", 5), ("retry", "2")],
+    ),
+    "a restart that was asked for again, meant for pods that were made in between, comes about": (
+        SCALED,
+        {},
+        [
+            ("lm", "b"),
+            ("restart", "tuesday"),
+            ("unready_for_a_moment", 0),
+            ("operate", None),
+            ("restart", None),
+            ("operate", None),
+            ("restart", "tuesday"),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

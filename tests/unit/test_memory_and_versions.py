@@ -380,13 +380,11 @@ def test_entries_hold_as_long_as_they_matter():
     entries = (entry("1"), entry("2"), entry("3"))
     matter = [revision_of(P, ref("2")), revision_of(P, ref("3"))]
 
-    def kept(version: str | None, retry: str | None = None) -> list[str]:
-        return [e.version for e in still_quarantined(observed(P, version), entries, matter, retry)]
+    def kept(version: str | None) -> list[str]:
+        return [e.version for e in still_quarantined(observed(P, version), entries, matter)]
 
     assert kept("2") == ["2", "3"]
-    assert kept("2", retry="2") == ["3"]
     assert kept(None) == ["1", "2", "3"], "the registry is silent"
-    assert kept(None, retry="1") == ["2", "3"]
 
 
 def test_an_entry_takes_the_place_of_an_older_one_about_the_same():

@@ -27,9 +27,8 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
     asked, waits = requests.get("restart"), r.candidate is not None or r.is_left
     if r.active is None:
         return
-    is_over = r.active.restarted_by not in ("", asking(r.o).get("restart"))
-    if is_over and (waits or not asked):
-        yield Annotate(r.active.name, {RESTARTED_BY: ""})  # so that the same value may ask again
+    if waits or not asked:
+        yield from _erased(r)
     if waits:
         return
     if asked and asked != r.active.restarted_by:
@@ -42,6 +41,13 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
         done = [*breakers.restarts_within_hour(r.active, r.now), r.now]
         said = Emit("Warning", "Restarted", f"The breaker is open: {breaker.reason}")
         yield Chain((Restart(r.active.name, r.now, {RESTARTS: json.dumps(done)}), said))
+
+
+def _erased(r: Situation) -> Iterator[Action]:
+    """A mark of a word that is gone, so that the same value may ask again."""
+    now, bases = asking(r.o).get("restart"), {r.o.active, r.candidate.base if r.candidate else None}
+    marked = [v for v in r.o.deployments if v.revision in bases and v.restarted_by not in ("", now)]
+    yield from (Annotate(view.name, {RESTARTED_BY: ""}) for view in marked)
 
 
 def replaced(r: Situation) -> Iterator[Action]:

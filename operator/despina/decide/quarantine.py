@@ -34,18 +34,17 @@ def parse_timestamp(text: str | None, default: float = 0.0) -> float:
 
 
 def still_quarantined(
-    o: Observed, entries: Collection[Quarantined], matter: Collection[Revision], retry: str | None
+    o: Observed, entries: Collection[Quarantined], matter: Collection[Revision]
 ) -> tuple[Quarantined, ...]:
     """The listed versions, without those that were lifted.
 
     An entry holds as long as it is about what is asked for or what serves: so an alias that moves elsewhere and returns
-    means it, an edit of the spec lifts what the spec was at fault for, and a model made anew is tried. Besides,
-    `despina.dev/retry: <version>` lifts. While the registry is silent nothing else does.
+    means it, an edit of the spec lifts what the spec was at fault for, and a model made anew is tried. While the
+    registry is silent nothing is lifted so.
     """
-    kept = [e for e in entries if e.version != retry]
     if o.model.version is None:
-        return tuple(kept)
-    return tuple(e for e in kept if any(is_against(e, revision) for revision in matter))
+        return tuple(entries)
+    return tuple(e for e in entries if any(is_against(e, revision) for revision in matter))
 
 
 def is_against(entry: Quarantined, revision: Revision) -> bool:

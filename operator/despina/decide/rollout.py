@@ -148,7 +148,9 @@ def _kept(r: Situation, requests: Mapping[str, str]) -> tuple[Quarantined, ...]:
     matter = [r.asked, revision_of(o.program, ref_of(o, o.model.version)) if o.model.version else None]
     matter += [revision_of(o.program, model) for model in served_models(o)[:1]]
     matter += [revision_in(o, r.active)] if r.active else []
-    return still_quarantined(o, r.entries, [m for m in matter if m], requests.get("retry"))
+    known, retry = r.before.quarantined if r.before else (), requests.get("retry")
+    entries = [e for e in r.entries if e.version != retry or e not in known]  # the word knew nothing of a new one
+    return still_quarantined(o, entries, [m for m in matter if m])
 
 
 def _target(r: Situation, step: Step | None) -> Revision | None:

@@ -316,6 +316,8 @@ def deleted(world: World, what: tuple[str, int]) -> None:
         world.truth.job_lost(name)
         if (kind, name) == ("Service", NAME):
             world.truth.record_damaged("Service")
+        if kind == "Deployment":
+            world.truth.restart_forgotten()
         world.api.drop(kind, name)
 
 

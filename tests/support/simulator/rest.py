@@ -65,12 +65,16 @@ def condition(world: World, kind: str) -> tuple[str, str]:
 
 def _status(world: World) -> None:
     reached, active = world.reached, world.status.get("active") or {}
-    is_known = asked(world) is not None or world.truth.runnable()
-    if reached is None and (wanted_none(world.program.spec) or not is_known):
+    if reached is None and (wanted_none(world.program.spec) or not _is_anything_known(world)):
         return  # the record of what served stays
     world.truth.check(
         active.get("revision") == reached, f"callers reach {reached}, the status says {active.get('revision')}"
     )
+
+
+def _is_anything_known(world: World) -> bool:
+    """Whether there is a version that could run."""
+    return asked(world) is not None or bool(world.truth.runnable())
 
 
 def _serving(world: World) -> None:
@@ -87,7 +91,7 @@ def _serving(world: World) -> None:
     if reached and truth.is_convicted(reached):
         others = [r for r in truth.runnable() if not truth.is_convicted(r)]
         truth.check(not others, f"quarantined {reached} is reached for good though {others} served")
-    if model is not None or truth.runnable():
+    if _is_anything_known(world):
         truth.check(reached is not None or wanted_none(world.program.spec), "callers reach nothing")
 
 
@@ -187,7 +191,9 @@ def _leftovers(world: World) -> None:
     spec = world.program.spec
     scaled = sorted(world.api.of("HorizontalPodAutoscaler"))
     truth.check(
-        scaled == ([name] if spec.autoscaling and name and not wanted_none(spec) else []), f"autoscalers: {scaled}"
+        not (active or _is_anything_known(world))
+        or scaled == ([name] if spec.autoscaling and name and not wanted_none(spec) else []),
+        f"autoscalers: {scaled}",
     )
     truth.check(not active or NAME in world.api.of("PodDisruptionBudget"), "there is no budget")
     running = [n for n, j in world.api.of("Job").items() if not j.get("status")]

@@ -91,7 +91,7 @@ class Truth:
         self.begun: dict[str, str] = {}
         self.is_damaged = self.by_hand = False
         self.adds_up = True
-        """Whether time is added up here: not that of two operators, nor that of before a restoration."""
+        """Whether time is added up here: not that of two operators, nor what stood on no record."""
         self.lost: set[str] = set()
         self.known: set[tuple[str, ...]] = set()
         self.bad_rounds = 0
@@ -194,11 +194,18 @@ class Truth:
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
             self._began(document, operator)
-        if kind == "DSPyProgram" and document:
+        if kind == "DSPyProgram" and document and not (operator and self._is_behind(document)):
             self._recorded(_quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False  # what is written with it is a record again
             self._recorded(_remembered(document), operator)
+
+    def _is_behind(self, program: Document) -> bool:
+        """Whether the other record is a later one: a pass that could not be made writes its condition beside what was
+        there."""
+        later = Memory.parse(_notes(self.world.api.get("Service", NAME) or {"metadata": {}}).get(MEMORY))
+        serial = (program.get("status") or {}).get("serial")
+        return later is not None and isinstance(serial, int) and serial < later.serial
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
@@ -254,7 +261,8 @@ class Truth:
         by_hand, self.by_hand = self.by_hand, operator is None
         if operator:
             self._sent(was, after, operator, returned, by_hand)
-            if was and was_good is False and not by_hand and _is_candidate(operator, after):
+            is_new = was is not None and was_good is False and not self._is_way_back(operator, was, after)
+            if is_new and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
         if before and is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
@@ -277,12 +285,17 @@ class Truth:
                     seen.asked != returned[2], f"callers were sent back to {before} and away again, though nobody asked"
                 )
             rollout = o.program.spec.rollout
-            is_way_back = rollout.rollback_to is not None and self._is_back(before, after)
+            is_way_back = self._is_way_back(operator, before, after)
             if _is_candidate(operator, after) and not is_way_back and rollout.blue_green.auto_promotion == "Disabled":
                 self._acted(PROMOTE, after, seen, f"callers were sent to {after}")
         if self.is_convicted(after):
             others = [r for r in self.runnable() if not self.is_convicted(r)]
             self.check(not others, f"callers were sent to quarantined {after} though {others} served")
+
+    def _is_way_back(self, operator: Operator, before: str, after: str) -> bool:
+        """Whether a person pinned a version that callers were at before."""
+        is_pinned = operator.observed is not None and operator.observed.program.spec.rollout.rollback_to is not None
+        return is_pinned and self._is_back(before, after)
 
     def _is_back(self, before: str, after: str) -> bool:
         """Whether callers were at a version before, whatever the spec was, and need not have been sent away."""
@@ -344,7 +357,7 @@ class Truth:
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
-        self.adds_up &= operator is self.world.operators[0]
+        self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
         candidate = plan.candidate.hash if plan.candidate else None
         self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
