@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from despina.wire import FailureReason
-from tests.support.simulator.registry import OTHER_SERVER, Nature
+from tests.support.simulator.registry import OTHER_SERVER, SERVER, Nature
 from tests.support.simulator.schedule import KINDS, run
 
 AUTO, SCALED, SWAP = KINDS["Auto with breaker"], KINDS["autoscaled"], KINDS["HotSwap"]
@@ -344,7 +344,7 @@ SCHEDULES = {
     "a word to try again that came before the failure lifts nothing": (
         SWAP,
         {"2": ERRING},
-        [("source_version", 2), ("rounds", 5), ("retry", "2")],
+        [("source_version", 2), ("rounds", 2), ("crash", 5), ("default_server", SERVER), ("rounds", 3), ("retry", "2")],
     ),
     "a restart that was asked for again, meant for pods that were made in between, comes about": (
         SCALED,
