@@ -359,6 +359,35 @@ SCHEDULES = {
             ("restart", "tuesday"),
         ],
     ),
+    "a restart is on record though nobody knows what is asked for": (
+        DAMAGED,
+        {},
+        [
+            ("cpu", "2"),
+            ("second_operator", 11),
+            ("replicas", 0),
+            ("alias", None),
+            ("second_operator", 18),
+            ("restart", "monday"),
+            ("rounds", 3),
+            ("selector_edited", 3),
+        ],
+    ),
+    "nothing is swapped in pods that callers were led away from": (
+        DAMAGED,
+        {"4": Nature(code="other")},
+        [
+            ("alias", "4"),
+            ("lm", "b"),
+            ("operate", None),
+            ("operate", None),
+            ("pin", 1),
+            ("rounds", 2),
+            ("rounds", 4),
+            ("wait", 40.0),
+            ("selector_edited", 3),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

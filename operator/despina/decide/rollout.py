@@ -162,10 +162,10 @@ def _target(r: Situation, step: Step | None) -> Revision | None:
 
 def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
     """What was asked for and still waits for its moment."""
-    if r.asked is None:  # what they are about may come back
-        return set(requests) - {"retry"}
     pending = set()
-    if r.wanted and requests.get("promote") == r.wanted.hash != r.o.serving:  # a word about another one is void
+    if r.asked is None:  # what they are about may come back
+        pending |= requests.keys() & {"promote", "abort"}
+    elif r.wanted and requests.get("promote") == r.wanted.hash != r.o.serving:  # a word about another one is void
         pending.add("promote")
     if "restart" in requests and not (r.active and r.active.restarted_by == requests["restart"]):
         pending.add("restart")

@@ -131,9 +131,16 @@ class Truth:
     def record_damaged(self, which: str) -> None:
         """One of the two records of what was decided and handled may be lost; with both of them, all may be."""
         self.is_damaged = True
-        self.lost.add(which)
+        self.lost |= {which, *self._older(which)}
         if self.lost == {"status", "Service"}:
             self._forget()
+
+    def _older(self, which: str) -> set[str]:
+        """The other record, if it is of before: its write may have been refused."""
+        service = Memory.parse(_notes(self.world.api.get("Service", NAME) or {"metadata": {}}).get(MEMORY))
+        found = {"status": self.world.status.get("serial"), "Service": service.serial if service else 0}
+        serials = {name: serial if isinstance(serial, int) else 0 for name, serial in found.items()}
+        return {name for name, serial in serials.items() if serial < serials[which]}
 
     def memory_lost(self) -> None:
         """Both records are gone: nothing is convicted any more, and annotations that are there count as handled."""
@@ -155,11 +162,12 @@ class Truth:
         self.is_unsure = True
         self.good = {revision: is_good or None for revision, is_good in self.good.items()}
         self.convictions.clear()
+        self.entries.clear()
         self.begun.clear()
         self.returned = None
         self.watched_until = 0.0
         for setting in (*self.settings.values(), *self.last_seen.values()):
-            setting.is_uncertain = True
+            setting.is_used, setting.is_uncertain = False, True
         self.people_asked()
 
     def saved(self) -> dict[str, Setting]:
@@ -412,8 +420,11 @@ class Truth:
     def _recorded(self, found: list[Document], operator: Operator | None) -> None:
         """What is in quarantine was written down: by the operator, or by somebody who damaged it."""
         entries = {(e["version"], e.get("revision")): e for e in found}
+        if operator is None:  # one record of two, until a pass puts them together
+            self.entries = {**self.entries, **entries}
+            return
         before, self.entries = self.entries, entries
-        if operator is None or entries == before:
+        if entries == before:
             return
         self.check(len(entries) == len(found), "a version is quarantined twice")
         for key in entries.keys() - before.keys():
