@@ -388,6 +388,11 @@ SCHEDULES = {
             ("selector_edited", 3),
         ],
     ),
+    "pods are restarted again by a word that came back in the next moment": (
+        BY_HAND,
+        {},
+        [("restart", "tuesday"), ("rounds", 4), ("restart", "monday"), ("operate", None), ("restart", "tuesday")],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

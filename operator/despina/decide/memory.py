@@ -54,12 +54,10 @@ def fresh(o: Observed, memory: Memory | None) -> Mapping[str, str]:
     return {kind: value for kind, value in asking(o).items() if memory.handled.get(kind) != value}
 
 
-def handled(o: Observed, memory: Memory | None, pending: Collection[str]) -> dict[str, str]:
-    """The record after this pass: what still waits for its moment stays as it was, and what was taken away is dropped,
+def handled(o: Observed, pending: Collection[str]) -> dict[str, str]:
+    """The record after this pass, without what still waits for its moment. What was replaced or taken away is dropped,
     so that the same value may ask again."""
-    before = memory.handled if memory else {}
-    after = {kind: before.get(kind, "") if kind in pending else value for kind, value in asking(o).items()}
-    return {kind: value for kind, value in after.items() if value}
+    return {kind: value for kind, value in asking(o).items() if kind not in pending}
 
 
 def remembered(
@@ -88,6 +86,11 @@ def sent_along(memory: Memory, promotion: Promotion | None) -> Memory:
     if promotion is None:
         return memory
     return memory.model_copy(update={"serial": _next(memory.serial), "promotion": promotion})
+
+
+def acted_on(memory: Memory, kind: str, value: str) -> Memory:
+    """The record once that was done: another word may come before the next pass, and then this one again."""
+    return memory.model_copy(update={"serial": _next(memory.serial), "handled": {**memory.handled, kind: value}})
 
 
 def _next(number: int) -> int:

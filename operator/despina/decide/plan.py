@@ -52,6 +52,8 @@ class Restart:
     at: float
     annotations: dict[str, str]
     """Noted on the Deployment in the same write."""
+    memory: Memory | None = None
+    """What must be in the status once it is made."""
 
 
 @dataclass(frozen=True)
@@ -196,4 +198,4 @@ class Outcome:
     silence: str | None = None
     """The first write that it did not answer, or put off."""
     recorded: Memory | None = None
-    """What is on record with the write that sent callers elsewhere."""
+    """What is to be on record because of what was written: that callers were sent elsewhere, or pods restarted."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from despina.api.serving import Restart as Bounds
 from despina.api.status import BreakerStatus
 from despina.decide import breaker as breakers
-from despina.decide.memory import asking
+from despina.decide.memory import acted_on, asking
 from despina.decide.observed import DeploymentView, PodView
 from despina.decide.plan import Action, Annotate, Chain, Emit, Restart, Tell
 from despina.decide.prepare import take_in
@@ -33,7 +33,8 @@ def restarted(r: Situation, breaker: BreakerStatus | None, requests: Mapping[str
         return
     if asked and asked != r.active.restarted_by:
         said = Emit("Normal", "Restarted", "The annotation despina.dev/restart asks for it")
-        yield Chain((Restart(r.active.name, r.now, {RESTARTED_BY: asked}), said))
+        record = acted_on(r.memory, "restart", asked) if r.memory else None
+        yield Chain((Restart(r.active.name, r.now, {RESTARTED_BY: asked}, record), said))
         return
     spec = r.o.program.spec.breaker
     is_busy = not r.o.ready(r.active.revision) or breakers.is_restarting(r.o, r.active, r.now)

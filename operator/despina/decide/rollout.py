@@ -140,7 +140,7 @@ def _memory(r: Situation, requests: Mapping[str, str], has_problem: bool) -> Mem
     promotion = r.before.promotion if r.before else None
     rollout = (r.candidate.hash, timestamp(r.started_at)) if r.candidate else None
     pending = set(requests) if has_problem else _pending(r, requests)
-    return remembered(r.before, handled(r.o, r.before, pending), entries, rollout, promotion)
+    return remembered(r.before, handled(r.o, pending), entries, rollout, promotion)
 
 
 def _kept(r: Situation, requests: Mapping[str, str]) -> tuple[Quarantined, ...]:

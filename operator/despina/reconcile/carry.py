@@ -17,7 +17,7 @@ from despina.cluster.execute import execute
 from despina.cluster.observe import Unreadable
 from despina.cluster.reading import entries, mapping
 from despina.decide.observed import ObjectKey
-from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, Outcome, Tell
+from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, Outcome, Restart, Tell
 from despina.decide.quarantine import timestamp
 from despina.telemetry import WRITES_REFUSED
 
@@ -87,7 +87,7 @@ class Carrier:
             if not isinstance(action, Emit):
                 self._note(exc, kind)
             return False
-        if isinstance(action, Apply) and action.memory:
+        if isinstance(action, Apply | Restart) and action.memory:
             self.recorded = action.memory
         return True
 
