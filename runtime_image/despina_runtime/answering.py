@@ -28,10 +28,10 @@ from despina_runtime.lm.client import LMs
 from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.problem import Problem, unexpected
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.interface import Interface
 from despina_runtime.program.load import Loaded
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.subject import CONFIG
 from despina_runtime.tools.api import make_toolbox
 from despina_runtime.tools.grid import Grid

@@ -43,9 +43,9 @@ from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
 from despina_runtime.pipeline.shadow import Ask, Shadow
 from despina_runtime.problem import Problem, unexpected
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.sessions import Sessions
 from despina_runtime.tools.api import SERVING, make_toolbox, rehearsing

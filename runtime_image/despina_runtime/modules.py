@@ -9,9 +9,9 @@ import dspy
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.problem import Problem
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.interface import Interface, interface_of
 from despina_runtime.program.load import Loaded
+from despina_runtime.program.unservable import ProgramError
 
 
 class Modules:

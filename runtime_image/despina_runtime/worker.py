@@ -24,8 +24,8 @@ import uvloop
 
 from despina.wire import Order, RuntimeConfig
 from despina_runtime.control import LONGEST_LINE, next_line
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import Fetching
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.server import Server, make_server
 
 if TYPE_CHECKING:

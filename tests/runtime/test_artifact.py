@@ -16,9 +16,9 @@ from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import MANIFEST, STATE, write
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import load_despina
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import sample, warm_up
 
 CODE = """

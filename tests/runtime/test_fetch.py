@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from despina.wire import CERTAIN, FailureReason, ModelRef
 from despina_runtime.engine import twice
 from despina_runtime.program import proxied
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import PAUSES, TRIES, fetch
+from despina_runtime.program.unservable import ProgramError
 
 MODEL = ModelRef(name="qa", version="1", tracking_uri="http://mlflow:5000")
 

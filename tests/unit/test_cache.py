@@ -17,7 +17,7 @@ from despina_runtime.cache.flight import Flights
 from despina_runtime.cache.keys import Keys, digest
 from despina_runtime.cache.store import Store
 from despina_runtime.cache.tiers import NodeTier, ProcessTier
-from despina_runtime.pipeline.cache import Replay
+from despina_runtime.pipeline.cached import Replay
 from despina_runtime.pipeline.call import Answer, Call
 
 

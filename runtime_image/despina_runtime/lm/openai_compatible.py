@@ -56,7 +56,7 @@ def is_compatible(config: LMConfig) -> bool:
     return config.base_url is not None and config.model.partition("/")[0] in PREFIXES
 
 
-class Endpoint:
+class CompatibleClient:
     """One server and model."""
 
     def __init__(self, config: LMConfig) -> None:

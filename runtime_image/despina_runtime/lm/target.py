@@ -18,7 +18,7 @@ from despina_runtime.breaker import Breaker
 from despina_runtime.cache.store import Found, Store
 from despina_runtime.lm.adapters import COLLECTED
 from despina_runtime.lm.meter import CALLS, Meter
-from despina_runtime.lm.openai_compatible import Completion, Emit, Endpoint, is_compatible
+from despina_runtime.lm.openai_compatible import CompatibleClient, Completion, Emit, is_compatible
 from despina_runtime.lm.retry import is_outage, next_delay
 
 
@@ -88,7 +88,7 @@ class Target:
     def __init__(self, config: LMConfig, store: Store | None) -> None:
         self.config = config
         self._store = store
-        self._client: Client = Endpoint(config) if is_compatible(config) else DspyClient(config)
+        self._client: Client = CompatibleClient(config) if is_compatible(config) else DspyClient(config)
         self._breaker = Breaker(config.breaker) if config.breaker else None
         self._key = KeyFile(config.api_key_file)
 

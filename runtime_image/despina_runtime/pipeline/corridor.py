@@ -10,11 +10,11 @@ from despina.wire import RuntimeConfig
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.client import LMs
 from despina_runtime.pipeline.admission import Queue, RateLimit, Slots, TokenBucket
-from despina_runtime.pipeline.breaker import Guard
-from despina_runtime.pipeline.cache import Cache, Replay
+from despina_runtime.pipeline.cached import Cache, Replay
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.pipeline.fallback import build_fallback
+from despina_runtime.pipeline.guard import Guard
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface

@@ -13,8 +13,8 @@ from despina_runtime.cache.keys import as_json
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.validate import render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.interface import Interface
+from despina_runtime.program.unservable import ProgramError
 
 log = logging.getLogger(__name__)
 RESERVED_PERCENT = 25

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
 from despina_runtime.program import proxied
-from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tracking import Lacking, credentials, told
 
 log = logging.getLogger(__name__)

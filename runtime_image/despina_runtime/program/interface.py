@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
 from despina.wire import FailureReason
-from despina_runtime.program.errors import ProgramError
+from despina_runtime.program.unservable import ProgramError
 
 REFS = "#/components/schemas/{model}"
 

@@ -24,9 +24,9 @@ from pydantic import ValidationError
 
 from despina.wire import FailureReason, ModuleConfig, RuntimeConfig
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.fetch import folder_of
 from despina_runtime.program.interface import Interface, interface_of
+from despina_runtime.program.unservable import ProgramError
 
 log = logging.getLogger(__name__)
 ALLOW_LINE = "spec.security.pickle: Allow"

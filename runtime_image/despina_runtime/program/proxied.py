@@ -40,7 +40,7 @@ OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True)
-class Server:
+class MlflowServer:
     """An MLflow server, and what is shown to it."""
 
     uri: str
@@ -69,7 +69,7 @@ def download(model: ModelRef, folder: Path, credentials: Credentials) -> None:
     """
     if any(k.startswith("MLFLOW_TRACKING_") and k not in PLAIN_SETTINGS for k in os.environ):
         raise NotProxied
-    server = Server(model.tracking_uri, credentials.headers)
+    server = MlflowServer(model.tracking_uri, credentials.headers)
     asked = urlencode({"name": model.name, "version": model.version})
     uri = server.json(f"mlflow/model-versions/get-download-uri?{asked}").get("artifact_uri", "")
     if not uri.startswith(SCHEME) or uri.startswith(f"{SCHEME}/"):
@@ -77,7 +77,7 @@ def download(model: ModelRef, folder: Path, credentials: Credentials) -> None:
     _folder(server, PurePosixPath(uri.removeprefix(SCHEME)), folder)
 
 
-def _folder(server: Server, source: PurePosixPath, target: Path) -> None:
+def _folder(server: MlflowServer, source: PurePosixPath, target: Path) -> None:
     for entry in server.json(f"mlflow-artifacts/artifacts?{urlencode({'path': str(source)})}").get("files", ()):
         name = PurePosixPath(entry["path"]).name
         if name in ("", ".", ".."):

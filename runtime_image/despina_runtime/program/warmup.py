@@ -18,8 +18,8 @@ from dspy.adapters import ChatAdapter
 from pydantic import TypeAdapter
 
 from despina.wire import FailureReason
-from despina_runtime.program.errors import ProgramError
 from despina_runtime.program.load import Loaded
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tools.errors import ToolUnavailable
 
 log = logging.getLogger(__name__)
