@@ -19,7 +19,8 @@ from despina_runtime.program.artifact import MANIFEST, STATE, write
 from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import load_despina
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.program.warmup import sample, warm_up
+from despina_runtime.program.warmup import warm_up
+from despina_runtime.samples import sample
 
 CODE = """
 import dspy

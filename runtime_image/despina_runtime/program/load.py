@@ -23,6 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError
 
 from despina.wire import FailureReason, ModuleConfig, RuntimeConfig
+from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import folder_of
 from despina_runtime.program.interface import Interface, interface_of
@@ -124,11 +125,6 @@ def with_modules(
             raise ProgramError(FailureReason.UNKNOWN_MODULE, text)
         state = state | theirs
     return state
-
-
-def is_in(name: str, path: str) -> bool:
-    """Whether a predictor's name lies within a module's path."""
-    return name == path or name.startswith((f"{path}.", f"{path}["))
 
 
 def load_despina(

@@ -31,6 +31,7 @@ from despina.wire import (
 )
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.meter import METER
+from despina_runtime.samples import sample
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 from despina_runtime.tools.grid import Grid
 from despina_runtime.tools.local import local_tool
@@ -218,8 +219,6 @@ def tool(name: str) -> dspy.Tool:
 
 
 def _made_up(name: str, config: ToolConfig) -> Any:
-    from despina_runtime.program.warmup import sample
-
     if config.contract is None:
         raise ToolUnavailable(name, config.missing)
     return sample(config.contract.returns or {}, items=1)
