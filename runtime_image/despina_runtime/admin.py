@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Awaitable, Callable, Iterable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,6 +23,7 @@ from despina.wire import (
     OrdersReport,
     PodState,
 )
+from despina_runtime.http.prometheus import metrics
 
 MOST_SIGNATURES = 4
 
@@ -89,15 +88,6 @@ def is_signature(key: Ed25519PublicKey, signature: str, body: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def metrics(_: Request) -> Response:
-    """All processes' metrics in Prometheus' text format."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_admin(

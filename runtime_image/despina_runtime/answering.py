@@ -21,9 +21,9 @@ import orjson
 
 from despina.wire import RuntimeConfig
 from despina_runtime.cache.keys import canonical
-from despina_runtime.control import LONGEST_LINE, next_line
 from despina_runtime.dataset import Unusable
 from despina_runtime.engine import load_program
+from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.lm.client import LMs
 from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors

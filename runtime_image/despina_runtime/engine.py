@@ -31,11 +31,12 @@ from despina.wire import (
     ShadowConfig,
     TryReport,
 )
-from despina_runtime.app import Service
-from despina_runtime.asgi import Receive, Scope, Send
 from despina_runtime.breaker import State
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
+from despina_runtime.http.app import Service
+from despina_runtime.http.asgi import Receive, Scope, Send
+from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.pipeline.call import Call
@@ -47,7 +48,6 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
-from despina_runtime.sessions import Sessions
 from despina_runtime.tools.api import SERVING, make_toolbox, rehearsing
 from despina_runtime.tools.grid import Grid
 

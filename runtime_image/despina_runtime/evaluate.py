@@ -21,11 +21,11 @@ from starlette.routing import Route
 
 from despina.wire import EVALUATION_ENV, PROGRESS_PATH, EvaluationConfig, EvaluationResult
 from despina_runtime.dataset import Line, Unusable, load_lines
+from despina_runtime.http.server import make_server, open_port
 from despina_runtime.processes import keep_apart
 from despina_runtime.score import score
-from despina_runtime.server import make_server
 from despina_runtime.subject import ANSWERING
-from despina_runtime.supervisor import leave_word, on_signals, open_port, prepare_environment
+from despina_runtime.supervisor import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
 TERMINATED = 143

@@ -18,7 +18,8 @@ import httpx
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
-from despina_runtime.supervisor import Crew, on_signals, open_port, prepare_environment
+from despina_runtime.http.server import open_port
+from despina_runtime.supervisor import Crew, on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from despina.wire import (
     ToolHostConfig,
 )
 from despina_runtime.follow import NotServable, follow
-from despina_runtime.supervisor import EVERYWHERE, latest, serve_pod
+from despina_runtime.http.server import EVERYWHERE
+from despina_runtime.supervisor import latest, serve_pod
 from despina_runtime.tools.errors import NotATool
 
 if TYPE_CHECKING:

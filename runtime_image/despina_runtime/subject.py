@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError
 
 from despina.wire import EVALUATION_ENV, TERMINATION_LOG_ENV, Report, RuntimeConfig
 from despina_runtime.cache.keys import as_json
-from despina_runtime.control import LONGEST_LINE, next_line
 from despina_runtime.dataset import Shape, Unusable
+from despina_runtime.lines import LONGEST_LINE, next_line
 
 ANSWERING = (sys.executable, "-m", "despina_runtime.answering")
 CONFIG = "config.json"

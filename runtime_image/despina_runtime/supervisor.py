@@ -37,12 +37,11 @@ from despina.wire import (
     RuntimeConfig,
 )
 from despina_runtime.admin import OrderDesk, build_admin
-from despina_runtime.control import LONGEST_LINE, next_line
-from despina_runtime.server import make_server
+from despina_runtime.http.server import EVERYWHERE, make_server, open_port
+from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.state import merged
 
 log = logging.getLogger(__name__)
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
 ACKNOWLEDGE_SECONDS = 5.0
 NUMBERS = itertools.count(1)
 RESTARTS, RESTART_SECONDS = 5, 60.0
@@ -239,16 +238,6 @@ class Crew:
             with contextlib.suppress(ProcessLookupError):
                 worker.process.kill()
         await asyncio.gather(*(w.process.wait() for w in self._workers))
-
-
-def open_port(host: str, port: int) -> socket.socket:
-    """The serving socket. It listens only once a worker is ready: until then, callers are refused at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listen = socket.socket(family, socket.SOCK_STREAM)
-    listen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listen.bind((host, port))
-    listen.set_inheritable(True)
-    return listen
 
 
 def prepare_environment() -> None:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from despina.wire import Order, RuntimeConfig
-from despina_runtime.control import LONGEST_LINE, next_line
+from despina_runtime.http.server import Server, make_server
+from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.server import Server, make_server
 
 if TYPE_CHECKING:
     from despina_runtime.engine import Engine

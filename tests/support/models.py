@@ -23,7 +23,7 @@ from despina_runtime import log_program
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage"
 RAISE = 'raise RuntimeError("this version is broken on import")'
 # Where the code is broken: only where it is served, for it must be imported to be logged.
-IN_A_POD, IN_A_WORKER = '"DESPINA_POD_NAME" in os.environ', '"despina_runtime.app" in sys.modules'
+IN_A_POD, IN_A_WORKER = '"DESPINA_POD_NAME" in os.environ', '"despina_runtime.http.app" in sys.modules'
 BROKEN = {
     "broken-import": (IN_A_POD, RAISE),
     "never-ready": (IN_A_POD, "import time\n    time.sleep(3600)"),

@@ -38,15 +38,15 @@ from despina.wire import (
     ToolHostConfig,
     ToolProblemReport,
 )
-from despina_runtime.admin import metrics
-from despina_runtime.asgi import Disconnected, Header, Receive, Scope, Send, read_body, send_body, send_problem
+from despina_runtime.http.asgi import Disconnected, Header, Receive, Scope, Send, read_body, send_body, send_problem
+from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
+from despina_runtime.http.prometheus import metrics
+from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.pipeline.admission import Slots
 from despina_runtime.problem import Problem, invalid_input
-from despina_runtime.server import make_server
-from despina_runtime.supervisor import EVERYWHERE, on_signals, open_port
+from despina_runtime.supervisor import on_signals
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
-from despina_runtime.tools.mcp_server import McpEndpoint, Offer, Refusal
 
 log = logging.getLogger(__name__)
 CALLS = Counter("despina_tool_calls_total", "Calls of a tool, by outcome.", ["tool", "outcome"])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from despina_runtime.control import next_line
+from despina_runtime.lines import next_line
 
 
 @pytest.mark.parametrize("how", [None, BrokenPipeError(), ConnectionResetError()])

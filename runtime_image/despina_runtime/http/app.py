@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, VERSION_HEADER, RuntimeConfig
-from despina_runtime.asgi import (
+from despina_runtime.http.asgi import (
     Disconnected,
     EventStream,
     Header,
@@ -25,18 +25,18 @@ from despina_runtime.asgi import (
     send_problem,
     with_headers,
 )
+from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
+from despina_runtime.http.modules import Modules
+from despina_runtime.http.routes import build_routes
+from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.modules import Modules
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.load import Loaded
-from despina_runtime.routes import build_routes
-from despina_runtime.sessions import Sessions
-from despina_runtime.tools.mcp_server import McpEndpoint, Offer, Refusal
 
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")

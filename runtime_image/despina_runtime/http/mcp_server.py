@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from despina_runtime.asgi import Receive, Scope, Send
+from despina_runtime.http.asgi import Receive, Scope, Send
 
 
 class Refusal(Exception):

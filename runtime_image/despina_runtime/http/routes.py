@@ -16,14 +16,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
-from despina_runtime.admin import metrics
-from despina_runtime.asgi import Disconnected, read_body
-from despina_runtime.modules import Modules
-from despina_runtime.openapi import openapi
+from despina_runtime.http.asgi import Disconnected, read_body
+from despina_runtime.http.modules import Modules
+from despina_runtime.http.openapi import openapi
+from despina_runtime.http.prometheus import metrics
+from despina_runtime.http.sessions import Sessions
 from despina_runtime.pipeline.call import Answer
 from despina_runtime.problem import MEDIA_TYPE, Problem, unexpected
 from despina_runtime.program.interface import Interface
-from despina_runtime.sessions import Sessions
 
 LARGEST_BATCH = 256
 Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Answer]]

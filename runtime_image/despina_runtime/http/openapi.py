@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from despina.wire import RuntimeConfig
+from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE
 from despina_runtime.program.interface import REFS, Interface
-from despina_runtime.sessions import ID, Variables
 
 JSON = "application/json"
 PROBLEMS = {

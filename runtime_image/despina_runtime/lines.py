@@ -1,4 +1,4 @@
-"""The JSON lines that a supervisor and its workers exchange."""
+"""The JSON lines that processes of one pod exchange: a supervisor and its workers, whoever scores and who is scored."""
 
 from __future__ import annotations
 
