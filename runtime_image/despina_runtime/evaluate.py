@@ -25,7 +25,7 @@ from despina_runtime.http.server import make_server, open_port
 from despina_runtime.processes import keep_apart
 from despina_runtime.score import score
 from despina_runtime.subject import ANSWERING
-from despina_runtime.supervisor import leave_word, on_signals, prepare_environment
+from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
 TERMINATED = 143

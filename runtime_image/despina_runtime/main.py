@@ -26,9 +26,9 @@ from despina.wire import (
     RuntimeConfig,
     ToolHostConfig,
 )
-from despina_runtime.follow import NotServable, follow
 from despina_runtime.http.server import EVERYWHERE
-from despina_runtime.supervisor import latest, serve_pod
+from despina_runtime.process.follow import NotServable, follow
+from despina_runtime.process.supervisor import latest, serve_pod
 from despina_runtime.tools.errors import NotATool
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from despina.wire import DatasetConfig, ModelRef, RuntimeConfig
-from despina_runtime.follow import wanted_version
+from despina_runtime.process.follow import wanted_version
 from despina_runtime.program.fetch import fetch_beside
 from tests.support.gen import a_program
 from tests.support.guard import guarded

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from despina.wire import CONFIG_FILE, ModuleConfig, ProgramBreakerConfig, RuntimeConfig
-from despina_runtime.supervisor import latest
+from despina_runtime.process.supervisor import latest
 from tests.support.pods import fresh, lm_config
 from tests.support.traffic import drive
 from tests.support.world import TICKET, eventually

@@ -23,7 +23,7 @@ KEY = Ed25519PrivateKey.generate()
 
 RUN = (
     "import asyncio, sys; from pathlib import Path; from despina.wire import RuntimeConfig;"
-    "from despina_runtime.supervisor import serve_pod;"
+    "from despina_runtime.process.supervisor import serve_pod;"
     "config = RuntimeConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
     "sys.exit(asyncio.run(serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
 )

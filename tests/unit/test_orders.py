@@ -19,7 +19,7 @@ from despina.sources import runtime_admin
 from despina.sources.outbox import ATTEMPTS, Outbox
 from despina.sources.runtime_admin import FORGET_SECONDS, Orders
 from despina.wire import Order, OrdersReport, PodState
-from despina_runtime.admin import NotNew, OrderDesk, OrderRefused, build_admin
+from despina_runtime.process.admin import NotNew, OrderDesk, OrderRefused, build_admin
 from tests.support.drip import Drip
 from tests.support.pods import public_half, signature_of
 

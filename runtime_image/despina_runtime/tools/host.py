@@ -44,7 +44,7 @@ from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.pipeline.admission import Slots
 from despina_runtime.problem import Problem, invalid_input
-from despina_runtime.supervisor import on_signals
+from despina_runtime.surroundings import on_signals
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
 

@@ -19,7 +19,8 @@ from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.http.server import open_port
-from despina_runtime.supervisor import Crew, on_signals, prepare_environment
+from despina_runtime.process.supervisor import Crew
+from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
 
 log = logging.getLogger(__name__)

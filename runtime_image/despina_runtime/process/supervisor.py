@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -27,19 +26,17 @@ from pydantic import ValidationError
 from despina.wire import (
     ADMIN_PORT,
     POD_NAME_ENV,
-    SECRET_CHECK_ENV,
-    TERMINATION_LOG,
-    TERMINATION_LOG_ENV,
     Failure,
     FailureReason,
     Order,
     PodState,
     RuntimeConfig,
 )
-from despina_runtime.admin import OrderDesk, build_admin
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, next_line
-from despina_runtime.state import merged
+from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.state import merged
+from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
 ACKNOWLEDGE_SECONDS = 5.0
@@ -64,7 +61,7 @@ class Worker:
         """Start a process on a configuration, with the serving socket and one end of a control socket."""
         ours, theirs = socket.socketpair()
         fds = (listen.fileno(), theirs.fileno())
-        command = [sys.executable, "-m", "despina_runtime.worker", str(config_file), str(cache), *map(str, fds)]
+        command = [sys.executable, "-m", "despina_runtime.process.worker", str(config_file), str(cache), *map(str, fds)]
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         theirs.close()
         return cls(process, *await asyncio.open_connection(sock=ours, limit=LONGEST_LINE))
@@ -240,20 +237,6 @@ class Crew:
         await asyncio.gather(*(w.process.wait() for w in self._workers))
 
 
-def prepare_environment() -> None:
-    """What every worker inherits; keys that only make the kubelet check a Secret go no further."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="despina-metrics-"))
-    for name in [n for n in os.environ if n.startswith(SECRET_CHECK_ENV)]:
-        del os.environ[name]
-
-
-def on_signals(stop: asyncio.Event) -> None:
-    """Set an event on SIGTERM and SIGINT."""
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
-
-
 def latest(config: RuntimeConfig, generation: Path) -> RuntimeConfig:
     """What a pod that starts shall run: the revision that its fellows were changed to, if they were."""
     try:
@@ -304,10 +287,3 @@ async def _live(crew: Crew, stop: asyncio.Event) -> int:
     crew.drain()
     await ended
     return 0
-
-
-def leave_word(text: str) -> None:
-    """Tell the kubelet, for the operator to read."""
-    path = Path(os.environ.get(TERMINATION_LOG_ENV, TERMINATION_LOG))
-    with contextlib.suppress(OSError):
-        path.write_text(text)
