@@ -136,7 +136,7 @@ def manifest_of(function: Function, package: str) -> dict[str, Any]:
 
 
 def _evaluate(_: argparse.Namespace) -> int:
-    from despina_runtime.evaluate import evaluate
+    from despina_runtime.evaluation.job import evaluate
 
     return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
 

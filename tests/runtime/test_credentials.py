@@ -25,7 +25,7 @@ BY_CLIENT = {"MLFLOW_TRACKING_INSECURE_TLS": "false"}
 LOAD = """
 import json, sys
 from despina.wire import DatasetConfig
-from despina_runtime.dataset import Unusable, load_lines
+from despina_runtime.evaluation.examples import Unusable, load_lines
 
 try:
     print(len(load_lines(DatasetConfig.model_validate_json(sys.argv[1]), sys.argv[2], sys.argv[3] or None)))

@@ -24,14 +24,14 @@ from tests.support.pods import is_running, lm_config
 from tests.support.world import ROOT
 
 RUN = (
-    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
+    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluation.job import evaluate;"
     "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), '127.0.0.1', int(sys.argv[2]))))"
 )
 READ_ALL = """
 import json, sys
 from despina.wire import DatasetConfig
-from despina_runtime.answering import metric_named
-from despina_runtime.dataset import Shape, Unusable, load_lines, read_rows
+from despina_runtime.evaluation.answering import metric_named
+from despina_runtime.evaluation.examples import Shape, Unusable, load_lines, read_rows
 
 uri, shape = sys.argv[1], Shape.model_validate_json(sys.argv[2])
 for case, (dataset, metric) in json.load(sys.stdin).items():

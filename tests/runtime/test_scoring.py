@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, RuntimeConfig
-from despina_runtime import processes, subject
-from despina_runtime.evaluate import Evaluation
+from despina_runtime.evaluation import apart, subject
+from despina_runtime.evaluation.job import Evaluation
 from services import free_port
 from tests.support.pods import is_running
 from tests.support.world import ROOT, eventually
@@ -26,7 +26,7 @@ from tests.support.world import ROOT, eventually
 FAKE = (sys.executable, str(ROOT / "tests/support/fake_subject.py"))
 ROWS = [{"text": f"t{i}", "echo": f"t{i}"} for i in range(6)]
 RUN = (
-    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluate import evaluate;"
+    "import asyncio, sys; from pathlib import Path; from despina_runtime.evaluation.job import evaluate;"
     "sys.exit(asyncio.run(evaluate(Path(sys.argv[1]), '127.0.0.1', int(sys.argv[2]), sys.argv[3:])))"
 )
 
@@ -145,12 +145,12 @@ async def test_what_is_expected_is_gone_before_a_models_code_runs(score, tmp_pat
 
 
 async def test_an_example_that_is_no_json_has_a_clear_reason(score, monkeypatch):
-    monkeypatch.setattr("despina_runtime.evaluate.load_lines", lambda *_: [{"text": object(), "echo": "x"}])
+    monkeypatch.setattr("despina_runtime.evaluation.job.load_lines", lambda *_: [{"text": object(), "echo": "x"}])
     assert "holds what is not JSON" in ((await score("honest")).error or "")
 
 
 async def test_a_mistake_of_the_evaluation_itself_is_no_traceback_in_the_result(score, monkeypatch):
-    monkeypatch.setattr("despina_runtime.evaluate.load_lines", lambda *_: 1 / 0)
+    monkeypatch.setattr("despina_runtime.evaluation.job.load_lines", lambda *_: 1 / 0)
     found = await score("honest")
     assert found.error == "the evaluation itself failed: ZeroDivisionError; see the Job's log"
 
@@ -162,9 +162,9 @@ async def test_processes_that_start_another_and_end_are_followed_until_none_is_l
         [[], [(7, True)], [(7, False)], [(7, False), (8, True)], [(7, False), (8, False)], [(7, False), (8, False)]]
     )
     killed = []
-    monkeypatch.setattr(processes, "_below", lambda _: next(looks))
-    monkeypatch.setattr(processes.os, "kill", lambda pid, _: killed.append(pid))
-    assert await processes.Below().end()
+    monkeypatch.setattr(apart, "_below", lambda _: next(looks))
+    monkeypatch.setattr(apart.os, "kill", lambda pid, _: killed.append(pid))
+    assert await apart.Below().end()
     assert killed == [7, 8]
     assert list(looks) == []
 
@@ -216,7 +216,7 @@ def test_a_pod_that_leaves_its_node_ends_at_once_and_says_nothing(job, tmp_path)
 
 SEEN = """
 import ctypes, os
-from despina_runtime.processes import keep_apart
+from despina_runtime.evaluation.apart import keep_apart
 
 def seen():
     read, write = os.pipe()

@@ -45,7 +45,7 @@ def leave_word_for_ever() -> None:
 
 
 def change_the_metrics() -> None:
-    from despina_runtime import metrics, score
+    from despina_runtime.evaluation import metrics, score
 
     for name in metrics.BUILT_IN:
         metrics.BUILT_IN[name] = lambda *_: 1.0

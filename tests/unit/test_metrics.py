@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from despina_runtime.dataset import Shape, Unusable, read_rows
-from despina_runtime.metrics import BUILT_IN, contains, exact_match, f1
+from despina_runtime.evaluation.examples import Shape, Unusable, read_rows
+from despina_runtime.evaluation.metrics import BUILT_IN, contains, exact_match, f1
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=9),

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from despina.wire import EvaluationConfig, EvaluationResult, RuntimeConfig
-from despina_runtime.dataset import Line, Row, Shape, Unusable, read_rows
-from despina_runtime.metrics import BUILT_IN
-from despina_runtime.processes import Below
-from despina_runtime.subject import Said, Subject, fresh_folder
+from despina_runtime.evaluation.apart import Below
+from despina_runtime.evaluation.examples import Line, Row, Shape, Unusable, read_rows
+from despina_runtime.evaluation.metrics import BUILT_IN
+from despina_runtime.evaluation.subject import Said, Subject, fresh_folder
 
 Outputs = dict[str, Any]
 BuiltIn = Callable[[Mapping[str, Any], Mapping[str, Any]], float]

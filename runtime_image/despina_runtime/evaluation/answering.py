@@ -1,4 +1,4 @@
-"""Running a version's code for an evaluation: `python -m despina_runtime.answering ROLE FD FOLDER [METRIC]`.
+"""Running a version's code for an evaluation: `python -m despina_runtime.evaluation.answering ROLE FD FOLDER [METRIC]`.
 
 As `model` it answers what it is asked; as `judge` it has a metric of the version's code judge answers. It speaks JSON
 lines on the socket FD (`subject.py` is the other end), and FOLDER is its own: configuration, files, temporary files.
@@ -21,8 +21,9 @@ import orjson
 
 from despina.wire import RuntimeConfig
 from despina_runtime.cache.keys import canonical
-from despina_runtime.dataset import Unusable
 from despina_runtime.engine import load_program
+from despina_runtime.evaluation.examples import Unusable
+from despina_runtime.evaluation.subject import CONFIG
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.lm.client import LMs
 from despina_runtime.pipeline.call import Call, Step
@@ -32,7 +33,6 @@ from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.interface import Interface
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.subject import CONFIG
 from despina_runtime.tools.api import make_toolbox
 from despina_runtime.tools.grid import Grid
 

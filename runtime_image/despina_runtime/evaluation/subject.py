@@ -23,10 +23,10 @@ from pydantic import Field, ValidationError
 
 from despina.wire import EVALUATION_ENV, TERMINATION_LOG_ENV, Report, RuntimeConfig
 from despina_runtime.cache.keys import as_json
-from despina_runtime.dataset import Shape, Unusable
+from despina_runtime.evaluation.examples import Shape, Unusable
 from despina_runtime.lines import LONGEST_LINE, next_line
 
-ANSWERING = (sys.executable, "-m", "despina_runtime.answering")
+ANSWERING = (sys.executable, "-m", "despina_runtime.evaluation.answering")
 CONFIG = "config.json"
 LATE_SECONDS = 5.0
 """It keeps a request's deadline itself; this much later nobody waits for it any more."""

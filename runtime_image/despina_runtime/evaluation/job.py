@@ -20,11 +20,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from despina.wire import EVALUATION_ENV, PROGRESS_PATH, EvaluationConfig, EvaluationResult
-from despina_runtime.dataset import Line, Unusable, load_lines
+from despina_runtime.evaluation.apart import keep_apart
+from despina_runtime.evaluation.examples import Line, Unusable, load_lines
+from despina_runtime.evaluation.score import score
+from despina_runtime.evaluation.subject import ANSWERING
 from despina_runtime.http.server import make_server, open_port
-from despina_runtime.processes import keep_apart
-from despina_runtime.score import score
-from despina_runtime.subject import ANSWERING
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
