@@ -99,7 +99,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _tools(args: argparse.Namespace) -> int:
     import uvloop
 
-    from despina_runtime.tools.host import serve_tools
+    from despina_runtime.toolhost.host import serve_tools
 
     given = os.environ.get(TOOL_HOST_ENV)
     if not args.packages and given:

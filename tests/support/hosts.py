@@ -46,7 +46,7 @@ class HostProcess:
         self._file.write_text(config.model_dump_json())
         code = (
             "import sys, uvloop; from pathlib import Path; from despina.wire import ToolHostConfig;"
-            "from despina_runtime.tools.host import serve_tools;"
+            "from despina_runtime.toolhost.host import serve_tools;"
             "config = ToolHostConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
             "sys.exit(uvloop.run(serve_tools(config, '127.0.0.1', None)))"
         )
