@@ -213,7 +213,7 @@ def test_more_than_the_rate_gets_429_and_more_than_the_queue_503(pod, version, l
 
 
 def test_another_program_answers_when_this_one_cannot(pod, version, lm, servers):
-    other = pod(version)
+    other = pod(version, home="other")
     eventually("ready", other.is_ready, 90)
     dead = lm_config("http://127.0.0.1:9", retries=0)
     running = pod(version, lms=(dead,), fallback=FallbackConfig(url=f"{other.url}/execute"), request_timeout_seconds=8)

@@ -85,19 +85,22 @@ def evaluation(servers, version: str, baseline: str | None = None, file: Path = 
 
 @pytest.fixture
 def score(tmp_path, servers):
-    """Runs an evaluation as its Job does; its result."""
+    """Runs an evaluation as its Job does, which leaves nothing in the temporary directory; its result."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
 
     def run(version: str, baseline: str | None = None, rows=None, env=None, **changes) -> EvaluationResult:
         config = evaluation(servers, version, baseline, write_rows(tmp_path / "rows.jsonl", rows), **changes)
         word = tmp_path / "word"
         env = {**os.environ, "DESPINA_TERMINATION_LOG": str(word), "PYTHONPATH": str(tmp_path), **(env or {})}
-        env[EVALUATION_ENV] = config.model_dump_json()
+        env |= {EVALUATION_ENV: config.model_dump_json(), "TMPDIR": str(temporary)}
         (tmp_path / "judges.py").write_text(METRICS)
         command = [sys.executable, "-c", RUN, str(tmp_path / "cache"), str(free_port())]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
         result = EvaluationResult.model_validate_json(word.read_text())
         assert (done.returncode == 0) == (result.error is None), done.stderr[-2000:]
         assert "Traceback" not in done.stderr, done.stderr[-3000:]
+        assert list(temporary.iterdir()) == []
         return result
 
     return run

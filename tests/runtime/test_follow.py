@@ -18,8 +18,11 @@ from tests.support.world import ROOT, TICKET, Traffic, eventually
 
 @pytest.fixture
 def serve(tmp_path, servers):
-    """Serves the example's manifest with a model of the test's own; ends with the test."""
+    """Serves the example's manifest with a model of the test's own; ends with the test, and leaves nothing behind."""
     running: list[subprocess.Popen] = []
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    env = {**os.environ, "TMPDIR": str(temporary)}
 
     def start(model: str, **spec) -> tuple[str, subprocess.Popen]:
         manifest = yaml.safe_load((ROOT / "examples" / "ticket-triage" / "program.yaml").read_text())
@@ -31,13 +34,14 @@ def serve(tmp_path, servers):
         command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={port}", "--poll-seconds=0.5"]
         options = [f"--tracking-uri={servers[1]}", f"--lm-base-url={servers[2]}/v1"]
         with (tmp_path / "log").open("ab") as log:
-            running.append(subprocess.Popen([*command, *options], stdout=log, stderr=log, env={**os.environ}))
+            running.append(subprocess.Popen([*command, *options], stdout=log, stderr=log, env=env))
         return f"http://127.0.0.1:{port}", running[-1]
 
     yield start
     for process in running:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+    assert list(temporary.iterdir()) == []
 
 
 def version_at(url: str) -> str | None:

@@ -67,14 +67,15 @@ class Pod:
         self.config, self.admin = config, f"http://127.0.0.1:{admin}"
         self.url = f"http://127.0.0.1:{config.port}"
         self.termination = folder / "termination-log"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
         (folder / "config.json").write_text(config.model_dump_json())
         env = {
             **os.environ,
             "DESPINA_POD_NAME": "pod-1",
             "DESPINA_TERMINATION_LOG": str(self.termination),
-            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+            "TMPDIR": str(self.temporary),
         }
-        (folder / "metrics").mkdir(exist_ok=True)
         command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]
         self.log = folder / "log"
         with self.log.open("ab") as log:
@@ -123,7 +124,7 @@ class Pod:
 
 @contextmanager
 def pods(folder, mlflow_uri: str, lm_url: str):
-    """Starts pods; all end with the block."""
+    """Starts pods; all end with the block, and however they do, they leave nothing in the temporary directory."""
     started: list[Pod] = []
 
     def start(version: str, model: str = "serving", home: str = "", **changes) -> Pod:
@@ -149,3 +150,4 @@ def pods(folder, mlflow_uri: str, lm_url: str):
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
+    assert [path for running in started for path in running.temporary.iterdir()] == []

@@ -32,7 +32,7 @@ LATE_SECONDS = 5.0
 """It keeps a request's deadline itself; this much later nobody waits for it any more."""
 EXIT_SECONDS = 5.0
 STDERR = 2
-NOT_THEIRS = (EVALUATION_ENV, TERMINATION_LOG_ENV, "PROMETHEUS_MULTIPROC_DIR")
+NOT_THEIRS = (EVALUATION_ENV, TERMINATION_LOG_ENV)
 
 
 class First(Report):

@@ -19,7 +19,7 @@ from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew
+from despina_runtime.process.supervisor import Crew, prepare_folder
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
 
@@ -53,6 +53,7 @@ class Follower:
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
         prepare_environment()
+        prepare_folder(self.cache)
         stop = asyncio.Event()
         on_signals(stop)
         listen = open_port(self.host, self.port)

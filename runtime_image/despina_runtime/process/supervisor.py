@@ -14,9 +14,9 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 ACKNOWLEDGE_SECONDS = 5.0
 NUMBERS = itertools.count(1)
 RESTARTS, RESTART_SECONDS = 5, 60.0
+WORKERS = "workers"
 
 
 @dataclass
@@ -117,8 +118,7 @@ class Crew:
     def __init__(self, config: RuntimeConfig, cache: Path, listen: socket.socket) -> None:
         self.config = config
         self.ended = asyncio.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="despina-")
-        self._file = Path(self._folder.name) / "config.json"
+        self._file = cache / WORKERS / f"{config.revision}.json"
         self._file.write_text(config.model_dump_json())
         self._cache, self._listen = cache, listen
         self._workers: list[Worker] = []
@@ -159,8 +159,7 @@ class Crew:
     async def _outlive(self, worker: Worker) -> None:
         code = await worker.process.wait()
         self._workers.remove(worker)
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
+        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
             if await self._replace():
@@ -237,6 +236,15 @@ class Crew:
         await asyncio.gather(*(w.process.wait() for w in self._workers))
 
 
+def prepare_folder(cache: Path) -> None:
+    """Where workers find their configuration and leave their metrics. It is in the cache and always has the same name:
+    so the temporary directory stays as it was, and what a killed process left here goes when the next one starts."""
+    folder = cache / WORKERS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def latest(config: RuntimeConfig, generation: Path) -> RuntimeConfig:
     """What a pod that starts shall run: the revision that its fellows were changed to, if they were."""
     try:
@@ -252,6 +260,7 @@ def latest(config: RuntimeConfig, generation: Path) -> RuntimeConfig:
 async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, admin_port: int = ADMIN_PORT) -> int:
     """Serve one configuration until SIGTERM, then drain. The result is the exit code."""
     prepare_environment()
+    prepare_folder(cache)
     stop = asyncio.Event()
     on_signals(stop)
     crew = Crew(config, cache, open_port(host, config.port))

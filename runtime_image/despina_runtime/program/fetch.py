@@ -96,7 +96,7 @@ def fetch_beside(config: RuntimeConfig, cache: Path, sleep: Callable[[float], No
             for model in config.models:
                 fetch(model, cache, sleep, refuse, config.mlflow_credentials_dir)
     except proxied.NotProxied:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", dir=cache) as file:
             file.write(config.model_dump_json())
             file.flush()
             Fetching(file.name, config, cache).result()
