@@ -181,7 +181,7 @@ class Bench:
         )  # fmt: skip
         path = self.folder / f"{uuid.uuid4().hex}.json"
         path.write_text(config.model_dump_json())
-        command = [sys.executable, "-c", SERVE_POD, str(path), str(self.folder / "cache"), str(admin)]
+        command = [sys.executable, "-c", SERVE_POD, str(path), str(self.folder / f"cache-{name}"), str(admin)]
         began = time.monotonic()
         pid = self.start(name, command, None)
         self.processes.wait_for_http(name, f"http://127.0.0.1:{admin}/readyz", 60)
