@@ -114,6 +114,7 @@ class Bench:
     figures: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        os.environ["TMPDIR"] = str(self.folder)  # what servers leave that are killed goes with it
         self.processes = Processes(self.folder / "logs")
         self.version = ""
         self.pickled = ""

@@ -40,6 +40,7 @@ def main() -> int:
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="despina-try-"))
+    os.environ["TMPDIR"] = str(folder)  # what a process leaves that had to be killed goes, too
     processes = Processes(folder / "logs")
     try:
         listening_socket(PORT).close()
