@@ -194,11 +194,10 @@ def test_a_redis_that_is_not_well_fails_no_request(shared, redis, trouble):
     assert failed == 0
     assert spent < 30
 
-    def is_written() -> bool:
-        ask(running, fresh())
-        return int(redis.cli("dbsize") or 0) > 0
+    def is_shared() -> bool:
+        """Whether one worker finds in Redis what the other answered. A new ticket, for an answer that Redis did not get
+        stays with its worker."""
+        body = fresh()
+        return any("detail=redis" in ask(running, body).headers["cache-status"] for _ in range(10))
 
-    eventually("answers go to Redis again", is_written, 20)
-    body = fresh()
-    ask(running, body)
-    assert sum("hit" in ask(running, body).headers["cache-status"] for _ in range(10)) >= 9
+    eventually("answers go to Redis again", is_shared, 20)
