@@ -150,4 +150,5 @@ def pods(folder, mlflow_uri: str, lm_url: str):
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
-    assert [path for running in started for path in running.temporary.iterdir()] == []
+    left = [path for running in started for path in running.temporary.iterdir()]
+    assert not left, left
