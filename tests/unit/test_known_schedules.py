@@ -393,6 +393,11 @@ SCHEDULES = {
         {},
         [("restart", "tuesday"), ("rounds", 4), ("restart", "monday"), ("operate", None), ("restart", "tuesday")],
     ),
+    "what could not be made for another reason than that it is there is made later": (
+        AUTO,
+        {},
+        [("refused", ("ConfigMap", "create", 409)), ("cpu", "2"), ("deleted", ("Deployment", 5))],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -55,7 +55,8 @@ async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
     try:
         await cluster.create(document)
     except Conflict:
-        await _refuse_if_foreign(document, owner, cluster)
+        if await _refuse_if_foreign(document, owner, cluster) is None:
+            raise  # not because it is there: a quota, say, was counted anew at the same time
 
 
 async def _apply(document: Document, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:

@@ -511,6 +511,8 @@ class Truth:
         self.check(self.bad_rounds < BAD_ROUNDS, f"{self.reached} errs, is watched, and was not taken back")
 
     def _must_be_taken_back(self, revision: str) -> bool:
+        if revision not in self.configs:  # its ConfigMap could not be made, and neither could its pods
+            return False
         world, nature = self.world, self.nature_of(revision)
         is_bad = (nature.errors > 3 or nature.slow) and not world.failing
         can_be_written = not any(verb == READ or kind in ("Service", "ConfigMap") for kind, verb in world.api.refused)
