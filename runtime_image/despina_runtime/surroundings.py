@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import tempfile
 from pathlib import Path
 
 from despina.wire import SECRET_CHECK_ENV, TERMINATION_LOG, TERMINATION_LOG_ENV
@@ -15,7 +14,6 @@ from despina.wire import SECRET_CHECK_ENV, TERMINATION_LOG, TERMINATION_LOG_ENV
 def prepare_environment() -> None:
     """What every worker inherits; keys that only make the kubelet check a Secret go no further."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="despina-metrics-"))
     for name in [n for n in os.environ if n.startswith(SECRET_CHECK_ENV)]:
         del os.environ[name]
 
