@@ -144,6 +144,7 @@ class Operator:
         self.client = Client(world.api)
         self.observed: Observed | None = None
         self.plan: Plan | None = None
+        self.has_decided = False
         self.starts = 0
         self.start()
 
@@ -180,7 +181,7 @@ class Operator:
         self.world.now += A_MOMENT
         self.client.pause_in = pause_in
         self.due, self.is_woken = None, False
-        self.is_whole = pause_in is None
+        self.is_whole, self.has_decided = pause_in is None, False
         reconciler = Reconciler(
             self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock
         )
@@ -197,6 +198,7 @@ class Operator:
         """The process ends where it is, and another one is started."""
         if self.running:
             self.running.close()
+            self.world.truth.adds_up = False  # what it decided may stand on no record
         self.start()
 
     def _run(self) -> None:
@@ -217,7 +219,7 @@ class Operator:
 
     def decide(self, o: Observed, now: float) -> Plan:
         """The real decision, remembered for those who hold it to account."""
-        self.observed, self.plan = o, decide(o, now)
+        self.observed, self.plan, self.has_decided = o, decide(o, now), True
         self.world.truth.decided(self)
         return self.plan
 

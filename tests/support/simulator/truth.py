@@ -76,6 +76,8 @@ class Truth:
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
         self.all_settings: dict[tuple[str, str], Setting] = {}
+        self.can_erase = True
+        """Whether the last pass could take the mark of a restart off a Deployment."""
         self.has_refused = False
         """Whether pods refused orders once: those are not given again until something happens."""
         self.is_unsure = self.knows_nothing = False
@@ -119,7 +121,9 @@ class Truth:
         elif value != getattr(self.settings.get(name), "value", None):
             is_same = before is not None and before.value == value
             is_forgotten = self.knows_nothing
-            new = Setting(value, is_used=is_forgotten and not self._is_read(), is_uncertain=self.is_unsure)
+            is_marked = name == RESTART and not self.can_erase and value in {mark[1] for mark in self.marks.values()}
+            is_used = is_forgotten and not self._is_read()
+            new = Setting(value, is_used=is_used, is_uncertain=self.is_unsure or is_marked)
             self.settings[name] = before if before and is_same else new
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
@@ -202,7 +206,8 @@ class Truth:
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
             self._began(document, operator)
-        if kind == "DSPyProgram" and document and not (operator and self._is_behind(document)):
+        is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
+        if kind == "DSPyProgram" and document and is_said:
             self._recorded(_quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False  # what is written with it is a record again
@@ -363,6 +368,7 @@ class Truth:
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
         if plan.asked and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
+        self.can_erase = ("Deployment", "patch") not in self.world.api.refused
         then, counted, step = self.was
         passed = max(0.0, now - then) if counted else 0.0
         self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
