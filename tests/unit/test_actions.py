@@ -549,9 +549,9 @@ def was(**revisions: str) -> ProgramStatus:
     return ProgramStatus.model_validate(entries)
 
 
-def ended(step: str) -> ProgramStatus:
-    """A swap is over."""
-    rollout = {"id": G, "strategy": "HotSwap", "step": step, "startedAt": "t"}
+def ended(step: str, strategy: str = "HotSwap") -> ProgramStatus:
+    """A change is over."""
+    rollout = {"id": G, "strategy": strategy, "step": step, "startedAt": "t"}
     return ProgramStatus.model_validate({"rollout": rollout})
 
 
@@ -584,7 +584,11 @@ LISTENS: dict[str, tuple[float | None, float | None]] = {
         heard(replace(saying(serves_one(), holding(B), holding(B)), status=ended("Abandoned"))),
         None,
     ),
-    "a swap was made, and pods are silent": (heard(replace(serves_one(), status=ended("Done"))), None),
+    "a swap was made, of which nothing is left, and pods are silent": (
+        heard(replace(serves_one(), status=ended("Done"))),
+        5.0,
+    ),
+    "new pods came, and they are silent": (heard(replace(serves_one(), status=ended("Done", "BlueGreen"))), None),
     "pods were told to load": (heard(saying(serves_one(), None, None, told={"Prepare": "Prepare x"})), 0.5),
 }
 

@@ -398,6 +398,19 @@ SCHEDULES = {
         {},
         [("refused", ("ConfigMap", "create", 409)), ("cpu", "2"), ("deleted", ("Deployment", 5))],
     ),
+    "pods that were silent when their generation was deleted are brought back": (
+        SWAP,
+        {},
+        [
+            ("cpu", "2"),
+            ("rounds", 6),
+            ("alias", None),
+            ("rounds", 1),
+            ("refused", ("PodDisruptionBudget", "patch", 403)),
+            ("deleted", ("ConfigMap", 5)),
+            ("mute", True),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

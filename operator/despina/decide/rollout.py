@@ -295,10 +295,11 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
 
 
 def _may_hold_more(r: Situation) -> bool:
-    """Whether a swap was given up, and there are pods that have not been heard since: they may have it in memory."""
+    """Whether versions were swapped last, and there are pods that have not been heard since: they may hold, or serve,
+    something else than they should."""
     last = r.o.status.rollout
-    was_given_up = last is not None and last.strategy == "HotSwap" and last.step in ("Failed", "Abandoned")
-    return was_given_up and any(p.report is None for p in r.o.ready_pods(r.o.active))
+    was_swapped = last is not None and last.strategy == "HotSwap"
+    return was_swapped and any(p.report is None for p in r.o.ready_pods(r.o.active))
 
 
 def _are_as_left(r: Situation) -> bool:

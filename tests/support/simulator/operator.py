@@ -23,6 +23,7 @@ from despina.decide.observed import JobView, Observed, PodView, Resolution, kind
 from despina.decide.plan import Plan, Tell
 from despina.decide.rollout import decide
 from despina.reconcile import program
+from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS
 from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
 from despina.sources.outbox import ATTEMPTS
@@ -216,6 +217,8 @@ class Operator:
 
     def _ended(self, again: float | None) -> None:
         self.running, self.due = None, None if again is None else self.world.now + again
+        if again == CONFLICT_AGAIN_SECONDS:
+            self.world.truth.adds_up = False  # something of what was decided was not written
 
     def decide(self, o: Observed, now: float) -> Plan:
         """The real decision, remembered for those who hold it to account."""
