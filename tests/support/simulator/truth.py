@@ -416,9 +416,10 @@ class Truth:
                 )
 
     def _lifted_by_registry(self, o: Any) -> None:
-        pinned = str(o.program.spec.rollout.rollback_to)
+        served = self.configs.get(self.reached or self.gap or "")
+        meant = {o.model.version, str(o.program.spec.rollout.rollback_to), served and served.model.version}
         if o.model.version is not None:
-            self.convictions = [c for c in self.convictions if c.version in (o.model.version, pinned)]
+            self.convictions = [c for c in self.convictions if c.version in meant]
 
     def _is_new(self, entry: Document) -> bool:
         return _fact(entry) not in self.known
