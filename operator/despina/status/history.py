@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from despina.api.revision import source_digest
 from despina.api.status import HistoryEntry, Quarantined
 from despina.decide.observed import Observed
 from despina.decide.quarantine import TAKEN_BACK
 from despina.decide.versions import model_of
+from despina.wire import ModelRef
 
 LIMIT = 10
 SERVING = "Serving"
@@ -23,14 +25,17 @@ def history(o: Observed, entries: Collection[Quarantined], now: str) -> tuple[Hi
     model = model_of(o, view)
     entry = HistoryEntry(
         revision=view.serves,
-        version=model.version,
         activated_at=now,
         trigger=_trigger(o, model.version, entries),
         outcome=SERVING,
-        created_at=model.created_at,
-        source=source_digest(model),
+        **identity(model),
     )
     return (*before[:-1], *(_ended(last, entries) for last in before[-1:]), entry)[-LIMIT:]
+
+
+def identity(model: ModelRef) -> dict[str, Any]:
+    """What a record says of a version, so that it is found again by it."""
+    return {"version": model.version, "created_at": model.created_at, "source": source_digest(model)}
 
 
 def _trigger(o: Observed, version: str, entries: Collection[Quarantined]) -> str:

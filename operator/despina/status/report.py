@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from despina.api.conditions import Reason, Type
 from despina.api.program import Program
-from despina.api.revision import Revision, source_digest, tool_uses
+from despina.api.revision import Revision, tool_uses
 from despina.api.status import ModelStatus, ProgramStatus, Quarantined, RevisionStatus, RolloutStatus, ToolUseStatus
 from despina.decide.memory import recall
 from despina.decide.observed import Observed, PodView
@@ -20,7 +20,7 @@ from despina.desired.labels import selector_text
 from despina.desired.network import preview_name
 from despina.desired.toolbox import ToolView
 from despina.status.conditions import Finding, merge
-from despina.status.history import history
+from despina.status.history import history, identity
 
 UNRESOLVED = (Reason.UNKNOWN_PROFILE, Reason.TOOL_NOT_FOUND, Reason.TOOL_NOT_ALLOWED)
 
@@ -95,9 +95,7 @@ def _active(o: Observed) -> RevisionStatus | None:
     model = model_of(o, view)
     return RevisionStatus(
         revision=view.serves,
-        version=model.version,
-        created_at=model.created_at,
-        source=source_digest(model),
+        **identity(model),
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
         loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
@@ -116,9 +114,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
     is_swapped = plan.strategy is not None and plan.strategy.name == "HotSwap"
     return RevisionStatus(
         revision=candidate.hash,
-        version=candidate.version,
-        created_at=candidate.model.created_at,
-        source=source_digest(candidate.model),
+        **identity(candidate.model),
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
         loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
@@ -139,9 +135,7 @@ def _previous(o: Observed) -> RevisionStatus | None:
     revision = before.revision
     return RevisionStatus(
         revision=revision.hash,
-        version=revision.version,
-        created_at=revision.model.created_at,
-        source=source_digest(revision.model),
+        **identity(revision.model),
         deployment=revision.deployment,
         ready_replicas=o.ready(revision.base),
     )
