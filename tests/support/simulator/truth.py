@@ -141,7 +141,7 @@ class Truth:
 
     def _older(self, which: str) -> set[str]:
         """The other record, if it is of before: its write may have been refused."""
-        service = Memory.parse(_notes(self.world.api.get("Service", NAME) or {"metadata": {}}).get(MEMORY))
+        service = self._on_the_service()
         found = {"status": self.world.status.get("serial"), "Service": service.serial if service else 0}
         serials = {name: serial if isinstance(serial, int) else 0 for name, serial in found.items()}
         return {name for name, serial in serials.items() if serial < serials[which]}
@@ -216,9 +216,14 @@ class Truth:
     def _is_behind(self, program: Document) -> bool:
         """Whether the other record is a later one: a pass that could not be made writes its condition beside what was
         there."""
-        later = Memory.parse(_notes(self.world.api.get("Service", NAME) or {"metadata": {}}).get(MEMORY))
+        later = self._on_the_service()
         serial = (program.get("status") or {}).get("serial")
         return later is not None and isinstance(serial, int) and serial < later.serial
+
+    def _on_the_service(self) -> Memory | None:
+        """The record there."""
+        service = self.world.api.get("Service", NAME)
+        return Memory.parse(_notes(service).get(MEMORY)) if service else None
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
