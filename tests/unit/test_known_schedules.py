@@ -411,6 +411,18 @@ SCHEDULES = {
             ("mute", True),
         ],
     ),
+    "callers whose Deployment and then Service were deleted are not led past a candidate's gates": (
+        AUTO,
+        {},
+        [
+            ("cpu", "1"),
+            ("model_made_anew", None),
+            ("deleted", ("Deployment", 5)),
+            ("operate", None),
+            ("rounds", 1),
+            ("deleted", ("Service", 4)),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -159,10 +159,10 @@ def _left_by_hand(
 def _standing(o: Observed, entries: tuple[Quarantined, ...]) -> DeploymentView | None:
     """Of what callers were sent to, what the status names, or what they were sent to last; never one in quarantine
     while another is there."""
-    served = [v for v in o.deployments if v.activated_at is not None]
+    named = o.status.active.deployment if o.status.active else None
+    served = [v for v in o.deployments if v.activated_at is not None or v.name == named]
     if o.active is not None:  # what it selects is gone: whoever answers is better than nobody
         served = [v for v in served if o.ready(v.revision)]
-    named = o.status.active.deployment if o.status.active else None
 
     def rank(view: DeploymentView) -> tuple[bool, bool, float]:
         is_good = entry_against(revision_in(o, view), entries) is None
