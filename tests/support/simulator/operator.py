@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from despina.api import revision
 from despina.api.program import MlflowSource
 from despina.cluster import observe, tools
 from despina.cluster.errors import ClusterError
@@ -109,10 +110,10 @@ class Reports:
     async def interfaces(
         self, _: Any, pods: Iterable[PodView], revisions: Iterable[str]
     ) -> Mapping[str, Mapping[str, Any]]:
-        for revision in revisions:
-            for runtime in self.operator.world.holders(revision):
-                self.known.setdefault(revision, runtime.interface(revision))
-        return {revision: self.known[revision] for revision in revisions if revision in self.known}
+        for one in revisions:
+            for runtime in self.operator.world.holders(one):
+                self.known.setdefault(one, runtime.interface(one))
+        return {one: self.known[one] for one in revisions if one in self.known}
 
     async def evaluations(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
         return tuple(
@@ -280,6 +281,7 @@ def simulated():
         patch.object(observe, "RuntimeConfig", _Configs),
         patch.object(observe, "read_status", _by_identity(observe.read_status, lambda status: (status,))),
         patch.object(program, "parse", _by_identity(program.parse, _parts_of)),
+        patch.object(revision, "asked_of", _by_identity(revision.asked_of, lambda asking: (asking.spec,))),
         patch.object(program, "decide", program.decide),  # each process puts its own there while it is at work
     ):
         yield
