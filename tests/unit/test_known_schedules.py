@@ -423,6 +423,18 @@ SCHEDULES = {
             ("deleted", ("Service", 4)),
         ],
     ),
+    "what served is known when a suspended program is resumed, though its Deployment was deleted": (
+        BLUE_GREEN,
+        {},
+        [
+            ("default_server", OTHER_SERVER),
+            ("abort", "candidate"),
+            ("interrupted", 19),
+            ("suspend", True),
+            ("lm", "a"),
+            ("deleted", ("Deployment", 5)),
+        ],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

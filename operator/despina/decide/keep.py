@@ -50,7 +50,7 @@ def _toolbox(o: Observed) -> Iterator[Action]:
 def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]:
     """Keep the revision that callers reach as the spec wants it."""
     program, is_wanted = r.o.program, r.wanted is not None and current.hash == r.wanted.hash
-    if (is_wanted or r.active is None) and (r.size > 0 or r.o.active is None):
+    if r.active is None or (is_wanted and r.size > 0):  # at size 0, too: it says what served
         yield from made(r, current)
     if is_wanted:
         yield from applied(r.o.objects, build_service(program, preview_name(program), current.base))
@@ -69,7 +69,7 @@ def _sized(r: Situation, current: Revision) -> Iterator[Action]:
     view = r.o.deployment(current.base)
     if view and r.size == 0:
         yield from put_to_sleep(r, view)
-    elif r.size or r.o.active is None:
+    else:
         yield from sized(r.o.objects, current.deployment, view.replicas if view else None, r.size, hpa)
 
 
