@@ -435,6 +435,11 @@ SCHEDULES = {
             ("deleted", ("Deployment", 5)),
         ],
     ),
+    "what an evaluation found is noted while nobody judges it, though no status says that it was begun": (
+        DAMAGED,
+        {},
+        [("pin", 3), ("rounds", 6), ("status_lost", None), ("wait", 4000.0), ("suspend", True)],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -189,7 +189,7 @@ def gates_of(r: Situation) -> Gates:
 
 def _gates_seen(r: Situation, gates: Gates) -> tuple[GateStatus, ...]:
     """How the gates stand, also while nobody judges them."""
-    return gates.states if gates.states or r.earlier is None else unjudged(r, r.earlier.gates)
+    return gates.states or unjudged(r, r.earlier.gates if r.earlier else ())
 
 
 def _clock(r: Situation, step: Step | None) -> Clock:

@@ -104,7 +104,9 @@ class Reports:
     def hear(self) -> None:
         """One round of listening. News wake the program."""
         if self.listens:
-            before, self.heard = self.heard, self.operator.world.reports()
+            before, said = self.heard, self.operator.world.reports()
+            # Of a pod that cannot be understood once, the last word counts for a few rounds.
+            self.heard = {name: now for name, one in said.items() if (now := one or before.get(name))}
             self.operator.is_woken |= _facts(before) != _facts(self.heard)
 
     async def interfaces(

@@ -180,14 +180,22 @@ class Truth:
     def restored(self, settings: dict[str, Setting], is_known: bool) -> None:
         """The namespace is as it was once, and so are its annotations; what was decided since is forgotten. A record is
         there if the status is, or if the Service is still the program's own."""
+        convictions = self.convictions.copy()
         self.memory_lost()
         self.knows_nothing, self.adds_up = not is_known, False
+        noted = {(e["version"], e.get("revision")) for e in self._restored_entries()} if is_known else set()
+        self.convictions = [c for c in convictions if (c.version, c.revision) in noted]
         self.good = dict.fromkeys(self.good) if is_known else {}
         self.settings = {name: replace(s, is_used=s.is_used or not is_known) for name, s in settings.items()}
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
         if not is_known:
             self.known.clear()
+
+    def _restored_entries(self) -> list[Document]:
+        """What the namespace's record has in quarantine: that of the status, or else of the Service."""
+        service = self.world.api.get("Service", NAME)
+        return _quarantined(self.world.document) or (_remembered(service) if service else [])
 
     # what happens
 
@@ -208,9 +216,10 @@ class Truth:
             self._began(document, operator)
         is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
         if kind == "DSPyProgram" and document and is_said:
+            self.knows_nothing &= operator is None  # what a pass decided is a record again
             self._recorded(_quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
-            self.knows_nothing = False  # what is written with it is a record again
+            self.knows_nothing = False
             self._recorded(_remembered(document), operator)
 
     def _is_behind(self, program: Document) -> bool:

@@ -148,7 +148,7 @@ class World:
         runtime.obey(tell, self.now)
         return TAKEN
 
-    def reports(self) -> dict[str, PodState]:
+    def reports(self) -> dict[str, PodState | None]:
         pods = {} if self.is_mute else self.api.of("Pod")
         said = {n: r.say(self.now) for n, r in self.runtimes.items() if n in pods and nature.is_ready(pods[n])}
         oddity, self.oddity = self.oddity, None
@@ -264,8 +264,8 @@ def _restored(item: Document, uid: str | None, owner: tuple[str, str] | None) ->
     return {**item, "metadata": meta}
 
 
-def _odd(said: dict[str, PodState], what: tuple[int, Any]) -> dict[str, PodState]:
-    """One report with one part replaced; a report that cannot be read is none."""
+def _odd(said: dict[str, PodState], what: tuple[int, Any]) -> dict[str, PodState | None]:
+    """One report with one part replaced; None where it cannot be read then."""
     number, value = what
     name, state = next(iter(said.items()))
     document = state.model_dump()
@@ -273,4 +273,4 @@ def _odd(said: dict[str, PodState], what: tuple[int, Any]) -> dict[str, PodState
     try:
         return said | {name: PodState.model_validate(with_part(document, found[number % len(found)], value))}
     except ValidationError:
-        return {n: s for n, s in said.items() if n != name}
+        return said | {name: None}
