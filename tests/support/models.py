@@ -3,7 +3,8 @@
 Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
 makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads
-and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`).
+and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`), ways, awaiting, pooling
+and waiting (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class Program(dspy.Module):
 BOOKING = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
 )
+WAYS = (Path(__file__).parent / "ways.py").read_text()
 BOUNDED = """
 import dspy
 
@@ -152,6 +154,10 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "reacting": functools.partial(log_source, TOOLED + REACTING),
         "booking": functools.partial(log_source, BOOKING),
         "lying": functools.partial(log_source, (Path(__file__).parent / "liar.py").read_text()),
+        "ways": functools.partial(log_source, WAYS),
+        "awaiting": functools.partial(log_source, WAYS, program="Awaiting"),
+        "pooling": functools.partial(log_source, WAYS, program="Pooling"),
+        "waiting": functools.partial(log_source, WAYS, program="Waiting"),
     }
     version = special.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":
@@ -185,14 +191,15 @@ def log(kind: str, name: str, boom: bool = False) -> int:
         return log_program(program, name, entrypoint="triage:TicketTriage", code_paths=[code])
 
 
-def log_source(source: str, name: str) -> int:
+def log_source(source: str, name: str, program: str = "Program") -> int:
     """A program of its own."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "own.py").write_text(source)
         sys.path.insert(0, folder)
         import own
 
-        return log_program(own.Program(), name, entrypoint="own:Program", code_paths=[f"{folder}/own.py"])
+        made = getattr(own, program)()
+        return log_program(made, name, entrypoint=f"own:{program}", code_paths=[f"{folder}/own.py"])
 
 
 def log_pickled(name: str) -> int:

@@ -30,7 +30,7 @@ from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.problem import Problem, unexpected
 from despina_runtime.program.fetch import Fetching
-from despina_runtime.program.interface import Interface
+from despina_runtime.program.interface import Interface, by_name
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tools.api import make_toolbox
@@ -100,7 +100,7 @@ def _judge(interface: Interface, metric: Metric, question: Document) -> Document
     inputs = question["inputs"]
     try:
         example = dspy.Example(**{**question["expected"], **inputs}).with_inputs(*inputs)
-        prediction = dspy.Prediction(**dict(interface.outputs.model_validate(question["outputs"])))
+        prediction = dspy.Prediction(**by_name(interface.outputs.model_validate(question["outputs"])))
         return {"id": question["id"], "score": float(metric(example, prediction))}
     except Exception as exc:  # whatever a user's metric raises
         return {"id": question["id"], "error": f"{type(exc).__name__}: {exc}"}

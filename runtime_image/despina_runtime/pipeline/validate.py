@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import dspy
 from pydantic import BaseModel, ValidationError
 
 from despina_runtime.lm.meter import REJECTED
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.problem import Problem, invalid_input
-from despina_runtime.program.interface import Interface
+from despina_runtime.program.interface import Interface, by_name
 
 
 class Parse:
@@ -29,7 +30,7 @@ class Parse:
 def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
     """A request's body as the program's inputs; raises a 422 Problem that names each field."""
     try:
-        return dict(interface.inputs.model_validate_json(body))
+        return by_name(interface.inputs.model_validate_json(body))
     except ValidationError as exc:
         raise invalid_input(exc) from None
 
@@ -67,9 +68,8 @@ class Validate:
 
 def render_outputs(interface: Interface, prediction: Any) -> bytes:
     """A prediction, or a dictionary, as JSON; raises Problem or Rejected where it does not fit."""
-    get = prediction.get if isinstance(prediction, dict) else lambda name: getattr(prediction, name)
     try:
-        values = {name: get(name) for name in interface.outputs.model_fields}
+        values = {name: _output(prediction, name) for name in interface.outputs.model_fields}
         outputs: BaseModel = interface.outputs.model_validate(values, from_attributes=True)
     except AttributeError as exc:
         name = exc.name or "an output"
@@ -84,3 +84,12 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
             wrong.setdefault(field, []).append(f"{error['field']}: {error['message']}")
         raise Rejected({field: "; ".join(reasons) for field, reasons in wrong.items()}) from None
     return outputs.model_dump_json().encode()
+
+
+def _output(prediction: Any, name: str) -> Any:
+    """One output; raises AttributeError. An attribute of a prediction may be a method of the same name (`items`)."""
+    if isinstance(prediction, dict):
+        return prediction.get(name)
+    if isinstance(prediction, dspy.Example) and name in prediction:
+        return prediction[name]
+    return getattr(prediction, name)

@@ -34,6 +34,11 @@ class Interface:
         }
 
 
+def by_name(model: BaseModel) -> dict[str, Any]:
+    """A model's fields. `dict(model)` would take one that is called `keys` for the method."""
+    return dict(iter(model))
+
+
 def interface_of(program: dspy.Module, declared: str | None = None) -> Interface:
     """The interface of a program.
 

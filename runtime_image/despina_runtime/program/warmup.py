@@ -18,6 +18,7 @@ from dspy.adapters import ChatAdapter
 from pydantic import TypeAdapter
 
 from despina.wire import FailureReason
+from despina_runtime.program.interface import by_name
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.samples import sample
@@ -85,7 +86,7 @@ def warm_up(loaded: Loaded) -> Loaded:
             loaded.example or sample(loaded.interface.inputs.model_json_schema())
         )
         with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter()):
-            return replace(loaded, is_async=_run_once(loaded.program, dict(inputs)))
+            return replace(loaded, is_async=_run_once(loaded.program, by_name(inputs)))
     except ToolUnavailable as exc:
         log.warning("The program is not tried out before it serves reason=%s", exc)
         return replace(loaded, is_async=hasattr(loaded.program, "aforward"))
