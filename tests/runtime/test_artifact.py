@@ -149,6 +149,13 @@ def test_a_program_that_raises_in_its_warm_up_is_refused(make):
     assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
 
 
+def test_a_program_that_has_only_aforward_must_await_its_modules(make):
+    code = CODE.replace("    def forward", "    async def aforward")
+    with pytest.raises(ProgramError, match="await them") as caught:
+        warm_up(load_despina(make("blocking", code=code)))
+    assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
+
+
 def test_a_warm_up_of_react_calls_no_tool():
     called = []
 

@@ -51,6 +51,16 @@ def test_a_program_calls_a_tool_by_name_and_survives_the_loss_of_a_host(tmp_path
         eventually("an answer", lambda: running.ask({"ticket": "y"}).status_code == 200, 60)
 
 
+def test_a_program_calls_a_tool_in_dspys_threads(tmp_path, pod, log_model, tools):
+    with hosts(tmp_path) as start:
+        host = start()
+        tools(search=tool_config("search", host.url))
+        running = pod(log_model("tooled-in-dspys-threads", "in-dspys"), "in-dspys", tools=FIND)
+        eventually("ready", running.is_ready, 90)
+        assert host.executed() == [], "a warm-up calls no tool"
+        assert running.ask({"ticket": "t"}).json() == {"category": "t 0"}
+
+
 def test_the_tools_may_change_while_the_program_serves(tmp_path, pod, log_model, tools):
     with hosts(tmp_path) as start:
         host = start()

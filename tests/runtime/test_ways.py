@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from despina.wire import ModuleConfig
 from tests.runtime.test_hotswap import of, prepare
 from tests.support.pods import pods
 from tests.support.world import eventually
@@ -66,10 +67,12 @@ def test_a_programs_settings_hold_for_its_process_and_a_requests_for_that_reques
 
 
 def test_a_program_that_configures_dspy_is_swapped(running, ways):
-    target = of(running.config, ways)
+    target = of(running.config, ways, modules=(ModuleConfig(path="sort", lm="main"),))
     assert prepare(running, target).failure is None
     assert running.order("Commit", subject=target.revision) == 200
     assert ask(running, "configured", calls=1) == "('stand-in', 7, 8, 3)"
+    assert ask(running, "best_of_n", calls=3) == "stand-in", "also a module that has an LM of its own"
+    assert "Failed to deep copy" not in running.log.read_text()
 
 
 def test_a_program_that_awaits_threads_runs_on_the_event_loop(pod, log_model):
@@ -84,6 +87,14 @@ def test_a_program_that_waits_for_threads_runs_off_the_event_loop(pod, log_model
     eventually("ready", running.is_ready, 90)
     assert "runs in threads" in running.log.read_text()
     assert running.ask({"ticket": "t"}).json() == {"category": "stand-in"}
+
+
+def test_a_program_that_waits_for_threads_now_and_then_stalls_until_the_deadline_and_no_longer(pod, log_model):
+    running = pod(log_model("stalling", "stalling"), "stalling", request_timeout_seconds=2)
+    eventually("ready", running.is_ready, 90)
+    assert running.ask({"ticket": "t"}).status_code == 200
+    assert running.ask({"ticket": "wait"}).status_code >= 500
+    assert running.ask({"ticket": "t"}).status_code == 200
 
 
 def test_a_program_with_threads_of_its_own_is_told_what_they_lack(pod, log_model):

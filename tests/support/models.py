@@ -2,9 +2,9 @@
 
 Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
 makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
-pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads
-and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`), ways, awaiting, pooling
-and waiting (see `ways.py`).
+pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads,
+tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`), ways, awaiting, pooling,
+waiting and stalling (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -119,6 +119,10 @@ BOOKING = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
 )
 WAYS = (Path(__file__).parent / "ways.py").read_text()
+PARALLEL = TOOLED.replace(
+    'execute_tool("find", query=ticket, top_k=1)[0]["text"]',
+    'dspy.Parallel()([(lambda q: execute_tool("find", query=q, top_k=1), {"q": ticket})])[0][0]["text"]',
+)
 BOUNDED = """
 import dspy
 
@@ -158,6 +162,8 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "awaiting": functools.partial(log_source, WAYS, program="Awaiting"),
         "pooling": functools.partial(log_source, WAYS, program="Pooling"),
         "waiting": functools.partial(log_source, WAYS, program="Waiting"),
+        "stalling": functools.partial(log_source, WAYS, program="Stalling"),
+        "tooled-in-dspys-threads": functools.partial(log_source, PARALLEL),
     }
     version = special.get(kind, functools.partial(log, kind))(name)
     if kind == "gone":

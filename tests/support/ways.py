@@ -122,6 +122,8 @@ class Pooling(dspy.Module):
 class Waiting(dspy.Module):
     """Its `aforward` waits for threads, on the event loop that they need."""
 
+    others_await = False
+
     signature = Sort
 
     def __init__(self):
@@ -129,7 +131,15 @@ class Waiting(dspy.Module):
         self.sort = dspy.Predict(Sort)
 
     async def aforward(self, ticket):
+        if self.others_await and ticket != "wait":
+            return await self.sort.acall(ticket=ticket)
         return self.forward(ticket)
 
     def forward(self, ticket):
         return dspy.Parallel(num_threads=2)([(self.sort, {"ticket": ticket})] * 2)[0]
+
+
+class Stalling(Waiting):
+    """It does so for one ticket only, which is not the warm-up's."""
+
+    others_await = True

@@ -14,10 +14,8 @@ import dspy
 import dspy.adapters.utils
 from pydantic import TypeAdapter
 
-from despina_runtime.lm.meter import METER, REJECTED
-
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
-"""Answers of the adapter call under way, to keep if they can be read."""
+"""Answers of the adapter call under way, to keep if they can be read. It is asked within that very call."""
 
 _validator = functools.lru_cache(1024)(TypeAdapter)
 
@@ -39,7 +37,7 @@ class _Careful:
     def format(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The prompt; after a rejected answer it ends with what was wrong."""
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)  # type: ignore[misc]
-        wrong = {k: v for k, v in REJECTED.get().items() if k in signature.output_fields}
+        wrong = {k: v for k, v in dspy.settings.meter.rejected.items() if k in signature.output_fields}
         if wrong:
             messages[-1] = _with_note(messages[-1], wrong)
         return messages
@@ -51,7 +49,7 @@ class _Careful:
             values: list[dict[str, Any]] = super().__call__(*args, **kwargs)  # type: ignore[misc]
         finally:
             COLLECTED.reset(token)
-        METER.get().pending.extend(collected)
+        dspy.settings.meter.pending.extend(collected)
         return values
 
     async def acall(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -62,7 +60,7 @@ class _Careful:
             values: list[dict[str, Any]] = await super().acall(*args, **kwargs)  # type: ignore[misc]
         finally:
             COLLECTED.reset(token)
-        METER.get().pending.extend(collected)
+        dspy.settings.meter.pending.extend(collected)
         return values
 
 

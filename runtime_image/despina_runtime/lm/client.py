@@ -1,5 +1,5 @@
-"""The LMs that a program calls. The manifest alone says which: none is taken from the artefact, and DSPy's global
-configuration is never touched."""
+"""The LMs that a program calls. The manifest alone says which: none is taken from the artefact. They reach it with the
+request's settings, as `dspy.context` makes them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ from pydantic import BaseModel
 from despina.wire import RuntimeConfig
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
-from despina_runtime.lm.meter import METER
+from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import Target
 from despina_runtime.paths import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
+
+GRACE_SECONDS = 1.0
+OUT_OF_REACH = (
+    "the manifest's LMs are known only where a request is worked on, and a thread of one's own knows of none: start it"
+    " by dspy.Parallel, Module.batch or dspy.asyncify, or have it run contextvars.copy_context().run"
+)
+
+
+class OutOfReach(RuntimeError):
+    """An LM was asked where no request is known."""
 
 
 class ServedLM(dspy.BaseLM):  # type: ignore[misc]
@@ -39,6 +49,10 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         self._modules = modules
         self._loop = loop
         self._config = config
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ServedLM:
+        """Modules are copied with the LM that is pinned to them; its connections are not theirs to copy."""
+        return self
 
     @property
     def adapter(self) -> str:
@@ -63,9 +77,11 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
     @with_callbacks  # type: ignore[untyped-decorator]
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
         """From a thread: wait for the event loop's answer."""
-        if _is_on_a_loop():
+        if is_on_a_loop():
             raise RuntimeError("a program with `aforward` must await its modules (`await module.acall(...)`)")
-        return asyncio.run_coroutine_threadsafe(self._answer(prompt, messages, kwargs), self._loop).result()
+        answer = asyncio.run_coroutine_threadsafe(self._answer(prompt, messages, kwargs), self._loop)
+        # If the loop itself waits for this thread, somebody has to give up.
+        return answer.result(_meter().deadline - self._loop.time() + GRACE_SECONDS)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
@@ -74,7 +90,7 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         """The first LM of the chain that answers. Each has its share of the time that is left."""
-        meter = METER.get()
+        meter = _meter()
         asked = messages or [{"role": "user", "content": prompt}]
         params = _plain({**self.kwargs, **kwargs})
         module, emit = self._module(), _emit_for(self.model, params)
@@ -125,7 +141,15 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _is_on_a_loop() -> bool:
+def _meter() -> Meter:
+    """That of the request under way."""
+    if (meter := dspy.settings.get("meter")) is None:
+        raise OutOfReach(OUT_OF_REACH)
+    return meter  # type: ignore[no-any-return]
+
+
+def is_on_a_loop() -> bool:
+    """Whether this thread runs an event loop, which others wait for."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -163,14 +187,15 @@ class LMs:
         return list(self._targets)
 
     def context(self, name: str | None, temperature: float | None) -> dict[str, Any]:
-        """Arguments for `dspy.context`. Histories hold callers' words and traces grow, so both are off."""
-        off = {"disable_history": True, "trace": None, "warn_on_type_mismatch": False}
+        """Arguments for `dspy.context`. Histories outlive a request and hold callers' words, so they are off; a trace
+        is the request's own."""
+        own = {"disable_history": True, "trace": [], "warn_on_type_mismatch": False}
         if name is None:
-            return off
+            return own
         lm: ServedLM = self._served[name]
         if temperature is not None:
             lm = lm.copy(temperature=temperature)
-        return {"lm": lm, "adapter": self._adapter(lm), **off}
+        return {"lm": lm, "adapter": self._adapter(lm), **own}
 
     def _adapter(self, lm: ServedLM) -> Any:
         return EachItsOwn() if self._is_mixed else ADAPTERS[lm.adapter]()

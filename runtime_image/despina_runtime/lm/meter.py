@@ -1,12 +1,16 @@
-"""What one request has cost so far: attempts, tokens, money, and where answers came from."""
+"""What one request has cost so far: attempts, tokens, money, and where answers came from.
+
+A request's meter is the key `meter` of `dspy.settings`. DSPy carries these into the threads that it starts
+(`dspy.Parallel`, `Module.batch`, `dspy.asyncify`), and nothing else.
+"""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import dspy
 from prometheus_client import Counter
 
 from despina.wire import LMConfig
@@ -29,17 +33,20 @@ class Meter:
     cost: Decimal | None = None
     pending: list[tuple[str, bytes]] = field(default_factory=list)
     """LM answers to keep once the whole request turned out well."""
-    is_reask: bool = False
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Output fields that the program got wrong, and why: what a second try is told."""
     trace: tuple[tuple[str, str], ...] = ()
     """Headers of the caller's trace, for whoever is called on the way."""
 
     def spend(self, lm: LMConfig, module: str, usage: dict[str, Any]) -> None:
-        """Book the usage of one answer."""
+        """Book the usage of one answer, also for a program that tracks it by DSPy's means."""
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
         TOKENS.labels(lm.name, module, "input").inc(tokens[0])
         TOKENS.labels(lm.name, module, "output").inc(tokens[1])
+        if tracker := dspy.settings.usage_tracker:
+            tracker.add_usage(lm.model, usage)
         if lm.price:
             cost = price_of(lm, *tokens)
             self.cost = (self.cost or Decimal(0)) + cost
@@ -52,8 +59,3 @@ def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:
         return Decimal(0)
     asked = Decimal(lm.price.input_per_million_usd), Decimal(lm.price.output_per_million_usd)
     return (inputs * asked[0] + outputs * asked[1]) / MILLION
-
-
-METER: ContextVar[Meter] = ContextVar("meter")
-REJECTED: ContextVar[dict[str, str]] = ContextVar("rejected", default={})  # noqa: B039 - never changed in place
-"""Output fields that the program got wrong, and why: what a second try is told."""

@@ -13,11 +13,10 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMRateLimitError, LMTimeoutError
 
 from despina_runtime.lm.client import LMs
-from despina_runtime.lm.meter import METER
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
 from despina_runtime.problem import Problem, deadline_exceeded
-from despina_runtime.tools.api import TOOLBOX, Toolbox
+from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolTimeout
 
 log = logging.getLogger(__name__)
@@ -50,10 +49,10 @@ class Execute:
             Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
             Rejected: an LM's answer could not be read.
         """
-        token, tools = METER.set(call.meter), TOOLBOX.set(self._toolbox)
+        own = self._lms.context(call.lm, call.temperature)
         try:
             async with asyncio.timeout_at(call.deadline):
-                with dspy.context(**self._lms.context(call.lm, call.temperature)):
+                with dspy.context(meter=call.meter, toolbox=self._toolbox, **own):
                     return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
         except TimeoutError:
             raise deadline_exceeded() from None
@@ -61,9 +60,6 @@ class Execute:
             raise Rejected({name: UNREADABLE.format(name) for name in exc.signature.output_fields}) from None
         except Exception as exc:
             raise problem_of(exc) from exc
-        finally:
-            METER.reset(token)
-            TOOLBOX.reset(tools)
 
     async def _call(self, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:

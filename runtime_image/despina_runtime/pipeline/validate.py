@@ -7,7 +7,6 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, ValidationError
 
-from despina_runtime.lm.meter import REJECTED
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.problem import Problem, invalid_input
@@ -50,16 +49,13 @@ class Validate:
         try:
             return await self._try(call)
         except Rejected as rejected:
-            call.meter.is_reask = True
+            call.meter.rejected = rejected.fields
             call.meter.pending.clear()
-            token = REJECTED.set(rejected.fields)
         try:
             return await self._try(call)
         except Rejected as rejected:
             title = "The program's output does not fit its signature"
             raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
-        finally:
-            REJECTED.reset(token)
 
     async def _try(self, call: Call) -> Answer:
         prediction = await self._execute.run(call)

@@ -27,6 +27,7 @@ from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import folder_of
 from despina_runtime.program.interface import Interface, interface_of
+from despina_runtime.program.served import prepare
 from despina_runtime.program.unservable import ProgramError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
     Raises:
         ProgramError: the version cannot be served, with the reason.
     """
+    prepare(has_lm=bool(config.lms))
     try:
         if running:
             check_same_code(folder, running)

@@ -11,11 +11,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Token
 from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.dsp.utils.settings import thread_local_overrides
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -30,7 +31,6 @@ from despina.wire import (
     ToolUse,
 )
 from despina_runtime.cache.store import Store
-from despina_runtime.lm.meter import METER
 from despina_runtime.samples import sample
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 from despina_runtime.tools.grid import Grid
@@ -96,7 +96,7 @@ class Toolbox:
         use, config = self.find(name)
         if self.is_rehearsing:
             return _made_up(name, config)
-        now, meter = asyncio.get_running_loop().time(), METER.get(None)
+        now, meter = asyncio.get_running_loop().time(), dspy.settings.get("meter")
         deadline = meter.deadline if meter else now + UNSERVED_SECONDS
         if use.timeout_seconds:
             deadline = min(deadline, now + use.timeout_seconds)
@@ -148,14 +148,13 @@ def _packages() -> list[str]:
     return [p.strip() for p in os.environ.get(TOOL_PACKAGES_ENV, "").split(",") if p.strip()]
 
 
-TOOLBOX: ContextVar[Toolbox | None] = ContextVar("toolbox", default=None)
 SERVING: list[Toolbox] = []
-"""That of the revision that serves, for threads that a program starts without its request's context."""
+"""That of the revision that serves, for threads that a program starts without its request's settings."""
 
 
 def current() -> Toolbox:
-    """The tools that may be called here."""
-    return TOOLBOX.get() or (SERVING[0] if SERVING else DEFAULT)
+    """The tools that may be called here: the key `toolbox` of `dspy.settings`, which DSPy's threads have, too."""
+    return dspy.settings.get("toolbox") or (SERVING[0] if SERVING else DEFAULT)
 
 
 def make_toolbox(config: RuntimeConfig) -> Toolbox:
@@ -164,16 +163,23 @@ def make_toolbox(config: RuntimeConfig) -> Toolbox:
     return Toolbox(config.tools, ToolsFile(Path(path)))
 
 
+def using(toolbox: Toolbox) -> Token[Any]:
+    """Call these tools from now on. `dspy.context` would keep all other settings as they are, too, and what a program's
+    constructor configures would not be seen."""
+    token: Token[Any] = thread_local_overrides.set({**thread_local_overrides.get(), "toolbox": toolbox})
+    return token
+
+
 @contextmanager
 def rehearsing(toolbox: Toolbox) -> Iterator[None]:
     """While a program is made and tried out: nothing is really executed."""
-    token = TOOLBOX.set(toolbox)
+    token = using(toolbox)
     toolbox.is_rehearsing = True
     try:
         yield
     finally:
         toolbox.is_rehearsing = False
-        TOOLBOX.reset(token)
+        thread_local_overrides.reset(token)
 
 
 def execute_tool(name: str, /, **arguments: Any) -> Any:
