@@ -1,10 +1,11 @@
 """Logging models for tests, in a process of its own: `python models.py KIND NAME [ALIAS]` prints the version.
 
 Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as guarded, with a demonstration that
-makes it err), richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
-pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled, tooled-in-threads,
-tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`), lying (see `liar.py`), ways, awaiting, pooling,
-waiting and stalling (see `ways.py`).
+makes it err), hanging-too (as hanging, with a demonstration), counted (it answers how many of itself there are),
+richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
+pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled,
+tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
+lying (see `liar.py`), ways, awaiting, pooling, waiting and stalling (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ def before(program, ticket):
     ASKED.append(ticket)
     if len(ASKED) > 400:
         raise RuntimeError("this process is worn out")
+""",
+    # Hangs for what callers ask, and everything else on its event loop with it.
+    "hanging": """
+import time
+
+def before(program, ticket):
+    if "never mind" in ticket:
+        time.sleep(3600)
 """,
     "other": """
 def before(program, ticket):
@@ -115,6 +124,32 @@ class Program(dspy.Module):
     def forward(self, ticket):
         return self.react(ticket=ticket)
 """
+COUNTED = """
+import weakref
+
+import dspy
+
+
+class Counted(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Counted
+    alive = weakref.WeakSet()
+
+    def __init__(self):
+        super().__init__()
+        self.classify = dspy.Predict(Counted)
+        self.alive.add(self)
+
+    async def aforward(self, ticket):
+        return dspy.Prediction(category=str(len(self.alive)))
+
+    def forward(self, ticket):
+        return dspy.Prediction(category=str(len(self.alive)))
+"""
 BOOKING = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
 )
@@ -153,6 +188,8 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "bounded": functools.partial(log_source, BOUNDED),
         "richer": functools.partial(log_source, RICHER),
         "boom": functools.partial(log, "guarded", boom=True),
+        "hanging-too": functools.partial(log, "hanging", boom=True),
+        "counted": functools.partial(log_source, COUNTED),
         "tooled": functools.partial(log_source, TOOLED + AWAITING),
         "tooled-in-threads": functools.partial(log_source, TOOLED),
         "reacting": functools.partial(log_source, TOOLED + REACTING),

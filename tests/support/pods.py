@@ -23,10 +23,13 @@ KEY = Ed25519PrivateKey.generate()
 
 RUN = (
     "import asyncio, sys; from pathlib import Path; from despina.wire import RuntimeConfig;"
-    "from despina_runtime.process.supervisor import serve_pod;"
+    "from despina_runtime.process import supervisor;"
+    "supervisor.SILENT_SECONDS = float(sys.argv[4]);"
     "config = RuntimeConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
-    "sys.exit(asyncio.run(serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
+    "sys.exit(asyncio.run(supervisor.serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
 )
+SILENT_SECONDS = 30.0
+"""As pods have it; a test that waits for it may want less."""
 
 
 def public_half(key: Ed25519PrivateKey) -> str:
@@ -63,7 +66,7 @@ def fresh(_: int = 0) -> dict[str, str]:
 class Pod:
     """One runtime as a process of this machine."""
 
-    def __init__(self, folder, config: RuntimeConfig, admin: int) -> None:
+    def __init__(self, folder, config: RuntimeConfig, admin: int, silent_seconds: float = SILENT_SECONDS) -> None:
         self.config, self.admin = config, f"http://127.0.0.1:{admin}"
         self.url = f"http://127.0.0.1:{config.port}"
         self.termination = folder / "termination-log"
@@ -77,6 +80,7 @@ class Pod:
             "TMPDIR": str(self.temporary),
         }
         command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]
+        command.append(str(silent_seconds))
         self.log = folder / "log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
@@ -129,6 +133,7 @@ def pods(folder, mlflow_uri: str, lm_url: str):
 
     def start(version: str, model: str = "serving", home: str = "", **changes) -> Pod:
         uri, timeout = changes.pop("tracking_uri", mlflow_uri), changes.pop("lm_timeout", 10)
+        silent_seconds = changes.pop("silent_seconds", SILENT_SECONDS)
         lms = changes.pop("lms", None) or (lm_config(lm_url, retries=0, request_timeout_seconds=timeout),)
         config = RuntimeConfig(
             namespace="ns",
@@ -142,7 +147,7 @@ def pods(folder, mlflow_uri: str, lm_url: str):
         )
         home = folder / home if home else folder
         home.mkdir(exist_ok=True)
-        started.append(Pod(home, config, free_port()))
+        started.append(Pod(home, config, free_port(), silent_seconds))
         return started[-1]
 
     yield start

@@ -20,6 +20,8 @@ class Given:
     body: dict
     headers: dict
     seconds: float
+    at: float = 0.0
+    """When it had come back, by `time.monotonic`."""
 
 
 @dataclass
@@ -56,14 +58,18 @@ async def drive(
 
 async def _one(client: aiohttp.ClientSession, url: str, body: dict, traffic: Traffic) -> None:
     began = time.monotonic()
+
+    def given(status: int, document: dict, headers: dict[str, str]) -> Given:
+        now = time.monotonic()
+        return Given(body, status, document, headers, now - began, now)
+
     try:
         async with client.post(url, json=body) as response:
             document = await response.json(content_type=None)
             headers = {k.lower(): v for k, v in response.headers.items()}
-            given = Given(body, response.status, document, headers, time.monotonic() - began)
+            traffic.answers.append(given(response.status, document, headers))
     except (aiohttp.ClientError, TimeoutError) as exc:
-        given = Given(body, 0, {"error": repr(exc)}, {}, time.monotonic() - began)
-    traffic.answers.append(given)
+        traffic.answers.append(given(0, {"error": repr(exc)}, {}))
 
 
 async def capacity(url: str, body_of: Callable[[int], dict], seconds: float = 4, callers: int = 32) -> float:

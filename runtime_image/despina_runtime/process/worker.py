@@ -106,11 +106,20 @@ async def _obey(
         said = json.loads(line)
         if "drain" in said:
             break
-        ok = await engine.obey(Order.model_validate(said["order"]))
+        ok = await _carry_out(engine, said["order"])
         _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})
     engine.retire(True)
     await asyncio.sleep(drain_seconds)
     server.should_exit = True
+
+
+async def _carry_out(engine: Engine, order: object) -> bool:
+    """Whether an order was obeyed. One that cannot be must not keep later ones, or the worker's end, from coming."""
+    try:
+        return await engine.obey(Order.model_validate(order))
+    except Exception:
+        log.exception("Order could not be carried out")
+        return False
 
 
 if __name__ == "__main__":
