@@ -8,6 +8,7 @@ with, for it holds that revision's objects.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -229,7 +230,7 @@ class Engine:
         if name in self._preparing:
             self._preparing[name][1].set()
         if revision := self._held.pop(name, None):
-            self._later(_close(revision))
+            self._later(_free(revision))
 
     def _try(self, subject: str, inputs: dict[str, Any]) -> None:
         if subject not in self._tries:
@@ -391,6 +392,21 @@ async def _close(revision: Revision) -> None:
         await asyncio.sleep(REPORT_SECONDS)
     record.flush()
     await revision.close()
+
+
+async def _free(revision: Revision) -> None:
+    """Close it, and have its memory back."""
+    await _close(revision)
+    del revision
+    settle()
+
+
+def settle() -> None:
+    """Look once through all that is loaded, and no more from then on: at each full collection that would cost a pause.
+    What was here before and has been let go since is freed."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _redis(config: RuntimeConfig) -> RedisTier | None:

@@ -47,8 +47,9 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
 
     try:
         fetching.result()
-        loaded = load_program(config, Path(cache))
-        uvloop.run(_serve(lambda: Engine(loaded, config, Path(cache)), config, int(listen_fd), control))
+        loaded = [load_program(config, Path(cache))]
+        # It is handed over: a name for it here would keep it when its revision is released.
+        uvloop.run(_serve(lambda: Engine(loaded.pop(), config, Path(cache)), config, int(listen_fd), control))
     except ProgramError as exc:
         log.error("Cannot serve reason=%s message=%s", exc.failure.reason, exc)
         control.sendall(exc.failure.model_dump_json().encode() + b"\n")
@@ -59,12 +60,12 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
 
 
 async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: socket.socket) -> None:
+    from despina_runtime.engine import settle
+
     engine: Engine = make()  # type: ignore[operator]
     await engine.start()
-    # What is loaded stays; looking through it at each full collection would cost a pause. And a request leaves few
-    # cycles behind, so that the young generation need not be looked through every twenty requests.
-    gc.collect()
-    gc.freeze()
+    settle()
+    # A request leaves few cycles behind, so that the young generation need not be looked through every twenty requests.
     gc.set_threshold(10_000, 10, 10)
     server = make_server(engine, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
