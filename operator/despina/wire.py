@@ -526,6 +526,10 @@ class PodState(Report):
     tries: dict[str, TryReport] = Field(default_factory=dict)
     shadow: ShadowReport | None = None
     uptime_seconds: Amount = 0.0
+    workers: Count = 0
+    """How many serve; fewer than are wanted while one that ended is not replaced yet."""
+    wanted_workers: Count = 0
+    """How many should; 0 where the pod does not say."""
     orders: OrdersReport = OrdersReport()
 
 

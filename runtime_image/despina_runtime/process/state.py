@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from despina.wire import Counts, HeldRevision, PodState, ShadowReport, added
 
 
-def merged(states: Sequence[PodState], uptime_seconds: float) -> PodState:
+def merged(states: Sequence[PodState], uptime_seconds: float, wanted_workers: int) -> PodState:
     """What a pod holds is what all of its workers hold; what it counted is what they counted together."""
     serving = {s.revision for s in states}
     counted = dict.fromkeys(name for s in states for name in s.counts)
@@ -19,6 +19,8 @@ def merged(states: Sequence[PodState], uptime_seconds: float) -> PodState:
         tries={k: v for s in states for k, v in s.tries.items()},
         shadow=_shadow([s.shadow for s in states if s.shadow]),
         uptime_seconds=round(uptime_seconds, 1),
+        workers=len(states),
+        wanted_workers=wanted_workers,
     )
 
 

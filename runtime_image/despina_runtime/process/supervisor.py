@@ -3,6 +3,9 @@
 It never imports dspy, so that it is up at once and answers probes whatever the program does. The serving
 socket is opened here and inherited by the workers: while two of them run, the kernel hands each connection to
 either, and when one ends no connection that waits is lost.
+
+A worker that ends, or whose event loop stands still for `SILENT_SECONDS`, is replaced. The other one loads apart from
+those that serve; it begins to serve, and to be counted, when it is as they are (`wanted.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ import secrets
 import shutil
 import socket
 import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
@@ -35,17 +40,27 @@ from despina.wire import (
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
+from despina_runtime.process.wanted import Wanted
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ACKNOWLEDGE_SECONDS = 5.0
 NUMBERS = itertools.count(1)
-RESTARTS, RESTART_SECONDS = 5, 60.0
 WORKERS = "workers"
+LOOK_SECONDS = 0.1
+BEAT_SECONDS = 1.0
+"""A worker says something at least as often, from its event loop."""
+SILENT_SECONDS = 30.0
+"""From then on it counts as hanging. A program may compute on the loop for a while, though all of its worker's requests
+wait for it; and requests that compute may come one right after the other."""
+JOIN_SECONDS = 600.0
+"""A worker that takes another one's place has so long to load what it must."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """One worker process."""
 
@@ -56,6 +71,8 @@ class Worker:
     state: PodState = field(default_factory=PodState)
     """What it last said of itself."""
     asked: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
+    silent_seconds: float = 0.0
+    """Counted where it is looked for: in seconds that the supervisor itself was awake."""
 
     @classmethod
     async def start(cls, config_file: Path, cache: Path, listen: socket.socket) -> Worker:
@@ -68,12 +85,11 @@ class Worker:
         return cls(process, *await asyncio.open_connection(sock=ours, limit=LONGEST_LINE))
 
     async def first_word(self) -> Failure | None:
-        """Wait until the worker serves; the reason if it cannot."""
+        """Wait until the worker can serve; the reason if it cannot."""
         line = await next_line(self.reader)
         with contextlib.suppress(ValueError):
-            self.is_ready = json.loads(line or b"{}").get("ready") is True
-        if self.is_ready:
-            return None
+            if json.loads(line or b"{}").get("loaded") is True:
+                return None
         code = await self.process.wait()
         try:
             return Failure.model_validate_json(line)
@@ -83,7 +99,8 @@ class Worker:
     async def listen(self) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
-            said = json.loads(line)
+            said, self.silent_seconds = json.loads(line), 0.0
+            self.is_ready = self.is_ready or "ready" in said
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
             if waiting := self.asked.pop(said.get("done", 0), None):
@@ -96,16 +113,27 @@ class Worker:
         if not self.writer.is_closing():
             self.writer.write(json.dumps(what).encode() + b"\n")
 
+    def tell(self, order: Order) -> int:
+        """An order; the number by which the worker says what came of it."""
+        number = next(NUMBERS)
+        self.say({"id": number, "order": order.model_dump(mode="json", exclude_none=True)})
+        return number
+
     async def ask(self, order: Order) -> bool:
         """An order; whether it was obeyed."""
-        number = next(NUMBERS)
+        number = self.tell(order)
         waiting = self.asked[number] = asyncio.get_running_loop().create_future()
-        self.say({"id": number, "order": order.model_dump(mode="json", exclude_none=True)})
         try:
             return await asyncio.wait_for(waiting, ACKNOWLEDGE_SECONDS)
         except TimeoutError:
-            self.asked.pop(number, None)
             return False
+        finally:
+            self.asked.pop(number, None)
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
 
 class Crew:
@@ -116,18 +144,22 @@ class Crew:
     """
 
     def __init__(self, config: RuntimeConfig, cache: Path, listen: socket.socket) -> None:
-        self.config = config
         self.ended = asyncio.Event()
+        self._wanted = Wanted(config)
         self._file = cache / WORKERS / f"{config.revision}.json"
-        self._file.write_text(config.model_dump_json())
         self._cache, self._listen = cache, listen
         self._workers: list[Worker] = []
-        self._watching: set[asyncio.Task[None]] = set()
-        self._ends: list[float] = []
+        self._watching: set[asyncio.Task[Any]] = set()
+        self._coming: set[asyncio.Task[Any]] = set()
+        self._ends = Ends()
         self._has_started = self._is_draining = False
-        self._retired: Order | None = None
-        self._known = {config.revision: config}
         self._began = asyncio.get_running_loop().time()
+        self._write_down()
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """What serves."""
+        return self._wanted.committed
 
     @property
     def is_ready(self) -> bool:
@@ -136,25 +168,61 @@ class Crew:
 
     async def start(self) -> Failure | None:
         """Start all; the reason if one cannot serve."""
-        self._workers = [await self._launch() for _ in range(self.config.workers)]
-        failures = await asyncio.gather(*(w.first_word() for w in self._workers))
-        failure = next((f for f in failures if f), None)
-        if failure:
+        coming = [_task(self._fill(), self._coming) for _ in range(self.config.workers)]
+        failures = await asyncio.gather(*coming)
+        if failure := next((f for f in failures if f), None):
             await self.kill()
             return failure
-        for worker in self._workers:
-            self._watch(worker)
+        _task(self._look(), self._watching)
         self._has_started = True
         return None
 
-    async def _launch(self) -> Worker:
-        return await Worker.start(self._file, self._cache, self._listen)
+    async def _fill(self) -> Failure | None:
+        """One more worker; the reason if it cannot serve."""
+        worker = await Worker.start(self._file, self._cache, self._listen)
+        try:
+            failure = await worker.first_word() or await self._bring(worker)
+            if failure is None:
+                self._join(worker)
+            return failure
+        finally:
+            if worker not in self._workers:
+                worker.kill()
 
-    def _watch(self, worker: Worker) -> None:
-        for work in (self._outlive(worker), worker.listen()):
-            task = asyncio.create_task(work)
-            self._watching.add(task)
-            task.add_done_callback(self._watching.discard)
+    async def _bring(self, worker: Worker) -> Failure | None:
+        """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
+        listening = _task(worker.listen(), self._watching)
+        while not self._wanted.is_held(worker.state, self.state()):
+            if listening.done():
+                return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
+            if failure := self._wanted.failure(worker.state):
+                return failure
+            if worker.state.held:
+                for order in self._wanted.to_prepare(worker.state):
+                    await worker.ask(order)
+            await asyncio.sleep(LOOK_SECONDS)
+        return self._wanted.failure(worker.state)
+
+    def _join(self, worker: Worker) -> None:
+        """It serves with the others. Nothing is waited for in between, so that no order can fall there: a later one
+        reaches it as it does them."""
+        for order in self._wanted.to_join(worker.state, self.state()):
+            worker.tell(order)
+        worker.say({"serve": True})
+        self._workers.append(worker)
+        _task(self._outlive(worker), self._watching)
+
+    async def _look(self) -> None:
+        """End workers that hang: nothing else would. While the supervisor itself is stopped, no time passes here."""
+        while not self.ended.is_set():
+            await asyncio.sleep(BEAT_SECONDS)
+            for worker in self._workers:
+                worker.silent_seconds += BEAT_SECONDS
+                if worker.silent_seconds > SILENT_SECONDS:
+                    log.error(
+                        "Worker hung and is killed pid=%s silent_seconds=%.0f", worker.process.pid, SILENT_SECONDS
+                    )
+                    worker.kill()
 
     async def _outlive(self, worker: Worker) -> None:
         code = await worker.process.wait()
@@ -162,65 +230,75 @@ class Crew:
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
-            if await self._replace():
-                return
+            if self._ends.are_too_many(asyncio.get_running_loop().time()) or not self._workers:
+                await self.kill()
+            else:
+                _task(self._replace(), self._coming)
         if not self._workers:
+            self._give_up_replacing()
             self.ended.set()
 
-    async def _replace(self) -> bool:
-        """Whether another worker serves instead."""
-        now = asyncio.get_running_loop().time()
-        self._ends = [*(t for t in self._ends if t > now - RESTART_SECONDS), now]
-        if not self._workers or len(self._ends) >= RESTARTS:
-            await self.kill()
-            return False
-        worker = await self._launch()
-        failure = await worker.first_word()
-        if failure or self._is_draining:
-            log.error("Worker is not replaced reason=%s", failure.reason if failure else "draining")
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
-            return False
-        self._workers.append(worker)
-        self._watch(worker)
-        if self._retired:
-            await worker.ask(self._retired)
-        return True
+    async def _replace(self) -> None:
+        """Fill one worker's place, however often that fails."""
+        for failures in itertools.count(1):
+            reason = await self._try_to_fill()
+            if reason is None:
+                return
+            pause = pause_seconds(failures)
+            log.error("Worker is not replaced reason=%s next_try_seconds=%.0f", reason, pause)
+            await asyncio.sleep(pause)
+
+    async def _try_to_fill(self) -> str | None:
+        """The reason if that failed."""
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                failure = await self._fill()
+        except Exception as exc:  # whatever the machine cannot do now, it may a moment later
+            return f"{type(exc).__name__}: {exc}"
+        return f"{failure.reason}: {failure.message}" if failure else None
+
+    def _give_up_replacing(self) -> None:
+        for task in self._coming:
+            task.cancel()
 
     def drain(self) -> None:
         """Have all end when what they accepted is answered."""
         self._is_draining = True
+        self._give_up_replacing()
         for worker in self._workers:
             worker.say({"drain": True})
 
     async def obey(self, order: Order) -> bool:
-        """An order to all workers; whether all obeyed. A revision is committed only where all hold it."""
-        match order.order:
-            case "Prepare" if order.config:
-                self._known[order.config.revision] = order.config
-            case "Commit" if not self._all_hold(order.subject):
-                return False
-            case "Retire" | "Activate":
-                self._retired = order if order.order == "Retire" else None
+        """An order to all workers; whether all obeyed. A revision is committed only where all hold it.
+
+        What is ordered shall be so from now on, whoever is there to hear it.
+        """
+        if order.order == "Commit" and not self._all_hold(order.subject):
+            return False
+        self._wanted.take(order)
+        self._write_down()
         workers = self._workers[:1] if order.order == "Try" else self._workers
-        obeyed = all(await asyncio.gather(*(w.ask(order) for w in workers)))
-        if obeyed and order.order == "Commit":
-            self.config = self._known[order.subject]
-            self._file.write_text(self.config.model_dump_json())  # for a worker that takes another one's place
-        return obeyed
+        obeyed = await asyncio.gather(*(w.ask(order) for w in workers))
+        return bool(obeyed) and all(obeyed)
+
+    def _write_down(self) -> None:
+        """What serves, for a worker that takes another one's place: none shall read half of it."""
+        half = self._file.with_suffix(".half")
+        half.write_text(self.config.model_dump_json())
+        half.replace(self._file)
 
     def _all_hold(self, revision: str) -> bool:
         held = [w.state.held.get(revision) for w in self._workers]
-        return revision in self._known and bool(held) and all(h is not None and h.phase == "Ready" for h in held)
+        return revision in self._wanted.known and bool(held) and all(h is not None and h.phase == "Ready" for h in held)
 
     def state(self) -> PodState:
         """All workers' states as one."""
         uptime = asyncio.get_running_loop().time() - self._began
-        return merged([w.state for w in self._workers], uptime)
+        return merged([w.state for w in self._workers], uptime, self.config.workers)
 
     def interface(self, revision: str) -> bytes | None:
         """A held revision's interface as JSON Schema, as its workers left it."""
-        if revision not in self._known:
+        if revision not in self._wanted.known:
             return None
         try:
             return (self._cache / "interfaces" / f"{revision}.json").read_bytes()
@@ -230,10 +308,18 @@ class Crew:
     async def kill(self) -> None:
         """End all at once."""
         self._is_draining = True
+        self._give_up_replacing()
         for worker in self._workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
-        await asyncio.gather(*(w.process.wait() for w in self._workers))
+            worker.kill()
+        await asyncio.gather(*(w.process.wait() for w in self._workers), *self._coming, return_exceptions=True)
+
+
+def _task(work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
+    """A task that is kept for as long as it runs: the loop alone would not."""
+    task = asyncio.create_task(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return task
 
 
 def prepare_folder(cache: Path) -> None:

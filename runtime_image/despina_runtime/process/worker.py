@@ -1,8 +1,9 @@
 """The process that holds the program: load, warm up, serve, drain. The supervisor starts it.
 
-It speaks JSON lines on its control socket: `{"ready": true}` when it can serve, or the `Failure` that says why not;
-then `{"state": PodState}` whenever that changes, and `{"done": ID, "ok": ...}` for what it was told. It hears
-`{"id": ID, "order": Order}`, or `{"drain": true}`.
+It speaks JSON lines on its control socket: `{"loaded": true}` when it can serve, or the `Failure` that says why not;
+then `{"state": PodState}` whenever that changes, and at least once a second, so that silence tells of an event loop
+that stands still; `{"done": ID, "ok": ...}` for what it was told; and `{"ready": true}` when it serves. It hears
+`{"id": ID, "order": Order}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
 
 Nothing heavy is imported before the model's files are being fetched.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import logging
 import os
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TELL_SECONDS = 0.1
+TELL_ANYWAY = 10
+"""After so many looks the state is told though it is the same."""
 
 
 def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
@@ -69,15 +73,18 @@ async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: s
     gc.set_threshold(10_000, 10, 10)
     server = make_server(engine, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
+    _say(writer, {"loaded": True})
+    joined = asyncio.Event()
+    beside = [
+        asyncio.create_task(_obey(reader, writer, engine, server, joined, config.drain_seconds)),
+        asyncio.create_task(_tell(writer, engine)),
+    ]
+    await joined.wait()
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))
     while not server.started:
         await asyncio.sleep(0.005)
-    log.info("Serving program=%s version=%s", config.program, config.model.version)
+    log.info("Serving program=%s version=%s", config.program, engine.current.config.model.version)
     _say(writer, {"ready": True})
-    beside = [
-        asyncio.create_task(_obey(reader, writer, engine, server, config.drain_seconds)),
-        asyncio.create_task(_tell(writer, engine)),
-    ]
     await serving
     for task in beside:
         task.cancel()
@@ -89,26 +96,36 @@ def _say(writer: asyncio.StreamWriter, what: object) -> None:
 
 
 async def _tell(writer: asyncio.StreamWriter, engine: Engine) -> None:
-    """The worker's state, whenever it is another one."""
+    """The worker's state, whenever it is another one, and now and then as a sign of life."""
     before = None
-    while True:
+    for look in itertools.count():
         state = engine.state().model_dump(mode="json", exclude_defaults=True)
-        if state != before:
+        if state != before or look % TELL_ANYWAY == 0:
             _say(writer, {"state": state})
         before = state
         await asyncio.sleep(TELL_SECONDS)
 
 
 async def _obey(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, engine: Engine, server: Server, drain_seconds: int
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    engine: Engine,
+    server: Server,
+    joined: asyncio.Event,
+    drain_seconds: int,
 ) -> None:
     """Follow the supervisor's words; its end is an order to drain."""
     while line := await next_line(reader):
         said = json.loads(line)
         if "drain" in said:
             break
-        ok = await _carry_out(engine, said["order"])
-        _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})
+        if "serve" in said:
+            joined.set()
+        else:
+            ok = await _carry_out(engine, said["order"])
+            _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})
+    if not joined.is_set():
+        os._exit(0)  # the supervisor has gone before anybody could be served
     engine.retire(True)
     await asyncio.sleep(drain_seconds)
     server.should_exit = True
