@@ -181,7 +181,7 @@ def test_a_pod_of_which_a_worker_is_lost_serves_what_was_committed_and_nothing_e
     assert running.is_ready()
 
 
-def test_a_worker_that_joins_is_retired_mirrors_and_refuses_as_the_others_do(pod, version, log_model):
+def test_a_worker_that_joins_is_retired_and_refuses_as_the_others_do(pod, version, log_model):
     breaker = ProgramBreakerConfig(min_requests=5, window_seconds=60, open_seconds=600)
     running = pod(version, workers=2, breaker=breaker)
     eventually("ready", running.is_ready, 90)
