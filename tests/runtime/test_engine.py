@@ -191,6 +191,36 @@ def test_the_node_tier_outlives_a_container_and_serves_all_its_workers(pod, vers
     assert lm.calls == before
 
 
+def test_workers_without_redis_agree_on_an_invalidation_as_does_one_that_takes_anothers_place(pod, version, lm):
+    cache = CacheConfig(scope="Both", process_entries=0, node_bytes=2**24)
+    running = pod(version, cache=cache, workers=2)
+    eventually("ready", running.is_ready, 90)
+    body = fresh()
+
+    def ask_all() -> int:
+        """How many calls it takes to have both workers answer, each asked on new connections."""
+        before, workers = lm.calls, set()
+
+        def ask_one() -> bool:
+            told = httpx.post(f"{running.url}/execute", json=body).headers["despina-prediction-id"]
+            workers.add(told.split("-")[1])
+            return len(workers) == 2
+
+        eventually("both", lambda: any(ask_one() for _ in range(40)), 60)
+        return lm.calls - before
+
+    assert ask_all() == 1
+    assert running.order("Invalidate", subject="once") == 200
+    assert ask_all() == 1
+    victim = running.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    eventually("another one", lambda: victim not in running.workers() and len(running.workers()) == 2, 60)
+    eventually("its readiness", lambda: running.log.read_text().count("Serving program") == 3, 60)
+    assert ask_all() == 0
+    assert running.order("Invalidate", subject="twice") == 200
+    assert ask_all() == 1
+
+
 def test_more_than_the_rate_gets_429_and_more_than_the_queue_503(pod, version, lm):
     limits = LimitsConfig(requests_per_second=1000, burst=30, max_queue=5)
     running = pod(version, limits=limits, max_concurrency=2)

@@ -12,7 +12,11 @@ import time
 import httpx
 import pytest
 
-from despina.wire import CacheConfig, LimitsConfig, RedisConfig
+from despina.wire import CacheConfig, LimitsConfig, ModelRef, RedisConfig, RuntimeConfig
+from despina_runtime.cache.redis import RedisTier
+from despina_runtime.cache.store import Store
+from despina_runtime.pipeline.cached import Cache
+from despina_runtime.pipeline.call import Answer, Call
 from services import free_port
 from tests.support.pods import fresh
 from tests.support.world import REPORTS, eventually
@@ -189,6 +193,9 @@ def test_a_redis_that_is_not_well_fails_no_request(shared, redis, trouble):
     else:
         redis.cli("config", "set", "maxmemory", "0")
     traffic(60)
+    told = running.metric("despina_cache_failures_total{")
+    assert told >= 3
+    assert 1 <= running.log.read_text().count("The cache failed") < told, "once a minute and worker"
     failed = sum(s != 200 for s in statuses)
     REPORTS.append(f"redis {trouble}: sent={len(statuses)} failed={failed}")
     assert failed == 0
@@ -201,3 +208,130 @@ def test_a_redis_that_is_not_well_fails_no_request(shared, redis, trouble):
         return any("detail=redis" in ask(running, body).headers["cache-status"] for _ in range(10))
 
     eventually("answers go to Redis again", is_shared, 20)
+
+
+class Relay:
+    """Between a worker and Redis: it holds back what is said while its gate is closed, and keeps it."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.gate = asyncio.Event()
+        self.turns: list[bytes] = []
+        self.gate.set()
+
+    async def __aenter__(self) -> Relay:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._server.close()
+
+    async def _serve(self, reader, writer) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", self._to)
+        await asyncio.gather(self._pass(reader, ours, True), self._pass(theirs, writer, False))
+
+    async def _pass(self, reader, writer, is_said: bool) -> None:
+        while said := await reader.read(2**20):
+            if is_said:
+                self.turns.append(said)
+            await self.gate.wait()
+            writer.write(said)
+        writer.close()
+
+
+PROGRAM = RuntimeConfig(
+    namespace="ns", program="p", revision="r", model=ModelRef(name="m", version="1", tracking_uri="http://m"),
+    cache=CacheConfig(scope="Both"),
+)  # fmt: skip
+
+
+def tier_at(port: int) -> RedisTier:
+    return RedisTier(PROGRAM, RedisConfig(url_file=""), f"redis://127.0.0.1:{port}/0")
+
+
+async def seen(what: str, check) -> None:
+    await asyncio.to_thread(eventually, what, check, 10)
+
+
+async def test_nobody_waits_while_redis_is_told_ten_answers_at_once(redis, tmp_path):
+    async with Relay(redis.port) as relay:
+        tier = tier_at(relay.port)
+        store = Store(PROGRAM, tmp_path, tier)
+
+        async def then(call: Call) -> Answer:
+            call.meter.pending += [(f"{n:032}", b"[]") for n in range(10)]
+            relay.gate.clear()
+            relay.turns.clear()
+            return Answer(call.body)
+
+        step = Cache(store, "", True, then)
+        await step(Call(b"{}", asyncio.get_running_loop().time() + 20))
+        assert not tier.failures._quiet_until > 0, "an answer that waited for Redis would have waited in vain"
+        relay.gate.set()
+        await tier.close()
+    told = [said.count(b"SET") for said in relay.turns]
+    assert max(told) == sum(told) == 11
+
+
+async def test_a_damaged_entry_of_redis_is_a_miss_and_is_removed(redis, tmp_path):
+    writer = Store(PROGRAM, tmp_path, tier_at(redis.port))
+    reader = Store(PROGRAM, tmp_path, tier_at(redis.port))
+    key = "0" * 32
+    writer.put([(key, b"[1]")])
+    await writer.close()
+    assert (await reader.get(key)).tier == "redis"
+    reader.process.clear()
+    redis.cli("setrange", f"despina:ns:p:{key}", "3", "damage")
+    assert await reader.get(key) is None
+    assert redis.cli("exists", f"despina:ns:p:{key}") == "0"
+    await reader.close()
+
+
+async def test_a_leader_that_lost_its_lease_does_not_renew_another_ones(redis):
+    tier, leads, go = tier_at(redis.port), asyncio.Event(), asyncio.Event()
+    lease = "despina:ns:p:flight:k"
+
+    async def nothing() -> None:
+        return None
+
+    async def work() -> str:
+        leads.set()
+        await go.wait()
+        return "done"
+
+    leading = asyncio.create_task(tier.once("k", nothing, work))
+    await leads.wait()
+    redis.cli("set", lease, "another", "px", "1500")
+    await seen("the other's lease ends", lambda: redis.cli("exists", lease) == "0")
+    redis.cli("set", lease, "another")
+    go.set()
+    assert await leading == "done"
+    await tier.close()
+    assert redis.cli("get", lease) == "another"
+
+
+async def test_a_user_who_may_touch_one_programs_keys_is_enough_and_changes_no_others(redis, tmp_path):
+    redis.cli("acl", "setuser", "p", "on", ">pw", "~despina:ns:p:*", "&despina:ns:p:*", "+@all", "-@dangerous")
+    url = f"redis://p:pw@127.0.0.1:{redis.port}/0"
+    mine = RedisTier(PROGRAM, RedisConfig(url_file=""), url)
+    store = Store(PROGRAM, tmp_path, mine)
+
+    async def then(call: Call) -> Answer:
+        return Answer(call.body)
+
+    step = Cache(store, "", True, then)
+    answer = await step(Call(b"{}", asyncio.get_running_loop().time() + 20))
+    await store.invalidate("once")
+    await store.invalidate(f"key:{answer.key}")
+    assert await mine.count_members(3) == 1
+    watching = asyncio.create_task(mine.watch(store.follow))
+    redis.cli("hset", "despina:ns:p:epochs", "program", "abc:elsewhere")
+    await seen("the other's epoch", lambda: store.keys.epoch == "abc:elsewhere")
+    watching.cancel()
+    assert mine.failures._quiet_until < 0, "nothing failed"
+    others = RedisTier(PROGRAM.model_copy(update={"program": "other"}), RedisConfig(url_file=""), url)
+    await others.put("k", b"forged")
+    assert redis.cli("keys", "despina:ns:other:*") == ""
+    await others.close()
+    await store.close()

@@ -5,7 +5,8 @@ makes it err), hanging-too (as hanging, with a demonstration), counted (it answe
 richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled,
 tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
-lying (see `liar.py`), ways, awaiting, pooling, waiting and stalling (see `ways.py`).
+meddling (it adds its caller's secret to all that it is given), lying (see `liar.py`), ways, awaiting, pooling, waiting and
+stalling (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -158,6 +159,41 @@ PARALLEL = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]',
     'dspy.Parallel()([(lambda q: execute_tool("find", query=q, top_k=1), {"q": ticket})])[0][0]["text"]',
 )
+MEDDLING = """
+import json
+
+import dspy
+
+from despina_runtime import execute_tool
+
+
+class Asked(dspy.Signature):
+    question: str = dspy.InputField()
+    secret: str = dspy.InputField()
+    seen: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def __init__(self):
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+
+    async def aforward(self, question, secret):
+        messages = [{"role": "user", "content": question}]
+        outputs = await dspy.settings.lm.acall(messages=messages)
+        found = await execute_tool("find", query=question, top_k=1)
+        prediction = await self.predict.acall(question=question)
+        seen = json.dumps([messages, outputs, found, prediction.toDict()])
+        messages[0]["content"] += secret
+        messages.append(secret)
+        outputs.append(secret)
+        found[0]["text"] += secret
+        found.append(secret)
+        prediction.answer += secret
+        return dspy.Prediction(seen=seen + secret)
+"""
 BOUNDED = """
 import dspy
 
@@ -194,6 +230,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "tooled-in-threads": functools.partial(log_source, TOOLED),
         "reacting": functools.partial(log_source, TOOLED + REACTING),
         "booking": functools.partial(log_source, BOOKING),
+        "meddling": functools.partial(log_source, MEDDLING),
         "lying": functools.partial(log_source, (Path(__file__).parent / "liar.py").read_text()),
         "ways": functools.partial(log_source, WAYS),
         "awaiting": functools.partial(log_source, WAYS, program="Awaiting"),

@@ -156,6 +156,11 @@ class StandIn:
     def calls(self) -> int:
         return httpx.get(f"{self.url}/admin").json()["calls"]
 
+    @property
+    def distinct(self) -> int:
+        """How many of the calls' contents differ."""
+        return httpx.get(f"{self.url}/admin").json()["distinct"]
+
 
 @contextmanager
 def hangs(group: int):

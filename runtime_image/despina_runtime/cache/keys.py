@@ -7,15 +7,17 @@ so that an invalidation is a change of names: what was stored under the old ones
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
 from despina.wire import ContractConfig, LMConfig, RuntimeConfig
 
-CANONICAL = orjson.OPT_SORT_KEYS
+FORMAT = "2"
+"""Another one for each form that is kept: pods of two releases may share a Redis."""
 
 
 def digest(*parts: bytes) -> str:
@@ -27,14 +29,27 @@ def digest(*parts: bytes) -> str:
     return hashed.hexdigest()
 
 
-def canonical(document: Any) -> bytes:
-    """The same bytes for the same JSON value, however its keys are ordered."""
-    return orjson.dumps(document, option=CANONICAL, default=as_json)
-
-
 def as_json(value: Any) -> Any:
     """What pydantic parsed (nested models, images, sets, decimals), as JSON again."""
     return to_jsonable_python(value)
+
+
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=as_json)
+"""It keeps all digits of integers, and tells the infinities and NaN apart: orjson does neither."""
+
+
+def canonical(document: Any) -> bytes:
+    """The same bytes for the same JSON value, however its keys are ordered, and others for any other value."""
+    return CANONICAL.encode(document).encode(errors="surrogatepass")
+
+
+def written(document: Any) -> bytes | None:
+    """As JSON, with what pydantic can write; keys keep their order, for a schema's is the order in which an LM answers.
+    None for what cannot be written."""
+    try:
+        return orjson.dumps(document, default=as_json, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return None
 
 
 @dataclass
@@ -45,20 +60,24 @@ class Keys:
     epoch: str = ""
     revision_epoch: str = ""
 
-    def of_lm(self, lm: LMConfig, messages: Any, params: dict[str, Any], rollout: Any = None) -> str:
-        """An LM call. DSPy's own key leaves the endpoint and the key out and so mixes tenants; a rotated key keeps its
-        answers here, since both belong to one program."""
-        asked = [lm.base_url, lm.model, lm.api_key_file, messages, params, rollout]
-        return digest(self._owner(), b"lm", canonical(asked))
+    def of_lm(self, lm: LMConfig, question: bytes, rollout: Any = None) -> str:
+        """An LM call: `question` is the messages and parameters as JSON. DSPy's own key leaves the endpoint and the key
+        out and so mixes tenants; a rotated key keeps its answers here, since both belong to one program."""
+        asked = [lm.base_url, lm.model, lm.api_key_file, rollout]
+        return digest(self._owner(), b"lm", canonical(asked), question)
 
-    def of_answer(self, path: str, lm: str | None, temperature: float | None, inputs: Any) -> str:
-        """A whole answer of the program, or of its module at `path`."""
+    def of_answer(self, path: str, lm: str | None, temperature: float | None, body: bytes) -> str:
+        """A whole answer of the program, or of its module at `path`.
+
+        It depends on the JSON value of a body that was found valid, and not on the inputs that it was parsed to: what
+        differs may be written alike (infinities, pydantic's secrets), and what is equal differently (sets).
+        """
         where = [self.config.revision, self.revision_epoch, path, lm, temperature]
-        return digest(self._owner(), b"answer", canonical(where), canonical(inputs))
+        return digest(self._owner(), b"answer", canonical(where), canonical(from_json(body)))
 
     def of_tool(self, tool: str, contract: ContractConfig, arguments: Any) -> str:
         """A tool's result; another contract is another question."""
         return digest(self._owner(), b"tool", canonical([tool, contract.model_dump()]), canonical(arguments))
 
     def _owner(self) -> bytes:
-        return f"{self.config.namespace}/{self.config.program}/{self.epoch}".encode()
+        return f"{FORMAT}/{self.config.namespace}/{self.config.program}/{self.epoch}".encode()

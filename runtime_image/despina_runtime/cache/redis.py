@@ -1,12 +1,12 @@
 """The tier that all replicas share. A Redis that is slow, full or down is a miss, never an error.
 
-Every command has 50 ms; after three failures in a row Redis is left alone for a second.
+Every command has 50 ms; after three failures in a row Redis is left alone for a second. What is only to be kept is sent
+while nobody waits, many commands at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,17 +16,19 @@ from uuid import uuid4
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from despina.wire import BreakerConfig, RedisConfig, RuntimeConfig
 from despina_runtime.breaker import Breaker
+from despina_runtime.cache.failures import Failures
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 TIMEOUT_SECONDS = 0.05
 LEASE_SECONDS = 2.0
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.4
+MOST_TOGETHER, MOST_WAITING = 100, 1000
+"""Commands that go to Redis at once, and that wait while it is slow: what comes beyond that is not kept."""
+RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 BREAKER = BreakerConfig(
     error_rate_percent=100, window_seconds=10, min_requests=10**6, consecutive_failures=3, open_seconds=1,
@@ -44,6 +46,9 @@ class RedisTier:
         self._ttl = redis.ttl_seconds
         self._me = uuid4().hex
         self._breaker = Breaker(BREAKER)
+        self.failures = Failures(self.name)
+        self._waiting: list[tuple[Any, ...]] = []
+        self._sending: asyncio.Task[None] | None = None
         # Any: its annotations say bytes or str of every answer, and here it is bytes.
         self.redis: Any = Redis.from_url(
             url,
@@ -66,9 +71,9 @@ class RedisTier:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 result = await command
-        except (RedisError, OSError, TimeoutError) as exc:
+        except Exception as exc:
             self._breaker.record(ticket, "failed")
-            log.debug("Redis did not answer error=%s", type(exc).__name__)
+            self.failures(type(exc).__name__)
             return default
         except BaseException:
             self._breaker.release(ticket)
@@ -81,18 +86,49 @@ class RedisTier:
         return await self.run(self.redis.get(self.key(key)), None)
 
     async def put(self, key: str, value: bytes) -> None:
-        """Keep a value."""
+        """Keep a value; it is there when this returns."""
         await self.run(self.redis.set(self.key(key), value, ex=self._ttl), None)
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Keep a value, a moment later."""
+        self._later("SET", self.key(key), value, "EX", self._ttl)
+
+    def _later(self, *command: Any) -> None:
+        """Send a command after those that wait, and go on."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.failures("TooMany")
+            return
+        self._waiting.append(command)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._waiting:
+            commands, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+            await self.run(self._together(commands), None)
+
+    async def _together(self, commands: list[tuple[Any, ...]]) -> Any:
+        """The results of several commands, in one round trip."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute()
+
+    async def _sent(self) -> None:
+        """Wait until nothing waits to be sent."""
+        if self._sending:
+            await asyncio.shield(self._sending)
 
     async def drop(self, key: str) -> None:
         """Forget one value."""
+        await self._sent()
         await self.run(self.redis.delete(self.key(key)), 0)
 
     async def once(self, key: str, look: Callable[[], Awaitable[T | None]], work: Callable[[], Awaitable[T]]) -> T:
         """Of all workers that share this Redis, one does the work; the others look for what it left.
 
-        The leader holds a lease of two seconds and renews it. When it dies, or ends without leaving anything, a waiter
-        takes over. Without Redis everybody leads.
+        The leader holds a lease of two seconds, renews it while it is its own, and gives it back after what it left.
+        When it dies, or ends without leaving anything, a waiter takes over. Without Redis everybody leads.
         """
         name, token = self.key(f"flight:{key}"), uuid4().hex
         while not await self.run(self.redis.set(name, token, nx=True, px=int(LEASE_SECONDS * 1000)), True):
@@ -100,34 +136,31 @@ class RedisTier:
             found = await look()
             if found is not None:
                 return found
-        renewing = asyncio.create_task(self._renew(name))
+        renewing = asyncio.create_task(self._renew(name, token))
         try:
             found = await look()  # a leader may just have ended
             return found if found is not None else await work()
         finally:
             renewing.cancel()
-            await asyncio.shield(self.run(self.redis.eval(RELEASE, 1, name, token), None))
+            self._later("EVAL", RELEASE, 1, name, token)
 
-    async def _renew(self, name: str) -> None:
-        while True:
+    async def _renew(self, name: str, token: str) -> None:
+        """Until the lease is another one's: a leader that was held up may have lost it."""
+        is_ours = True
+        while is_ours:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            await self.run(self.redis.pexpire(name, int(LEASE_SECONDS * 1000)), None)
+            is_ours = await self.run(self.redis.eval(RENEW, 1, name, token, int(LEASE_SECONDS * 1000)), True)
 
     async def count_members(self, seconds: float) -> int:
         """How many workers said so within the last seconds, this one included; 0 without Redis."""
         name, now = self.key("members"), time.time()
-
-        async def count() -> int:
-            async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.zadd(name, {self._me: now}).zremrangebyscore(name, 0, now - seconds).zcard(name)
-                return int((await pipe.execute())[-1])
-
-        return await self.run(count(), 0)
+        say = ("ZADD", name, now, self._me), ("ZREMRANGEBYSCORE", name, 0, now - seconds), ("ZCARD", name)
+        return int((await self.run(self._together([*say]), [0]))[-1])
 
     async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Call `changed` at each published word, and every 0.4 s in any case: a message may be missed."""
         while True:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(Exception):
                 async with self.redis.pubsub() as subscription:
                     await subscription.subscribe(self.key("changed"))
                     while True:
@@ -140,6 +173,7 @@ class RedisTier:
         await self.run(self.redis.publish(self.key("changed"), b"1"), 0)
 
     async def close(self) -> None:
-        """Give the connections back."""
-        with suppress(RedisError, OSError, TimeoutError, Exception):
+        """Give the connections back, once all is sent."""
+        await self._sent()
+        with suppress(Exception):
             await self.redis.aclose()

@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
+import hashlib
+import hmac
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from despina.wire import CacheConfig, RuntimeConfig
 from despina_runtime.cache.flight import Flights
-from despina_runtime.cache.keys import Keys
-from despina_runtime.cache.tiers import NodeTier, ProcessTier
+from despina_runtime.cache.keys import Keys, digest
+from despina_runtime.cache.tiers import NODE_ERRORS, Memo, NodeTier, ProcessTier
 
 if TYPE_CHECKING:
     from despina_runtime.cache.redis import RedisTier
 
 EPOCHS, DROPPED = "epochs", "dropped"
 DROPPED_SECONDS = 3600
+EPOCHS_BYTES, EPOCHS_SECONDS = 2**20, 10**9
+SEAL_BYTES = 8
+DAMAGED = "damaged"
+T = TypeVar("T")
+
+
+def seal(key: str, value: bytes) -> bytes:
+    """An entry as it leaves the process: the value, and a digest of it and of the key that it was kept under."""
+    return hashlib.blake2b(key.encode() + value, digest_size=SEAL_BYTES).digest() + value
+
+
+def unseal(key: str, entry: bytes) -> bytes | None:
+    """The value; None for an entry that is damaged, or another key's."""
+    value = entry[SEAL_BYTES:]
+    return value if hmac.compare_digest(seal(key, value), entry) else None
+
+
+def tried(node: NodeTier, work: Callable[[], T]) -> T | None:
+    """What the tier gives, or None if its disk is full or its file damaged."""
+    try:
+        return work()
+    except NODE_ERRORS as exc:
+        node.failures(type(exc).__name__)
+        return None
 
 
 @dataclass(frozen=True)
@@ -32,67 +59,88 @@ class Found:
 
 
 class Store:
-    """All tiers of one worker.
+    """All tiers of one worker. A tier that fails is a miss.
 
     An epoch is a word that stands in every key. Invalidating makes a new one, `TOKEN:SUBJECT`; the subject tells a
     second worker that its order has been carried out already. With Redis the epochs live there and every worker
-    follows them; a Redis that lost them is told them again.
+    follows them; a Redis that lost them is told them again. Without it they lie beside the node tier, for the pod's
+    other workers and for those that take their places.
     """
 
     def __init__(self, config: RuntimeConfig, folder: Path, redis: RedisTier | None) -> None:
         cache = config.cache or CacheConfig()
         self.keys = Keys(config)
-        self.flights = Flights()
+        self.flights = Flights(cache.single_flight)
         self.redis = redis
+        self.memo = Memo(cache.process_entries)
         self.process = ProcessTier(cache.process_entries, cache.process_ttl_seconds) if cache.process_entries else None
         self.node = (
             NodeTier(folder / "answers", cache.node_bytes, cache.process_ttl_seconds) if cache.node_bytes else None
         )
+        has_own_epochs = self.node is not None and redis is None
+        self._epochs = NodeTier(folder / EPOCHS, EPOCHS_BYTES, EPOCHS_SECONDS) if has_own_epochs else None
         self._revision = f"revision:{config.revision}"
         self._dropped: set[str] = set()
-        self.era = 0
-        """Grows with everything that is forgotten."""
+        self._recall()
 
     def beside(self, config: RuntimeConfig) -> Store:
         """The same tiers and flights for another revision of the program."""
         other = copy.copy(self)
         other.keys = Keys(config, epoch=self.keys.epoch)
         other._revision = f"revision:{config.revision}"
+        other._recall()
         return other
 
     def here(self, key: str) -> Found | None:
         """The value from this pod's own tiers; the first gets a copy."""
-        for tier in (self.process, self.node):
-            if tier and (value := tier.get(key)) is not None:
-                self._copy(key, value, tier.name)
-                return Found(value, tier.name)
+        if self.process and (value := self.process.get(key)) is not None:
+            return Found(value, self.process.name)
+        if self.node and (value := self._of_node(self.node, key)) is not None:
+            self._copy(key, value, self.node.name)
+            return Found(value, self.node.name)
         return None
+
+    def _of_node(self, node: NodeTier, key: str) -> bytes | None:
+        entry = tried(node, lambda: node.get(key))
+        value = unseal(key, entry) if entry is not None else None
+        if entry is not None and value is None:
+            node.failures(DAMAGED)
+            tried(node, lambda: node.drop(key))
+        return value
 
     async def get(self, key: str) -> Found | None:
         """The value from the first tier that has it; those before it get a copy."""
         if found := self.here(key):
             return found
-        if self.redis and (value := await self.redis.get(key)) is not None:
+        if self.redis and (value := await self._of_redis(self.redis, key)) is not None:
             self._copy(key, value, self.redis.name)
             return Found(value, self.redis.name)
         return None
 
+    async def _of_redis(self, redis: RedisTier, key: str) -> bytes | None:
+        entry = await redis.get(key)
+        value = unseal(key, entry) if entry is not None else None
+        if entry is not None and value is None:
+            redis.failures(DAMAGED)
+            await redis.drop(key)
+        return value
+
     def _copy(self, key: str, value: bytes, tier: str) -> None:
         if self.process and tier != "process":
             self.process.put(key, value)
-        if self.node and tier == "redis":
-            self.node.put(key, value)
+        if (node := self.node) and tier == "redis":
+            tried(node, lambda: node.put(key, seal(key, value)))
 
     def expires(self, key: str) -> float:
         """Until when the process tier gives this value."""
         return self.process.expires(key) if self.process else 0.0
 
-    async def put(self, values: Iterable[tuple[str, bytes]]) -> None:
-        """Keep values in every tier."""
+    def put(self, values: Iterable[tuple[str, bytes]]) -> None:
+        """Keep values in every tier. Nobody waits for Redis: it gets them a moment later, all at once."""
         for key, value in values:
             self._copy(key, value, "redis")
             if self.redis:
-                await self.redis.put(key, value)
+                self.redis.keep(key, seal(key, value))
 
     async def invalidate(self, subject: str) -> None:
         """Forget one key (`key:KEY`), one revision (`revision:REVISION`) or, with any other word, everything."""
@@ -117,7 +165,7 @@ class Store:
             await self.redis.run(self.redis.redis.zremrangebyscore(name, 0, now - DROPPED_SECONDS), 0)
 
     def _forget(self, key: str) -> None:
-        self.era += 1
+        self.memo.clear()
         for tier in (self.process, self.node):
             if tier:
                 tier.drop(key)
@@ -126,9 +174,13 @@ class Store:
         """A new epoch, unless the present one was made for the same subject."""
         if self.redis:
             await self.follow()
-        if self._epoch(field).partition(":")[2] == subject:
+        self._recall()
+        before = self._epoch(field)
+        if before.partition(":")[2] == subject:
             return
-        epoch = f"{uuid4().hex[:12]}:{subject}"
+        # Redis may have lost an epoch that entries in it still bear. On a disk the pod's workers shall agree on one.
+        token = uuid4().hex if self.redis else digest(before.encode(), subject.encode())
+        epoch = f"{token[:12]}:{subject}"
         self._enter(field, epoch)
         if self.redis:
             await self.redis.run(self.redis.redis.hset(self.redis.key(EPOCHS), field, epoch), 0)
@@ -137,15 +189,31 @@ class Store:
         return self.keys.epoch if field == "program" else self.keys.revision_epoch
 
     def _enter(self, field: str, epoch: str) -> None:
+        self._name(field, epoch)
+        if epochs := self._epochs:
+            tried(epochs, lambda: epochs.put(field, epoch.encode()))
+        # The names alone would do, but for a container that starts again on this disk and has forgotten the epoch.
+        if node := self.node:
+            tried(node, node.clear)
+
+    def _name(self, field: str, epoch: str) -> None:
+        """Name keys by an epoch from now on."""
         if field == "program":
             self.keys.epoch = epoch
         else:
             self.keys.revision_epoch = epoch
-        self.era += 1
-        # The names alone would do, but for a container that starts again on this disk and has forgotten the epoch.
-        for tier in (self.process, self.node):
-            if tier:
-                tier.clear()
+        self.memo.clear()
+        if self.process:
+            self.process.clear()
+
+    def _recall(self) -> None:
+        """Take over what other workers of this pod invalidated, or those before it."""
+        if (epochs := self._epochs) is None:
+            return
+        for field in ("program", self._revision):
+            kept = tried(epochs, functools.partial(epochs.get, field))
+            if kept and kept.decode() != self._epoch(field):
+                self._name(field, kept.decode())
 
     async def follow(self) -> None:
         """Take over what other workers invalidated."""
@@ -154,11 +222,11 @@ class Store:
         found = await self.redis.run(self.redis.redis.hgetall(self.redis.key(EPOCHS)), None)
         if found is None:
             return
-        epochs = {k.decode(): v.decode() for k, v in found.items()}
+        epochs = {_text(k): _text(v) for k, v in found.items()}
         for field in ("program", self._revision):
             await self._meet(field, epochs.get(field, ""))
         dropped = await self.redis.run(self.redis.redis.zrange(self.redis.key(DROPPED), 0, -1), [])
-        keys = {k.decode() for k in dropped}
+        keys = set(map(_text, dropped))
         for key in keys - self._dropped:
             self._forget(key)
         self._dropped = keys
@@ -172,7 +240,13 @@ class Store:
 
     async def close(self) -> None:
         """Give files and connections back."""
-        if self.node:
-            self.node.close()
+        for tier in (self.node, self._epochs):
+            if tier:
+                tier.close()
         if self.redis:
             await asyncio.shield(self.redis.close())
+
+
+def _text(found: bytes) -> str:
+    """What stands in Redis, whoever wrote it."""
+    return found.decode(errors="replace")

@@ -12,10 +12,16 @@ from typing import Any
 import lmdb
 from cachetools import LRUCache
 
+from despina_runtime.cache.failures import Failures
+
 UNIT_BYTES = 8192
 EXPIRY = struct.Struct(">d")
 FULL, LARGEST = 0.7, 0.1
 """Parts of the node tier's file: more used is full, and a larger entry is not kept."""
+NODE_ERRORS = (lmdb.Error, OSError)
+"""What the node tier raises when its disk is full, or its file damaged."""
+MEMO_PART, MEMO_ENTRY_BYTES = 8, 1024
+"""The memo holds so much less than the process tier; what one entry costs beside its texts."""
 
 
 class ProcessTier:
@@ -53,6 +59,40 @@ class ProcessTier:
         self._entries.clear()
 
 
+class Memo:
+    """What was found for the very bytes that were asked, in a part of the process tier's bytes.
+
+    All revisions and modules of a worker share one. The older half goes when it is full.
+    """
+
+    def __init__(self, process_entries: int) -> None:
+        self._most = process_entries * UNIT_BYTES // MEMO_PART
+        self._bytes = 0
+        self._entries: dict[Any, tuple[float, int, Any]] = {}
+        self.get = self._entries.get
+        """By what was asked: until when it counts, its bytes, what was found."""
+
+    def keep(self, asked: Any, until: float, size: int, found: Any) -> None:
+        """From now on `found`, of `size` bytes of text."""
+        size += MEMO_ENTRY_BYTES
+        self._forget(asked)
+        if self._bytes + size > self._most:
+            for old in list(self._entries)[: len(self._entries) // 2 + 1]:
+                self._forget(old)
+        if self._bytes + size <= self._most:
+            self._entries[asked] = until, size, found
+            self._bytes += size
+
+    def _forget(self, asked: Any) -> None:
+        if gone := self._entries.pop(asked, None):
+            self._bytes -= gone[1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._bytes = 0
+
+
 def _units(entry: tuple[float, bytes]) -> int:
     return 1 + len(entry[1]) // UNIT_BYTES
 
@@ -71,6 +111,7 @@ class NodeTier:
         self, folder: Path, size_bytes: int, ttl_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.failures = Failures(self.name)
         # Losing the last writes in a crash is what a cache may do, so nothing is synced.
         self._env = lmdb.open(str(folder), map_size=size_bytes, sync=False, metasync=False)
         self._env.reader_check()  # what a killed process left open would keep its pages for ever
@@ -99,7 +140,8 @@ class NodeTier:
 
     def drop(self, key: str) -> None:
         """Forget one value."""
-        with self._env.begin(write=True) as transaction:
+        # What cannot be a name names nothing.
+        with suppress(lmdb.BadValsizeError), self._env.begin(write=True) as transaction:
             transaction.delete(key.encode())
 
     def clear(self) -> None:

@@ -15,6 +15,8 @@ from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
 from despina.api.breaking import OK
 from despina.wire import LMConfig
 from despina_runtime.breaker import Breaker
+from despina_runtime.cache.flight import is_over
+from despina_runtime.cache.keys import written
 from despina_runtime.cache.store import Found, Store
 from despina_runtime.lm.adapters import COLLECTED
 from despina_runtime.lm.meter import CALLS, Meter
@@ -99,22 +101,47 @@ class Target:
         """The outputs for a prompt, from the cache or from the provider, by the event loop's time `until`."""
         params = {k: v for k, v in {**self.config.params, **params}.items() if v is not None}
         rollout = params.pop("rollout_id", None)
-        if self._store is None:
+        question = written([messages, params]) if self._store else None
+        if self._store is None or question is None:
             return (await self._ask(messages, params, meter, module, until, emit)).outputs
-        key = self._store.keys.of_lm(self.config, messages, params, rollout)
-        if found := self._store.here(key):
+        store, key = self._store, self._store.keys.of_lm(self.config, question, rollout)
+        if found := store.here(key):
             return _outputs(found.value)
-        store = self._store
 
-        async def ask() -> Completion | Found:
-            return await store.get(key) or await self._ask(messages, params, meter, module, until, emit)
+        async def ask() -> Found | bytes:
+            if found := await store.get(key):
+                return found
+            # As the key says: the program may change its messages while a second attempt waits.
+            as_keyed, given = orjson.loads(question)
+            return await self._write(as_keyed, given, meter, module, until, emit)
 
-        answer = await (ask() if emit else store.flights.share(key, ask))
+        try:
+            answer = await ask() if emit else (await store.flights.share(key, until, ask))[0]
+        except TimeoutError:
+            raise self._late() from None
         if isinstance(answer, Found):
             return _outputs(answer.value)
         collected = COLLECTED.get()
-        (meter.pending if collected is None else collected).append((key, orjson.dumps(answer.outputs)))
-        return answer.outputs
+        (meter.pending if collected is None else collected).append((key, answer))
+        return _outputs(answer)
+
+    async def _write(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
+        emit: Emit | None,
+    ) -> bytes:  # fmt: skip
+        """The outputs as bytes, which each of those who get them reads for himself; TimeoutError at `until`."""
+        try:
+            outputs = written((await self._ask(messages, params, meter, module, until, emit)).outputs)
+        except LMTimeoutError:
+            if is_over(until):
+                raise TimeoutError from None
+            raise
+        if outputs is None:
+            raise LMServerError("the answer cannot be written as JSON", model=self.config.model)
+        return outputs
+
+    def _late(self) -> LMTimeoutError:
+        return LMTimeoutError("no answer in time", model=self.config.model)
 
     async def _ask(
         self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
@@ -168,7 +195,7 @@ class Target:
             async with asyncio.timeout_at(latest):
                 return await self._client.complete(messages, params, self._key.read(), emit)
         except TimeoutError:
-            raise LMTimeoutError("no answer in time", model=self.config.model) from None
+            raise self._late() from None
 
     async def close(self) -> None:
         """Give the connections back."""

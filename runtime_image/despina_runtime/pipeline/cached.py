@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
+from despina_runtime.cache.flight import is_over
 from despina_runtime.cache.store import Store
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem, deadline_exceeded
@@ -13,59 +13,48 @@ from despina_runtime.problem import Problem, deadline_exceeded
 LONGEST_BODY = 4096
 LONGEST_ANSWER = 8192
 GRACE_SECONDS = 1.0
-Asked = tuple[str | None, float | None, bytes]
 
 
 class Replay:
     """The shortest way: the very bytes of a request that was answered before.
 
     Equal bytes mean equal inputs, so neither parsing nor hashing is needed. What is kept here is as old as the process
-    tier allows and of the store's present era: any invalidation ends the era.
+    tier allows, and any invalidation ends it. `scope` tells apart the corridors that share the worker's memo.
     """
 
-    def __init__(self, store: Store, size: int, then: Step, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._size, self._then, self._clock = store, size, then, clock
-        self._era = store.era
-        self._kept: dict[Asked, tuple[float, Answer]] = {}
+    def __init__(self, store: Store, scope: str, then: Step, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._scope, self._then, self._clock = store, scope, then, clock
+        self._find = store.memo.get
 
     async def __call__(self, call: Call) -> Answer:
         """The same answer again, or what follows."""
-        asked = (call.lm, call.temperature, call.body)
-        kept = self._kept.get(asked)
-        if kept is not None and self._era == self._store.era and kept[0] > self._clock():
-            return kept[1]
+        asked = (self._scope, call.lm, call.temperature, call.body)
+        kept = self._find(asked)
+        if kept is not None and kept[0] > self._clock():
+            answer: Answer = kept[2]
+            return answer
         answer = await self._then(call)
         if answer.tier == "process" and len(call.body) <= LONGEST_BODY and len(answer.body) <= LONGEST_ANSWER:
-            self._keep(asked, answer)
+            until = self._store.expires(answer.key or "")
+            self._store.memo.keep(asked, until, len(call.body) + len(answer.body), answer)
         return answer
-
-    def _keep(self, asked: Asked, answer: Answer) -> None:
-        """From the second time on. The older half goes when there are too many."""
-        if self._era != self._store.era:
-            self._kept.clear()
-            self._era = self._store.era
-        if len(self._kept) >= self._size:
-            for old in list(self._kept)[: self._size // 2 + 1]:
-                del self._kept[old]
-        self._kept[asked] = (self._store.expires(answer.key or ""), answer)
 
 
 class Cache:
-    """The tiers by the inputs' canonical form; one execution for all who ask the same at one time."""
+    """The tiers by the body's JSON value; one execution for all who ask the same at one time."""
 
-    def __init__(self, store: Store, path: str, stores_answers: bool, single_flight: bool, then: Step) -> None:
+    def __init__(self, store: Store, path: str, stores_answers: bool, then: Step) -> None:
         self._store = store
         self._path = path
         self._stores_answers = stores_answers
-        self._single_flight = single_flight
         self._then = then
 
     async def __call__(self, call: Call) -> Answer:
         """The stored answer, somebody else's who asks the same, or what follows, which is then stored."""
-        key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.inputs)
+        key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.body)
         if self._stores_answers and (found := self._store.here(key)):
             return Answer(found.value, tier=found.tier, key=key)
-        if call.emit or not self._single_flight:
+        if call.emit or not self._store.flights.is_shared:
             return await self._look(key) or await self._make(call, key)
         return await self._together(call, key)
 
@@ -75,19 +64,21 @@ class Cache:
 
     async def _together(self, call: Call, key: str) -> Answer:
         """One flight of this worker, led among all workers where a Redis joins them."""
-        while True:
-            leads = not self._store.flights.is_flying(key)
+
+        async def work() -> Answer:
             try:
-                # A little later than its own deadline, at which a fallback may still answer.
-                async with asyncio.timeout_at(call.deadline + GRACE_SECONDS):
-                    answer = await self._store.flights.share(key, lambda: self._alone(call, key))
-            except TimeoutError:
-                raise deadline_exceeded() from None
+                return await self._alone(call, key)
             except Problem as problem:
-                if leads or problem.type != "deadline-exceeded":
-                    raise
-                continue  # it was the leader's deadline, not ours
-            return answer if leads else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True)
+                if problem.status == 504 and is_over(call.deadline):
+                    raise TimeoutError from None
+                raise
+
+        try:
+            # A little later than its own deadline, at which a fallback may still answer.
+            answer, leads = await self._store.flights.share(key, call.deadline + GRACE_SECONDS, work)
+        except TimeoutError:
+            raise deadline_exceeded() from None
+        return answer if leads else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True)
 
     async def _alone(self, call: Call, key: str) -> Answer:
         """What Redis has, or what is made by one of all workers. A crowd of one worker asks Redis only once."""
@@ -114,5 +105,5 @@ class Cache:
         if self._stores_answers:
             answer.key = key
             kept.append((key, answer.body))
-        await self._store.put(kept)
+        self._store.put(kept)
         return answer

@@ -62,10 +62,10 @@ class Corridors:
             step = build_fallback(config.fallback, interface, step)
         keeps = cache is not None and cache.scope != "LM"
         if cache and self._store:
-            step = Cache(self._store, path, keeps, cache.single_flight, step)
+            step = Cache(self._store, path, keeps, step)
         step = Parse(interface, step)
         if keeps and cache and self._store and cache.process_entries:
-            step = Replay(self._store, cache.process_entries, step)
+            step = Replay(self._store, f"{config.revision}/{path}", step)
         return RateLimit(self._capacity.bucket, step) if self._capacity.bucket else step
 
     def build_trial(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:

@@ -6,10 +6,8 @@ import asyncio
 import logging
 
 import aiohttp
-import orjson
 
 from despina.wire import FALLBACK_HEADER, FailureReason, FallbackConfig
-from despina_runtime.cache.keys import as_json
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.validate import render_outputs
 from despina_runtime.problem import Problem
@@ -56,20 +54,19 @@ class OtherProgram:
         except Problem as problem:
             if not problem.can_fall_back:
                 raise
-            body = await self._ask(call.inputs, deadline)
+            body = await self._ask(call.body, deadline)
             if body is None:
                 raise
             return Answer(body, degraded=problem.type)
 
-    async def _ask(self, inputs: object, deadline: float) -> bytes | None:
+    async def _ask(self, body: bytes, deadline: float) -> bytes | None:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout())
         headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
-        data = orjson.dumps(inputs, default=as_json)
         try:
             async with (
                 asyncio.timeout_at(deadline),
-                self._session.post(self._url, data=data, headers=headers) as response,
+                self._session.post(self._url, data=body, headers=headers) as response,
             ):
                 return await response.read() if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError) as exc:

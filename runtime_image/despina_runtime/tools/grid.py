@@ -21,6 +21,7 @@ from prometheus_client import Counter, Histogram
 
 from despina.wire import NEVER, ContractConfig, ToolBackend, ToolBreakerConfig, ToolConfig
 from despina_runtime.breaker import Breaker
+from despina_runtime.cache.flight import is_over
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.tools.endpoint import Addresses, Endpoint, HttpTransport, Outcome, Request, Transport, make_session
@@ -136,13 +137,23 @@ class Grid:
         if found and (kept := orjson.loads(found.value))["until"] > time.time():
             return kept["result"]
 
-        async def execute() -> Any:
-            result = await self._execute(key, known, contract, arguments, deadline, trace)
+        async def execute() -> bytes:
+            try:
+                result = await self._execute(key, known, contract, arguments, deadline, trace)
+            except ToolTimeout:
+                if is_over(deadline):
+                    raise TimeoutError from None
+                raise
             until = time.time() + known.config.cache_ttl_seconds
-            await store.put([(name, orjson.dumps({"until": until, "result": result}))])
-            return result
+            kept = orjson.dumps({"until": until, "result": result})
+            store.put([(name, kept)])
+            return kept
 
-        return await store.flights.share(name, execute)
+        try:
+            made, _ = await store.flights.share(name, deadline, execute)
+        except TimeoutError:
+            raise ToolTimeout(key, "no result in time") from None
+        return orjson.loads(made)["result"]
 
     async def _execute(
         self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
