@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,7 @@ from despina_runtime.cache.tiers import NodeTier, ProcessTier
 from despina_runtime.pipeline.cached import Cache, Replay
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.validate import Parse
+from despina_runtime.problem import Problem
 from despina_runtime.program.interface import interface_of
 
 
@@ -386,3 +388,30 @@ async def test_all_replays_of_a_worker_share_what_there_is_for_them(tmp_path):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 64 * 8192, "of what the process tier may hold"
+
+
+async def test_who_waits_along_for_a_whole_answer_has_its_own_deadline(tmp_path):
+    store = Store(config(cache=CacheConfig(scope="Both")), tmp_path, None)
+    began = asyncio.Event()
+
+    async def then(call: Call) -> Answer:
+        if began.is_set():
+            return Answer(b"{}")
+        began.set()
+        await until_over(call.deadline)
+        raise Problem(504, "lm-timeout", "The language model took too long")
+
+    step = Cache(store, "", True, then)
+    first = asyncio.create_task(step(Call(b"{}", asyncio.get_running_loop().time() + 0.3)))
+    await began.wait()
+    others = [asyncio.create_task(step(Call(b"{}", FOREVER))) for _ in range(3)]
+    with pytest.raises(Problem):
+        await first
+    answers = await asyncio.gather(*others)
+    assert [a.collapsed for a in answers] == [False, True, True]
+
+
+async def until_over(deadline: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            await asyncio.Event().wait()
