@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from despina.api.program import Rollout
 from despina.api.revision import Revision, revision_of, source_digest
@@ -67,7 +68,7 @@ class Situation:
         is_same = candidate is not None and candidate.base == self.o.active and not self.swaps
         return self.recreates or is_same
 
-    @property
+    @cached_property
     def active(self) -> DeploymentView | None:
         """The Deployment that callers reach."""
         return self.o.deployment(self.o.active)
@@ -77,7 +78,7 @@ class Situation:
         """Whether the candidate is loaded beside the active revision."""
         return self.strategy is not None and self.strategy.name == "HotSwap"
 
-    @property
+    @cached_property
     def candidate(self) -> Revision | None:
         """What is on its way to take the active revision's place."""
         wanted = self.wanted
@@ -100,13 +101,13 @@ class Situation:
         is_good = again is not None and entry_against(again, self.entries) is None
         return again if is_good else self.wanted or again
 
-    @property
+    @cached_property
     def is_left(self) -> bool:
         """Whether what callers reach is in quarantine while another version stands ready for them."""
         view = self.active
         return bool(view and entry_against(revision_in(self.o, view), self.entries) and self.retreat)
 
-    @property
+    @cached_property
     def retreat(self) -> Previous | None:
         """Where callers can be sent back to at once."""
         return previous(self.o, self.entries)
@@ -116,7 +117,7 @@ class Situation:
         """Whether a person, or a size of 0, holds the change up: no time counts then."""
         return self.policy.state == "Paused" or self.size == 0
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many pods the program needs."""
         return wanted_size(self.o, self.active)
