@@ -23,6 +23,7 @@ from despina.decide.observed import Defaults
 from despina.decide.plan import Tell
 from despina.desired.config import generation_name
 from despina.desired.labels import MEMORY, PROGRAM, REVISION
+from despina.reconcile import program as reconcile
 from despina.sources.runtime_admin import TAKEN, UNSENT
 from despina.wire import Failure, ModelRef, PodState, RuntimeConfig
 from tests.support.simulator import nature
@@ -82,7 +83,7 @@ class World:
 
     @property
     def program(self) -> Program:
-        return Program.parse(self.document)
+        return reconcile.parse(Program, self.document)  # which parses nothing twice here
 
     @property
     def spec(self) -> dict[str, Any]:
