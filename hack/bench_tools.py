@@ -28,7 +28,8 @@ from tools import ROOT, say
 
 sys.path.insert(0, str(ROOT))
 from despina.wire import ToolBreakerConfig, ToolConfig, ToolsConfig, ToolUse
-from despina_runtime.tools.api import Toolbox, ToolsFile, execute_tool, using
+from despina_runtime import compat
+from despina_runtime.tools.api import Toolbox, ToolsFile, execute_tool
 from despina_runtime.tools.errors import ToolError
 from despina_runtime.tools.grid import Grid
 from tests.support.hosts import HostProcess, contract_of, hosts, tool_config
@@ -54,7 +55,7 @@ class Bench:
         toolbox, grid = Toolbox((ToolUse(name=name, tool=f"bench/{name}"),), ToolsFile(self._file)), Grid()
         toolbox.serve(grid, None)
         self._grids.append(grid)
-        using(toolbox)
+        compat.set_own(toolbox=toolbox)
 
     async def close(self) -> None:
         for grid in self._grids:

@@ -11,8 +11,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import dspy
-import dspy.adapters.utils
 from pydantic import TypeAdapter
+
+from despina_runtime import compat
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
 """Answers of the adapter call under way, to keep if they can be read. It is asked within that very call."""
@@ -28,7 +29,7 @@ def _type_adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-dspy.adapters.utils.TypeAdapter = _type_adapter
+compat.validate_by(_type_adapter)
 
 
 class _Careful:

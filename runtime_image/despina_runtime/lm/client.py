@@ -9,12 +9,12 @@ from typing import Any
 import dspy
 from dspy.clients.call_result import attributes
 from dspy.clients.engines.streaming import EngineChunk
-from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import LMError, LMInvalidRequestError
 from pydantic import BaseModel
 
 from despina.wire import RuntimeConfig
+from despina_runtime import compat
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import Meter
@@ -136,7 +136,11 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     params.pop("cache", None)
     wanted = params.get("response_format")
     if isinstance(wanted, type) and issubclass(wanted, BaseModel):
-        schema = {"name": wanted.__name__, "schema": _strict_json_schema(wanted.model_json_schema()), "strict": True}
+        schema = {
+            "name": wanted.__name__,
+            "schema": compat.strict_json_schema(wanted.model_json_schema()),
+            "strict": True,
+        }
         params["response_format"] = {"type": "json_schema", "json_schema": schema}
     return params
 

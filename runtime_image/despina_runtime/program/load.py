@@ -23,6 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError
 
 from despina.wire import FailureReason, ModuleConfig, RuntimeConfig
+from despina_runtime import compat
 from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import folder_of
@@ -193,9 +194,7 @@ def load_mlflow(folder: Path, allow_pickle: bool) -> Loaded:
             " despina_runtime.log_program",
         )
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
-    from mlflow.dspy.load import _load_model
-
-    program = _load_model(str(folder)).model
+    program = compat.load_mlflow_model(folder)
     for predictor in program.predictors():
         predictor.lm = None  # the manifest says which LM is used
     return Loaded(program, interface_of(program))

@@ -5,45 +5,38 @@ Only processes that serve call `prepare`; on a laptop DSPy stays as it is.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
 
+from despina_runtime import compat
 from despina_runtime.lm.client import OUT_OF_REACH, OutOfReach
 
 log = logging.getLogger(__name__)
-TRYING = ("dspy.predict.best_of_n", "dspy.predict.refine")
-"""These print why a try failed."""
 _the_manifests: set[str] = set()
 """Settings that the program of a request cannot configure, for its manifest has done so."""
 
 
 def prepare(has_lm: bool) -> None:
     """Before a program is loaded. `has_lm`: the manifest names an LM."""
-    Settings.configure = _configure
-    dspy.configure = dspy.settings.configure
+    compat.configure_by(_configure)
+    compat.print_by(_tell_the_kind)
     if has_lm:
         _the_manifests.update(("lm", "adapter"))
-        main_thread_config["lm"] = main_thread_config["lm"] or NoLM()
+        compat.process_settings["lm"] = compat.process_settings["lm"] or NoLM()
     for handler in logging.getLogger("dspy").handlers:
         handler.addFilter(_tell_no_words)
-    for module in map(importlib.import_module, TRYING):
-        vars(module)["print"] = _tell_the_kind
 
 
 def _configure(settings: Any, **wanted: Any) -> None:
     """In a request for the call that is under way, else for the process. DSPy lets one thread configure it; but
     revisions are loaded in any, and requests run in all."""
-    overrides = thread_local_overrides.get()
-    if "meter" in overrides:
-        own = {name: value for name, value in wanted.items() if name not in _the_manifests}
-        thread_local_overrides.set({**overrides, **own})
+    if "meter" in compat.own_settings():
+        compat.set_own(**{name: value for name, value in wanted.items() if name not in _the_manifests})
     else:
-        main_thread_config.update(wanted)
+        compat.process_settings.update(wanted)
 
 
 class NoLM(dspy.BaseLM):  # type: ignore[misc]

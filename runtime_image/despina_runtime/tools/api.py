@@ -11,12 +11,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import Token
 from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import thread_local_overrides
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -30,6 +28,7 @@ from despina.wire import (
     ToolsConfig,
     ToolUse,
 )
+from despina_runtime import compat
 from despina_runtime.cache.store import Store
 from despina_runtime.samples import sample
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
@@ -163,23 +162,16 @@ def make_toolbox(config: RuntimeConfig) -> Toolbox:
     return Toolbox(config.tools, ToolsFile(Path(path)))
 
 
-def using(toolbox: Toolbox) -> Token[Any]:
-    """Call these tools from now on. `dspy.context` would keep all other settings as they are, too, and what a program's
-    constructor configures would not be seen."""
-    token: Token[Any] = thread_local_overrides.set({**thread_local_overrides.get(), "toolbox": toolbox})
-    return token
-
-
 @contextmanager
 def rehearsing(toolbox: Toolbox) -> Iterator[None]:
     """While a program is made and tried out: nothing is really executed."""
-    token = using(toolbox)
+    token = compat.set_own(toolbox=toolbox)
     toolbox.is_rehearsing = True
     try:
         yield
     finally:
         toolbox.is_rehearsing = False
-        thread_local_overrides.reset(token)
+        compat.reset_own(token)
 
 
 def execute_tool(name: str, /, **arguments: Any) -> Any:

@@ -1,0 +1,68 @@
+"""The private parts of DSPy and MLflow that the runtime touches, and nothing else of it does.
+
+They may be gone with any release of either: `tests/runtime/test_compat.py` says of each what would break.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextvars import Token
+from pathlib import Path
+from typing import Any
+
+import dspy
+import dspy.adapters.utils
+from dspy.clients.legacy_requests import _strict_json_schema
+from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
+from pydantic import TypeAdapter
+
+PRINTING = ("dspy.predict.best_of_n", "dspy.predict.refine")
+"""These print why a try failed."""
+
+strict_json_schema: Callable[[dict[str, Any]], dict[str, Any]] = _strict_json_schema
+"""A schema in the form that providers hold LMs to, as DSPy writes it."""
+process_settings: dict[str, Any] = main_thread_config
+"""What `dspy.configure` sets, for all threads."""
+
+
+def own_settings() -> dict[str, Any]:
+    """What `dspy.context` set here, which DSPy carries into the threads that it starts."""
+    found: dict[str, Any] = thread_local_overrides.get()
+    return found
+
+
+def set_own(**settings: Any) -> Token[Any]:
+    """Set some of them from now on. `dspy.context` would keep all others as they are, too, and what a program's
+    constructor configures would not be seen."""
+    token: Token[Any] = thread_local_overrides.set({**own_settings(), **settings})
+    return token
+
+
+def reset_own(token: Token[Any]) -> None:
+    """Take that back."""
+    thread_local_overrides.reset(token)
+
+
+def configure_by(configure: Callable[..., None]) -> None:
+    """What `dspy.configure` and `dspy.settings.configure` do from now on."""
+    Settings.configure = configure
+    dspy.configure = dspy.settings.configure
+
+
+def validate_by(make: Callable[[Any], TypeAdapter[Any]]) -> None:
+    """How DSPy's adapters come to the validator of a type."""
+    dspy.adapters.utils.TypeAdapter = make
+
+
+def print_by(say: Callable[..., None]) -> None:
+    """What DSPy's modules do where they print."""
+    for module in map(importlib.import_module, PRINTING):
+        vars(module)["print"] = say
+
+
+def load_mlflow_model(folder: Path) -> dspy.Module:
+    """What `mlflow.dspy.save_model` wrote. The public loader configures DSPy with the logged LM."""
+    from mlflow.dspy.load import _load_model
+
+    return _load_model(str(folder)).model

@@ -1,0 +1,131 @@
+"""What we know of the insides of DSPy and MLflow: each test says what breaks where a release is made otherwise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import dspy.adapters.utils
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from despina_runtime import compat
+
+APART = """
+import sys
+import dspy
+from despina_runtime import compat
+"""
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Callable[[str], str]:
+    """What a process of its own prints, for it changes DSPy for good."""
+    file = tmp_path / "apart.py"
+
+    def printed(source: str) -> str:
+        file.write_text(APART + source)
+        ran = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    return printed
+
+
+class Inner(BaseModel):
+    text: str
+    note: str = ""
+
+
+class Outer(BaseModel):
+    inner: Inner
+
+
+def test_providers_would_refuse_a_schema_that_is_not_strict():
+    schema = compat.strict_json_schema(Outer.model_json_schema())
+    inner = schema["$defs"]["Inner"]
+    assert (inner["additionalProperties"], inner["required"]) == (False, ["text", "note"])
+    assert schema["additionalProperties"] is False
+
+
+def test_each_call_would_make_its_validators_anew(monkeypatch: pytest.MonkeyPatch):
+    made: list[Any] = []
+
+    def make(annotation: Any) -> TypeAdapter[Any]:
+        made.append(annotation)
+        return TypeAdapter(annotation)
+
+    monkeypatch.setattr(dspy.adapters.utils, "TypeAdapter", dspy.adapters.utils.TypeAdapter)  # to be put back
+    compat.validate_by(make)
+    assert dspy.adapters.utils.parse_value("[1, 2]", list[int]) == [1, 2]
+    assert made == [list[int]]
+
+
+def test_threads_of_dspys_would_not_know_their_request():
+    token = compat.set_own(meter="a meter")
+    try:
+        found, failed, errors = dspy.Parallel(num_threads=2, return_failed_examples=True, disable_progress_bar=True)(
+            [(lambda n: (n, dspy.settings.get("meter")), {"n": n}) for n in (1, 2)]
+        )
+    finally:
+        compat.reset_own(token)
+    assert (found, failed, errors) == ([(1, "a meter"), (2, "a meter")], [], [])
+    assert dspy.settings.get("meter") is None
+
+
+def test_what_a_constructor_configures_after_set_own_would_not_be_seen(apart):
+    assert apart("compat.set_own(meter=1); dspy.configure(cost=2); print(dspy.settings.cost)") == "2"
+
+
+def test_the_process_would_have_no_settings_of_its_own(apart):
+    source = """
+import threading
+compat.process_settings["lm"] = "an LM"
+seen = []
+thread = threading.Thread(target=lambda: seen.append(dspy.settings.lm))
+thread.start(); thread.join()
+print(seen)
+"""
+    assert apart(source) == "['an LM']"
+
+
+def test_programs_could_configure_dspy_from_one_thread_only(apart):
+    source = """
+compat.configure_by(lambda settings, **wanted: print(wanted))
+dspy.configure(cost=1)
+dspy.settings.configure(cost=2)
+"""
+    assert apart(source).splitlines() == ["{'cost': 1}", "{'cost': 2}"]
+
+
+@pytest.mark.parametrize("way", ["BestOfN", "Refine"])
+def test_callers_words_would_be_printed(apart, way: str):
+    source = f"""
+class Program(dspy.Module):
+    def __init__(self):
+        self.predict = dspy.Predict("word -> answer")
+    def forward(self, word):
+        raise ValueError(word)
+compat.print_by(lambda *_: sys.stdout.write("said"))
+with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
+    dspy.{way}(Program(), N=1, reward_fn=lambda *_: 1.0, threshold=1.0, fail_count=1)(word="secret")
+"""
+    assert apart(source) == "said"
+
+
+def test_a_logged_model_would_configure_dspy(apart, tmp_path):
+    source = f"""
+import os
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
+import mlflow
+with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
+    mlflow.dspy.save_model(dspy.Predict("question -> answer"), {str(tmp_path / "model")!r})
+import pathlib
+program = compat.load_mlflow_model(pathlib.Path({str(tmp_path / "model")!r}))
+print(type(program).__name__, dspy.settings.lm)
+"""
+    assert apart(source).splitlines()[-1] == "Predict None"
