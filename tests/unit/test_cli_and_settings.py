@@ -27,7 +27,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage" / "program.ya
 
 def test_render_shows_what_a_manifest_becomes():
     kinds = [d["kind"] for d in yaml.safe_load_all(render(EXAMPLE, "3"))]
-    assert kinds == ["Service", "ServiceAccount", "ConfigMap", "Deployment", "Service", "PodDisruptionBudget"]
+    assert kinds == ["ServiceAccount", "ConfigMap", "Deployment", "Service", "PodDisruptionBudget", "Service"]
 
 
 def test_render_shows_what_tools_become():

@@ -65,12 +65,12 @@ B = hash_of(P, "1")
 
 def test_a_new_program_gets_all_its_objects_in_order():
     assert [short(a) for a in decide(observed(P), NOW).steps] == [
-        f"apply Service qa -> {B}",
         "apply ServiceAccount qa",
         f"create ConfigMap qa-{B}",
         f"create Deployment qa-{B}",
         f"apply Service qa-preview -> {B}",
         "apply PodDisruptionBudget qa",
+        f"apply Service qa -> {B}",
     ]
 
 

@@ -25,7 +25,9 @@ def all_steps(
         for view in r.o.deployments if r.size == 0 else ():
             yield from put_to_sleep(r, view)
         return
-    yield from _led(r, step, current)
+    is_first = not r.o.deployments  # pods are longest in coming, and nobody answers before
+    if not is_first:
+        yield from _led(r, step, current)
     yield from identity(r)
     if r.candidate and (step == "Suspended" or (r.ends_first and step == "AwaitPromotion")):
         yield from put_off(r, r.candidate)
@@ -34,6 +36,8 @@ def all_steps(
     yield from gates.actions
     if step != "Promote" and not r.is_left:
         yield from keep(r, current, step)
+    if is_first:
+        yield from _led(r, step, current)
     yield from restarted(r, breaker, requests)
     yield from let_go(r)
     yield from converged(r)

@@ -82,7 +82,7 @@ class Reconciler:
         orders, writes = split(plan.actions)
         for order in orders:  # before anything is waited for: pods that load a version begin a write's time earlier
             self.orders.tell(key, order)
-        if writes and not await self._is_as_read(manifest):
+        if writes and live.versions and not await self._is_as_read(manifest):
             return CONFLICT_AGAIN_SECONDS
         tell = partial(self.orders.tell, key)
         carrier = Carrier(program, live.objects, self.cluster, tell, dict(live.versions))
