@@ -1,4 +1,5 @@
-"""The actions that a decision comes to, in the order in which they are carried out: what leads callers comes first."""
+"""The actions that a decision comes to, in the order in which they are carried out: what leads callers comes first,
+except where nobody can be led to anything yet."""
 
 from __future__ import annotations
 
