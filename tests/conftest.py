@@ -53,7 +53,9 @@ def why_not(config, tier: str) -> str | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Each process takes a file at a time, in the order above."""
+    """Each process takes a file at a time, in the order above; unless `make schedules` shares out the tests of one."""
+    if config.option.dist == "worksteal":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False
