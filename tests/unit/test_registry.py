@@ -78,6 +78,17 @@ async def test_what_an_answer_means(case):
     await world.registry.close()
 
 
+async def test_when_the_latest_version_was_made_is_told_with_the_aliases():
+    told = {
+        "aliases": [{"alias": "champion", "version": "3"}],
+        "latest_versions": [{"version": 3, "creation_timestamp": 7}],
+    }
+    world = World(lambda _: httpx.Response(200, json={"registered_model": told}))
+    found = await world.registry.resolve(A, source(), URI)
+    assert (found.version, found.created, len(world.requests)) == ("3", {"3": 7}, 1)
+    await world.registry.close()
+
+
 async def test_without_any_server_the_message_says_where_to_name_one():
     world = World(fails)
     found = await world.registry.resolve(A, source(), None)

@@ -212,7 +212,7 @@ class Registry:
 
     async def _versions(self, poll_key: PollKey, poller: _Poller, model: Model) -> dict[str, Seen]:
         needed = {v for interest in poller.followers.values() for v in interest.versions(model.aliases)}
-        known = poller.known(model.stamp)
+        known = {version: Seen(at) for version, at in model.created.items()} | poller.known(model.stamp)
         return {v: known.get(v) or await self._version(poll_key, v) for v in sorted(needed)}
 
     async def _version(self, poll_key: PollKey, version: str) -> Seen:

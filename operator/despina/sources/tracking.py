@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -55,8 +55,14 @@ class _Times(BaseModel):
     last_updated_timestamp: int | None = None
 
 
+class _Latest(_Times):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    version: str
+
+
 class _Model(_Times):
     aliases: list[_Alias] | None = None
+    latest_versions: list[_Latest] | None = None
 
 
 class _ModelAnswer(BaseModel):
@@ -75,6 +81,8 @@ class Model:
     stamp: Mapping[str, Any] | None
     """While it stays the same, so do the model's versions; None where the server does not tell. A version that is
     deleted and made anew changes when the model was last updated; moving an alias need not."""
+    created: Mapping[str, int] = field(default_factory=dict)
+    """When its latest versions were made, in milliseconds since the epoch: a release is one of them as a rule."""
 
 
 def make_client(timeout: float | httpx.Timeout) -> httpx.AsyncClient:
@@ -105,7 +113,8 @@ class Tracking:
             raise _unlike_mlflow(server) from None
         is_told = model.creation_timestamp is not None and model.last_updated_timestamp is not None
         stamp = model.model_dump(exclude={"aliases"}) if is_told else None
-        return Model({a.alias: a.version for a in model.aliases or ()}, stamp)
+        made = {v.version: at for v in model.latest_versions or () if (at := v.creation_timestamp) is not None}
+        return Model({a.alias: a.version for a in model.aliases or ()}, stamp, made)
 
     async def created(self, server: str, name: str, own: Credentials | None, version: str) -> int | None:
         """When a version was made, in milliseconds since the epoch, if the server tells; raises Trouble."""
