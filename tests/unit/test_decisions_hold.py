@@ -105,6 +105,12 @@ def test_nothing_is_prepared_gated_or_promoted_while_no_pods_run(size):
     assert (made(plan), plan.quarantined) == ([], ())
 
 
+def test_a_candidates_pods_end_when_the_program_is_suspended():
+    program = a_program(suspend=True)
+    plan = decide(observed(program, "2", **beside(program)), NOW)
+    assert Scale(f"qa-{hash_of(program, '2')}", 0) in plan.steps
+
+
 def test_on_resume_the_old_version_serves_and_the_new_one_goes_its_way():
     program = a_program(rollout={"gates": [SMOKE]})
     fields = serving(program, "1") | {

@@ -209,13 +209,22 @@ def test_the_expected_outputs_are_where_the_program_can_take_them_away():
     assert "initContainers" not in elsewhere
 
 
-def test_the_serving_version_finds_its_own_secrets_there():
+def with_lms_key(secret: str) -> Program:
+    lm = {"name": "main", "model": "openai/x", "apiKeySecretRef": {"name": secret, "key": "k"}}
+    return Program.parse(a_manifest(lms=[lm]))
+
+
+def with_registrys_credentials(secret: str) -> Program:
+    uri = "https://mlflow.example"
+    source = {
+        "mlflow": {"model": "qa", "alias": "champion", "trackingURI": uri, "credentialsSecretRef": {"name": secret}}
+    }
+    return Program.parse(a_manifest(source=source))
+
+
+@pytest.mark.parametrize("using", [with_lms_key, with_registrys_credentials])
+def test_the_serving_version_finds_its_own_secrets_there(using):
     """The candidate's manifest may name another Secret than the one that the serving version was made with."""
-
-    def using(secret: str) -> Program:
-        lm = {"name": "main", "model": "openai/x", "apiKeySecretRef": {"name": secret, "key": "k"}}
-        return Program.parse(a_manifest(lms=[lm]))
-
     spec = job(using("new"), gate(), baseline=using("old"))["spec"]["template"]["spec"]
     mounts = {m["mountPath"]: m["name"] for m in spec["containers"][0]["volumeMounts"]}
     secrets = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from despina.api.revision import revision_of
+from despina.api.revision import digest, revision_of
 from despina.api.status import GateStatus, ProgramStatus, Score
 from despina.decide.gates import (
     Gates,
@@ -88,6 +88,11 @@ def with_try(o: Observed, ok: bool, message: str = "") -> Observed:
 
 def test_without_gates_nothing_is_asked():
     assert found(beside()) == Gates()
+
+
+def test_a_default_that_a_later_operator_adds_has_no_gate_judged_anew():
+    (gate,) = gated({"name": "schema", "type": "SchemaCompatibility", "schemaCompatibility": {}}).spec.rollout.gates
+    assert settings_of(gate) == digest({"type": "SchemaCompatibility", "schema_compatibility": {}})
 
 
 def test_a_gate_begins_with_the_first_look_and_goes_on():
