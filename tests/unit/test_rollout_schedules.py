@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 
 from tests.support.simulator.schedule import KINDS, NATURES, run, schedules
 
@@ -28,6 +28,7 @@ def test_schedules(kind):
     )
     @given(NATURES, schedules(kind.events))
     def whatever_happens(natures, schedule):
+        note(f"{natures}\n{[event for event in schedule if event[0] != 'nothing']}")  # Hypothesis leaves them out
         run(kind, natures, schedule)
 
     whatever_happens()
