@@ -80,11 +80,18 @@ async def test_what_a_program_adds_to_its_messages_is_not_sent_under_the_key_of_
     assert lm.distinct == distinct + 1
 
 
+async def hanging(one, messages, lm, seconds: float) -> asyncio.Task:
+    """A question that the LM has and does not answer."""
+    before = lm.calls
+    lm.misbehave(hang=True, times=1)
+    asked = asyncio.create_task(one.ask(messages, seconds=seconds))
+    await until("the call", lambda: lm.calls > before)
+    return asked
+
+
 async def test_who_waits_along_does_not_die_of_the_first_ones_deadline(asking, lm):
     one, messages, before = asking(), chat(), lm.calls
-    lm.misbehave(hang=True, times=1)
-    first = asyncio.create_task(one.ask(messages, seconds=3))
-    await until("the call", lambda: lm.calls > before)
+    first = await hanging(one, messages, lm, seconds=3)
     others = [asyncio.create_task(one.ask(messages)) for _ in range(5)]
     with pytest.raises(LMTimeoutError):
         await first
@@ -93,10 +100,8 @@ async def test_who_waits_along_does_not_die_of_the_first_ones_deadline(asking, l
 
 
 async def test_who_waits_along_waits_no_longer_than_it_may(asking, lm):
-    one, messages, before = asking(), chat(), lm.calls
-    lm.misbehave(hang=True, times=1)
-    first = asyncio.create_task(one.ask(messages, seconds=15))
-    await until("the call", lambda: lm.calls > before)
+    one, messages = asking(), chat()
+    first = await hanging(one, messages, lm, seconds=15)
     with pytest.raises(LMTimeoutError):
         await one.ask(messages, seconds=0.2)
     assert not first.done()
