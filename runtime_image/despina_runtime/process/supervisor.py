@@ -276,7 +276,8 @@ class Crew:
         if order.order == "Commit" and not self._all_hold(order.subject):
             return False
         self._wanted.take(order)
-        self._write_down()
+        if order.order == "Commit":
+            self._write_down()
         workers = self._workers[:1] if order.order == "Try" else self._workers
         obeyed = await asyncio.gather(*(w.ask(order) for w in workers))
         return bool(obeyed) and all(obeyed)
