@@ -440,6 +440,39 @@ SCHEDULES = {
         {},
         [("pin", 3), ("rounds", 6), ("status_lost", None), ("wait", 4000.0), ("suspend", True)],
     ),
+    "what pods were told is found out though no status says that they were": (
+        (
+            SWAP,
+            {},
+            [
+                ("refused", ("DSPyProgram/status", "patch", 429)),
+                ("alias", "2"),
+                ("rounds", 1),
+                ("mute", True),
+                ("wait", 5.0),
+                ("alias", "1"),
+                ("rounds", 1),
+            ],
+        )
+    ),
+    "a new operator finds out what pods hold": (
+        (SWAP, {}, [STATUS_REFUSED, ("alias", "2"), ("rounds", 1), ("killed", 0), ("alias", "1")])
+    ),
+    "pods hold nothing more though their Deployment was at size 0 for a moment": (
+        (
+            SWAP,
+            {},
+            [
+                ("alias", "2"),
+                ("operate", None),
+                ("model_exists", False),
+                ("orders_lost", True),
+                ("clock_jumps", -90.0),
+                ("rounds", 6),
+                ("scaled_by_hand", 0),
+            ],
+        )
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

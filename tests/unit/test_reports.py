@@ -100,6 +100,20 @@ async def test_nobody_is_asked_where_nobody_needs_to_know(world):
     assert len(world.asked) == rounds, "neither a pod that ends nor one without an address"
 
 
+async def test_who_was_heard_is_known_until_they_are_listened_to_again(world):
+    silent = replace(POD, name="qa-2", ip="10.0.0.2")
+    world.reports.listen(KEY, [POD], 0.01)
+    await until(lambda: world.reports.said(KEY))
+    for _ in range(2):  # the later passes of a program that is at rest
+        world.reports.listen(KEY, [POD, silent], None)
+        assert world.reports.heard(KEY) == {"qa-1"}
+    world.reports.listen(KEY, [silent], None)
+    assert world.reports.heard(KEY) == set(), "a pod that is gone"
+    world.reports.listen(KEY, [POD], 0.01)
+    await until(lambda: world.reports.said(KEY))
+    assert world.reports.heard(KEY) == set()
+
+
 async def test_listening_that_ended_begins_anew(world):
     world.reports.listen(KEY, [POD], 0.01)
     task = world.reports._listeners[KEY].task

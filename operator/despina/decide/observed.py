@@ -49,6 +49,8 @@ class PodView:
     """The last order of each kind that this operator process gave it, with its subject."""
     report: PodState | None = None
     """What it said of itself a moment ago, where somebody listens."""
+    was_heard: bool = False
+    """Whether it had said something when this operator process last stopped listening to it."""
     refusal: str = ""
     """Why it took no order the last time; empty when it took one, or was given none."""
 

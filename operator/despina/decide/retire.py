@@ -79,7 +79,7 @@ def released(r: Situation) -> Iterator[Action]:
 
 def is_released(r: Situation) -> bool:
     """Whether no pod says that it holds more than it should, or serves something else."""
-    said = [(pod, v) for v in r.o.deployments if v.replicas for pod in r.o.ready_pods(v.revision) if pod.report]
+    said = [(pod, v) for v in r.o.deployments for pod in r.o.ready_pods(v.revision) if pod.report]
     return not any(_spare(pod, v, _kept(r, v)) or not serves(pod, v.serves) for pod, v in said)
 
 

@@ -295,17 +295,12 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
 
 
 def _may_hold_more(r: Situation) -> bool:
-    """Whether versions were swapped last, and there are pods that have not been heard since: they may hold, or serve,
-    something else than they should."""
-    last = r.o.status.rollout
-    was_swapped = last is not None and last.strategy == "HotSwap"
-    return was_swapped and any(p.report is None for p in r.o.ready_pods(r.o.active))
+    """Whether there are pods that nobody has heard: they may have been told things of which there is no record, and
+    hold, or serve, something else than they should."""
+    return any(p.ready and not p.ending and p.report is None and not p.was_heard for p in r.o.pods)
 
 
 def _are_as_left(r: Situation) -> bool:
-    """Whether pods can be left alone: nothing was given up, moved or told just now, and they hold what they should."""
-    was = r.o.status
-    has_ended = was.candidate is not None and r.candidate is None
-    has_moved = was.active is not None and was.active.revision != r.o.serving
+    """Whether pods can be left alone: none was told to load anything just now, and they hold what they should."""
     is_loading = any("Prepare" in pod.told for pod in r.o.pods)
-    return not (has_ended or has_moved or is_loading) and is_released(r)
+    return not is_loading and is_released(r)

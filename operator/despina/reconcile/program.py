@@ -110,10 +110,15 @@ class Reconciler:
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
-        said = self.reports.said(key)
-        refusals = self.orders.refusals(key)
+        said, heard, refusals = self.reports.said(key), self.reports.heard(key), self.orders.refusals(key)
         pods = tuple(
-            replace(p, told=told.get(p.name, {}), report=said.get(p.name), refusal=refusals.get(p.name, ""))
+            replace(
+                p,
+                told=told.get(p.name, {}),
+                report=said.get(p.name),
+                was_heard=p.name in heard,
+                refusal=refusals.get(p.name, ""),
+            )
             for p in live.pods
         )
         return Observed(

@@ -47,6 +47,7 @@ class Reports:
         self._client = client
         self._wake = wake
         self._listeners: dict[Key, _Listener] = {}
+        self._heard: dict[Key, set[str]] = {}
         self._interfaces: dict[Key, dict[str, Mapping[str, Any]]] = {}
 
     def said(self, program: Key) -> Mapping[str, PodState]:
@@ -54,16 +55,23 @@ class Reports:
         listener = self._listeners.get(program)
         return dict(listener.said) if listener else {}
 
+    def heard(self, program: Key) -> set[str]:
+        """The pods that had said something when they were last listened to; none while they are."""
+        return self._heard.get(program, set())
+
     def listen(self, program: Key, pods: Iterable[PodView], period: float | None) -> None:
         """How closely to listen from now on, in seconds between rounds; None: not at all."""
+        there = tuple(p for p in pods if p.ip and not p.ending)
+        present = {p.name for p in there}
         if period is None:
+            heard = self.heard(program) | self.said(program).keys()
             self._stop(program)
+            self._heard[program] = heard & present
             return
+        self._heard.pop(program, None)
         listener = self._listeners.setdefault(program, _Listener())
         is_sooner = period < listener.period
-        listener.pods = tuple(p for p in pods if p.ip and not p.ending)
-        listener.period = period
-        present = {p.name for p in listener.pods}
+        listener.pods, listener.period = there, period
         listener.said = {name: state for name, state in listener.said.items() if name in present}
         if listener.task is None or listener.task.done():  # whatever ended it must not end the listening
             listener.task = asyncio.create_task(self._rounds(program, listener), name=f"listen {program}")
@@ -73,6 +81,7 @@ class Reports:
     def forget(self, program: Key) -> None:
         """Stop listening, and forget what was heard: the program is gone."""
         self._stop(program)
+        self._heard.pop(program, None)
         self._interfaces.pop(program, None)
 
     def _stop(self, program: Key) -> None:

@@ -83,31 +83,36 @@ class Reports:
     """What the process heard when it last listened; it listens only while it is told to."""
 
     operator: Operator
-    heard: dict[str, PodState] = field(default_factory=dict)
+    news: dict[str, PodState] = field(default_factory=dict)
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     listens: bool = False
+    left: set[str] = field(default_factory=set)
 
     def said(self, _: Any) -> Mapping[str, PodState]:
-        return self.heard
+        return self.news
+
+    def heard(self, _: Any) -> set[str]:
+        return self.left
 
     def listen(self, _: Any, pods: Iterable[PodView], period: float | None) -> None:
+        present = {p.name for p in pods if not p.ending}
+        self.left = set() if period is not None else (self.left | self.news.keys()) & present
         begins = period is not None and not self.listens
         self.listens = period is not None
         if begins:
             self.hear()
-        present = {p.name for p in pods if not p.ending}
-        self.heard = {name: said for name, said in self.heard.items() if name in present} if self.listens else {}
+        self.news = {name: said for name, said in self.news.items() if name in present} if self.listens else {}
 
     def forget(self, _: Any) -> None:
-        self.heard, self.listens = {}, False
+        self.news, self.left, self.listens = {}, set(), False
 
     def hear(self) -> None:
         """One round of listening. News wake the program."""
         if self.listens:
-            before, said = self.heard, self.operator.world.reports()
+            before, said = self.news, self.operator.world.reports()
             # Of a pod that cannot be understood once, the last word counts for a few rounds.
-            self.heard = {name: now for name, one in said.items() if (now := one or before.get(name))}
-            self.operator.is_woken |= _facts(before) != _facts(self.heard)
+            self.news = {name: now for name, one in said.items() if (now := one or before.get(name))}
+            self.operator.is_woken |= _facts(before) != _facts(self.news)
 
     async def interfaces(
         self, _: Any, pods: Iterable[PodView], revisions: Iterable[str]
