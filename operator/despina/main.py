@@ -60,7 +60,7 @@ async def run(settings: Settings) -> None:
     defaults = settings.defaults(orders.public_keys)
     reports = Reports(make_client(REPORT_TIMEOUT_SECONDS), queue.add)
     registry = make_registry(settings, queue.add)
-    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint, clock))
+    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint, clock, clock()))
     tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces, clock))
     QUEUE_DEPTH.set_function(lambda: queue.depth + tool_queue.depth)
     health = await serve(settings.health_port, lambda: max(queue.lag, tool_queue.lag))

@@ -473,6 +473,12 @@ SCHEDULES = {
             ],
         )
     ),
+    "no gate fails because the operator was away": (
+        (BLUE_GREEN, {}, [("alias", "2"), ("rounds", 3), ("away", 4000.0), *RELEASED])
+    ),
+    "no version is given up because the operator was away": (
+        (SWAP, {}, [("mute", True), ("alias", "2"), ("rounds", 1), ("away", 4000.0), ("rounds", 1), ("mute", False)])
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

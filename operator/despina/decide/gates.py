@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from despina.api.conditions import Reason
 from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
 from despina.api.revision import Revision, digest, runtime_config
-from despina.api.status import GateStatus, RolloutStatus, Score
+from despina.api.status import GateStatus, ProgramStatus, RolloutStatus, Score
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Action, Clock, Create, Delete, Tell
 from despina.decide.prepare import profile_of
@@ -114,6 +114,21 @@ def unjudged(r: Situation, known: tuple[GateStatus, ...]) -> tuple[GateStatus, .
 def clock_of(status: GateStatus | RolloutStatus, now: float) -> Clock:
     """How much of its time a gate, or a candidate that becomes ready, has used up."""
     return Clock(status.spent_seconds, parse_timestamp(status.since, now) if status.since else None)
+
+
+def watched_since(status: ProgramStatus, began: float) -> ProgramStatus:
+    """The same, with all clocks that run begun anew when this operator process was: nobody saw what came before, and
+    what nobody could have seen or done fails no version."""
+    rollout = status.rollout
+    if rollout is None:
+        return status
+    gates = tuple(gate.model_copy(update={"since": _no_sooner(gate.since, began)}) for gate in rollout.gates)
+    seen = {"since": _no_sooner(rollout.since, began), "gates": gates}
+    return status.model_copy(update={"rollout": rollout.model_copy(update=seen)})
+
+
+def _no_sooner(since: str | None, began: float) -> str | None:
+    return None if since is None else timestamp(max(parse_timestamp(since, began), began))
 
 
 def held_up(status: GateStatus, now: float) -> GateStatus:

@@ -18,6 +18,7 @@ from despina.cluster.credentials import Lacking, mlflow_credentials
 from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
+from despina.decide.gates import watched_since
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.decide.plan import Action, Tell
 from despina.decide.rollout import decide
@@ -45,6 +46,8 @@ class Reconciler:
     defaults: Defaults
     mint: Mint
     clock: Callable[[], float] = time.time
+    began: float = 0.0
+    """When this process did, by the same clock."""
 
     async def __call__(self, key: Key) -> float | None:
         """Take the next step; the result is when to look again, in seconds, though nothing happens."""
@@ -123,7 +126,7 @@ class Reconciler:
         )
         return Observed(
             program=live.program,
-            status=live.status,
+            status=watched_since(live.status, self.began),
             defaults=self.defaults,
             model=await self.resolve(key, live.program),
             deployments=live.deployments,

@@ -126,6 +126,14 @@ def wait(world: World, seconds: float) -> None:
     world.now += seconds
 
 
+@event(st.sampled_from([40.0, 700.0, 4000.0]))
+def away(world: World, seconds: float) -> None:
+    """No operator runs for a while."""
+    world.operators[0].kill()
+    world.now += seconds
+    world.operators[0].start()
+
+
 # what people ask for
 
 

@@ -161,6 +161,7 @@ class Operator:
         """A new process remembers nothing."""
         self.starts += 1
         self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
+        self.began = self.clock()
         self.orders, self.reports = Orders(self), Reports(self)
         self.running: Coroutine[Any, Any, float | None] | None = None
         self.resolved: Resolution | None = None
@@ -192,7 +193,7 @@ class Operator:
         self.due, self.is_woken = None, False
         self.is_whole, self.has_decided = pause_in is None, False
         reconciler = Reconciler(
-            self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock
+            self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock, self.began
         )
         self.running = reconciler._pass(KEY)
         self._run()

@@ -384,7 +384,7 @@ class Truth:
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
         self.can_erase = ("Deployment", "patch") not in self.world.api.refused
         then, counted, step = self.was
-        passed = max(0.0, now - then) if counted else 0.0
+        passed = max(0.0, now - max(then, operator.began)) if counted else 0.0  # nobody looked before
         self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
         candidate = plan.candidate.hash if plan.candidate else None
         self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
