@@ -138,6 +138,7 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "kopf.objects", "kopf.activities"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it writes tracebacks of what tools' servers answer
     try:
         settings = Settings()
     except ValidationError as exc:

@@ -111,4 +111,5 @@ def make_registry(settings: Settings, wake: Callable[[Key], None]) -> Registry:
     own = settings.tracking_credentials
     if own != NOBODY and own.problem:
         log.warning("MLflow is asked without credentials: there is neither a token, nor a user name with a password")
-    return Registry(Tracking(make_client(REGISTRY_TIMEOUT_SECONDS), settings.tracking_uri, own), wake)
+    tracking = Tracking(make_client(REGISTRY_TIMEOUT_SECONDS), settings.tracking_uri, own)
+    return Registry(tracking, wake, most_waiting=max(1, settings.workers - 2))

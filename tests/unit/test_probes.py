@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 
 import httpx
 import pytest
@@ -64,6 +66,43 @@ async def test_a_look_that_fails_is_counted_and_the_next_one_is_made(probes, tro
 async def test_an_address_that_cannot_be_one_is_a_failed_look(probes):
     probes[1].append(GOOD)
     assert "InvalidURL" in (await look_until(probes, lambda look: look.failures, "http://tool:abc")).error
+
+
+ENDLESS = {
+    "goes on and on": (b"Content-Length: 1000000000", b" " * 2**16),
+    "unpacks to gigabytes": (b"Content-Encoding: gzip, gzip\r\nContent-Length: 24", gzip.compress(b"x" * 4)),
+}
+
+
+@pytest.mark.parametrize("transport", ["StreamableHTTP", "SSE"])
+@pytest.mark.parametrize("case", ENDLESS)
+async def test_an_mcp_server_that_answers_without_an_end_is_a_failed_look(probes, case, transport):
+    header, chunk = ENDLESS[case]
+    kind, sent = (b"text/event-stream" if transport == "SSE" else b"application/json"), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n" + header + b"\r\n\r\n")
+            while sent < 2**28:
+                writer.write(chunk)
+                await writer.drain()
+                sent += len(chunk)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+    made, _, woken = probes
+    made.watch(KEY, (Target("one", "search", "Mcp", (url,), transport=transport),), 60, 3)
+    async with asyncio.timeout(60):
+        while "one" not in made.looks(KEY):
+            await woken.wait()
+    look = made.looks(KEY)["one"]
+    assert not look.has_answered
+    assert look.is_slow or "MCP session failed" in look.error
+    assert sent < 2**26, "it was not read to its end"
+    server.close()
 
 
 async def test_slow_is_not_down(probes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable
 
@@ -89,6 +90,58 @@ async def test_when_the_latest_version_was_made_is_told_with_the_aliases():
     await world.registry.close()
 
 
+LATEST = {
+    "null": (None, {}),
+    "no list": ({"version": "3", "creation_timestamp": 7}, {}),
+    "an entry that is none": ([None, {"version": "3", "creation_timestamp": 7}], {}),
+    "a version that is none": ([{"version": None}], {}),
+    "a time that no clock shows": ([{"version": "3", "creation_timestamp": 10**400}], {}),
+    "a time before all": ([{"version": "3", "creation_timestamp": -1}], {}),
+    "more than MLflow has": ([{"version": n, "creation_timestamp": 7} for n in range(900)], dict.fromkeys(map(str, range(20)), 7)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LATEST)
+async def test_the_latest_versions_need_not_be_readable(case):
+    told, wanted = LATEST[case]
+    found = {"aliases": [{"alias": "champion", "version": "3"}], "latest_versions": told, "description": "x" * 2**10}
+    stamped = found | {"creation_timestamp": 1, "last_updated_timestamp": 2}
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer_with({"registered_model": stamped})))
+    model = await Tracking(client).model(URI, "qa", None)
+    assert (model.aliases, model.created) == ({"champion": "3"}, wanted)
+    assert model.stamp.keys() == {"creation_timestamp", "last_updated_timestamp", "latest_versions"}
+
+
+def answer_with(document: dict) -> httpx.Response:
+    return httpx.Response(200, content=json.dumps(document))
+
+
+async def test_one_tenants_silent_servers_hold_up_one_pass_and_no_more(monkeypatch):
+    monkeypatch.setattr("despina.sources.mlflow.FIRST_ANSWER_SECONDS", 60.0)
+    silent = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "silent":
+            await silent.wait()
+        return model(champion="3")
+
+    woken = []
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    registry = Registry(Tracking(client), woken.append, most_waiting=1)
+    first = asyncio.create_task(registry.resolve(A, source(), "http://silent:1"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        others = [(("ns", str(n)), f"http://silent:{n}") for n in range(2, 10)]
+        found = [(await registry.resolve(key, source(), uri)).reason for key, uri in others]
+        assert set(found) == {Reason.NOT_ASKED_YET}
+        silent.set()
+        assert (await first).version == "3"
+        while len(woken) < len(others):
+            await asyncio.sleep(0)
+    assert {(await registry.resolve(key, source(), uri)).version for key, uri in others} == {"3"}
+    await registry.close()
+
+
 async def test_without_any_server_the_message_says_where_to_name_one():
     world = World(fails)
     found = await world.registry.resolve(A, source(), None)
@@ -128,6 +181,8 @@ ODD = {
     "an answer that nests without an end": httpx.Response(200, content=b"[" * 200000),
     "a byte now and then": httpx.Response(200, stream=Drip(b" ")),
     "more than anybody reads": httpx.Response(200, stream=Drip(b" " * 2**18)),
+    "two kilobytes that unpack to gigabytes": httpx.Response(
+        200, headers={"content-encoding": "gzip"}, content=gzip.compress(b'{"registered_model": {"aliases": []}}')),
     "half a character": httpx.Response(200, content=b'{"registered_model": "\xc3'),
 }  # fmt: skip
 

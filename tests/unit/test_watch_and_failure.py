@@ -292,6 +292,8 @@ FAILURES: dict[str, tuple[tuple[str, str] | None, tuple[str, str] | None]] = {
     "a second before its deadline": (trying(beside(**LATE), 599), None),
     "at its deadline": (trying(beside(**LATE), 600), (DEADLINE, "not ready within 600 s")),
     "at its deadline, but ready": (trying(replace(beside(), preview_ready={TWO.hash: 1}), 600), None),
+    "at its deadline, ready, but unknown to the network": (trying(beside(), 600), None),
+    "at its deadline, taken in, but nobody is led there": (trying(taking_in(HELD, HELD), 600, strategy=HOT), None),
     "at its deadline, without a node": (
         trying(beside(**LATE, trouble=FULL), 600), (DEADLINE, "not ready within 600 s: Unschedulable: pool default: 0/1 nodes are available")),
     "at its deadline, without an image": (

@@ -9,7 +9,7 @@ from despina.api.revision import Revision
 from despina.api.status import BreakerStatus, Quarantined
 from despina.decide.gates import REASONS, Gates
 from despina.decide.quarantine import parse_timestamp, quarantine
-from despina.decide.readiness import is_prepared
+from despina.decide.readiness import has_come_up
 from despina.decide.situation import Situation, holds, revision_in
 from despina.decide.strategy import NOT_IN_THIS_PROCESS
 from despina.decide.versions import is_same
@@ -37,8 +37,8 @@ def failure_of(r: Situation, requests: Mapping[str, str]) -> Quarantined | None:
     if said:
         return listed(r, candidate, *said)
     limit = r.policy.blue_green.progress_deadline_seconds
-    if r.clock.elapsed(r.now) < limit or is_prepared(r, candidate):
-        return None
+    if r.clock.elapsed(r.now) < limit or has_come_up(r, candidate):
+        return None  # what else it waits for is not its fault: a Service that cannot be written, say
     message = f"not ready within {limit} s{_trouble(r, candidate)}"
     return listed(r, candidate, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
 

@@ -12,16 +12,25 @@ def is_prepared(r: Situation, candidate: Revision) -> bool:
     """Whether callers can be sent to a revision.
 
     In new pods, it must stand ready in the preview Service's endpoints, which shows that the network knows them; pods
-    that served before have shown that already. In running pods, all that are ready must hold it, and callers must be
-    led to them: somebody may have changed what the Service selects.
+    that served before have shown that already. In running pods, callers must be led to them: somebody may have changed
+    what the Service selects.
     """
+    if not has_come_up(r, candidate):
+        return False
+    if r.swaps:
+        return _leads_to(r.o) == candidate.base
+    view = r.o.deployment(candidate.base)
+    has_served = view is not None and view.activated_at is not None
+    return has_served or r.o.preview_ready.get(candidate.base, 0) >= r.size
+
+
+def has_come_up(r: Situation, candidate: Revision) -> bool:
+    """Whether a revision has done its part: its pods are ready, or all that run hold it."""
     o, pods = r.o, r.o.ready_pods(candidate.base)
     if r.swaps:
-        return bool(pods) and all(holds(p, candidate.hash) for p in pods) and _leads_to(o) == candidate.base
+        return bool(pods) and all(holds(p, candidate.hash) for p in pods)
     view = o.deployment(candidate.base)
-    if view is None or len(pods) < r.size or not is_converged(o, view, candidate):
-        return False
-    return view.activated_at is not None or o.preview_ready.get(candidate.base, 0) >= r.size
+    return view is not None and len(pods) >= r.size and is_converged(o, view, candidate)
 
 
 def _leads_to(o: Observed) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 import httpx
 
@@ -11,14 +12,23 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 2.0
 """For a whole answer: a client's own time-out counts anew with each byte."""
 MOST_BYTES = 2**20
+PLAIN = {"accept-encoding": "identity"}
+"""What is asked for: two kilobytes may unpack to gigabytes."""
 
 
 class TooLong(Exception):
-    """An answer went on and on."""
+    """An answer goes on and on, or may do so when it is unpacked."""
+
+
+def refuse_packed(headers: Mapping[str, str]) -> None:
+    """Raises TooLong for an answer that is compressed though nobody asked for that."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise TooLong
 
 
 async def body_of(response: httpx.Response) -> bytes:
     """The body of an answer; raises TooLong."""
+    refuse_packed(response.headers)
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk

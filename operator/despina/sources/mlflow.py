@@ -116,9 +116,11 @@ class _Poller:
 class Registry:
     """All registries that programs follow."""
 
-    def __init__(self, tracking: Tracking, wake: Callable[[Key], None]) -> None:
+    def __init__(self, tracking: Tracking, wake: Callable[[Key], None], most_waiting: int = 6) -> None:
         self._tracking = tracking
         self._wake = wake
+        self._most_waiting = most_waiting
+        self._waiting = 0
         self._pollers: dict[PollKey, _Poller] = {}
         self._following: dict[Key, PollKey] = {}
 
@@ -130,22 +132,30 @@ class Registry:
         others: frozenset[str] = frozenset(),
         credentials: Credentials | None = None,
     ) -> Resolution:
-        """What the program's source stands for now, and when that version and `others` were made; waits only for the
-        very first answer, and for that once."""
+        """What the program's source stands for now, and when that version and `others` were made; waits for a moment
+        only, for what was never asked before, and never while as many wait as may: passes are all programs'."""
         uri = source.tracking_uri or default_uri
         if not uri:
             message = "set spec.source.mlflow.trackingURI, or trackingURI in the operator's chart values"
             return Resolution(None, Reason.NO_TRACKING_URI, message)
         poll_key, interest = PollKey(server_of(uri), source.model, credentials), Interest(source, others)
         poller = self._follow(key, poll_key, interest)
-        wait = 0 if poller.gave_up else FIRST_ANSWER_SECONDS  # a worker of the queue waits, and others are due, too
         try:
-            async with asyncio.timeout(wait):
-                answer = await poller.answer_to(interest)
+            answer = await self._answer(poller, interest)
         except TimeoutError:
             poller.gave_up.add(key)
             return Resolution(None, Reason.NOT_ASKED_YET, f"{poll_key.server} has not answered yet", poll_key.server)
         return resolution(answer, interest, poll_key.server)
+
+    async def _answer(self, poller: _Poller, interest: Interest) -> Answer:
+        """Raises TimeoutError."""
+        may_wait = not poller.gave_up and self._waiting < self._most_waiting
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_SECONDS if may_wait else 0):
+                return await poller.answer_to(interest)
+        finally:
+            self._waiting -= 1
 
     def forget(self, key: Key) -> None:
         """Stop following for a program; the last follower's leaving ends the poller."""

@@ -185,19 +185,13 @@ async def _connect(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _client(target: Target) -> Any:
-    """A session of the official SDK, which is imported only where there is an MCP server to look at."""
-    from mcp import Client
-    from mcp.client.sse import sse_client
-    from mcp.client.streamable_http import streamable_http_client
-    from mcp.shared._httpx_utils import create_mcp_http_client
+    """A session; the SDK is imported only where there is an MCP server to look at."""
+    from despina.sources.mcp_session import session
 
     headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
     try:
-        async with create_mcp_http_client(headers=headers) as http:
-            sse, url = target.transport == "SSE", target.urls[0]
-            transport = sse_client(url, headers=headers) if sse else streamable_http_client(url, http_client=http)
-            async with Client(transport) as client:
-                yield client
+        async with session(target.urls[0], headers, target.transport == "SSE") as client:
+            yield client
     except TimeoutError:
         raise
     except Exception as exc:  # the SDK raises what its transports raise, groups included

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from despina.api.conditions import Reason
 from despina.api.credentials import NOBODY, Credentials, is_within
-from despina.sources.answers import body_of
+from despina.sources.answers import PLAIN, body_of
 
 API = "/api/2.0/mlflow"
 ANSWER_SECONDS = 20.0
@@ -43,6 +43,20 @@ class Silence(Trouble):
     """A server did not answer at all."""
 
 
+Millis = Annotated[int, Field(ge=0, lt=2**63)]
+"""Since the epoch."""
+MOST_LATEST = 20
+"""MLflow names one for each of its four stages."""
+
+
+def _if_readable(found: Any, read: Callable[[Any], Any]) -> Any:
+    """What only saves a request is not required: nothing where it cannot be read."""
+    try:
+        return read(found[:MOST_LATEST] if isinstance(found, list) else [])
+    except ValidationError:
+        return []
+
+
 class _Alias(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
     alias: str
@@ -50,9 +64,8 @@ class _Alias(BaseModel):
 
 
 class _Times(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    creation_timestamp: int | None = None
-    last_updated_timestamp: int | None = None
+    creation_timestamp: Millis | None = None
+    last_updated_timestamp: Millis | None = None
 
 
 class _Latest(_Times):
@@ -62,7 +75,7 @@ class _Latest(_Times):
 
 class _Model(_Times):
     aliases: list[_Alias] | None = None
-    latest_versions: list[_Latest] | None = None
+    latest_versions: Annotated[list[_Latest], WrapValidator(_if_readable)] = []
 
 
 class _ModelAnswer(BaseModel):
@@ -89,7 +102,7 @@ def make_client(timeout: float | httpx.Timeout) -> httpx.AsyncClient:
     """A client that keeps no cookies: a session that one's credentials opened must not let in another, and a pod could
     send them without end. It follows no redirect."""
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar)
+    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar, headers=PLAIN)
 
 
 class Tracking:
@@ -113,7 +126,7 @@ class Tracking:
             raise _unlike_mlflow(server) from None
         is_told = model.creation_timestamp is not None and model.last_updated_timestamp is not None
         stamp = model.model_dump(exclude={"aliases"}) if is_told else None
-        made = {v.version: at for v in model.latest_versions or () if (at := v.creation_timestamp) is not None}
+        made = {v.version: at for v in model.latest_versions if (at := v.creation_timestamp) is not None}
         return Model({a.alias: a.version for a in model.aliases or ()}, stamp, made)
 
     async def created(self, server: str, name: str, own: Credentials | None, version: str) -> int | None:

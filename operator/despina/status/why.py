@@ -197,9 +197,9 @@ def _in_vain(o: Observed, plan: Plan) -> Iterator[str]:
 
 
 def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
-    left = duration(o.program.spec.rollout.blue_green.progress_deadline_seconds - plan.clock.elapsed(now))
+    left = o.program.spec.rollout.blue_green.progress_deadline_seconds - plan.clock.elapsed(now)
     waits = _to_take_in(o, plan) if plan.strategy and plan.strategy.name == "HotSwap" else _to_be_ready(o, plan)
-    yield f"It waits {waits}; given up in {left}."
+    yield f"It waits {waits}{f'; given up in {duration(left)}' if left > 0 else ''}."
     if plan.candidate and plan.candidate.base != o.active:
         yield from _pods_say(o, plan.candidate.base)
 
@@ -207,6 +207,8 @@ def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
 def _to_take_in(o: Observed, plan: Plan) -> str:
     pods, revision = o.ready_pods(o.active), plan.candidate.hash if plan.candidate else ""
     late = [p for p in pods if not holds(p, revision)]
+    if pods and not late:
+        return "for its Service to lead to the pods, which have taken it in"
     named = "; ".join(f"pod {p.name} {_taking_in(p, revision)}" for p in late[:NAMED])
     return f"for {len(late)} of {len(pods)} pods to take it in" + (f" ({named})" if named else "")
 

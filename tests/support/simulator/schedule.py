@@ -101,11 +101,13 @@ class Kind:
     """What must hold after each event, beside what must hold for all kinds."""
 
 
-def run(kind: Kind, natures: dict[str, Nature], schedule: list[tuple[str, Any]]) -> World:
-    """A program's first version comes up, everything happens, and it comes to rest: as it is, and with all going on."""
+def run(kind: Kind, natures: dict[str, Nature], schedule: list[tuple[str, Any]], is_up: bool = True) -> World:
+    """A program's first version comes up, if it is given the time, everything happens, and the program comes to rest:
+    as it is, and with all going on."""
     with simulated():
         world = World(kind.spec(), natures)
-        rest(world)
+        if is_up:
+            rest(world)
         for name, value in schedule:
             happen(world, name, value)
             kind.always(world)

@@ -91,7 +91,7 @@ class Truth:
         self.preparing = 0.0
         self.gating: dict[str, float] = {}
         self.begun: dict[str, str] = {}
-        self.is_damaged = self.by_hand = False
+        self.by_hand = False
         self.adds_up = True
         """Whether time is added up here: not that of two operators, nor what stood on no record."""
         self.lost: set[str] = set()
@@ -134,7 +134,6 @@ class Truth:
 
     def record_damaged(self, which: str) -> None:
         """One of the two records of what was decided and handled may be lost; with both of them, all may be."""
-        self.is_damaged = True
         self.lost |= {which, *self._older(which)}
         if self.lost == {"status", "Service"}:
             self._forget()
@@ -148,7 +147,7 @@ class Truth:
 
     def memory_lost(self) -> None:
         """Both records are gone: nothing is convicted any more, and annotations that are there count as handled."""
-        self.is_damaged = self.knows_nothing = True
+        self.knows_nothing = True
         self._forget()
         if not self._is_read():
             for setting in (*self.settings.values(), *self.last_seen.values()):
@@ -252,7 +251,10 @@ class Truth:
             self.sizes[name] = (base, document["spec"].get("replicas", 1))
         size = self.sizes[name][1] if document else 0
         if operator and operator.observed and base == self.world.active and before and not size:
-            spec = operator.observed.program.spec
+            o, plan = operator.observed, operator.plan
+            if base not in (o.active, plan.target and plan.target.base):
+                return  # somebody led callers there after this pass had looked
+            spec = o.program.spec
             is_asked = wanted_none(spec) or spec.rollout.strategy == "Recreate"
             self.check(is_asked or _recreates(operator), "the operator took away the pods that callers reach")
 
@@ -385,8 +387,9 @@ class Truth:
         self.can_erase = ("Deployment", "patch") not in self.world.api.refused
         then, counted, step = self.was
         passed = max(0.0, now - max(then, operator.began)) if counted else 0.0  # nobody looked before
-        self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
         candidate = plan.candidate.hash if plan.candidate else None
+        self.adds_up |= candidate not in (None, self.candidate)  # its time begins now
+        self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
         self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
         if failed and any(self._names(q.dump(), self.candidate) for q in plan.quarantined):
@@ -469,12 +472,9 @@ class Truth:
         if reason == "Aborted":
             setting = seen.settings.get(ABORT)
             self._acted(ABORT, setting.value if setting else "", seen, f"version {version} was aborted")
-        if not self.is_damaged:
-            is_unlucky = self.world.unlucky[conviction.model] > 1  # a process that gives up twice is not tried again
-            why = None if is_unlucky else self._unjust(self.world.nature_of(conviction.model), entry)
-            self.check(
-                why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}"
-            )
+        is_unlucky = self.world.unlucky[conviction.model] > 1  # a process that gives up twice is not tried again
+        why = None if is_unlucky else self._unjust(self.world.nature_of(conviction.model), entry)
+        self.check(why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}")
 
     def _model_of(self, entry: Document, o: Any) -> ModelRef:
         """The version that an entry is about: of all that there were, or as the registry has it now."""
@@ -508,7 +508,7 @@ class Truth:
             if setting and setting.value == version:
                 self._acted(RETRY, version, seen, f"version {version} was tried again")
             else:
-                self.check(self.is_damaged, f"version {version} is no longer quarantined, though nobody asked for that")
+                self.check(False, f"version {version} is no longer quarantined, though nobody asked for that")
 
     def passed(self, operator: Operator, error: Exception | None) -> None:
         """A pass ended. What it did not move must be what the status names."""
