@@ -15,9 +15,10 @@ from despina.wire import FailureReason
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import MANIFEST, STATE, write
+from despina_runtime.program.artifact import CODE as CODE_FOLDER
+from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
 from despina_runtime.program.interface import interface_of
-from despina_runtime.program.load import load_despina
+from despina_runtime.program.load import check_same_code, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.samples import sample
@@ -112,6 +113,45 @@ def test_a_changed_file_is_refused_before_it_runs(make, file):
     error = fails(folder)
     assert error.failure.reason == FailureReason.ARTIFACT_CORRUPT
     assert Path(file).name in str(error)
+
+
+@pytest.mark.parametrize("file", ["unlisted_neighbour.py", "own/__init__.py", "__pycache__/listed.cpython-311.pyc", "fast.so"])
+def test_code_that_is_not_listed_is_refused_before_anything_runs(make, file):
+    folder = make("listed")
+    (folder / CODE_FOLDER / file).parent.mkdir(exist_ok=True)
+    (folder / CODE_FOLDER / file).write_bytes(b"raise SystemExit")
+    error = fails(folder)
+    assert error.failure.reason == FailureReason.ARTIFACT_CORRUPT
+    assert f"code/{file}" in str(error)
+    assert "listed" not in sys.modules
+
+
+def test_a_link_out_of_the_artefact_is_refused(make, tmp_path):
+    folder = make("linked")
+    (folder / CODE_FOLDER / "away").symlink_to(tmp_path / "src", target_is_directory=True)
+    assert fails(folder).failure.reason == FailureReason.ARTIFACT_CORRUPT
+
+
+def test_another_versions_unlisted_code_is_refused_beside_a_running_one(make, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = make("beside")
+    running = load_despina(folder)
+    assert load_despina(folder).manifest == running.manifest, "what ran has left nothing in its folder"
+    (folder / CODE_FOLDER / "unlisted_neighbour.py").touch()
+    with pytest.raises(ProgramError) as caught:
+        check_same_code(folder, running)
+    assert caught.value.failure.reason == FailureReason.ARTIFACT_CORRUPT
+
+
+def test_a_state_brings_no_lm(make):
+    folder = make("owned")
+    state = json.loads((folder / STATE).read_bytes())
+    lm = dspy.LM("openai/theirs", api_key="none").dump_state()
+    state = {k: v | {"lm": lm} if "signature" in v else v for k, v in state.items()}
+    (folder / STATE).write_text(json.dumps(state))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"state_sha256": sha256(folder / STATE)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert [p.lm for p in load_despina(folder).program.predictors()] == [None]
 
 
 def test_what_the_image_lacks_is_named_before_anything_is_imported(make):

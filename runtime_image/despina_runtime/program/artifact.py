@@ -2,7 +2,7 @@
 
     despina.json      entry point, signature, code files with digests, requirements, the format's version
     state.json        what `dump_state()` gives (instructions, demonstrations), without any LM
-    code/             the files that the entry point is imported from
+    code/             the files that the entry point is imported from, all of them listed in despina.json
     requirements.txt  what must be installed beside dspy
 
 Both formats of `mlflow.dspy.log_model` are pickles and hold the configured LM's API key in plain text.

@@ -136,6 +136,7 @@ def load_despina(
     """Load Despina's own format: verify, import, construct, restore the compiled state."""
     manifest = read_manifest(folder)
     check_requirements(manifest.requirements)
+    sys.dont_write_bytecode = True  # it would lie beside the code, as a file that nobody listed
     if str(folder / CODE) not in sys.path:
         sys.path.insert(0, str(folder / CODE))
     module, _, name = manifest.entrypoint.partition(":")
@@ -146,13 +147,20 @@ def load_despina(
     check_paths(program, modules)
     state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
     program.load_state(state)
+    _forget_lms(program)
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
     interface = interface_of(program, manifest.signature)
     return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest)
 
 
+def _forget_lms(program: dspy.Module) -> None:
+    """The manifest says which LM is used: one of the state's would know no cache, breaker, price or deadline."""
+    for predictor in program.predictors():
+        predictor.lm = None
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, once every file's digest is as it says."""
+    """The manifest, once every file's digest is as it says, and no other file is where code is imported from."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as exc:
@@ -162,6 +170,9 @@ def read_manifest(folder: Path) -> Manifest:
     for path, digest in expected.items():
         if not (folder / path).is_file() or sha256(folder / path) != digest:
             raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{path} is not what {MANIFEST} says")
+    there = (p for p in (folder / CODE).rglob("*") if p.is_symlink() or not p.is_dir())
+    if unlisted := sorted({str(p.relative_to(folder)) for p in there} - expected.keys()):
+        raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{MANIFEST} does not list {', '.join(unlisted)}")
     return manifest
 
 
@@ -195,6 +206,5 @@ def load_mlflow(folder: Path, allow_pickle: bool) -> Loaded:
         )
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     program = compat.load_mlflow_model(folder)
-    for predictor in program.predictors():
-        predictor.lm = None  # the manifest says which LM is used
+    _forget_lms(program)
     return Loaded(program, interface_of(program))
