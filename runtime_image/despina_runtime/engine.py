@@ -44,7 +44,7 @@ from despina_runtime.pipeline.call import Call
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
 from despina_runtime.pipeline.shadow import Ask, Shadow
-from despina_runtime.problem import Problem, unexpected
+from despina_runtime.problem import as_problem
 from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
@@ -245,7 +245,7 @@ class Engine:
         try:
             await revision.try_out(body)
         except Exception as exc:
-            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            problem = as_problem(exc)
             text = f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
             self._tries[subject] = TryReport(ok=False, message=text[:1024])
         else:

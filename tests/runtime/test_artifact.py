@@ -115,7 +115,9 @@ def test_a_changed_file_is_refused_before_it_runs(make, file):
     assert Path(file).name in str(error)
 
 
-@pytest.mark.parametrize("file", ["unlisted_neighbour.py", "own/__init__.py", "__pycache__/listed.cpython-311.pyc", "fast.so"])
+@pytest.mark.parametrize(
+    "file", ["unlisted_neighbour.py", "own/__init__.py", "__pycache__/listed.cpython-311.pyc", "fast.so"]
+)
 def test_code_that_is_not_listed_is_refused_before_anything_runs(make, file):
     folder = make("listed")
     (folder / CODE_FOLDER / file).parent.mkdir(exist_ok=True)

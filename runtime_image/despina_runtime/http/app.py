@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 
 from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.http.asgi import (
@@ -35,7 +36,7 @@ from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow
-from despina_runtime.problem import Problem, unexpected
+from despina_runtime.problem import Problem, as_problem
 from despina_runtime.program.load import Loaded
 
 CLOSE = (b"connection", b"close")
@@ -60,7 +61,7 @@ class Service:
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
-        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)])
+        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)], config.limits.max_request_bytes)
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
@@ -87,7 +88,8 @@ class Service:
         elif path.startswith("/modules/") and path.endswith("/execute"):
             await self._execute_module(path, scope, receive, send)
         else:
-            await self._routes(scope, receive, with_headers(send, self.headers))
+            with suppress(Exception):  # it was answered and told, and Starlette raises it again
+                await self._routes(scope, receive, with_headers(send, self.headers))
 
     async def _execute_module(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -116,7 +118,7 @@ class Service:
         except Disconnected:
             status = 499
         except Exception as exc:
-            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            problem = as_problem(exc)
             status = problem.status
             if self._tally and 400 <= status < 500 and status != 429:
                 self._tally.refuse()
@@ -143,8 +145,9 @@ class Service:
 
         async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:
             try:
-                return (await self.run(orjson.dumps(arguments), headers)).body
-            except Problem as problem:
+                return (await self.run(to_json(arguments, inf_nan_mode="constants"), headers)).body
+            except Exception as exc:
+                problem = as_problem(exc)
                 raise Refusal(f"{problem.title}: {problem.detail}".removesuffix(": ")) from None
 
         return Offer(config.program, loaded.interface.instructions, schema["inputs"], schema["outputs"], call)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from pydantic_core import from_json
 
 from despina_runtime.http.asgi import Receive, Scope, Send
 
@@ -34,8 +34,10 @@ class Offer:
 class McpEndpoint:
     """An ASGI application. The SDK is imported, and its tasks are started, at the first request."""
 
-    def __init__(self, name: str, offers: Sequence[Offer]) -> None:
+    def __init__(self, name: str, offers: Sequence[Offer], largest_body: int) -> None:
+        """`largest_body`: a request beyond so many bytes is refused with 413."""
         self._name = name
+        self._largest_body = largest_body
         self._offers = {offer.name: offer for offer in offers}
         self._manager: Any = None
         self._living: asyncio.Task[None] | None = None
@@ -53,7 +55,9 @@ class McpEndpoint:
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
         server: Any = Server(self._name, on_list_tools=self._list, on_call_tool=self._call)
-        self._manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+        self._manager = StreamableHTTPSessionManager(
+            server, json_response=True, stateless=True, max_request_body_size=self._largest_body
+        )
         async with self._manager.run():
             self._ready.set()
             await asyncio.Event().wait()
@@ -80,7 +84,7 @@ class McpEndpoint:
             result = await offer.call(params.arguments or {}, headers)
         except Refusal as exc:
             return CallToolResult(content=[TextContent(text=str(exc))], is_error=True)
-        value = orjson.loads(result)
+        value = from_json(result)
         structured = value if is_object(offer.returns) else {"result": value}
         return CallToolResult(content=[TextContent(text=result.decode())], structured_content=structured)
 

@@ -15,9 +15,9 @@ from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestEr
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
-from despina_runtime.problem import Problem, deadline_exceeded
+from despina_runtime.problem import Problem, deadline_exceeded, place_of
 from despina_runtime.tools.api import Toolbox
-from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolTimeout
+from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolTimeout
 
 log = logging.getLogger(__name__)
 UNREADABLE = "{}: it could not be read in the format that was asked for"
@@ -107,11 +107,12 @@ def problem_of(exc: Exception) -> Problem:
         fault = "Timeout" if status == 504 else "Upstream"
         return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
     if isinstance(exc, ToolError) and not isinstance(exc, ToolArgumentsInvalid):
-        log.warning("Tool failed tool=%s error=%s message=%s", exc.tool, kind, exc)
+        said = "" if isinstance(exc, ToolFailed) else str(exc)  # what was executed may quote its arguments
+        log.warning("Tool failed tool=%s error=%s message=%r", exc.tool, kind, said)
         status, fault = (504, "Timeout") if isinstance(exc, ToolTimeout) else (502, "Upstream")
         title = f"The tool {exc.tool} could not be used"
         return Problem(status, "tool-failure", title, kind, fault=fault, can_fall_back=True)  # type: ignore[arg-type]
-    log.exception("Program raised", exc_info=exc)
+    log.error("Program raised error=%s\n%s", kind, place_of(exc))
     return Problem(500, "program-error", "The program raised an error", kind, fault="Program", can_fall_back=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import dspy
@@ -9,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
-from despina_runtime.problem import Problem, invalid_input
+from despina_runtime.problem import UNFIT, Problem, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
+
+log = logging.getLogger(__name__)
 
 
 class Parse:
@@ -32,6 +35,11 @@ def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
         return by_name(interface.inputs.model_validate_json(body))
     except ValidationError as exc:
         raise invalid_input(exc) from None
+    except Exception as exc:  # a type may refuse a value in a way of its own
+        kind = type(exc).__name__
+        log.warning("Input refused error=%s\n%s", kind, place_of(exc))
+        error = {"field": "(body)", "message": f"a type of the program's refused it: {kind}"}
+        raise Problem(422, "invalid-input", UNFIT, error["message"], (error,)) from None
 
 
 class Validate:

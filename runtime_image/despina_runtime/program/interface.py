@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import dspy
@@ -33,6 +34,10 @@ class Interface:
             "outputs": self.outputs.model_json_schema(mode="serialization"),
         }
 
+    def without_instructions(self) -> Interface:
+        """The same but for the words that an LM is instructed with."""
+        return replace(self, instructions="")
+
 
 def by_name(model: BaseModel) -> dict[str, Any]:
     """A model's fields. `dict(model)` would take one that is called `keys` for the method."""
@@ -54,6 +59,21 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
         outputs=_model("Outputs", signature.output_fields, extra="ignore"),
         instructions=signature.instructions,
     )
+
+
+def modules_of(program: dspy.Module) -> dict[str, dspy.Module]:
+    """Every module by its path within the program (`rewrite`, `steps[0]`, `answer.predict`)."""
+    named = {name.removeprefix("self").lstrip("."): module for name, module in program.named_sub_modules()}
+    return {path: module for path, module in named.items() if path}  # without the program itself
+
+
+def module_interfaces(program: dspy.Module) -> dict[str, Interface]:
+    """The interfaces of those modules that show theirs, by path."""
+    found = {}
+    for path, module in modules_of(program).items():
+        with suppress(ProgramError):
+            found[path] = interface_of(module)
+    return found
 
 
 def declared_signature(declared: str) -> type[dspy.Signature]:
@@ -100,4 +120,6 @@ def _field(field: FieldInfo) -> Any:
     description = None if text.startswith("${") else text or None
     if field.is_required():
         return Field(description=description)
+    if field.default_factory:
+        return Field(default_factory=field.default_factory, description=description)
     return Field(default=field.default, description=description)

@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from despina_runtime import compat
 from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import folder_of
-from despina_runtime.program.interface import Interface, interface_of
+from despina_runtime.program.interface import Interface, interface_of, module_interfaces, modules_of
 from despina_runtime.program.served import prepare
 from despina_runtime.program.unservable import ProgramError
 
@@ -46,6 +46,8 @@ class Loaded:
     """Whether it runs on the event loop; known after the warm-up."""
     manifest: Manifest | None = None
     """What the artefact says of itself; None for a pickle."""
+    modules: Mapping[str, Interface] = field(default_factory=dict)
+    """Interfaces of those modules that show theirs, by path (`rewrite`, `steps[0]`, `answer.predict`)."""
     digest: str = ""
     """Of the compiled state."""
 
@@ -100,15 +102,9 @@ def _state_of(config: RuntimeConfig, version: str, cache: Path) -> dict[str, Any
     return state
 
 
-def module_paths(program: dspy.Module) -> list[str]:
-    """Every module's path within the program (`rewrite`, `steps[0]`, `answer.predict`)."""
-    names = [name.removeprefix("self").lstrip(".") for name, _ in program.named_sub_modules()]
-    return [name for name in names if name]
-
-
 def check_paths(program: dspy.Module, modules: Iterable[ModuleConfig]) -> None:
     """Raise UNKNOWN_MODULE, with the paths that there are."""
-    known = module_paths(program)
+    known = list(modules_of(program))
     unknown = [m.path for m in modules if m.path not in known]
     if unknown:
         text = f"spec.modules: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
@@ -144,13 +140,14 @@ def load_despina(
     for part in name.split("."):
         factory = getattr(factory, part)
     program = factory()
+    # As the author wrote them: what it was compiled to, the state brings, and no caller is told.
+    interface, of_modules = interface_of(program, manifest.signature), module_interfaces(program)
     check_paths(program, modules)
     state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
     program.load_state(state)
     _forget_lms(program)
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-    interface = interface_of(program, manifest.signature)
-    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest)
+    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest, modules=of_modules)
 
 
 def _forget_lms(program: dspy.Module) -> None:
@@ -207,4 +204,6 @@ def load_mlflow(folder: Path, allow_pickle: bool) -> Loaded:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     program = compat.load_mlflow_model(folder)
     _forget_lms(program)
-    return Loaded(program, interface_of(program))
+    # Nobody knows which of a pickle's instructions are its author's, and which it was compiled to.
+    modules = {path: i.without_instructions() for path, i in module_interfaces(program).items()}
+    return Loaded(program, interface_of(program).without_instructions(), modules=modules)
