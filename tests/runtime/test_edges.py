@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -13,8 +15,12 @@ import pytest
 
 from despina.wire import LimitsConfig, ModelRef, RuntimeConfig
 from despina_runtime.engine import Engine
+from despina_runtime.http.asgi import send_body
+from despina_runtime.http.server import make_server, open_port
+from despina_runtime.http.sessions import Sessions, Variables
 from despina_runtime.program.artifact import write
 from despina_runtime.program.load import load_despina
+from tests.support.world import eventually
 
 MODULE = "repeating"
 CODE = '''
@@ -145,3 +151,98 @@ async def test_an_error_of_a_programs_is_logged_by_its_kind_and_place(served, ca
     assert "ValueError" in caplog.text
     assert f'{MODULE}.py", line' in caplog.text
     assert "Jane" not in caplog.text
+
+
+async def test_a_session_that_cannot_be_read_is_a_session_that_is_not_known(tmp_path):
+    sessions = Sessions(tmp_path, 60, None, ["main"])
+    await sessions.put("mine", b'{"lm": "main"}')
+    for damage in (b"\xff", b"[]", b'{"lm": 1}', b'{"of": "a later release"}', b""):
+        sessions._node.put("session:mine", damage)
+        assert await sessions.get("mine") == Variables()
+    await sessions.put("mine", b'{"lm": "main"}')
+    assert (await sessions.get("mine")).lm == "main"
+    sessions.close()
+
+
+async def answered(scope, receive, send) -> None:
+    """An application that reads all of the body, waits for `go` where the path says so, and answers."""
+    while (message := await receive()).get("more_body"):
+        pass
+    if message["type"] == "http.request":
+        if scope["path"] == "/slow":
+            await GO.wait()
+        await send_body(send, 200, b"{}")
+
+
+GO = asyncio.Event()
+
+
+@contextlib.asynccontextmanager
+async def listening(app, graceful_seconds: int):
+    """The address of a server of this process."""
+    port = open_port("127.0.0.1", 0)
+    server = make_server(app, graceful_seconds, arrival_seconds=graceful_seconds)
+    serving = asyncio.create_task(server.serve(sockets=[port]))
+    await until("it listens", lambda: server.started)
+    yield port.getsockname()
+    server.should_exit = True
+    await serving
+
+
+async def until(what: str, check) -> None:
+    await asyncio.to_thread(eventually, what, check, 20)
+
+
+HEAD = b"POST /execute HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+WHOLE = HEAD + b"\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /exe", HEAD, HEAD + b"\r\n", HEAD + b"\r\n{", WHOLE + HEAD + b"\r\n{"],
+    ids=["nothing", "half a line", "half a head", "no body", "half a body", "half a second body"],
+)
+async def test_a_request_that_does_not_arrive_in_time_ends_its_connection(sent):
+    async with listening(answered, 1) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(sent)
+        assert (await reader.read()).count(b"200 OK") == (WHOLE in sent)
+        writer.close()
+
+
+async def test_one_that_is_answered_slowly_and_one_that_is_kept_are_left_alone():
+    GO.clear()
+    async with listening(answered, 1) as address, asyncio.timeout(30):
+        slow, kept, late = [await asyncio.open_connection(*address) for _ in range(3)]
+        slow[1].write(WHOLE.replace(b"/execute", b"/slow"))
+        kept[1].write(WHOLE)
+        assert b"200 OK" in await kept[0].readuntil(b"{}")
+        late[1].write(HEAD)
+        await late[0].read()  # by now the others would have been ended, too
+        GO.set()
+        assert b"200 OK" in await slow[0].readuntil(b"{}")
+        kept[1].write(WHOLE)
+        assert b"200 OK" in await kept[0].readuntil(b"{}")
+        for _, writer in (slow, kept, late):
+            writer.close()
+
+
+async def test_more_connections_than_there_may_be_are_refused(monkeypatch):
+    monkeypatch.setattr("despina_runtime.http.server.MOST_CONNECTIONS", 3)
+    async with listening(answered, 5) as address, asyncio.timeout(20):
+        pairs = [await asyncio.open_connection(*address) for _ in range(4)]
+        pairs[3][1].write(WHOLE)
+        assert b" 503 " in await pairs[3][0].readline()
+        for _, writer in pairs:
+            writer.close()
+
+
+async def test_a_websocket_is_answered_like_any_other_get(served):
+    client = served()
+    upgrade = b"GET /execute HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    key = b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with listening(client._transport.app, 1) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(upgrade + key)
+        assert b" 405 " in await reader.readline()
+        writer.close()

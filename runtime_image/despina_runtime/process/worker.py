@@ -71,7 +71,7 @@ async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: s
     settle()
     # A request leaves few cycles behind, so that the young generation need not be looked through every twenty requests.
     gc.set_threshold(10_000, 10, 10)
-    server = make_server(engine, config.request_timeout_seconds)
+    server = make_server(engine, config.request_timeout_seconds, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     _say(writer, {"loaded": True})
     joined = asyncio.Event()

@@ -278,7 +278,7 @@ async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.max_in_flight, "tool"))
     functions = chosen(config, find_tools(config.packages))
     app = Host(config, functions)
-    server = make_server(app, config.timeout_seconds)
+    server = make_server(app, config.timeout_seconds, config.timeout_seconds)
     serving = asyncio.create_task(server.serve(sockets=[open_port(host, config.port)]))
     beside = [asyncio.create_task(app.check())]
     if admin_port is not None:
