@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from despina.api.revision import revision_of
-from despina.desired.labels import PROMOTE, RESTART
+from despina.desired.labels import ACTIVATED_AT, PROMOTE, RESTART
 from tests.support.simulator import nature
 from tests.support.simulator.api import STATUS
 from tests.support.simulator.operator import NAME
@@ -73,8 +73,10 @@ def _status(world: World) -> None:
 
 
 def _is_anything_known(world: World) -> bool:
-    """Whether there is a version that could run."""
-    return asked(world) is not None or bool(world.truth.runnable())
+    """Whether there is a version that could run. Of a first one that callers reached no pass may know that they did."""
+    notes = [d["metadata"].get("annotations", {}) for d in world.api.of("Deployment").values()]
+    has_served = "active" in world.status or any(ACTIVATED_AT in each for each in notes)
+    return asked(world) is not None or (has_served and bool(world.truth.runnable()))
 
 
 def _serving(world: World) -> None:

@@ -99,14 +99,15 @@ class Kind:
     events: tuple[str, ...]
     always: Callable[[World], None] = lambda world: None
     """What must hold after each event, beside what must hold for all kinds."""
+    is_up: bool = True
+    """Whether the first version has come up before anything happens."""
 
 
-def run(kind: Kind, natures: dict[str, Nature], schedule: list[tuple[str, Any]], is_up: bool = True) -> World:
-    """A program's first version comes up, if it is given the time, everything happens, and the program comes to rest:
-    as it is, and with all going on."""
+def run(kind: Kind, natures: dict[str, Nature], schedule: list[tuple[str, Any]]) -> World:
+    """A program's first version comes up, everything happens, and it comes to rest: as it is, and with all going on."""
     with simulated():
         world = World(kind.spec(), natures)
-        if is_up:
+        if kind.is_up:
             rest(world)
         for name, value in schedule:
             happen(world, name, value)
@@ -186,6 +187,7 @@ KINDS = {
         partial(manifest, evaluates=True, blue_green={"autoPromotion": "Disabled"}),
         (*WAY, *PEOPLE, *HANDS, *HANDS, *MISFORTUNE),
     ),
+    "first start": Kind(partial(manifest, replicas=2), ALL, is_up=False),
     "damaged": Kind(partial(manifest, evaluates=True), (*WAY, *PEOPLE, *HANDS, *DAMAGE, *DAMAGE)),
     "availability": Kind(
         partial(manifest, replicas=2),
