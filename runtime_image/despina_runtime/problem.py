@@ -68,6 +68,14 @@ def invalid_input(exc: ValidationError) -> Problem:
     return Problem(422, "invalid-input", UNFIT, detail, found)
 
 
+def by_field(exc: ValidationError) -> dict[str, str]:
+    """What is wrong, by the field that it is in; without the values, as above."""
+    wrong: dict[str, list[str]] = {}
+    for error in invalid_input(exc).errors:
+        wrong.setdefault(error["field"].partition(".")[0], []).append(f"{error['field']}: {error['message']}")
+    return {field: "; ".join(reasons) for field, reasons in wrong.items()}
+
+
 def unexpected(exc: Exception) -> Problem:
     """500 for what is Despina's own fault; what it was stands in the log."""
     log.error("Unexpected error=%s\n%s", type(exc).__name__, place_of(exc))

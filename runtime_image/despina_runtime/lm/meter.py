@@ -33,8 +33,6 @@ class Meter:
     cost: Decimal | None = None
     pending: list[tuple[str, bytes]] = field(default_factory=list)
     """LM answers to keep once the whole request turned out well."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """Output fields that the program got wrong, and why: what a second try is told."""
     trace: tuple[tuple[str, str], ...] = ()
     """Headers of the caller's trace, for whoever is called on the way."""
 

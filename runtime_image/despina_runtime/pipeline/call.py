@@ -64,7 +64,6 @@ class Rejected(Exception):
 
     def __init__(self, fields: dict[str, str]) -> None:
         super().__init__("; ".join(fields.values()))
-        self.fields = fields
 
 
 class Step(Protocol):

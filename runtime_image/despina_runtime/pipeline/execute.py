@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMRateLimitError, LMTimeoutError
 
+from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
@@ -20,7 +21,6 @@ from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolTimeout
 
 log = logging.getLogger(__name__)
-UNREADABLE = "{}: it could not be read in the format that was asked for"
 
 
 class Execute:
@@ -47,7 +47,7 @@ class Execute:
 
         Raises:
             Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
-            Rejected: an LM's answer could not be read.
+            Rejected: an LM's answer could not be read, nor that of a second try.
         """
         own = self._lms.context(call.lm, call.temperature)
         try:
@@ -57,7 +57,7 @@ class Execute:
         except TimeoutError:
             raise deadline_exceeded() from None
         except AdapterParseError as exc:
-            raise Rejected({name: UNREADABLE.format(name) for name in exc.signature.output_fields}) from None
+            raise Rejected(unreadable(exc)) from None
         except Exception as exc:
             raise problem_of(exc) from exc
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
-from despina_runtime.problem import UNFIT, Problem, invalid_input, place_of
+from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
 class Validate:
     """Holds outputs to the types and bounds of the signature, which DSPy does not enforce.
 
-    A rejected answer is asked for once more, with what was wrong with it.
+    Whatever the program did on the way to a bad one is done: it is not run again. A predictor's own bad answer has been
+    asked for once more by then (`lm/adapters.py`).
     """
 
     def __init__(self, interface: Interface, execute: Execute) -> None:
@@ -53,21 +54,12 @@ class Validate:
         self._execute = execute
 
     async def __call__(self, call: Call) -> Answer:
-        """The outputs as JSON; Problem 502 when the second try is no better."""
+        """The outputs as JSON; Problem 502 when they do not fit."""
         try:
-            return await self._try(call)
-        except Rejected as rejected:
-            call.meter.rejected = rejected.fields
-            call.meter.pending.clear()
-        try:
-            return await self._try(call)
+            return Answer(render_outputs(self._interface, await self._execute.run(call)))
         except Rejected as rejected:
             title = "The program's output does not fit its signature"
             raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
-
-    async def _try(self, call: Call) -> Answer:
-        prediction = await self._execute.run(call)
-        return Answer(render_outputs(self._interface, prediction))
 
 
 def render_outputs(interface: Interface, prediction: Any) -> bytes:
@@ -82,11 +74,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
         ) from None
     except ValidationError as exc:
-        wrong: dict[str, list[str]] = {}
-        for error in invalid_input(exc).errors:
-            field = error["field"].partition(".")[0]
-            wrong.setdefault(field, []).append(f"{error['field']}: {error['message']}")
-        raise Rejected({field: "; ".join(reasons) for field, reasons in wrong.items()}) from None
+        raise Rejected(by_field(exc)) from None
     return outputs.model_dump_json().encode()
 
 
