@@ -34,6 +34,8 @@ SIGNATURE_HEADER = "despina-signature"
 VERSION_HEADER = "despina-model-version"
 DEGRADED_HEADER = "despina-degraded"
 FALLBACK_HEADER = "despina-fallback"
+TOOLS_HEADER = "despina-tools"
+"""`Refuse` in a request that a Shadow gate repeats: what is NonIdempotent must not be executed for it."""
 EXECUTED_HEADER = "despina-executed"
 """`no` in an answer of a tool that refused the call before it did anything, so that it may be made elsewhere."""
 DRAINING_HEADER = "despina-draining"
@@ -350,11 +352,16 @@ class Failure(Document):
             return None
 
 
+TrialTools = Literal["Refuse", "Execute"]
+"""What becomes of NonIdempotent tools while a gate tries a version; the others are executed."""
+
+
 class ShadowConfig(Document):
     """Which of the live requests are asked of a candidate too, and where it is."""
 
     revision: str
     percent: int
+    tools: TrialTools = "Refuse"
     url: str | None = None
     """The candidate's address; None when this pod holds it."""
 
@@ -385,6 +392,7 @@ class Order(Document):
     subject: str = Field(default="", max_length=253)
     config: RuntimeConfig | None = None
     inputs: dict[str, Any] | None = None
+    tools: TrialTools = "Refuse"
     shadow: ShadowConfig | None = None
     namespace: str
     pod: str
@@ -551,6 +559,7 @@ class EvaluationConfig(Document):
     metric: str
     max_examples: int
     budget_usd: str | None = None
+    tools: TrialTools = "Refuse"
 
 
 class EvaluationResult(Report):

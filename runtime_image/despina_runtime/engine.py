@@ -23,6 +23,7 @@ import aiohttp
 from despina.wire import (
     CERTAIN,
     FALLBACK_HEADER,
+    TOOLS_HEADER,
     Failure,
     FailureReason,
     HeldRevision,
@@ -30,6 +31,7 @@ from despina.wire import (
     PodState,
     RuntimeConfig,
     ShadowConfig,
+    TrialTools,
     TryReport,
 )
 from despina_runtime.breaker import State
@@ -49,7 +51,7 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
-from despina_runtime.tools.api import SERVING, make_toolbox, rehearsing
+from despina_runtime.tools.api import SERVING, make_toolbox, refusal_of, rehearsing
 from despina_runtime.tools.grid import Grid
 
 if TYPE_CHECKING:
@@ -101,10 +103,13 @@ class Revision:
         await self.service.close()
         await self.lms.close()
 
-    async def try_out(self, body: bytes) -> bytes:
-        """The outputs for one body, past cache, limits and fallback; raises Problem."""
+    async def try_out(self, body: bytes, refusal: str) -> bytes:
+        """The outputs for one body, past cache, limits and fallback, and without NonIdempotent tools where `refusal`
+        says why; raises Problem."""
         deadline = asyncio.get_running_loop().time() + self.config.request_timeout_seconds
-        return (await self._trial(Call(body, deadline, self.config.lm))).body
+        call = Call(body, deadline, self.config.lm)
+        call.refusal = refusal
+        return (await self._trial(call)).body
 
 
 class Engine:
@@ -154,7 +159,7 @@ class Engine:
             case "Release":
                 self._release(order.subject)
             case "Try":
-                self._try(order.subject, order.inputs or {})
+                self._try(order.subject, order.inputs or {}, refusal_of(order.tools, "smoke"))
             case "Shadow":
                 self._shadow(order.shadow)
             case "OpenBreaker" | "CloseBreaker":
@@ -232,18 +237,18 @@ class Engine:
         if revision := self._held.pop(name, None):
             self._later(_free(revision))
 
-    def _try(self, subject: str, inputs: dict[str, Any]) -> None:
+    def _try(self, subject: str, inputs: dict[str, Any], refusal: str) -> None:
         if subject not in self._tries:
             while len(self._tries) >= TRIES_KEPT:
                 self._tries.pop(next(iter(self._tries)))
-            self._later(self._ask(subject, canonical(inputs)))
+            self._later(self._ask(subject, canonical(inputs), refusal))
 
-    async def _ask(self, subject: str, body: bytes) -> None:
+    async def _ask(self, subject: str, body: bytes, refusal: str) -> None:
         revision = self._held.get(subject.partition(":")[0])
         if revision is None:
             return
         try:
-            await revision.try_out(body)
+            await revision.try_out(body, refusal)
         except Exception as exc:
             problem = as_problem(exc)
             text = f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
@@ -261,11 +266,12 @@ class Engine:
 
     def _asker(self, config: ShadowConfig) -> Ask:
         if config.url:
-            return _Elsewhere(config.url, self.current.config).ask
+            return _Elsewhere(config.url, config.tools, self.current.config).ask
+        refusal = refusal_of(config.tools, "shadow")
 
         async def ask(body: bytes) -> bytes | None:
             candidate = self._held.get(config.revision)
-            return await candidate.try_out(body) if candidate else None
+            return await candidate.try_out(body, refusal) if candidate else None
 
         return ask
 
@@ -366,8 +372,9 @@ class Unwanted(Exception):
 class _Elsewhere:
     """A candidate in other pods, behind the preview Service."""
 
-    def __init__(self, url: str, config: RuntimeConfig) -> None:
+    def __init__(self, url: str, tools: TrialTools, config: RuntimeConfig) -> None:
         self._url = url
+        self._headers = {"content-type": "application/json", FALLBACK_HEADER: "1", TOOLS_HEADER: tools}
         self._token = KeyFile(config.auth_token_file)
         self._timeout = aiohttp.ClientTimeout(total=config.request_timeout_seconds)
         self._client: aiohttp.ClientSession | None = None
@@ -375,9 +382,8 @@ class _Elsewhere:
     async def ask(self, body: bytes) -> bytes | None:
         """The candidate's outputs; None for anything but a 200."""
         self._client = self._client or aiohttp.ClientSession(timeout=self._timeout)
-        headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
-        if token := self._token.read():
-            headers["authorization"] = f"Bearer {token}"
+        token = self._token.read()
+        headers = self._headers | ({"authorization": f"Bearer {token}"} if token else {})
         try:
             async with self._client.post(self._url, data=body, headers=headers) as response:
                 return await response.read() if response.status == 200 else None

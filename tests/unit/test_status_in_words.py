@@ -153,6 +153,13 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         SERVES, replace(failed(P), stuck=Quarantined(version="1", reason="LoadFailed", message="boom", at="t")), {"Ready": "False/LoadFailed boom"}),
     "a candidate that was paused": (SERVES, at("Paused"), {
         "UpToDate": "False/Paused version 2 waits: set spec.rollout.state to Active to go on"}),
+    "a candidate whose gates would do what they may not": (SERVES, replace(at("Refused"), refusal="x.tools: why"), {
+        "Ready": "True/Serving", "Progressing": "False/GateHasSideEffects x.tools: why",
+        "UpToDate": "False/GateHasSideEffects version 2 waits: x.tools: why"}),
+    "the same, where the manifest names the version": (
+        observed(NUMBERED, **serving(NUMBERED, "1")),
+        replace(at("Refused"), asked=revision_of(NUMBERED, ref("2")), refusal="x.tools: why"), {
+        "Ready": "False/GateHasSideEffects x.tools: why", "Available": "True/Serving"}),
     "a breaker that is open": (SERVES, Plan(breaker=BreakerStatus(state="Open", reason="9 of 9")), {"BreakerClosed": "False/BreakerOpen Open: 9 of 9"}),
     "a breaker that is probing": (SERVES, Plan(breaker=BreakerStatus(state="HalfOpen", reason="9 of 9")), {"BreakerClosed": "False/BreakerOpen HalfOpen: 9 of 9"}),
     "a breaker that has closed again": (SERVES, Plan(breaker=BreakerStatus(reason="9 of 9")), {"BreakerClosed": "True/Closed"}),

@@ -128,8 +128,8 @@ class RolloutStatus(ApiModel):
     strategy_reason: Sentence = ""
     """Why this strategy."""
     step: Word
-    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Paused or Suspended; or how it ended: Done,
-    Failed, RolledBack or Abandoned."""
+    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Refused, Paused or Suspended; or how it ended:
+    Done, Failed, RolledBack or Abandoned."""
     gates: Annotated[tuple[GateStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
     """The gates so far."""
     started_at: Word

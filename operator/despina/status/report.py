@@ -225,6 +225,8 @@ def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
     failed = plan.blocked if plan.blocked and plan.asked and _is_spec_driven(o, plan.asked) else plan.stuck
     if failed:
         return Finding(Type.READY, False, failed.reason, failed.message)
+    if plan.refusal and plan.asked and _is_spec_driven(o, plan.asked):
+        return Finding(Type.READY, False, Reason.GATE_HAS_SIDE_EFFECTS, plan.refusal)
     return Finding(Type.READY, base.status, base.reason, base.message)
 
 
@@ -264,6 +266,8 @@ def _on_its_way(o: Observed, plan: Plan) -> tuple[str, str] | None:
             note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
             state = "is started after what serves has ended" if plan.ends_first else "is ready"
             return Reason.AWAITING_PROMOTION, f"{version} {state}: {note}"
+        case "Refused":
+            return Reason.GATE_HAS_SIDE_EFFECTS, f"{version} waits: {plan.refusal}"
         case "Paused":
             return Reason.PAUSED, f"{version} waits: set spec.rollout.state to Active to go on"
         case "Suspended":
@@ -290,6 +294,8 @@ def progressing(o: Observed, plan: Plan, now: float) -> Finding:
         return Finding(Type.PROGRESSING, False, *plan.problem)
     if plan.asked is None:
         return Finding(Type.PROGRESSING, None if o.model.is_unknown else False, o.model.reason, o.model.message)
+    if plan.refusal:
+        return Finding(Type.PROGRESSING, False, Reason.GATE_HAS_SIDE_EFFECTS, plan.refusal)
     said = _pods_say(o, plan.candidate.base if plan.candidate else o.active)
     if said and said[0] == Reason.PODS_REFUSED:
         return Finding(Type.PROGRESSING, False, *said)

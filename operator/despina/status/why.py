@@ -180,6 +180,8 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
                 else "is ready and waits for a person"
             )
             yield f"It {state}: {_annotate(o, 'promote', plan.candidate.hash)}."
+        case "Refused":
+            yield f"It waits for a change of the manifest, {Reason.GATE_HAS_SIDE_EFFECTS}: {plan.refusal}."
         case "Paused":
             yield "It is held up until spec.rollout.state is Active."
         case "Suspended":

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from pydantic_core import to_json
 
-from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, VERSION_HEADER, RuntimeConfig
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.http.asgi import (
     Disconnected,
     EventStream,
@@ -38,6 +38,7 @@ from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Problem, as_problem
 from despina_runtime.program.load import Loaded
+from despina_runtime.tools.api import refusal_of
 
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
@@ -45,7 +46,9 @@ OPEN_PATHS = {"/healthz", "/readyz"}
 EVENTS = b"text/event-stream"
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
-CHOICES = SESSION, LM, FALLBACK, TRACE[0]
+TOOLS = TOOLS_HEADER.encode()
+CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0]
+SHADOWED = refusal_of("Refuse", "shadow")
 
 
 class Service:
@@ -183,6 +186,8 @@ class Service:
             call.lm = chosen.decode("latin-1")
             self._sessions.check_lm(call.lm)
         call.may_ask_others = FALLBACK not in headers
+        if headers.get(TOOLS) == b"Refuse":
+            call.refusal = SHADOWED
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
     async def _stream(self, corridor: Step, call: Call, receive: Receive, send: Send) -> None:

@@ -24,6 +24,8 @@ class Call:
     """Headers of the caller's trace."""
     emit: EmitField | None = None
     """Set when the caller wants the answer as it grows."""
+    refusal = ""
+    """Why no NonIdempotent tool may be executed for it; empty for a caller's request."""
     inputs: Mapping[str, Any] = MappingProxyType({})
     """The body as the program's inputs, once it was parsed."""
     _meter: Meter | None = None

@@ -18,7 +18,7 @@ from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
 from despina_runtime.problem import Problem, deadline_exceeded, place_of
 from despina_runtime.tools.api import Toolbox
-from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolTimeout
+from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +49,22 @@ class Execute:
             Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
             Rejected: an LM's answer could not be read, nor that of a second try.
         """
-        own = self._lms.context(call.lm, call.temperature)
+        own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
+        if toolbox and call.refusal:
+            toolbox = toolbox.refusing(call.refusal)
         try:
             async with asyncio.timeout_at(call.deadline):
-                with dspy.context(meter=call.meter, toolbox=self._toolbox, **own):
+                with dspy.context(meter=call.meter, toolbox=toolbox, **own):
                     return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
         except TimeoutError:
             raise deadline_exceeded() from None
         except AdapterParseError as exc:
             raise Rejected(unreadable(exc)) from None
         except Exception as exc:
-            raise problem_of(exc) from exc
+            problem = problem_of(exc)
+            if call.refusal:  # which may have led to it: no breaker and no watch shall hold it against the program
+                problem.fault = None
+            raise problem from exc
 
     async def _call(self, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:
@@ -106,6 +111,8 @@ def problem_of(exc: Exception) -> Problem:
         wait = exc.retry_after if status == 503 else None
         fault = "Timeout" if status == 504 else "Upstream"
         return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
+    if isinstance(exc, ToolRefused):
+        return Problem(403, "tool-refused", f"The tool {exc.tool} is not executed for this request", str(exc))
     if isinstance(exc, ToolError) and not isinstance(exc, ToolArgumentsInvalid):
         said = "" if isinstance(exc, ToolFailed) else str(exc)  # what was executed may quote its arguments
         log.warning("Tool failed tool=%s error=%s message=%r", exc.tool, kind, said)
