@@ -379,9 +379,9 @@ class Order(Document):
     one time to the next, or `key:KEY` or `revision:REVISION` to drop only those answers.
 
     `Prepare` loads the revision of `config` beside the one that serves; `Commit` lets the held revision `subject`
-    serve; `Release` frees it. `Try` asks a revision (`subject`: `REVISION:NAME`) for an answer to `inputs`; `Shadow`
-    has it asked a part of the live requests, or ends that when `shadow` is left out. `OpenBreaker` and `CloseBreaker`
-    make the program's breaker as the other pods' is.
+    serve; `Release` frees it. `Try` asks a revision (`subject`: `REVISION:NAME`) for an answer to `inputs`, with tools
+    as `tools` says; `Shadow` has it asked a part of the live requests, or ends that when `shadow` is left out.
+    `OpenBreaker` and `CloseBreaker` make the program's breaker as the other pods' is.
 
     `pod` must be the receiver's name, `boot` its present life, and (`term`, `number`) later than those of the last
     order, so that an order can be replayed neither later nor elsewhere. No clock is asked: what comes next, the pod

@@ -58,7 +58,8 @@ class _Careful:
         Raises:
             AdapterParseError: the second one cannot be read either. One that is out of bounds is given as it is.
         """
-        given, collected = {**lm_kwargs}, list[tuple[str, bytes]]()
+        collected: list[tuple[str, bytes]] = []
+        given = {**lm_kwargs}  # the first try writes into them
         token = COLLECTED.set(collected)
         try:
             values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
@@ -76,7 +77,8 @@ class _Careful:
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The same, awaited."""
-        given, collected = {**lm_kwargs}, list[tuple[str, bytes]]()
+        collected: list[tuple[str, bytes]] = []
+        given = {**lm_kwargs}
         token = COLLECTED.set(collected)
         try:
             values: list[dict[str, Any]] = await super().acall(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
@@ -125,7 +127,7 @@ def _out_of_bounds(signature: Any, values: list[dict[str, Any]]) -> dict[str, st
     return {}
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)
 def _bounded(signature: Any) -> type[BaseModel] | None:
     """The output fields that have bounds (`ge`, `max_length`, …); None where there is none."""
     fields: dict[str, Any] = {
