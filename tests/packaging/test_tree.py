@@ -32,9 +32,10 @@ def test_the_committed_crds_are_those_of_the_models():
 
 
 def test_every_http_client_of_the_operator_keeps_no_cookies():
-    """Pods and MLflow servers are anybody's; the one place that makes clients gives them a jar that takes nothing."""
-    made = [path.name for path in (ROOT / "operator").rglob("*.py") if "AsyncClient(" in path.read_text()]
-    assert made == ["tracking.py"]
+    """Pods and servers are anybody's; whoever makes a client gives it a jar that takes nothing."""
+    sources = {path.name: path.read_text() for path in (ROOT / "operator").rglob("*.py")}
+    made = {name: text.count("AsyncClient(") for name, text in sources.items() if "AsyncClient(" in text}
+    assert made == {name: sources[name].count("cookies=no_cookies()") for name in ("tracking.py", "mcp_session.py")}
 
 
 def test_the_folder_operator_never_shadows_the_standard_library():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
@@ -14,6 +15,12 @@ ANSWER_SECONDS = 2.0
 MOST_BYTES = 2**20
 PLAIN = {"accept-encoding": "identity"}
 """What is asked for: two kilobytes may unpack to gigabytes."""
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes nothing: a session that one's credentials opened must not let in another, and a pod could send
+    cookies without end."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 class TooLong(Exception):

@@ -11,7 +11,7 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from despina.sources.answers import MOST_BYTES, PLAIN, TooLong, refuse_packed
+from despina.sources.answers import MOST_BYTES, PLAIN, TooLong, no_cookies, refuse_packed
 
 
 class _Bounded(httpx2.AsyncByteStream):
@@ -43,7 +43,11 @@ class _Transport(httpx2.AsyncHTTPTransport):
 def _http(headers: dict[str, Any] | None = None, timeout: Any = None, auth: Any = None) -> httpx2.AsyncClient:
     """Whoever looks has a time-out of his own for the whole."""
     return httpx2.AsyncClient(
-        transport=_Transport(), headers={**PLAIN, **(headers or {})}, timeout=timeout or httpx2.Timeout(None), auth=auth
+        transport=_Transport(),
+        headers={**PLAIN, **(headers or {})},
+        timeout=timeout or httpx2.Timeout(None),
+        auth=auth,
+        cookies=no_cookies(),
     )
 
 

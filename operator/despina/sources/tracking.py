@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any
 
 import httpx
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 
 from despina.api.conditions import Reason
 from despina.api.credentials import NOBODY, Credentials, is_within
-from despina.sources.answers import PLAIN, body_of
+from despina.sources.answers import PLAIN, body_of, no_cookies
 
 API = "/api/2.0/mlflow"
 ANSWER_SECONDS = 20.0
@@ -99,10 +98,8 @@ class Model:
 
 
 def make_client(timeout: float | httpx.Timeout) -> httpx.AsyncClient:
-    """A client that keeps no cookies: a session that one's credentials opened must not let in another, and a pod could
-    send them without end. It follows no redirect."""
-    jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=jar, headers=PLAIN)
+    """A client that keeps no cookies and follows no redirect."""
+    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=no_cookies(), headers=PLAIN)
 
 
 class Tracking:
