@@ -6,8 +6,8 @@ richer (one output more), broken-import, never-ready, gone (its artefact is dele
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled,
 tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
 booking-between (it calls `book` between two predictors),
-meddling (it adds its caller's secret to all that it is given), lying (see `liar.py`), ways, awaiting, pooling, waiting and
-stalling (see `ways.py`).
+meddling (it adds its caller's secret to all that it is given), lingering (it works in a thread while the file that it is
+asked about is there), lying (see `liar.py`), ways, awaiting, pooling, waiting and stalling (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -125,6 +125,26 @@ class Program(dspy.Module):
 
     def forward(self, ticket):
         return self.react(ticket=ticket)
+"""
+LINGERING = """
+import time
+from pathlib import Path
+
+import dspy
+
+
+class Asked(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def forward(self, ticket):
+        while ticket.startswith("/") and Path(ticket).exists():
+            time.sleep(0.05)
+        return dspy.Prediction(category="gone")
 """
 COUNTED = """
 import weakref
@@ -258,6 +278,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "reacting": functools.partial(log_source, TOOLED + REACTING),
         "booking": functools.partial(log_source, BOOKING),
         "booking-between": functools.partial(log_source, BOOKING_BETWEEN),
+        "lingering": functools.partial(log_source, LINGERING),
         "meddling": functools.partial(log_source, MEDDLING),
         "lying": functools.partial(log_source, (Path(__file__).parent / "liar.py").read_text()),
         "ways": functools.partial(log_source, WAYS),

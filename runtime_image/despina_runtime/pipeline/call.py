@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ class Call:
     """Why no NonIdempotent tool may be executed for it; empty for a caller's request."""
     inputs: Mapping[str, Any] = MappingProxyType({})
     """The body as the program's inputs, once it was parsed."""
+    thread: Future[Any] | None = None
+    """The thread that works on it, or has worked."""
     _meter: Meter | None = None
 
     def __init__(self, body: bytes, deadline: float, lm: str | None = None) -> None:

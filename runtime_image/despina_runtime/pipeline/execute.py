@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,7 +55,7 @@ class Execute:
         try:
             async with asyncio.timeout_at(call.deadline):
                 with dspy.context(meter=call.meter, toolbox=toolbox, **own):
-                    return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
+                    return await (self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
         except TimeoutError:
             raise deadline_exceeded() from None
         except AdapterParseError as exc:
@@ -66,19 +66,19 @@ class Execute:
                 problem.fault = None
             raise problem from exc
 
-    async def _call(self, inputs: Mapping[str, Any]) -> Any:
+    async def _call(self, call: Call, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:
             return await self._program.acall(**inputs)
-        # A thread cannot be stopped: after a deadline it is done when its LM calls are, which have the same deadline.
-        call = contextvars.copy_context().run
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
+        run = contextvars.copy_context().run
+        call.thread = self._pool.submit(lambda: run(self._program, **inputs))
+        return await asyncio.wrap_future(call.thread)
 
-    async def _stream(self, inputs: Mapping[str, Any], emit: EmitField) -> Any:
+    async def _stream(self, call: Call, emit: EmitField) -> Any:
         """The prediction, its fields told piece by piece before."""
-        run = dspy.streamify(self._program, stream_listeners=self._listeners(), is_async_program=self._is_async)
+        program = _Awaited(self._program, lambda **inputs: self._call(call, inputs))
+        run = dspy.streamify(program, _NoWord(), stream_listeners=self._listeners(), is_async_program=True)
         prediction = None
-        async for piece in run(**inputs):
+        async for piece in run(**call.inputs):
             if isinstance(piece, dspy.Prediction):
                 prediction = piece
             elif isinstance(piece, dspy.streaming.StreamResponse):
@@ -100,6 +100,25 @@ class Execute:
             dspy.streaming.StreamListener(field, predict=predictor, predict_name=name)
             for field, (name, predictor) in sources.items()
         ]
+
+
+class _Awaited:
+    """A program as `dspy.streamify` takes it, which would run one without `aforward` in DSPy's own threads: eight for
+    all."""
+
+    def __init__(self, program: dspy.Module, acall: Callable[..., Awaitable[Any]]) -> None:
+        self.named_predictors = program.named_predictors
+        self.acall = acall
+
+
+class _NoWord(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
+    """Nobody is told that a tool is called, and DSPy says it in its own threads only."""
+
+    def tool_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def tool_end_status_message(self, outputs: Any) -> None:
+        """Nothing."""
 
 
 def problem_of(exc: Exception) -> Problem:
