@@ -38,11 +38,11 @@ from despina_runtime.breaker import State
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
 from despina_runtime.http.app import Service
-from despina_runtime.http.asgi import Receive, Scope, Send
+from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Call
+from despina_runtime.pipeline.call import Call, Receive
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
 from despina_runtime.pipeline.shadow import Ask, Shadow
@@ -393,10 +393,9 @@ class _Elsewhere:
 
 async def _close(revision: Revision) -> None:
     """When its last request has ended."""
-    record = revision.service.record
-    while record.in_flight:
+    while revision.service.is_busy:
         await asyncio.sleep(REPORT_SECONDS)
-    record.flush()
+    revision.service.record.flush()
     await revision.close()
 
 

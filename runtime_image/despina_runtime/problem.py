@@ -18,6 +18,10 @@ UNFIT = "The input does not fit the program's signature"
 MEDIA_TYPE = b"application/problem+json"
 
 
+class Disconnected(Exception):
+    """The caller went away before the whole answer was given."""
+
+
 @dataclass(eq=False)  # not frozen: context managers set an exception's traceback
 class Problem(Exception):
     """One error answer."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from despina_runtime.http.asgi import Receive, Scope, Send
+from despina_runtime.http.asgi import Scope, Send
+from despina_runtime.pipeline.call import Receive
 
 
 class Refusal(Exception):
@@ -27,8 +28,9 @@ class Offer:
     description: str
     parameters: dict[str, Any]
     returns: dict[str, Any]
-    call: Callable[[dict[str, Any], dict[bytes, bytes]], Awaitable[bytes]]
-    """Given the arguments and the request's headers; the result as JSON, or Refusal."""
+    call: Callable[[dict[str, Any], dict[bytes, bytes], Receive | None], Awaitable[bytes]]
+    """Given the arguments, the request's headers, and where it is heard that the caller leaves; the result as JSON, or
+    Refusal."""
 
 
 class McpEndpoint:
@@ -79,9 +81,9 @@ class McpEndpoint:
         if offer is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name}")
         request = getattr(context, "request", None)
-        headers = dict(request.scope["headers"]) if request else {}
+        headers, receive = (dict(request.scope["headers"]), request.receive) if request else ({}, None)
         try:
-            result = await offer.call(params.arguments or {}, headers)
+            result = await offer.call(params.arguments or {}, headers, receive)
         except Refusal as exc:
             return CallToolResult(content=[TextContent(text=str(exc))], is_error=True)
         value = from_json(result)

@@ -17,13 +17,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
-from despina_runtime.http.asgi import Disconnected, read_body
+from despina_runtime.http.asgi import read_body
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.sessions import Sessions
+from despina_runtime.pipeline.attended import WhileThere
 from despina_runtime.pipeline.call import Answer
-from despina_runtime.problem import MEDIA_TYPE, Problem, as_problem, unexpected
+from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem, as_problem, unexpected
 from despina_runtime.program.interface import Interface
 
 LARGEST_BATCH = 256
@@ -94,7 +95,8 @@ class Batch:
             async with turns:
                 return await self._one(to_json(item, inf_nan_mode="constants"), headers)
 
-        results = await asyncio.gather(*map(one, items))
+        with WhileThere(request.receive):
+            results = await asyncio.gather(*map(one, items))
         return Response(b'{"results":[%s]}' % b",".join(results), media_type="application/json")
 
     async def _one(self, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:

@@ -23,7 +23,6 @@ from despina_runtime.paths import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
 
-GRACE_SECONDS = 1.0
 OUT_OF_REACH = (
     "the manifest's LMs are known only where a request is worked on, and a thread of one's own knows of none: start it"
     " by dspy.Parallel, Module.batch or dspy.asyncify, or have it run contextvars.copy_context().run"
@@ -79,9 +78,7 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         """From a thread: wait for the event loop's answer."""
         if is_on_a_loop():
             raise RuntimeError("a program with `aforward` must await its modules (`await module.acall(...)`)")
-        answer = asyncio.run_coroutine_threadsafe(self._answer(prompt, messages, kwargs), self._loop)
-        # If the loop itself waits for this thread, somebody has to give up.
-        return answer.result(_meter().deadline - self._loop.time() + GRACE_SECONDS)
+        return _meter().wait(self._answer(prompt, messages, kwargs), self._loop)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:

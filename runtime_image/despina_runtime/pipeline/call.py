@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from despina_runtime.lm.meter import Meter
 
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+"""ASGI's; once a request's body has been read, it tells that the caller has left."""
 EmitField = Callable[[str, str], Awaitable[None]]
 """Told the name of an output field and a piece of its text."""
 
@@ -29,6 +32,8 @@ class Call:
     """Why no NonIdempotent tool may be executed for it; empty for a caller's request."""
     inputs: Mapping[str, Any] = MappingProxyType({})
     """The body as the program's inputs, once it was parsed."""
+    receive: Receive | None = None
+    """Where the caller's leaving is heard of; None where somebody else listens, or nobody can leave."""
     thread: Future[Any] | None = None
     """The thread that works on it, or has worked."""
     _meter: Meter | None = None

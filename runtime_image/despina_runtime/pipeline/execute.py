@@ -57,7 +57,11 @@ class Execute:
                 with dspy.context(meter=call.meter, toolbox=toolbox, **own):
                     return await (self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
         except TimeoutError:
+            call.meter.close()
             raise deadline_exceeded() from None
+        except asyncio.CancelledError:
+            call.meter.close()
+            raise
         except AdapterParseError as exc:
             raise Rejected(unreadable(exc)) from None
         except Exception as exc:

@@ -38,12 +38,13 @@ from despina.wire import (
     ToolHostConfig,
     ToolProblemReport,
 )
-from despina_runtime.http.asgi import Disconnected, Header, Receive, Scope, Send, read_body, send_body, send_problem
+from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.pipeline.admission import Slots
-from despina_runtime.problem import Problem, invalid_input, place_of
+from despina_runtime.pipeline.call import Receive
+from despina_runtime.problem import Disconnected, Problem, invalid_input, place_of
 from despina_runtime.surroundings import on_signals
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
@@ -193,7 +194,7 @@ class Host:
                 work.cancel()
 
     def _offer(self, function: Function) -> Offer:
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], _: Receive | None) -> bytes:
             try:
                 return await self.execute(function.name, arguments, headers)
             except Problem as problem:

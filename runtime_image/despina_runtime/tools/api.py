@@ -121,6 +121,8 @@ class Toolbox:
             return _made_up(name, self.find(name)[1])
         if self.loop is None:
             return asyncio.run(self._alone(name, arguments))
+        if meter := dspy.settings.get("meter"):
+            return meter.wait(self.call(name, arguments), self.loop)
         return asyncio.run_coroutine_threadsafe(self.call(name, arguments), self.loop).result()
 
     async def _alone(self, name: str, arguments: dict[str, Any]) -> Any:
