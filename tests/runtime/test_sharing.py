@@ -26,7 +26,7 @@ class Asking:
         cache = CacheConfig(single_flight=single_flight)
         config = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, cache=cache)
         self.store = Store(config, folder, None)
-        self.target = Target(lm_config(lm_url, retries=1, request_timeout_seconds=20), self.store)
+        self.target = Target(lm_config(lm_url, retries=1, request_timeout_seconds=20), self.store, 20)
 
     async def ask(self, messages, seconds: float = 20) -> list:
         meter = Meter(asyncio.get_running_loop().time() + seconds)

@@ -164,7 +164,8 @@ class LMs:
     def __init__(self, config: RuntimeConfig, store: Store | None, program: dspy.Module) -> None:
         loop = asyncio.get_running_loop()
         lm_store = store if config.cache and config.cache.scope != "Program" else None
-        self._targets = {lm.name: Target(lm, lm_store) for lm in config.lms}
+        share_seconds = config.request_timeout_seconds / (1 + len(config.fallbacks))
+        self._targets = {lm.name: Target(lm, lm_store, share_seconds) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
         self._is_mixed = self._pin(program, config)
