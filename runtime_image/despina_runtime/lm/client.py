@@ -10,7 +10,7 @@ import dspy
 from dspy.clients.call_result import attributes
 from dspy.clients.engines.streaming import EngineChunk
 from dspy.utils.callback import with_callbacks
-from dspy.utils.exceptions import LMError, LMInvalidRequestError
+from dspy.utils.exceptions import LMError
 from pydantic import BaseModel
 
 from despina.wire import RuntimeConfig
@@ -18,6 +18,7 @@ from despina_runtime import compat
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import Meter
+from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import Target
 from despina_runtime.paths import is_in
 
@@ -86,20 +87,21 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         return await self._answer(prompt, messages, kwargs)
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        """The first LM of the chain that answers. Each has its share of the time that is left."""
+        """The first LM of the chain that answers. Each has its share of the time that is left. If none answers,
+        a refusal counts, and not that others could not be asked: else long inputs would seem to be an outage."""
         meter = _meter()
         asked = messages or [{"role": "user", "content": prompt}]
         params = _plain({**self.kwargs, **kwargs})
         module, emit = self._module(), _emit_for(self.model, params)
+        refusal: LMError | None = None
         for left, target in zip(range(len(self._chain), 0, -1), self._chain, strict=True):
             now = asyncio.get_running_loop().time()
             try:
                 return await target.answer(asked, params, meter, module, now + (meter.deadline - now) / left, emit)
-            except LMInvalidRequestError:
-                raise
-            except LMError:
+            except LMError as exc:
+                refusal = refusal or (exc if is_refusal(exc) else None)
                 if left == 1 or (emit and emit.started):
-                    raise
+                    raise refusal or exc from None
         raise AssertionError("a chain has at least one LM")
 
     def _module(self) -> str:

@@ -24,12 +24,23 @@ from dspy.utils.exceptions import (
     LMRateLimitError,
     LMServerError,
     LMTransportError,
+    LMUnsupportedModelError,
 )
 
 from despina.wire import LMConfig
 
 PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile"}
 KEEP_ALIVE_SECONDS = 30
+KINDS: dict[int, type[LMError]] = {
+    400: LMInvalidRequestError,
+    401: LMAuthError,
+    403: LMAuthError,
+    404: LMUnsupportedModelError,
+    413: LMInvalidRequestError,
+    422: LMInvalidRequestError,
+    429: LMRateLimitError,
+}
+"""What statuses mean, below 500."""
 
 
 class Emit(Protocol):
@@ -123,10 +134,7 @@ class CompatibleClient:
 
     def _error(self, status: int, retry_after: str | None) -> LMError:
         """A provider's own words may hold keys or prompts, so only the status is told."""
-        kinds: dict[int, type[LMError]] = {401: LMAuthError, 403: LMAuthError, 429: LMRateLimitError}
-        kind = kinds.get(status) or (LMServerError if status >= 500 else LMProviderError)
-        if status in (400, 404, 413, 422):
-            kind = LMInvalidRequestError
+        kind = KINDS.get(status) or (LMServerError if status >= 500 else LMProviderError)
         return kind(f"status {status}", model=self._name, status=status, retry_after=_seconds(retry_after))
 
 

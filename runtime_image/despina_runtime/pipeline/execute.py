@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMRateLimitError, LMTimeoutError
+from dspy.utils.exceptions import AdapterParseError, LMError, LMRateLimitError, LMTimeoutError
 
 from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
+from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
 from despina_runtime.problem import Problem, deadline_exceeded, place_of
@@ -46,7 +47,7 @@ class Execute:
         """The program's prediction.
 
         Raises:
-            Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
+            Problem: 504 for the deadline, 422, 502 or 503 for the LM, 500 for the program.
             Rejected: an LM's answer could not be read, nor that of a second try.
         """
         own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
@@ -132,7 +133,7 @@ def problem_of(exc: Exception) -> Problem:
         log.warning("LM failed error=%s status=%s", kind, exc.status)
         status, name, title = _of_lm(exc)
         wait = exc.retry_after if status == 503 else None
-        fault = "Timeout" if status == 504 else "Upstream"
+        fault = {504: "Timeout", 422: None}.get(status, "Upstream")
         return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
     if isinstance(exc, ToolRefused):
         return Problem(403, "tool-refused", f"The tool {exc.tool} is not executed for this request", str(exc))
@@ -153,6 +154,6 @@ def _of_lm(exc: LMError) -> tuple[int, str, str]:
         return 503, "lm-rate-limited", "The language model's provider limits the rate"
     if isinstance(exc, LMTimeoutError):
         return 504, "lm-timeout", "The language model took too long"
-    if isinstance(exc, LMInvalidRequestError):
-        return 502, "lm-refused", "The language model refused the request"
+    if is_refusal(exc):
+        return 422, "lm-refused", "The language model does not take this request: it may be too long, or not allowed"
     return 502, "lm-failure", "The language model could not be used"
