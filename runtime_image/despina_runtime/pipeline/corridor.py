@@ -60,7 +60,7 @@ class Corridors:
         if not path:
             step = self._counted(step)
         if config.fallback and not path:
-            step = build_fallback(config.fallback, interface, step)
+            step = build_fallback(config.fallback, config.auth_token_file, interface, step)
         keeps = cache is not None and cache.scope != "LM"
         if cache and self._store:
             step = Cache(self._store, path, keeps, step)
