@@ -176,6 +176,14 @@ class ToolUse(Document):
     """The most that one call may take, with all its attempts."""
 
 
+class WarmUpConfig(Document):
+    """How the program is tried out before it serves."""
+
+    is_enabled: bool = True
+    outputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Recorded ones, by the module's path and the output's name; the others are made up."""
+
+
 class ContractConfig(Document):
     """What a tool takes and gives, as JSON Schema."""
 
@@ -280,6 +288,7 @@ class RuntimeConfig(Document):
     modules: tuple[ModuleConfig, ...] = ()
     tools: tuple[ToolUse, ...] = ()
     allow_pickle: bool = False
+    warm_up: WarmUpConfig = WarmUpConfig()
     workers: int = 1
     replicas: int = 1
     """How many pods share the program's rate limit where no Redis counts them."""
@@ -490,6 +499,8 @@ class HeldRevision(Report):
     failure: Failure | None = None
     digest: str = ""
     """Of the compiled state that was loaded."""
+    remark: str = Field(default="", max_length=1024)
+    """What its owner should know of it though it can serve."""
 
 
 class TryReport(Report):

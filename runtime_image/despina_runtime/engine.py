@@ -67,13 +67,20 @@ INTERFACES = "interfaces"
 
 
 def load_program(config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
-    """The program, tried out once; raises ProgramError. Its interface is left where the supervisor finds it."""
+    """The program; raises ProgramError. Its interface is left where the supervisor finds it."""
     with rehearsing(make_toolbox(config)):
-        loaded = warm_up(load(folder_of(config.model, cache), config, cache, running))
+        loaded = load(folder_of(config.model, cache), config, cache, running)
     folder = cache / INTERFACES
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{config.revision}.json").write_text(json.dumps(loaded.interface.schema()))
     return loaded
+
+
+async def try_out(loaded: Loaded, config: RuntimeConfig) -> Loaded:
+    """The program after a first run on the event loop that will serve it: what it keeps belongs there. Raises
+    ProgramError."""
+    with rehearsing(make_toolbox(config)):
+        return await warm_up(loaded, config.warm_up)
 
 
 class Revision:
@@ -182,9 +189,10 @@ class Engine:
         self._preparing[name] = (asyncio.create_task(self._load_beside(config, unwanted)), unwanted)
 
     async def _load_beside(self, config: RuntimeConfig, unwanted: threading.Event) -> None:
-        """In a thread, for files are fetched and code of the program's runs."""
+        """In a thread, for files are fetched and code of the program's runs; but for its first run."""
         try:
             loaded = await asyncio.to_thread(self._fetch_and_load, config, unwanted)
+            loaded = await try_out(loaded, config)
             revision = self._revision(loaded, config)
         except ProgramError as exc:
             self._refuse(config, exc.failure)
@@ -196,7 +204,7 @@ class Engine:
             self._refuse(config, Failure(reason=FailureReason.LOAD_FAILED, message=message))
         else:
             self._held[config.revision] = revision
-            self._others[config.revision] = HeldRevision(phase="Ready", digest=loaded.digest)
+            self._others.pop(config.revision, None)
         finally:
             self._preparing.pop(config.revision, None)
 
@@ -303,7 +311,7 @@ class Engine:
         """What this worker says of itself."""
         guard, shadow = self.current.corridors.guard, self.current.service.shadow
         name = self.current.config.revision
-        ready = {r: HeldRevision(phase="Ready", digest=held.loaded.digest) for r, held in self._held.items()}
+        ready = {r: _as_told(held.loaded) for r, held in self._held.items()}
         return PodState(
             revision=name,
             held=self._others | ready,
@@ -363,6 +371,10 @@ def twice(load_once: Callable[[], T], sleep: Callable[[float], None]) -> T:
         log.warning("The revision is tried once more error=%s", exc)
     sleep(SECOND_TRY_SECONDS)
     return load_once()
+
+
+def _as_told(loaded: Loaded) -> HeldRevision:
+    return HeldRevision(phase="Ready", digest=loaded.digest, remark=loaded.remark)
 
 
 class Unwanted(Exception):

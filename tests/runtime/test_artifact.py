@@ -17,7 +17,6 @@ from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
 from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
-from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import check_same_code, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
@@ -88,9 +87,9 @@ def test_no_secret_and_no_pickle_is_in_the_artefact(make):
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".py", ".txt"}
 
 
-def test_it_loads_warms_up_and_holds_inputs_and_outputs_to_their_types(make):
+async def test_it_loads_warms_up_and_holds_inputs_and_outputs_to_their_types(make):
     loaded = load_despina(make("typed"))
-    warm_up(loaded)
+    await warm_up(loaded)
     assert parse_inputs(loaded.interface, b'{"question": "q"}') == {"question": "q", "top_k": 3}
     with pytest.raises(Problem) as caught:
         parse_inputs(loaded.interface, b'{"question": "q", "top_k": 11}')
@@ -184,33 +183,11 @@ def test_dspys_own_modules_need_an_entry_point():
         )  # fmt: skip
 
 
-def test_a_program_that_raises_in_its_warm_up_is_refused(make):
-    code = CODE.replace("        return self.ask", "        raise KeyError('nothing there')\n        return self.ask")
-    with pytest.raises(ProgramError, match="nothing there") as caught:
-        warm_up(load_despina(make("raising", code=code)))
-    assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
-
-
-def test_a_program_that_has_only_aforward_must_await_its_modules(make):
+async def test_a_program_that_has_only_aforward_must_await_its_modules(make):
     code = CODE.replace("    def forward", "    async def aforward")
     with pytest.raises(ProgramError, match="await them") as caught:
-        warm_up(load_despina(make("blocking", code=code)))
+        await warm_up(load_despina(make("blocking", code=code)))
     assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
-
-
-def test_a_warm_up_of_react_calls_no_tool():
-    called = []
-
-    def dangerous(x: str) -> str:
-        """Deletes everything."""
-        called.append(x)
-        return "done"
-
-    program = dspy.ReAct("question -> answer", tools=[dangerous])
-    from despina_runtime.program.load import Loaded
-
-    warm_up(Loaded(program, interface_of(program)))
-    assert called == []
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,11 @@ def test_a_program_with_threads_of_its_own_is_told_what_they_lack(pod, log_model
     running = pod(log_model("pooling", "pooling"), "pooling")
     eventually("it gave up", lambda: running.process.poll() is not None, 90)
     assert "dspy.Parallel" in running.termination.read_text()
+
+
+def test_what_a_program_keeps_from_its_first_run_belongs_to_the_event_loop_that_serves(pod, log_model, servers):
+    running = pod(log_model("keeping", "keeping"), "keeping")
+    eventually("ready", running.is_ready, 90)
+    for _ in range(3):
+        answer = running.ask({"ticket": f"{servers[2]}/admin"})
+        assert (answer.status_code, answer.json()) == (200, {"category": "200"})

@@ -22,7 +22,7 @@ import orjson
 
 from despina.wire import RuntimeConfig
 from despina_runtime.cache.keys import canonical
-from despina_runtime.engine import load_program
+from despina_runtime.engine import load_program, try_out
 from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.subject import CONFIG
 from despina_runtime.lines import LONGEST_LINE, next_line
@@ -47,7 +47,8 @@ def line_of(what: Document) -> bytes:
 
 
 async def answer(loaded: Loaded, config: RuntimeConfig, control: socket.socket, refusal: str) -> None:
-    """Answer questions, many at a time, until nobody asks any more."""
+    """Answer questions, many at a time, until nobody asks any more; raises ProgramError."""
+    loaded = await try_out(loaded, config)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     step = _step(loaded, config)
     writer.write(line_of({"interface": loaded.interface.schema()}))

@@ -104,11 +104,11 @@ def found_signature(program: dspy.Module) -> type[dspy.Signature]:
 
 
 def _model(name: str, fields: dict[str, FieldInfo], extra: Any) -> type[BaseModel]:
-    parts: dict[str, Any] = {key: (_annotation(field), _field(field)) for key, field in fields.items()}
+    parts: dict[str, Any] = {key: (annotation_of(field), _field(field)) for key, field in fields.items()}
     return create_model(name, __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **parts)
 
 
-def _annotation(field: FieldInfo) -> Any:
+def annotation_of(field: FieldInfo) -> Any:
     """The type with its bounds (ge, le, max_length, …)."""
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 

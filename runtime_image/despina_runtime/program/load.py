@@ -50,6 +50,8 @@ class Loaded:
     """Interfaces of those modules that show theirs, by path (`rewrite`, `steps[0]`, `answer.predict`)."""
     digest: str = ""
     """Of the compiled state."""
+    remark: str = ""
+    """Why the warm-up told nothing of it; empty where it did, or was left out."""
 
 
 def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
@@ -68,7 +70,7 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
             text = "spec.modules: state of single modules needs models logged with despina_runtime.log_program"
             raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
         loaded = load_mlflow(folder, config.allow_pickle)
-        check_paths(loaded.program, config.modules)
+        check_paths(loaded.program, (m.path for m in config.modules))
         return loaded
     except ProgramError:
         raise
@@ -102,12 +104,12 @@ def _state_of(config: RuntimeConfig, version: str, cache: Path) -> dict[str, Any
     return state
 
 
-def check_paths(program: dspy.Module, modules: Iterable[ModuleConfig]) -> None:
+def check_paths(program: dspy.Module, paths: Iterable[str], field: str = "spec.modules") -> None:
     """Raise UNKNOWN_MODULE, with the paths that there are."""
     known = list(modules_of(program))
-    unknown = [m.path for m in modules if m.path not in known]
+    unknown = [path for path in paths if path not in known]
     if unknown:
-        text = f"spec.modules: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        text = f"{field}: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
         raise ProgramError(FailureReason.UNKNOWN_MODULE, text)
 
 
@@ -142,7 +144,7 @@ def load_despina(
     program = factory()
     # As the author wrote them: what it was compiled to, the state brings, and no caller is told.
     interface, of_modules = interface_of(program, manifest.signature), module_interfaces(program)
-    check_paths(program, modules)
+    check_paths(program, (m.path for m in modules))
     state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
     program.load_state(state)
     _forget_lms(program)

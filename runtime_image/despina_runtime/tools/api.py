@@ -239,7 +239,7 @@ def tool(name: str) -> dspy.Tool:
 def _made_up(name: str, config: ToolConfig) -> Any:
     if config.contract is None:
         raise ToolUnavailable(name, config.missing)
-    return sample(config.contract.returns or {}, items=1)
+    return sample(config.contract.returns or {})
 
 
 DEFAULT = LocalToolbox()
