@@ -120,6 +120,12 @@ def in_memory(*reports: PodState | None) -> Observed:
     return replace(o, pods=tuple(replace(p, report=r) for p, r in zip(o.pods, reports, strict=True)))
 
 
+def remarked(o: Observed) -> Observed:
+    """All of the candidate's pods say something of it, though they hold it."""
+    saying = HeldRevision(phase="Ready", remark="WarmupInconclusive: ValueError: 7")
+    return replace(o, pods=tuple(replace(p, report=PodState(held={p.revision: saying})) for p in o.pods))
+
+
 def held(program: Any, phase: str) -> PodState:
     return PodState(held={hash_of(program, "2"): HeldRevision(phase=phase)})
 
@@ -251,6 +257,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "a version that waits for a person": (
         ready(blue_green(rollout=MANUAL)),
         ["It is ready and waits for a person: kubectl annotate dspy qa -n ns --overwrite despina.dev/promote="],
+    ),
+    "a version of which its pods remark something": (
+        remarked(ready(blue_green(rollout=MANUAL))),
+        ["Of version 2 its pods say: WarmupInconclusive: ValueError: 7.", "It is ready and waits for a person"],
     ),
     "a person's word that names no revision": (
         ready(blue_green(rollout=MANUAL, annotations={"despina.dev/promote": "2"})),

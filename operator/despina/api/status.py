@@ -28,6 +28,8 @@ class RevisionStatus(ApiModel):
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
     source: Word | None = None
     """Digest of the version's server, model, number and making."""
+    remark: Sentence | None = None
+    """What its pods say of it though they can serve it, such as that trying it out told nothing."""
 
 
 class Quarantined(ApiModel):

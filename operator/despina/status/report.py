@@ -99,6 +99,7 @@ def _active(o: Observed) -> RevisionStatus | None:
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
         loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
+        remark=remark_on(o, view.revision, view.serves),
     )
 
 
@@ -118,6 +119,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
         loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
+        remark=remark_on(o, candidate.base, candidate.hash),
     )
 
 
@@ -138,7 +140,16 @@ def _previous(o: Observed) -> RevisionStatus | None:
         **identity(revision.model),
         deployment=revision.deployment,
         ready_replicas=o.ready(revision.base),
+        remark=remark_on(o, revision.base, revision.hash),
     )
+
+
+def remark_on(o: Observed, base: str, revision: str) -> str | None:
+    """What pods say of a revision though they can serve it; at rest, when nobody listens, what they said last."""
+    said = [held.remark for pod in o.pods_of(base) if (held := pod.held(revision))]
+    known = (o.status.active, o.status.candidate, o.status.previous)
+    said = said or [one.remark or "" for one in known if one and one.revision == revision]
+    return next(filter(None, said), None)
 
 
 def _rollout(o: Observed, plan: Plan, now: float) -> RolloutStatus | None:
@@ -252,7 +263,9 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
         return Finding(kind, None, o.model.reason, o.model.message)
     going = _on_its_way(o, plan)
     if going is None:
-        return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
+        view = o.deployment(o.active)
+        remarks = (plan.remark or _pinned(o), remark_on(o, view.revision, view.serves) if view else None)
+        return Finding(kind, True, Reason.UP_TO_DATE, "; ".join(filter(None, remarks)))
     return Finding(kind, False, *going)
 
 
