@@ -12,12 +12,14 @@ import dspy
 import pytest
 
 from despina.wire import FailureReason
+from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
 from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
-from despina_runtime.program.load import check_same_code, load_despina
+from despina_runtime.program.interface import interface_of
+from despina_runtime.program.load import Loaded, check_same_code, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.samples import sample
@@ -190,6 +192,112 @@ async def test_a_program_that_has_only_aforward_must_await_its_modules(make):
     assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
 
 
+RICH = """
+import datetime
+import enum
+import uuid
+
+import dspy
+
+
+class Level(enum.Enum):
+    LOW = "low"
+
+
+class Ask(dspy.Signature):
+    day: datetime.date = dspy.InputField()
+    number: uuid.UUID = dspy.InputField()
+    level: Level = dspy.OutputField()
+    at: datetime.datetime = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Ask
+
+    def __init__(self):
+        super().__init__()
+        self.ask = dspy.Predict(Ask)
+        day, number = datetime.date(2026, 1, 2), uuid.UUID(int=7)
+        self.ask.demos = [dspy.Example(day=day, number=number, level=Level.LOW, at=datetime.datetime(2026, 1, 2, 3))]
+
+    def forward(self, day, number):
+        return self.ask(day=day, number=number)
+"""
+
+
+async def test_demonstrations_may_hold_all_that_dspy_itself_can_save(make, tmp_path):
+    folder = make("rich_demos", code=RICH)
+    loaded = load_despina(folder)
+    loaded.program.save(tmp_path / "dspys-own.json")
+    (demo,) = json.loads((folder / STATE).read_text())["ask"]["demos"]
+    assert (demo["day"], demo["level"]) == ("2026-01-02", "low")
+    assert demo == json.loads((tmp_path / "dspys-own.json").read_text())["ask"]["demos"][0]
+    assert (await warm_up(loaded)).remark == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("self.ask = dspy.ChainOfThought(Ask)\n        self.signature = Ask", "self.predict = dspy.Predict('context, question -> answer')"),
+        ("        self.signature = Ask\n\n    def forward(self, question", "        self.more = dspy.Predict('a -> b')\n\n    async def aforward(self, question"),
+        ("        self.signature = Ask\n\n    def forward(self, question, top_k=3", "\n    def run(self"),
+    ],
+    ids=["its predictor takes more than it does", "only aforward", "neither forward nor aforward"],
+)  # fmt: skip
+def test_a_program_whose_inputs_are_not_known_is_told_so_when_it_is_logged(make, request, change):
+    code = CODE.replace(*change)
+    assert code != CODE
+    with pytest.raises(ProgramError, match="pass signature=") as caught:
+        make(request.node.callspec.id.replace(" ", "_"), code=code)
+    assert caught.value.failure.reason == FailureReason.SIGNATURE_UNKNOWN
+
+
+def test_an_async_program_shows_its_only_predictors_signature(make):
+    code = CODE.replace("        self.signature = Ask\n\n    def forward", "\n    async def aforward")
+    assert set(load_despina(make("only_async", code=code)).interface.inputs.model_fields) == {"question", "top_k"}
+
+
+def test_a_class_that_stands_in_no_file_cannot_be_logged(monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook
+    typed: dict = {"dspy": dspy, "__name__": "__main__"}
+    exec("class Program(dspy.Module):\n    def forward(self, question):\n        return question", typed)  # noqa: S102
+    with pytest.raises(ValueError, match="stands in no file"):
+        write(
+            Path("unused"), program=typed["Program"](), entrypoint=None, signature_text="question -> answer",
+            code_paths=None, requirements=(), input_example_json=None,
+        )  # fmt: skip
+
+
+class Awaiting(dspy.Module):
+    """A sub-module that has only `aforward`."""
+
+    async def aforward(self, question):
+        return dspy.Prediction(answer=question)
+
+
+class Tooled(dspy.Module):
+    """Its predictors take what no JSON can hold."""
+
+    signature = dspy.Signature("question -> answer")
+
+    def __init__(self):
+        super().__init__()
+        fields = {
+            "question": (str, dspy.InputField()),
+            "tools": (list[dspy.Tool], dspy.InputField()),
+            "calls": (dspy.ToolCalls, dspy.OutputField()),
+        }
+        self.choose = dspy.Predict(dspy.Signature(fields, "Choose."))
+        self.answer = dspy.Predict("question -> answer")
+        self.awaiting = Awaiting()
+
+
+def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be_called():
+    program = Tooled()
+    modules = Modules(Loaded(program, interface_of(program)), None)
+    assert list(modules.schemas()) == ["answer"]
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
@@ -201,6 +309,7 @@ async def test_a_program_that_has_only_aforward_must_await_its_modules(make):
         ({"enum": ["tool", "finish"]}, "finish"),
         ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, False),
         ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, [0, 0]),
+        ({"type": "array", "items": {"type": "integer"}}, [0]),
         ({"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}, {"a": "warm-up"}),
         ({"$ref": "#/$defs/X", "$defs": {"X": {"const": 3}}}, 3),
     ],

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dspy
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from despina_runtime.program.interface import interface_of
@@ -150,7 +151,8 @@ def write(
 
 def state_of(program: dspy.Module) -> dict[str, Any]:
     """The compiled state without any LM: DSPy's own dump keeps base URLs and AWS keys."""
-    state: dict[str, Any] = json.loads(json.dumps(program.dump_state()))
+    # As DSPy itself writes it: demonstrations may hold enumerations, moments and UUIDs.
+    state: dict[str, Any] = orjson.loads(orjson.dumps(program.dump_state()))
     cleaned: dict[str, Any] = _without_lms(state)
     return cleaned
 
@@ -177,13 +179,25 @@ def _entrypoint_of(program: dspy.Module) -> str:
 
 def _module_name(cls: type) -> str:
     """A script's module is __main__ only while it runs; in the artefact it goes by its file's name."""
-    return Path(inspect.getfile(cls)).stem if cls.__module__ == "__main__" else cls.__module__
+    return _file_of(cls).stem if cls.__module__ == "__main__" else cls.__module__
+
+
+def _file_of(cls: type) -> Path:
+    try:
+        file = Path(inspect.getfile(cls))
+    except (OSError, TypeError):
+        file = Path()
+    if not file.is_file():
+        raise ValueError(
+            f"{cls.__qualname__} stands in no file, as in a notebook: write its code to one and import it from there"
+        )
+    return file
 
 
 def _source_of(program: dspy.Module) -> Path:
     """The top of what must be copied so that the program's module can be imported."""
     cls = type(program)
-    file = Path(inspect.getfile(cls))
+    file = _file_of(cls)
     depth = _module_name(cls).count(".")
     return file.parents[depth - 1] if depth else file
 

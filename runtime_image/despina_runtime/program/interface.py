@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import dspy
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
 from despina.wire import FailureReason
@@ -51,14 +53,20 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
     own `signature` counts, or that of its only predictor when `forward` takes just that predictor's inputs.
 
     Raises:
-        ProgramError: nothing says what the program takes and gives.
+        ProgramError: nothing says what the program takes and gives, or no JSON can hold it.
     """
     signature = declared_signature(declared) if declared else found_signature(program)
-    return Interface(
+    interface = Interface(
         inputs=_model("Inputs", signature.input_fields, extra="forbid"),
         outputs=_model("Outputs", signature.output_fields, extra="ignore"),
         instructions=signature.instructions,
     )
+    try:
+        interface.schema()
+    except PydanticInvalidForJsonSchema as exc:
+        text = f"{signature.__name__} has a field that no JSON can hold: {exc}"
+        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text) from exc
+    return interface
 
 
 def modules_of(program: dspy.Module) -> dict[str, dspy.Module]:
@@ -82,25 +90,45 @@ def declared_signature(declared: str) -> type[dspy.Signature]:
         return dspy.Signature(declared)  # type: ignore[no-any-return]
     module, _, name = declared.partition(":")
     found = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, dspy.Signature)):
+    if not is_signature(found):
         raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, f"{declared} is not a DSPy signature")
     return found
 
 
 def found_signature(program: dspy.Module) -> type[dspy.Signature]:
     """The signature that a program shows by itself."""
-    own = getattr(program, "signature", None) or getattr(getattr(program, "predict", None), "signature", None)
-    if isinstance(own, type) and issubclass(own, dspy.Signature):
+    own = getattr(program, "signature", None)
+    if is_signature(own):
         return own
+    run = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
+    takes = inspect.signature(run) if run else inspect.Signature()
+    predict = getattr(getattr(program, "predict", None), "signature", None)
+    if is_signature(predict) and _can_be_bound(takes, predict.input_fields):
+        return predict
     predictors = program.predictors()
-    takes = {p for p in inspect.signature(type(program).forward).parameters if p not in ("self", "kwargs")}
-    if len(predictors) == 1 and takes == set(predictors[0].signature.input_fields):
+    names = {name for name in takes.parameters if name not in ("self", "kwargs")}
+    if len(predictors) == 1 and names == set(predictors[0].signature.input_fields):
         return predictors[0].signature  # type: ignore[no-any-return]
     raise ProgramError(
         FailureReason.SIGNATURE_UNKNOWN,
-        f"{type(program).__name__} has no `signature` attribute and {len(predictors)} predictors: pass signature="
-        "to log_program, as 'question -> answer' or 'module:SignatureClass'",
+        f"{type(program).__name__} has no `signature` attribute, and what it takes ({', '.join(names) or 'unknown'})"
+        f" is not what a single predictor takes ({len(predictors)} predictors): pass signature= to log_program, as"
+        " 'question -> answer' or 'module:SignatureClass'",
     )
+
+
+def is_signature(found: Any) -> TypeGuard[type[dspy.Signature]]:
+    """Whether something is a DSPy signature."""
+    return isinstance(found, type) and issubclass(found, dspy.Signature)
+
+
+def _can_be_bound(takes: inspect.Signature, inputs: Iterable[str]) -> bool:
+    """Whether a method can be called with these inputs, and nothing else."""
+    try:
+        takes.bind(None, **dict.fromkeys(inputs))
+    except TypeError:
+        return False
+    return True
 
 
 def _model(name: str, fields: dict[str, FieldInfo], extra: Any) -> type[BaseModel]:
