@@ -16,10 +16,11 @@ from dspy.adapters import XMLAdapter
 from pydantic import BaseModel, Field
 
 from despina.wire import FailureReason, WarmUpConfig
+from despina_runtime import compat, execute_tool
 from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.program.warmup import WARMUP_INCONCLUSIVE, warm_up
+from despina_runtime.program.warmup import WARMUP_INCONCLUSIVE, rehearse, warm_up
 
 
 class Level(enum.Enum):
@@ -268,3 +269,84 @@ async def test_a_tool_is_never_called_with_made_up_arguments_through_a_predictor
 
     assert (await tried(Calling())).remark == ""
     assert called == []
+
+
+class Keeping(Demanding):
+    """What it keeps is its own."""
+
+    async def aforward(self, q: str) -> dspy.Prediction:
+        self.kept = asyncio.get_running_loop()
+        return dspy.Prediction(x=str(self.demand(await self.answer.acall(q=q))))
+
+
+class Expensive(dspy.BaseLM):
+    def __init__(self) -> None:
+        super().__init__(model="expensive")
+        self.asked = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
+        self.asked += 1
+        return ["[[ ## x ## ]]\n42\n[[ ## xs ## ]]\n[]"]
+
+
+def said_of(program: dspy.Module, example: dict[str, Any] | None = None) -> str:
+    return rehearse(program, interface_of(program), example)
+
+
+def test_whoever_logs_a_program_is_told_what_a_pod_would_say():
+    said = said_of(Demanding(lambda p: int(p.x)))
+    assert said.startswith(f"{WARMUP_INCONCLUSIVE}: ValueError: ")
+    assert "spec.warmUp.outputs" in said
+    assert said_of(Demanding(str)) == ""
+    assert said_of(Asyncified()) == ""
+
+
+class Pooling(dspy.Module):
+    """Its threads are its own."""
+
+    signature = dspy.Signature("q -> x")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("q -> x")
+
+    def forward(self, q: str) -> dspy.Prediction:
+        with ThreadPoolExecutor() as pool:
+            return pool.submit(self.answer, q=q).result()
+
+
+class Stuck(Asyncified):
+    async def aforward(self, q: str) -> dspy.Prediction:
+        return self.answer(q=q)
+
+
+def test_whoever_logs_a_program_that_cannot_be_served_is_told_so_and_no_lm_is_asked():
+    lm = Expensive()
+    program = Pooling()
+    program.set_lm(lm)
+    with dspy.context():
+        compat.process_settings["lm"] = lm
+        try:
+            assert "WarmupFailed: the manifest's LMs are known only where" in said_of(program)
+            assert "WarmupFailed: aforward calls modules without await" in said_of(Stuck())
+        finally:
+            compat.process_settings["lm"] = None
+    assert lm.asked == 0
+    assert program.answer.lm is lm
+
+
+def test_a_program_that_is_logged_stays_as_it_was():
+    program = Keeping(str)
+    assert said_of(program) == ""
+    assert (program.ran, hasattr(program, "kept")) == (0, False)
+
+
+class Calling(dspy.Module):
+    signature = dspy.Signature("q -> x")
+
+    def forward(self, q: str) -> dspy.Prediction:
+        return dspy.Prediction(x=execute_tool("nowhere", query=q))
+
+
+def test_a_tool_that_is_not_known_where_a_program_is_logged_says_nothing():
+    assert said_of(Calling()) == ""

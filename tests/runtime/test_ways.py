@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from despina.wire import ModuleConfig
+from despina.wire import ModuleConfig, WarmUpConfig
 from tests.runtime.test_hotswap import of, prepare
 from tests.support.pods import pods
 from tests.support.world import eventually
@@ -110,3 +110,16 @@ def test_what_a_program_keeps_from_its_first_run_belongs_to_the_event_loop_that_
     for _ in range(3):
         answer = running.ask({"ticket": f"{servers[2]}/admin"})
         assert (answer.status_code, answer.json()) == (200, {"category": "200"})
+
+
+def test_what_a_program_raises_on_made_up_values_stands_in_the_state_and_it_serves(pod, log_model):
+    running = pod(log_model("scoring", "scoring"), "scoring")
+    eventually("ready", running.is_ready, 90)
+    held = running.state().held[running.config.revision]
+    assert (held.phase, held.failure) == ("Ready", None)
+    assert held.remark.startswith("WarmupInconclusive: ValueError: ")
+    assert running.ask({"ticket": "t"}).json() == {"category": "10"}
+    recorded = of(
+        running.config, running.config.model.version, warm_up=WarmUpConfig(outputs={"sort": {"category": "stand-in"}})
+    )
+    assert prepare(running, recorded).remark == ""

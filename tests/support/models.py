@@ -7,7 +7,7 @@ pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output be
 tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
 booking-between (it calls `book` between two predictors),
 meddling (it adds its caller's secret to all that it is given), lingering (it works in a thread while the file that it is
-asked about is there), lying (see `liar.py`), ways, awaiting, pooling, waiting, stalling and keeping (see `ways.py`).
+asked about is there), lying (see `liar.py`), ways, awaiting, pooling, waiting, stalling, keeping and scoring (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -287,6 +287,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "waiting": functools.partial(log_source, WAYS, program="Waiting"),
         "stalling": functools.partial(log_source, WAYS, program="Stalling"),
         "keeping": functools.partial(log_source, WAYS, program="Keeping"),
+        "scoring": functools.partial(log_source, WAYS, program="Scoring"),
         "tooled-in-dspys-threads": functools.partial(log_source, PARALLEL),
     }
     version = special.get(kind, functools.partial(log, kind))(name)

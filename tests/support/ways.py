@@ -162,3 +162,18 @@ class Keeping(dspy.Module):
             async with self.session.get(ticket) as answer:
                 return dspy.Prediction(category=str(answer.status))
         return await self.sort.acall(ticket=ticket)
+
+
+class Scoring(dspy.Module):
+    """It asks more of an answer than its type says."""
+
+    signature = Sort
+
+    def __init__(self):
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+
+    async def aforward(self, ticket):
+        known = {"stand-in": 10}
+        found = (await self.sort.acall(ticket=ticket)).category
+        return dspy.Prediction(category=str(known[found] if found in known else int(found)))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from despina_runtime.program.interface import interface_of
 
+log = logging.getLogger(__name__)
 MANIFEST = "despina.json"
 STATE = "state.json"
 CODE = "code"
@@ -74,6 +77,8 @@ def log_program(
 ) -> int:
     """Log a program as a new version of the registered model `name`; returns the version's number.
 
+    A copy of it is tried out as a pod will do, without its LMs, and what that finds is logged as a warning.
+
     Args:
         program: the program, compiled or not. Its LMs are left out: the manifest names those.
         entrypoint: `module:name` that makes the program when called without arguments; its class by default.
@@ -90,6 +95,9 @@ def log_program(
     import mlflow
     from mlflow.models import Model
 
+    text = _signature_text(signature)
+    if said := _tried(program, text, input_example):
+        log.warning("%s", said)
     info = Model.log(
         artifact_path=None,
         name=name,
@@ -97,7 +105,7 @@ def log_program(
         registered_model_name=name,
         program=program,
         entrypoint=entrypoint,
-        signature_text=_signature_text(signature),
+        signature_text=text,
         code_paths=code_paths,
         requirements=requirements,
         input_example_json=input_example,
@@ -106,6 +114,15 @@ def log_program(
     if alias:
         mlflow.MlflowClient().set_registered_model_alias(name, alias, str(version))
     return version
+
+
+def _tried(program: dspy.Module, signature: str | None, example: dict[str, Any] | None) -> str:
+    """What a pod would say of the program, in a thread: a notebook has an event loop of its own."""
+    from despina_runtime.program.warmup import rehearse  # it needs what loads artefacts
+
+    interface = interface_of(program, signature)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(rehearse, program, interface, example).result()
 
 
 def save_model(path: str, mlflow_model: Any = None, **kwargs: Any) -> None:

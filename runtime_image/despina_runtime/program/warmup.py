@@ -21,13 +21,16 @@ from dspy.adapters import ChatAdapter
 from pydantic import TypeAdapter
 
 from despina.wire import FailureReason, WarmUpConfig
+from despina_runtime import compat
 from despina_runtime.lm.client import OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
 from despina_runtime.program.interface import Interface, annotation_of, by_name
 from despina_runtime.program.load import Loaded, check_paths
 from despina_runtime.program.made_up import begin_anew, made_up, made_up_fields, submission
+from despina_runtime.program.served import NoLM
 from despina_runtime.program.unservable import ProgramError
+from despina_runtime.tools.api import LocalToolbox, rehearsing
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 
 log = logging.getLogger(__name__)
@@ -178,6 +181,26 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
         log.warning("%s", remark, exc_info=exc)
         return replace(loaded, is_async=is_async, remark=remark)
     return replace(loaded, is_async=is_async)
+
+
+def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> str:
+    """What a pod would say of a program, where none is served: its remark, or why it would be refused.
+
+    The program stays as it is: a copy runs, on an event loop of its own, and knows no LM. Which tools there will be is
+    not known here, so those that are missing say nothing.
+    """
+    copy = program.deepcopy()
+    copy.set_lm(None)
+    toolbox = LocalToolbox()
+    before = compat.process_settings["lm"]
+    compat.process_settings["lm"] = NoLM()
+    try:
+        with rehearsing(toolbox):
+            return asyncio.run(warm_up(Loaded(copy, interface, example))).remark
+    except ProgramError as exc:
+        return "" if isinstance(exc.__cause__, ToolUnknown) else f"{exc.failure.reason}: {exc}"
+    finally:
+        compat.process_settings["lm"] = before
 
 
 def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, Any]:
