@@ -7,6 +7,7 @@ kmock knows no schemas, defaults, garbage collection or server-side apply; `test
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 
 import httpx
@@ -123,7 +124,7 @@ async def test_programs_and_their_children_wake_their_program_and_nothing_else_d
 
 
 @pytest.mark.parametrize(("label", "what"), [(PROGRAM, "child"), (TOOL, "child-of-tool")])
-def test_a_label_that_is_no_name_wakes_nobody(label, what):
+async def test_a_label_that_is_no_name_wakes_nobody(label, what):
     woken: list[tuple[str, str]] = []
     wake = lambda key, _: woken.append(key)  # noqa: E731
     handlers = build_registry(wake, wake, Uses())._watching.get_all_handlers()
@@ -131,8 +132,16 @@ def test_a_label_that_is_no_name_wakes_nobody(label, what):
     assert len(found) == len(CHILDREN)
     for child in found:
         for value in ("", "A", "x_y", "a..b", "-a", "ok.then"):
-            child(type="MODIFIED", namespace=NAMESPACE, labels={label: value})
+            await child(type="MODIFIED", namespace=NAMESPACE, labels={label: value})
     assert set(woken) == {(NAMESPACE, "ok.then")}
+
+
+def test_events_are_noted_on_the_loop_that_works():
+    """kopf runs a handler that is none of the loop's in a thread, where adding to the queue loses events at times."""
+    wake = lambda key, _: None  # noqa: E731
+    handlers = list(build_registry(wake, wake, Uses())._watching.get_all_handlers())
+    assert len(handlers) == 2 * len(CHILDREN) + 2
+    assert all(inspect.iscoroutinefunction(handler.fn) for handler in handlers)
 
 
 async def test_a_tool_wakes_the_programs_that_use_it_and_they_wake_it(operator):

@@ -39,7 +39,8 @@ Wake = Callable[[tuple[str, str], float], None]
 def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegistry:
     """kopf's registry with all of Despina's handlers; they call `wake` or `wake_tool` with a key and seconds of delay.
 
-    A tool that changes wakes the programs that use it, and a program that uses another tool wakes that.
+    A tool that changes wakes the programs that use it, and a program that uses another tool wakes that. Handlers are
+    coroutines though they await nothing: kopf runs others in threads, and the queue belongs to the event loop.
     """
     registry = kopf.OperatorRegistry()
 
@@ -55,13 +56,13 @@ def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegi
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "dspyprograms", registry=registry)
-    def program(type: str | None, namespace: str, name: str, body: Any, **_: Any) -> None:  # noqa: A002 - kopf's name
+    async def program(type: str | None, namespace: str, name: str, body: Any, **_: Any) -> None:  # noqa: A002 - kopf's name
         wake((namespace, name), BURST_SECONDS if type == "MODIFIED" else 0.0)
         for key in uses.note((namespace, name), () if type == "DELETED" else tools_in(body, namespace)):
             wake_tool(key, BURST_SECONDS)
 
     @kopf.on.event(GROUP, VERSION, "dspytools", registry=registry)
-    def tool(namespace: str, name: str, **_: Any) -> None:
+    async def tool(namespace: str, name: str, **_: Any) -> None:
         wake_tool((namespace, name), BURST_SECONDS)
         for key in uses.programs_of((namespace, name)):
             wake(key, BURST_SECONDS)
@@ -69,12 +70,12 @@ def build_registry(wake: Wake, wake_tool: Wake, uses: Uses) -> kopf.OperatorRegi
     for resource in CHILDREN:
 
         @kopf.on.event(*resource, labels={PROGRAM: kopf.PRESENT}, registry=registry, id="child")
-        def child(type: str | None, namespace: str, labels: dict[str, str], **_: Any) -> None:  # noqa: A002 - kopf's name
+        async def child(type: str | None, namespace: str, labels: dict[str, str], **_: Any) -> None:  # noqa: A002 - kopf's name
             if is_object_name(labels[PROGRAM]):  # anybody may write a label; a key that is no name can never be read
                 wake((namespace, labels[PROGRAM]), 0.0 if type == "DELETED" else BURST_SECONDS)
 
         @kopf.on.event(*resource, labels={TOOL: kopf.PRESENT}, registry=registry, id="child-of-tool")
-        def child_of_tool(namespace: str, labels: dict[str, str], **_: Any) -> None:
+        async def child_of_tool(namespace: str, labels: dict[str, str], **_: Any) -> None:
             if is_object_name(labels[TOOL]):
                 wake_tool((namespace, labels[TOOL]), BURST_SECONDS)
 
