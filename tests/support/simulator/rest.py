@@ -163,8 +163,7 @@ def _pods(world: World) -> None:
         name, serves = pod["metadata"]["name"], runtime.config.revision
         world.truth.check(serves == world.reached, f"{name} serves {serves}, not {world.reached}")
         spare = runtime.held.keys() - {world.reached, (world.status.get("candidate") or {}).get("revision")}
-        is_known = not world.operators[1].observed
-        is_known &= not world.truth.has_refused
+        is_known = not (world.operators[1].observed or world.truth.has_refused)
         world.truth.check(not spare or not is_known, f"{name} still holds {sorted(spare)}")
 
 
