@@ -309,13 +309,17 @@ class Engine:
 
     async def _report(self) -> None:
         while True:
-            for revision in self._held.values():
-                revision.service.record.flush()
-            IN_FLIGHT.set(sum(r.service.record.in_flight for r in self._held.values()))
-            WORKER_RSS.set(resident_bytes())
-            if guard := self.current.corridors.guard:
-                BREAKER_OPEN.set(guard.report().state != State.CLOSED.value)
+            self._count()
             await asyncio.sleep(REPORT_SECONDS)
+
+    def _count(self) -> None:
+        """A function of its own, for what it looks at must be nobody's while the report sleeps: it may be released."""
+        for revision in self._held.values():
+            revision.service.record.flush()
+        IN_FLIGHT.set(sum(r.service.record.in_flight for r in self._held.values()))
+        WORKER_RSS.set(resident_bytes())
+        if guard := self.current.corridors.guard:
+            BREAKER_OPEN.set(guard.report().state != State.CLOSED.value)
 
     async def _share(self) -> None:
         """The rate limit is the whole program's: each worker has its part, by the workers that Redis sees."""
