@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from despina.sources.keys import minter
 from despina.status.tool import report_tool
 from despina.wire import (
     NEVER,
+    TOOL_HOST_ENV,
     ContractConfig,
     OfferedTool,
     ToolBackend,
@@ -567,3 +569,18 @@ def test_while_a_key_is_replaced_hosts_take_the_tokens_of_both():
     assert {k: base64.b64decode(v).decode() for k, v in made.items()} == {"ns": now[0], "ns.previous": before[0]}
     alone = documents(observed(a_tool(), tokens={"ns": now[:1]}))["Secret", "search-callers"]["data"]
     assert set(alone) == {"ns"}, "and once it has been"
+
+
+def expanded(value: str) -> str:
+    """What a container sees of a variable's value (https://kubernetes.io/docs/reference/kubernetes-api, `EnvVar`)."""
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda found: found[1] or "$", value)
+
+
+def test_a_contract_reaches_its_host_as_it_is_also_with_dollars():
+    parameters = {"type": "object", "properties": {"price": {"type": "string", "pattern": r"^\$$(DESPINA_POD_NAME)$$"}}}
+    tool = a_tool(contract={"parameters": parameters})
+    plan = decide_tool(observed(tool))
+    [host] = [a.document for a in plan.actions if isinstance(a, Apply) and a.document["kind"] == "Deployment"]
+    env = {e["name"]: e for e in host["spec"]["template"]["spec"]["containers"][0]["env"]}
+    config = ToolHostConfig.model_validate_json(expanded(env[TOOL_HOST_ENV]["value"]))
+    assert config.contract.parameters == parameters

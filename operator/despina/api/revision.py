@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from despina.api.base import ApiModel
-from despina.api.program import Module, Program
+from despina.api.program import Module, Program, WarmUp
 from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
 from despina.wire import (
     SECRETS_DIR,
@@ -26,14 +26,15 @@ from despina.wire import (
     RedisConfig,
     RuntimeConfig,
     ToolUse,
+    WarmUpConfig,
 )
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
-    "runtime", "lms", "lm", "fallbacks", "modules", "tools", "cache", "limits", "breaker", "fallback",
+    "runtime", "lms", "lm", "fallbacks", "modules", "warmUp", "tools", "cache", "limits", "breaker", "fallback",
     "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
-SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "tools")
+SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "warmUp", "tools")
 FIRST_DEFAULTS: dict[str, Any] = {}
 """The first default of each field, as `Model.field`, whose default was changed since. The API server has stored it with
 the objects of then, and they must stay the revisions that they were."""
@@ -169,6 +170,7 @@ def runtime_config(
         fallbacks=spec.fallbacks,
         modules=tuple(_module(m) for m in spec.modules),
         tools=tool_uses(program),
+        warm_up=_warm_up(spec.warm_up),
         allow_pickle=spec.security.pickle == "Allow",
         workers=runtime.workers,
         replicas=spec.autoscaling.min_replicas if spec.autoscaling else max(1, spec.replicas),
@@ -205,6 +207,11 @@ def _lm(lm: LM, key_file: str | None) -> LMConfig:
 def _module(module: Module) -> ModuleConfig:
     version = str(module.source.version) if module.source else None
     return ModuleConfig(path=module.path, lm=module.lm, version=version)
+
+
+def _warm_up(warm_up: WarmUp) -> WarmUpConfig:
+    outputs = {module.path: module.values for module in warm_up.outputs}
+    return WarmUpConfig(is_enabled=warm_up.mode == "Enabled", outputs=outputs)
 
 
 def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheConfig:

@@ -56,7 +56,7 @@ def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]
         yield from applied(r.o.objects, build_service(program, preview_name(program), current.base))
     budget = build_pdb(program, program.name, program_labels(program), selector(program, current.base))
     yield from applied(r.o.objects, budget)
-    if not (r.candidate and r.recreates) or step in ("Paused", "Suspended", "AwaitPromotion"):
+    if not (r.candidate and r.recreates) or step in ("Paused", "Suspended", "AwaitPromotion", "Refused"):
         yield from _sized(r, current)
     yield from _activated(r, current)
     yield from _configured(r)
