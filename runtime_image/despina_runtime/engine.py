@@ -439,7 +439,10 @@ def _redis(config: RuntimeConfig) -> RedisTier | None:
         return None
     from despina_runtime.cache.redis import RedisTier  # only those who use it pay for its import
 
-    return RedisTier(config, config.cache.redis, url)
+    if config.cache.redis.seal_file is None:
+        return RedisTier(config, config.cache.redis, url)
+    file = KeyFile(config.cache.redis.seal_file)
+    return RedisTier(config, config.cache.redis, url, lambda: (file.read() or "").encode().split())
 
 
 def resident_bytes() -> int:

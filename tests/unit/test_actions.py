@@ -275,6 +275,9 @@ def test_callers_are_led_and_what_must_not_be_forgotten_stands_there():
 def test_the_identity_of_pods_and_what_they_know_of_tools():
     assert words(identity(at(serves_one()))) == ["apply ServiceAccount qa"]
     assert words(identity(at(serves_one(a_program(serviceAccount={"name": "mine", "create": "Disabled"}))))) == []
+    assert words(identity(at(replace(serves_one(), redis_seal="key")))) == [
+        "apply ServiceAccount qa", "apply Secret qa-tools", "apply ConfigMap qa-tools",
+    ]  # fmt: skip
     toolbox = {("Secret", "qa-tools"): {}, ("ConfigMap", "qa-tools"): {}, ("Secret", "other"): {}}
     assert words(identity(at(replace(serves_one(), objects=toolbox)))) == [
         "apply ServiceAccount qa", "delete Secret qa-tools", "delete ConfigMap qa-tools",

@@ -24,6 +24,7 @@ from despina.sources.keys import minter
 from despina.status.tool import report_tool
 from despina.wire import (
     NEVER,
+    REDIS_SEAL,
     TOOL_HOST_ENV,
     ContractConfig,
     OfferedTool,
@@ -508,7 +509,7 @@ def test_a_tool_that_may_not_be_called_is_named_with_the_reason():
     assert tool_config(refused) == ToolConfig(missing="NotAllowed: ask")
 
 
-def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools():
+def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools_and_redis():
     program = a_program()
     assert build_toolbox(program, ()) == []
     views = (ToolView("ns/b", tokens={"b": "2"}), ToolView("ns/a", tokens={"a": "1"}))
@@ -520,6 +521,8 @@ def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools():
     assert secret["metadata"] == config["metadata"] is not secret["metadata"]
     assert secret["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "despina", "despina.dev/program": "qa"}
     assert list(secret["data"]) == ["a", "b"]
+    with_redis, _ = build_toolbox(program, (), "k1\nk2")
+    assert with_redis["data"] == {REDIS_SEAL: base64.b64encode(b"k1\nk2").decode()}
 
 
 def test_a_programs_toolbox_holds_its_tools_and_its_own_tokens():

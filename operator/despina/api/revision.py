@@ -13,7 +13,9 @@ from despina.api.base import ApiModel
 from despina.api.program import Module, Program, WarmUp
 from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
 from despina.wire import (
+    REDIS_SEAL,
     SECRETS_DIR,
+    TOOL_TOKENS_DIR,
     BreakerConfig,
     CacheConfig,
     FallbackConfig,
@@ -159,6 +161,8 @@ def runtime_config(
     def path(ref: SecretKeyRef | None) -> str | None:
         return secret_path(ref.name, ref.key, secrets_dir) if ref else None
 
+    seal_file = f"{TOOL_TOKENS_DIR}/{REDIS_SEAL}" if order_keys else None  # an operator makes both
+
     return RuntimeConfig(
         namespace=program.namespace,
         program=program.name,
@@ -178,7 +182,7 @@ def runtime_config(
         request_timeout_seconds=runtime.request_timeout_seconds,
         drain_seconds=runtime.drain_seconds,
         port=runtime.port,
-        cache=_cache(spec.cache, path) if spec.cache else None,
+        cache=_cache(spec.cache, path, seal_file) if spec.cache else None,
         limits=LimitsConfig(**spec.limits.model_dump()),
         breaker=_breaker(spec.breaker) if spec.breaker else None,
         fallback=_fallback(program),
@@ -214,14 +218,17 @@ def _warm_up(warm_up: WarmUp) -> WarmUpConfig:
     return WarmUpConfig(is_enabled=warm_up.mode == "Enabled", outputs=outputs)
 
 
-def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheConfig:
+def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None], seal_file: str | None) -> CacheConfig:
     redis = cache.redis
     return CacheConfig(
         process_entries=cache.process.max_entries,
         process_ttl_seconds=cache.process.ttl_seconds,
         node_bytes=size(cache.node.size_limit) if cache.node.type == "EmptyDir" else 0,
         redis=RedisConfig(
-            url_file=path(redis.url_secret_ref) or "", key_prefix=redis.key_prefix, ttl_seconds=redis.ttl_seconds
+            url_file=path(redis.url_secret_ref) or "",
+            key_prefix=redis.key_prefix,
+            ttl_seconds=redis.ttl_seconds,
+            seal_file=seal_file,
         )
         if redis
         else None,

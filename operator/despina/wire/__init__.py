@@ -141,6 +141,9 @@ from despina.wire.names import (
     PROGRESS_PATH as PROGRESS_PATH,
 )
 from despina.wire.names import (
+    REDIS_SEAL as REDIS_SEAL,
+)
+from despina.wire.names import (
     SECRET_CHECK_ENV as SECRET_CHECK_ENV,
 )
 from despina.wire.names import (

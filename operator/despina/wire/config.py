@@ -63,6 +63,8 @@ class RedisConfig(Document):
     url_file: str
     key_prefix: str = "despina"
     ttl_seconds: int = 86400
+    seal_file: str | None = None
+    """The keys, one a line, by which the program's pods know what they wrote there; the first is for writing."""
 
 
 class CacheConfig(Document):

@@ -7,6 +7,8 @@ SECRETS_DIR = "/etc/despina-secrets"
 TOOLS_DIR = "/etc/despina-tools"
 TOOLS_FILE = "tools.json"
 TOOL_TOKENS_DIR = "/etc/despina-tool-tokens"
+REDIS_SEAL = "redis-seal"
+"""A file beside the tokens, which all have a dot in their names."""
 CACHE_DIR = "/var/lib/despina"
 ADMIN_PORT = 8081
 ORDERS_PATH = "/orders"
