@@ -72,6 +72,23 @@ SCHEDULES = {
     "an evaluation of which no status tells yet is not begun again": (
         (BLUE_GREEN, {}, [("model_made_anew", None), ("rounds", 2), ("killed", 12)])
     ),
+    "an evaluation that ended while nobody could read the program is not begun again": (
+        (BY_HAND, {}, [("pin", 2), ("rounds", 6), ("away", 4000.0), ("unreadable", "DSPyProgram")])
+    ),
+    "a version that was made anew and aborted stays away when the one of that number is taken back": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [
+            ("source_version", 2),
+            ("failing", "Program"),
+            ("rounds", 4),
+            ("pin", 2),
+            ("registry", False),
+            ("model_made_anew", None),
+            ("rounds", 4),
+            ("abort", "candidate"),
+        ],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

@@ -138,7 +138,7 @@ def _size(world: World) -> None:
     deployment = world.deployment_of(world.active)
     size = deployment["spec"].get("replicas", 1) if deployment else 0
     if wanted_none(spec):
-        running = sorted(world.api.of("Pod"))
+        running = sorted(name for name, pod in world.api.of("Pod").items() if pod["status"]["phase"] != "Succeeded")
         truth.check(not running, f"nothing shall run, but {running} do")
     elif deployment:
         least, most = (

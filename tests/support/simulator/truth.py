@@ -83,7 +83,7 @@ class Truth:
         self.is_unsure = self.knows_nothing = False
         """Whether all records may be lost, and whether they are, and no pass has written new ones."""
         self.convictions: list[Conviction] = []
-        self.entries: dict[tuple[str, str | None], Document] = {}
+        self.entries: dict[tuple[str | None, ...], Document] = {}
         self.candidate: str | None = None
         self.versions: dict[str | None, str] = {}
         self.was: tuple[float, bool, str | None] = (0.0, False, None)
@@ -443,7 +443,7 @@ class Truth:
 
     def _recorded(self, found: list[Document], operator: Operator | None) -> None:
         """What is in quarantine was written down: by the operator, or by somebody who damaged it."""
-        entries = {(e["version"], e.get("revision")): e for e in found}
+        entries = {(e["version"], e.get("revision"), e.get("source")): e for e in found}
         if operator is None:  # one record of two, until a pass puts them together
             self.entries = {**self.entries, **entries}
             return
@@ -459,9 +459,9 @@ class Truth:
             self._acquitted(before[key], operator)
 
     def _convicted(self, entry: Document, operator: Operator) -> None:
-        version, reason, revision = entry["version"], entry["reason"], entry.get("revision")
+        version, reason = entry["version"], entry["reason"]
         o, seen = operator.observed, self.seen[id(operator)]
-        conviction = Conviction(version, revision, self._model_of(entry, o))
+        conviction = self._conviction(entry, o)
         self.convictions.append(conviction)
         if reason in TAKEN_BACK:
             self.good |= {r: False for r in self.good if self._is_about(conviction, r)}
@@ -475,6 +475,9 @@ class Truth:
         is_unlucky = self.world.unlucky[conviction.model] > 1  # a process that gives up twice is not tried again
         why = None if is_unlucky else self._unjust(self.world.nature_of(conviction.model), entry)
         self.check(why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}")
+
+    def _conviction(self, entry: Document, o: Any) -> Conviction:
+        return Conviction(entry["version"], entry.get("revision"), self._model_of(entry, o))
 
     def _model_of(self, entry: Document, o: Any) -> ModelRef:
         """The version that an entry is about: of all that there were, or as the registry has it now."""
@@ -498,9 +501,11 @@ class Truth:
     def _acquitted(self, entry: Document, operator: Operator) -> None:
         o, seen, version = operator.observed, self.seen[id(operator)], entry["version"]
         meant = self.world.mlflow.meant(version, o.program.spec.source.mlflow, o.defaults.tracking_uri)
-        about = [c for c in self.convictions if (c.version, c.revision) == (version, entry.get("revision"))]
-        self.convictions = [c for c in self.convictions if c not in about]
-        is_meant = any(c.model == meant for c in about)
+        conviction = self._conviction(entry, o)
+        if conviction in [self._conviction(e, o) for e in self.entries.values()]:
+            return  # a damaged copy is gone, and one that says the same is left
+        is_meant = conviction.model == meant and conviction in self.convictions
+        self.convictions = [c for c in self.convictions if c != conviction]
         is_asked = o.model.version is None or version in (o.model.version, str(o.program.spec.rollout.rollback_to))
         is_edited = entry.get("revision") not in (None, operator.plan.asked.hash if operator.plan.asked else None)
         if is_meant and is_asked and not is_edited:
