@@ -89,6 +89,19 @@ SCHEDULES = {
             ("abort", "candidate"),
         ],
     ),
+    "a word that was seen to be gone by a pass that wrote nothing may count as handled": (
+        SWAP,
+        {},
+        [
+            ("restart", "monday"),
+            ("rounds", 1),
+            ("restart", None),
+            ("interrupted", 1),
+            ("paused", False),
+            ("interrupted", 0),
+            ("restart", "monday"),
+        ],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

@@ -16,6 +16,7 @@ from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
 from tests.support.simulator.operator import NAME
+from tests.support.simulator.records import fact, notes, quarantined, remembered
 
 if TYPE_CHECKING:
     from tests.support.simulator.operator import Operator
@@ -75,6 +76,10 @@ class Truth:
         self.asked = 0
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
+        self.gone: dict[str, Setting] = {}
+        """Those that the last decision no longer saw."""
+        self.doubted: dict[str, str] = {}
+        """Values that are gone, and may count as handled still."""
         self.all_settings: dict[tuple[str, str], Setting] = {}
         self.can_erase = True
         """Whether the last pass could take the mark of a restart off a Deployment."""
@@ -107,6 +112,13 @@ class Truth:
         if not is_so:
             self.violations.append(what)
 
+    def unwritten(self) -> None:
+        """What was decided last may stand on no record: values that it saw to be gone may count as handled still."""
+        self.adds_up = False
+        self.doubted |= {name: setting.value for name, setting in self.gone.items()}
+        for name, setting in self.settings.items():
+            setting.is_uncertain |= self.doubted.get(name) == setting.value and self.gone.get(name) is not setting
+
     # what people do
 
     def people_asked(self) -> None:
@@ -123,7 +135,8 @@ class Truth:
             is_forgotten = self.knows_nothing
             is_marked = name == RESTART and not self.can_erase and value in {mark[1] for mark in self.marks.values()}
             is_used = is_forgotten and not self._is_read()
-            new = Setting(value, is_used=is_used, is_uncertain=self.is_unsure or is_marked)
+            is_doubted = self.doubted.get(name) == value
+            new = Setting(value, is_used=is_used, is_uncertain=self.is_unsure or is_marked or is_doubted)
             self.settings[name] = before if before and is_same else new
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
@@ -194,7 +207,7 @@ class Truth:
     def _restored_entries(self) -> list[Document]:
         """What the namespace's record has in quarantine: that of the status, or else of the Service."""
         service = self.world.api.get("Service", NAME)
-        return _quarantined(self.world.document) or (_remembered(service) if service else [])
+        return quarantined(self.world.document) or (remembered(service) if service else [])
 
     # what happens
 
@@ -216,10 +229,10 @@ class Truth:
         is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
         if kind == "DSPyProgram" and document and is_said:
             self.knows_nothing &= operator is None  # what a pass decided is a record again
-            self._recorded(_quarantined(document), operator)
+            self._recorded(quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False
-            self._recorded(_remembered(document), operator)
+            self._recorded(remembered(document), operator)
 
     def _is_behind(self, program: Document) -> bool:
         """Whether the other record is a later one: a pass that could not be made writes its condition beside what was
@@ -231,7 +244,7 @@ class Truth:
     def _on_the_service(self) -> Memory | None:
         """The record there."""
         service = self.world.api.get("Service", NAME)
-        return Memory.parse(_notes(service).get(MEMORY)) if service else None
+        return Memory.parse(notes(service).get(MEMORY)) if service else None
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
@@ -260,9 +273,9 @@ class Truth:
 
     def _restarted(self, name: str, document: Document, operator: Operator | None) -> None:
         """A Deployment was made, or its pods are replaced: because somebody said so, or because of the breaker."""
-        notes, template = _notes(document), _notes(document["spec"]["template"])
+        own, template = notes(document), notes(document["spec"]["template"])
         is_known, before = name in self.marks, self.marks.get(name)
-        mark = template.get(RESTARTED_AT), notes.get(RESTARTED_BY)
+        mark = template.get(RESTARTED_AT), own.get(RESTARTED_BY)
         self.marks[name] = mark
         made_for = self.all_settings.get((RESTART, mark[1] or ""))
         if not is_known and made_for:  # its pods are younger than the word
@@ -380,7 +393,8 @@ class Truth:
     def decided(self, operator: Operator) -> None:
         o, plan, now = operator.observed, operator.plan, operator.clock()
         read = {name: self.all_settings.get((name, value)) for name, value in o.program.annotations.items()}
-        self.last_seen = {name: setting for name, setting in read.items() if setting}
+        before, self.last_seen = self.last_seen, {name: setting for name, setting in read.items() if setting}
+        self.gone = {n: s for n, s in before.items() if self.last_seen.get(n) is not s}
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
         if plan.asked and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
@@ -439,7 +453,7 @@ class Truth:
             self.convictions = [c for c in self.convictions if c.version in meant]
 
     def _is_new(self, entry: Document) -> bool:
-        return _fact(entry) not in self.known
+        return fact(entry) not in self.known
 
     def _recorded(self, found: list[Document], operator: Operator | None) -> None:
         """What is in quarantine was written down: by the operator, or by somebody who damaged it."""
@@ -452,8 +466,8 @@ class Truth:
             return
         self.check(len(entries) == len(found), "a version is quarantined twice")
         for key in entries.keys() - before.keys():
-            if _fact(entries[key]) not in self.known:
-                self.known.add(_fact(entries[key]))
+            if fact(entries[key]) not in self.known:
+                self.known.add(fact(entries[key]))
                 self._convicted(entries[key], operator)
         for key in before.keys() - entries.keys():
             self._acquitted(before[key], operator)
@@ -557,28 +571,6 @@ class Truth:
     def _is_beside(self, deployment: Document) -> bool:
         base = deployment["metadata"]["labels"].get(REVISION)
         return base != self.world.active and self.world.ready(base) > 0
-
-
-def _quarantined(document: Document) -> list[Document]:
-    """The entries of a status that somebody may have damaged."""
-    try:
-        return [e for e in document["status"]["model"]["quarantined"] if isinstance(e["version"], str)]
-    except (KeyError, TypeError):
-        return []
-
-
-def _remembered(service: Document) -> list[Document]:
-    """The entries of the other record."""
-    memory = Memory.parse(_notes(service).get(MEMORY))
-    return [entry.dump() for entry in memory.quarantined] if memory else []
-
-
-def _notes(document: Document) -> dict[str, str]:
-    return document["metadata"].get("annotations") or {}
-
-
-def _fact(entry: Document) -> tuple[str, ...]:
-    return tuple(str(entry.get(part)) for part in ("version", "revision", "reason", "at"))
 
 
 def wanted_none(spec: Any) -> bool:
