@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TAKEN_BACK = ("WatchFailed", "BreakerOpen")
 GATES = {"SmokeFailed": "Smoke", "SchemaIncompatible": "SchemaCompatibility", "EvaluationFailed": "Evaluate"}
 SWAPS_ONLY = ("CodeChanged", "NotSwappable")
+MOST_RESTARTS = 3
 BAD_ROUNDS = 8
 """How many rounds a version may err while it is watched, until it must have been taken back."""
 
@@ -104,8 +105,8 @@ class Truth:
         self.bad_rounds = 0
         self.watched_until = 0.0
         self.marks: dict[str, tuple[str | None, str | None]] = {}
-        self.restarts: list[tuple[str, float]] = []
-        """Of which Deployment, and when, because of the breaker."""
+        self.restarts: dict[str, list[float]] = {}
+        """Of each Deployment: when within the last hour, because of the breaker."""
         self.seen: dict[int, Seen] = {}
 
     def check(self, is_so: bool, what: str) -> None:
@@ -222,6 +223,7 @@ class Truth:
                 self._restarted(name, document, operator)
             else:
                 self.marks.pop(name, None)
+                self.restarts.pop(name, None)
         if kind in ("Service", "ConfigMap", "Deployment"):
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
@@ -285,7 +287,9 @@ class Truth:
         if mark[1] != before[1]:
             self._acted(RESTART, mark[1] or "", self.seen[id(operator)], f"{name} was restarted")
         else:
-            self.restarts.append((name, float(mark[0] or 0)))
+            at = float(mark[0] or 0)
+            recent = self.restarts[name] = [*(one for one in self.restarts.get(name, ()) if one > at - 3600), at]
+            self.check(len(recent) <= MOST_RESTARTS, f"the breaker restarted {name} {len(recent)} times within an hour")
 
     def _moved(self, before: str | None, after: str | None, operator: Operator | None) -> None:
         if before == after:
