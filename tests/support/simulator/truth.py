@@ -244,9 +244,11 @@ class Truth:
         return later is not None and isinstance(serial, int) and serial < later.serial
 
     def _on_the_service(self) -> Memory | None:
-        """The record there."""
+        """The record there. One that came from a backup is no longer the program's."""
         service = self.world.api.get("Service", NAME)
-        return Memory.parse(notes(service).get(MEMORY)) if service else None
+        owners = service["metadata"].get("ownerReferences", []) if service else []
+        is_own = any(one["uid"] == self.world.document["metadata"]["uid"] for one in owners)
+        return Memory.parse(notes(service).get(MEMORY)) if service and is_own else None
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
@@ -308,7 +310,8 @@ class Truth:
         if operator:
             self._sent(was, after, operator, returned, by_hand)
             is_new = was is not None and was_good is False and not self._is_way_back(operator, was, after)
-            if is_new and not by_hand and _is_candidate(operator, after):
+            was_better = was in self.configs and self.nature_of(was).is_good
+            if is_new and was_better and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
         if before and is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
