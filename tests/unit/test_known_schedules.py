@@ -102,6 +102,20 @@ SCHEDULES = {
             ("restart", "monday"),
         ],
     ),
+    "the status names the version that callers are sent back to, though a clock was set back": (
+        AUTO,
+        {},
+        [
+            ("source_version", 2),
+            ("crash", 0),
+            ("failing", "Program"),
+            ("clock_jumps", -600.0),
+            ("rounds", 2),
+            ("rounds", 6),
+            ("lm", "a"),
+            ("key_replaced", ("key-1",)),
+        ],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,
