@@ -404,6 +404,8 @@ def test_a_restart_is_made_once_for_each_value():
     first = decide(observed(program, "1", status=known, **running(program, "1")), NOW)
     assert restarts(first) == [{"despina.dev/restarted-by": "today"}]
     assert first.memory.handled == {}, "it waits until the Deployment says so"
+    (restart,) = [a for a in first.steps if isinstance(a, Restart)]
+    assert (restart.memory.serial, restart.memory.handled) == (2, {"restart": "today"}), "then it counts at once"
     done = decide(observed(program, "1", status=known, **running(program, "1", restarted_by="today")), NOW)
     assert (restarts(done), done.memory.handled) == ([], {"restart": "today"})
     later = ProgramStatus(serial=2, handled={"restart": "today"})

@@ -14,7 +14,7 @@ from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
 from despina.cluster.observe import pod_view
 from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Resolution
-from despina.decide.plan import Annotate, Apply, Chain, Create, Delete, Emit, Outcome, Plan, Scale, Tell
+from despina.decide.plan import Annotate, Apply, Chain, Clock, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.config import dump
@@ -203,6 +203,15 @@ def test_the_deadline_counts_what_was_used_up_and_not_what_was_paused():
             observed(P, "2", status=status(rollout=underway(P, **rollout)), **beside(P, green_ready=False)), NOW
         )
         assert bool(found.quarantined) is is_over, rollout
+
+
+@pytest.mark.parametrize("fields", [{"rollout": {"state": "Paused"}}, {"suspend": True}])
+def test_the_time_to_become_ready_stands_still_while_nothing_may_happen(fields):
+    held = a_program(**fields)
+    before = status(rollout=underway(held, spentSeconds=100, since=timestamp(NOW - 50)))
+    assert decide(observed(held, "2", status=before, **beside(held, green_ready=False)), NOW).clock == Clock(
+        150.0, None
+    )
 
 
 def in_gate(program, **gate: Any) -> ProgramStatus:

@@ -27,6 +27,7 @@ DATASETS = {
     "everything": {"configMap": {"name": "rows", "key": "rows.jsonl"}},
     "small": {"mlflow": {"name": "heldout"}},
 }
+READ_FROM = {"everything": ("/etc/despina-examples/rows.jsonl", None), "small": (None, "heldout")}
 OF_THE_DEPLOYMENT = {"config", "generation"}
 OF_THE_JOB = {"despina-dataset", "despina-examples"}
 
@@ -57,7 +58,9 @@ def test_golden_job(case):
     program = Program.parse(yaml.safe_load((DATA / case / "input.yaml").read_text()))
     found = job(program, gate(DATASETS[case]), program, program.spec.placement.profile)
     (config,) = (e for e in found["spec"]["template"]["spec"]["containers"][0]["env"] if e["name"] == EVALUATION_ENV)
-    assert EvaluationConfig.model_validate_json(config["value"]).baseline
+    told = EvaluationConfig.model_validate_json(config["value"])
+    assert told.baseline
+    assert (told.dataset.file, told.dataset.mlflow) == READ_FROM[case]
     config["value"] = "an EvaluationConfig"
     expected = DATA / case / "job.yaml"
     if os.environ.get("UPDATE_GOLDENS"):

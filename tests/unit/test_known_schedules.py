@@ -72,6 +72,50 @@ SCHEDULES = {
     "an evaluation of which no status tells yet is not begun again": (
         (BLUE_GREEN, {}, [("model_made_anew", None), ("rounds", 2), ("killed", 12)])
     ),
+    "an evaluation that ended while nobody could read the program is not begun again": (
+        (BY_HAND, {}, [("pin", 2), ("rounds", 6), ("away", 4000.0), ("unreadable", "DSPyProgram")])
+    ),
+    "a version that was made anew and aborted stays away when the one of that number is taken back": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [
+            ("source_version", 2),
+            ("failing", "Program"),
+            ("rounds", 4),
+            ("pin", 2),
+            ("registry", False),
+            ("model_made_anew", None),
+            ("rounds", 4),
+            ("abort", "candidate"),
+        ],
+    ),
+    "a word that was seen to be gone by a pass that wrote nothing may count as handled": (
+        SWAP,
+        {},
+        [
+            ("restart", "monday"),
+            ("rounds", 1),
+            ("restart", None),
+            ("interrupted", 1),
+            ("paused", False),
+            ("interrupted", 0),
+            ("restart", "monday"),
+        ],
+    ),
+    "the status names the version that callers are sent back to, though a clock was set back": (
+        AUTO,
+        {},
+        [
+            ("source_version", 2),
+            ("crash", 0),
+            ("failing", "Program"),
+            ("clock_jumps", -600.0),
+            ("rounds", 2),
+            ("rounds", 6),
+            ("lm", "a"),
+            ("key_replaced", ("key-1",)),
+        ],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

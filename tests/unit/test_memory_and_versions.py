@@ -377,13 +377,15 @@ def test_entries_hold_as_long_as_they_matter():
     assert kept(None) == ["1", "2", "3"], "the registry is silent"
 
 
-def test_an_entry_takes_the_place_of_an_older_one_about_the_same():
+def test_an_entry_takes_the_place_of_an_older_one_about_the_same_version():
     assert added((entry("1"), entry("2"), entry("3")), entry("2", message="x")) == (
         entry("1"),
         entry("3"),
         entry("2", message="x"),
     )
     assert added((entry("2"),), entry("2", revision="r")) == (entry("2"), entry("2", revision="r"))
+    made_anew = entry("2", source="made anew")
+    assert added((entry("2", source="a"),), made_anew) == (entry("2", source="a"), made_anew)
     many = tuple(entry(str(n)) for n in range(20))
     assert [e.version for e in added(many, entry("20"))] == [str(n) for n in range(1, 21)]
 

@@ -61,7 +61,7 @@ def entry_against(revision: Revision, entries: Collection[Quarantined]) -> Quara
 
 def added(entries: Collection[Quarantined], entry: Quarantined) -> tuple[Quarantined, ...]:
     """The list with a new entry, in the place of an older one about the same."""
-    rest = [e for e in entries if (e.version, e.revision) != (entry.version, entry.revision)]
+    rest = [e for e in entries if (e.version, e.revision, e.source) != (entry.version, entry.revision, entry.source)]
     return (*rest, entry)[-LIMIT:]
 
 

@@ -55,7 +55,7 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         ),
         active=_active(o),
         candidate=_candidate(o, plan),
-        previous=_previous(o),
+        previous=_previous(o, plan),
         rollout=_rollout(o, plan, now),
         breaker=plan.breaker,
         tools=tool_uses_status(o),
@@ -129,9 +129,9 @@ def _of_pods(o: Observed, base: str, does: Callable[[PodView], bool]) -> str:
     return f"{sum(map(does, pods))}/{len(pods)}"
 
 
-def _previous(o: Observed) -> RevisionStatus | None:
-    """The version that callers were sent to before, while it is still there."""
-    before = previous(o)
+def _previous(o: Observed, plan: Plan) -> RevisionStatus | None:
+    """The version that callers would be sent back to, or else the one that they left last, while it is still there."""
+    before = previous(o, plan.quarantined) or previous(o)
     if before is None:
         return None
     revision = before.revision

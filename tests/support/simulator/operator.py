@@ -208,7 +208,7 @@ class Operator:
         """The process ends where it is, and another one is started."""
         if self.running:
             self.running.close()
-            self.world.truth.adds_up = False  # what it decided may stand on no record
+            self.world.truth.unwritten()
         self.start()
 
     def _run(self) -> None:
@@ -219,6 +219,7 @@ class Operator:
             self._ended(done.value)
             self.world.truth.passed(self, None)
         except ClusterError as error:
+            self.is_whole = False
             self._ended(1.0)
             self.world.truth.passed(self, error)
         finally:
@@ -227,7 +228,9 @@ class Operator:
     def _ended(self, again: float | None) -> None:
         self.running, self.due = None, None if again is None else self.world.now + again
         if again == CONFLICT_AGAIN_SECONDS:
-            self.world.truth.adds_up = False  # something of what was decided was not written
+            self.world.truth.unwritten()
+        elif self.is_whole:
+            self.world.truth.doubted.clear()
 
     def decide(self, o: Observed, now: float) -> Plan:
         """The real decision, remembered for those who hold it to account."""

@@ -15,7 +15,7 @@ from tests.support.simulator import events
 from tests.support.simulator.events import EVENTS
 from tests.support.simulator.operator import simulated
 from tests.support.simulator.registry import Nature
-from tests.support.simulator.rest import check_rest, check_restarts, condition, settle
+from tests.support.simulator.rest import check_rest, condition, settle
 from tests.support.simulator.world import World
 
 GATES = [
@@ -142,8 +142,6 @@ def finish(world: World) -> None:
     rest(world)
     if resume(world):
         rest(world)
-    check_restarts(world)
-    complain(world)
 
 
 def heal(world: World) -> None:

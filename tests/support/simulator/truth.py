@@ -16,6 +16,7 @@ from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
 from tests.support.simulator.operator import NAME
+from tests.support.simulator.records import fact, notes, quarantined, remembered
 
 if TYPE_CHECKING:
     from tests.support.simulator.operator import Operator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TAKEN_BACK = ("WatchFailed", "BreakerOpen")
 GATES = {"SmokeFailed": "Smoke", "SchemaIncompatible": "SchemaCompatibility", "EvaluationFailed": "Evaluate"}
 SWAPS_ONLY = ("CodeChanged", "NotSwappable")
+MOST_RESTARTS = 3
 BAD_ROUNDS = 8
 """How many rounds a version may err while it is watched, until it must have been taken back."""
 
@@ -75,6 +77,10 @@ class Truth:
         self.asked = 0
         self.settings: dict[str, Setting] = {}
         self.last_seen: dict[str, Setting] = {}
+        self.gone: dict[str, Setting] = {}
+        """Those that the last decision no longer saw."""
+        self.doubted: dict[str, str] = {}
+        """Values that are gone, and may count as handled still."""
         self.all_settings: dict[tuple[str, str], Setting] = {}
         self.can_erase = True
         """Whether the last pass could take the mark of a restart off a Deployment."""
@@ -83,7 +89,7 @@ class Truth:
         self.is_unsure = self.knows_nothing = False
         """Whether all records may be lost, and whether they are, and no pass has written new ones."""
         self.convictions: list[Conviction] = []
-        self.entries: dict[tuple[str, str | None], Document] = {}
+        self.entries: dict[tuple[str | None, ...], Document] = {}
         self.candidate: str | None = None
         self.versions: dict[str | None, str] = {}
         self.was: tuple[float, bool, str | None] = (0.0, False, None)
@@ -99,13 +105,20 @@ class Truth:
         self.bad_rounds = 0
         self.watched_until = 0.0
         self.marks: dict[str, tuple[str | None, str | None]] = {}
-        self.restarts: list[tuple[str, float]] = []
-        """Of which Deployment, and when, because of the breaker."""
+        self.restarts: dict[str, list[float]] = {}
+        """Of each Deployment: when within the last hour, because of the breaker."""
         self.seen: dict[int, Seen] = {}
 
     def check(self, is_so: bool, what: str) -> None:
         if not is_so:
             self.violations.append(what)
+
+    def unwritten(self) -> None:
+        """What was decided last may stand on no record: values that it saw to be gone may count as handled still."""
+        self.adds_up = False
+        self.doubted |= {name: setting.value for name, setting in self.gone.items()}
+        for name, setting in self.settings.items():
+            setting.is_uncertain |= self.doubted.get(name) == setting.value and self.gone.get(name) is not setting
 
     # what people do
 
@@ -123,7 +136,8 @@ class Truth:
             is_forgotten = self.knows_nothing
             is_marked = name == RESTART and not self.can_erase and value in {mark[1] for mark in self.marks.values()}
             is_used = is_forgotten and not self._is_read()
-            new = Setting(value, is_used=is_used, is_uncertain=self.is_unsure or is_marked)
+            is_doubted = self.doubted.get(name) == value
+            new = Setting(value, is_used=is_used, is_uncertain=self.is_unsure or is_marked or is_doubted)
             self.settings[name] = before if before and is_same else new
             self.all_settings[name, value] = self.settings[name]
         self.people_asked()
@@ -194,7 +208,7 @@ class Truth:
     def _restored_entries(self) -> list[Document]:
         """What the namespace's record has in quarantine: that of the status, or else of the Service."""
         service = self.world.api.get("Service", NAME)
-        return _quarantined(self.world.document) or (_remembered(service) if service else [])
+        return quarantined(self.world.document) or (remembered(service) if service else [])
 
     # what happens
 
@@ -209,6 +223,7 @@ class Truth:
                 self._restarted(name, document, operator)
             else:
                 self.marks.pop(name, None)
+                self.restarts.pop(name, None)
         if kind in ("Service", "ConfigMap", "Deployment"):
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
@@ -216,10 +231,10 @@ class Truth:
         is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
         if kind == "DSPyProgram" and document and is_said:
             self.knows_nothing &= operator is None  # what a pass decided is a record again
-            self._recorded(_quarantined(document), operator)
+            self._recorded(quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False
-            self._recorded(_remembered(document), operator)
+            self._recorded(remembered(document), operator)
 
     def _is_behind(self, program: Document) -> bool:
         """Whether the other record is a later one: a pass that could not be made writes its condition beside what was
@@ -229,9 +244,11 @@ class Truth:
         return later is not None and isinstance(serial, int) and serial < later.serial
 
     def _on_the_service(self) -> Memory | None:
-        """The record there."""
+        """The record there. One that came from a backup is no longer the program's."""
         service = self.world.api.get("Service", NAME)
-        return Memory.parse(_notes(service).get(MEMORY)) if service else None
+        owners = service["metadata"].get("ownerReferences", []) if service else []
+        is_own = any(one["uid"] == self.world.document["metadata"]["uid"] for one in owners)
+        return Memory.parse(notes(service).get(MEMORY)) if service and is_own else None
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
@@ -260,9 +277,9 @@ class Truth:
 
     def _restarted(self, name: str, document: Document, operator: Operator | None) -> None:
         """A Deployment was made, or its pods are replaced: because somebody said so, or because of the breaker."""
-        notes, template = _notes(document), _notes(document["spec"]["template"])
+        own, template = notes(document), notes(document["spec"]["template"])
         is_known, before = name in self.marks, self.marks.get(name)
-        mark = template.get(RESTARTED_AT), notes.get(RESTARTED_BY)
+        mark = template.get(RESTARTED_AT), own.get(RESTARTED_BY)
         self.marks[name] = mark
         made_for = self.all_settings.get((RESTART, mark[1] or ""))
         if not is_known and made_for:  # its pods are younger than the word
@@ -272,7 +289,9 @@ class Truth:
         if mark[1] != before[1]:
             self._acted(RESTART, mark[1] or "", self.seen[id(operator)], f"{name} was restarted")
         else:
-            self.restarts.append((name, float(mark[0] or 0)))
+            at = float(mark[0] or 0)
+            recent = self.restarts[name] = [*(one for one in self.restarts.get(name, ()) if one > at - 3600), at]
+            self.check(len(recent) <= MOST_RESTARTS, f"the breaker restarted {name} {len(recent)} times within an hour")
 
     def _moved(self, before: str | None, after: str | None, operator: Operator | None) -> None:
         if before == after:
@@ -291,7 +310,8 @@ class Truth:
         if operator:
             self._sent(was, after, operator, returned, by_hand)
             is_new = was is not None and was_good is False and not self._is_way_back(operator, was, after)
-            if is_new and not by_hand and _is_candidate(operator, after):
+            was_better = was in self.configs and self.nature_of(was).is_good
+            if is_new and was_better and not by_hand and _is_candidate(operator, after):
                 self.watched_until = self.world.now + self._watch_seconds()
         if before and is_return and operator and not by_hand:  # what people do to our objects is no wish
             self.returned = (was, after, self.seen[id(operator)].asked)
@@ -380,7 +400,8 @@ class Truth:
     def decided(self, operator: Operator) -> None:
         o, plan, now = operator.observed, operator.plan, operator.clock()
         read = {name: self.all_settings.get((name, value)) for name, value in o.program.annotations.items()}
-        self.last_seen = {name: setting for name, setting in read.items() if setting}
+        before, self.last_seen = self.last_seen, {name: setting for name, setting in read.items() if setting}
+        self.gone = {n: s for n, s in before.items() if self.last_seen.get(n) is not s}
         self.seen[id(operator)] = Seen(dict(self.last_seen), self.world.reached, self.asked)
         if plan.asked and (promote := self.last_seen.get(PROMOTE)):  # what names nothing that waits is settled
             promote.is_uncertain |= plan.candidate is None or plan.candidate.hash != promote.value
@@ -439,11 +460,11 @@ class Truth:
             self.convictions = [c for c in self.convictions if c.version in meant]
 
     def _is_new(self, entry: Document) -> bool:
-        return _fact(entry) not in self.known
+        return fact(entry) not in self.known
 
     def _recorded(self, found: list[Document], operator: Operator | None) -> None:
         """What is in quarantine was written down: by the operator, or by somebody who damaged it."""
-        entries = {(e["version"], e.get("revision")): e for e in found}
+        entries = {(e["version"], e.get("revision"), e.get("source")): e for e in found}
         if operator is None:  # one record of two, until a pass puts them together
             self.entries = {**self.entries, **entries}
             return
@@ -452,16 +473,16 @@ class Truth:
             return
         self.check(len(entries) == len(found), "a version is quarantined twice")
         for key in entries.keys() - before.keys():
-            if _fact(entries[key]) not in self.known:
-                self.known.add(_fact(entries[key]))
+            if fact(entries[key]) not in self.known:
+                self.known.add(fact(entries[key]))
                 self._convicted(entries[key], operator)
         for key in before.keys() - entries.keys():
             self._acquitted(before[key], operator)
 
     def _convicted(self, entry: Document, operator: Operator) -> None:
-        version, reason, revision = entry["version"], entry["reason"], entry.get("revision")
+        version, reason = entry["version"], entry["reason"]
         o, seen = operator.observed, self.seen[id(operator)]
-        conviction = Conviction(version, revision, self._model_of(entry, o))
+        conviction = self._conviction(entry, o)
         self.convictions.append(conviction)
         if reason in TAKEN_BACK:
             self.good |= {r: False for r in self.good if self._is_about(conviction, r)}
@@ -475,6 +496,9 @@ class Truth:
         is_unlucky = self.world.unlucky[conviction.model] > 1  # a process that gives up twice is not tried again
         why = None if is_unlucky else self._unjust(self.world.nature_of(conviction.model), entry)
         self.check(why is None, f"version {version} was quarantined ({reason}: {entry.get('message')}) though {why}")
+
+    def _conviction(self, entry: Document, o: Any) -> Conviction:
+        return Conviction(entry["version"], entry.get("revision"), self._model_of(entry, o))
 
     def _model_of(self, entry: Document, o: Any) -> ModelRef:
         """The version that an entry is about: of all that there were, or as the registry has it now."""
@@ -498,9 +522,11 @@ class Truth:
     def _acquitted(self, entry: Document, operator: Operator) -> None:
         o, seen, version = operator.observed, self.seen[id(operator)], entry["version"]
         meant = self.world.mlflow.meant(version, o.program.spec.source.mlflow, o.defaults.tracking_uri)
-        about = [c for c in self.convictions if (c.version, c.revision) == (version, entry.get("revision"))]
-        self.convictions = [c for c in self.convictions if c not in about]
-        is_meant = any(c.model == meant for c in about)
+        conviction = self._conviction(entry, o)
+        if conviction in [self._conviction(e, o) for e in self.entries.values()]:
+            return  # a damaged copy is gone, and one that says the same is left
+        is_meant = conviction.model == meant and conviction in self.convictions
+        self.convictions = [c for c in self.convictions if c != conviction]
         is_asked = o.model.version is None or version in (o.model.version, str(o.program.spec.rollout.rollback_to))
         is_edited = entry.get("revision") not in (None, operator.plan.asked.hash if operator.plan.asked else None)
         if is_meant and is_asked and not is_edited:
@@ -552,28 +578,6 @@ class Truth:
     def _is_beside(self, deployment: Document) -> bool:
         base = deployment["metadata"]["labels"].get(REVISION)
         return base != self.world.active and self.world.ready(base) > 0
-
-
-def _quarantined(document: Document) -> list[Document]:
-    """The entries of a status that somebody may have damaged."""
-    try:
-        return [e for e in document["status"]["model"]["quarantined"] if isinstance(e["version"], str)]
-    except (KeyError, TypeError):
-        return []
-
-
-def _remembered(service: Document) -> list[Document]:
-    """The entries of the other record."""
-    memory = Memory.parse(_notes(service).get(MEMORY))
-    return [entry.dump() for entry in memory.quarantined] if memory else []
-
-
-def _notes(document: Document) -> dict[str, str]:
-    return document["metadata"].get("annotations") or {}
-
-
-def _fact(entry: Document) -> tuple[str, ...]:
-    return tuple(str(entry.get(part)) for part in ("version", "revision", "reason", "at"))
 
 
 def wanted_none(spec: Any) -> bool:
