@@ -36,9 +36,8 @@ def eventually(what: str, check: Callable[[], Any], seconds: float = 60) -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(
-            0.5
-        )  # between looks at a condition, never instead of one; each look is a kubectl that takes 0.1 s of CPU
+        # Between looks at a condition, never instead of one; each may be a kubectl that takes 0.1 s of CPU.
+        time.sleep(0.5)
 
 
 class Kube:

@@ -209,9 +209,8 @@ def test_the_deadline_counts_what_was_used_up_and_not_what_was_paused():
 def test_the_time_to_become_ready_stands_still_while_nothing_may_happen(fields):
     held = a_program(**fields)
     before = status(rollout=underway(held, spentSeconds=100, since=timestamp(NOW - 50)))
-    assert decide(observed(held, "2", status=before, **beside(held, green_ready=False)), NOW).clock == Clock(
-        150.0, None
-    )
+    plan = decide(observed(held, "2", status=before, **beside(held, green_ready=False)), NOW)
+    assert plan.clock == Clock(150.0, None)
 
 
 def in_gate(program, **gate: Any) -> ProgramStatus:

@@ -543,4 +543,4 @@ SCHEDULES = {
 @pytest.mark.parametrize("sentence", SCHEDULES)
 def test_known_schedules(sentence):
     kind, natures, schedule = SCHEDULES[sentence]
-    run(kind, natures, schedule)
+    assert not run(kind, natures, schedule).truth.violations

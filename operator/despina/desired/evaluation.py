@@ -19,7 +19,8 @@ from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, Runtim
 EXAMPLES_DIR = "/etc/despina-examples"
 DATASET_DIR = "/etc/despina-dataset"
 DATASET, EXAMPLES = "despina-dataset", "despina-examples"
-KEPT_SECONDS = 24 * 3600
+KEPT_SECONDS = 86400
+"""How long an operator may be away, or unable to read the program, and still learn what an evaluation found."""
 LONGEST_SECONDS = 86400
 """What any gate may take. Its own time is not the Job's: that stands still in a pause, and a person may change it."""
 ONLY_DISRUPTIONS = {

@@ -17,8 +17,13 @@ def quarantined(document: Document) -> list[Document]:
 
 def remembered(service: Document) -> list[Document]:
     """The entries of the other record."""
-    memory = Memory.parse(notes(service).get(MEMORY))
+    memory = memory_on(service)
     return [entry.dump() for entry in memory.quarantined] if memory else []
+
+
+def memory_on(service: Document) -> Memory | None:
+    """The other record, as far as it can be read."""
+    return Memory.parse(notes(service).get(MEMORY))
 
 
 def notes(document: Document) -> dict[str, str]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from despina.api.revision import source_digest
 from despina.api.status import Memory
-from despina.desired.labels import ABORT, MEMORY, PROMOTE, RESTART, RESTARTED_AT, RESTARTED_BY, RETRY, REVISION
+from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_AT, RESTARTED_BY, RETRY, REVISION
 from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
 from tests.support.simulator.operator import NAME
-from tests.support.simulator.records import fact, notes, quarantined, remembered
+from tests.support.simulator.records import fact, memory_on, notes, quarantined, remembered
 
 if TYPE_CHECKING:
     from tests.support.simulator.operator import Operator
@@ -248,7 +248,7 @@ class Truth:
         service = self.world.api.get("Service", NAME)
         owners = service["metadata"].get("ownerReferences", []) if service else []
         is_own = any(one["uid"] == self.world.document["metadata"]["uid"] for one in owners)
-        return Memory.parse(notes(service).get(MEMORY)) if service and is_own else None
+        return memory_on(service) if service and is_own else None
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
