@@ -320,7 +320,7 @@ def test_memory_of_each_worker_is_reported(full):
 def test_requests_under_way_when_the_pod_ends_are_answered_by_both_workers(pod, version, lm):
     running = pod(version, workers=2, max_concurrency=64)
     eventually("ready", running.is_ready, 90)
-    lm.misbehave(delay_seconds=1.5)
+    lm.misbehave(delay_seconds=4)
 
     async def drain() -> list[httpx.Response]:
         answers, _ = await asyncio.gather(at_once(running, [fresh() for _ in range(32)], {}), asyncio.to_thread(end))

@@ -106,7 +106,7 @@ def test_two_replicas_make_one_call(shared, lm):
 
 def test_a_waiter_takes_over_when_the_leader_dies(shared, lm):
     leader, waiter = (shared(workers=1, home=name) for name in ("leader", "waiter"))
-    lm.misbehave(delay_seconds=1.0)
+    lm.misbehave(delay_seconds=20)
     body, before = fresh(), lm.calls
 
     async def scene() -> list[httpx.Response]:
@@ -114,6 +114,7 @@ def test_a_waiter_takes_over_when_the_leader_dies(shared, lm):
         await asyncio.to_thread(eventually, "the call", lambda: lm.calls > before, 10)
         waiting = asyncio.create_task(burst(waiter, [body] * 20))
         await asyncio.to_thread(eventually, "they wait", lambda: waiter.metric("despina_in_flight_requests") == 20, 10)
+        lm.misbehave()
         os.kill(leader.workers()[0], signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             await first

@@ -120,7 +120,7 @@ def test_a_container_that_restarts_needs_no_registry(pod, version, mlflow_uri):
 def test_every_accepted_request_is_answered_when_the_pod_ends(pod, version, lm):
     ready = pod(version)
     eventually("ready", ready.is_ready, 90)
-    lm.misbehave(delay_seconds=2)
+    lm.misbehave(delay_seconds=4)
     answers: list[int] = []
     threads = [threading.Thread(target=lambda: answers.append(ready.ask().status_code)) for _ in range(8)]
     for thread in threads:

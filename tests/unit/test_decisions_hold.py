@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from despina.api.conditions import Reason
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
+from despina.cluster.execute import execute
 from despina.cluster.observe import pod_view
 from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Resolution
 from despina.decide.plan import Annotate, Apply, Chain, Clock, Create, Delete, Emit, Outcome, Plan, Scale, Tell
@@ -19,7 +21,7 @@ from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.config import dump
 from despina.desired.evaluation import evaluation_name
-from despina.desired.labels import MEMORY, REVISION
+from despina.desired.labels import MEMORY, PROGRAM, REVISION
 from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
 from despina.reconcile.program import Reconciler
@@ -38,6 +40,7 @@ from tests.support.gen import (
     serving,
     source,
 )
+from tests.support.simulator.api import Api, Client
 
 NOW = 1_000_000.0
 P = a_program()
@@ -572,6 +575,31 @@ async def test_what_is_refused_keeps_nothing_else_from_happening(sentence, error
     assert carrier.again is not None
     assert bool(carrier.outcome.error) is isinstance(error, Refused)
     assert bool(carrier.outcome.silence) is isinstance(error, Unavailable)
+
+
+def a_service(owner: str = P.uid, **labels: str) -> dict[str, Any]:
+    meta = {"name": "qa", "namespace": "ns", "labels": labels, "ownerReferences": [{"uid": owner}]}
+    return {"kind": "Service", "metadata": meta}
+
+
+UNSEEN = {
+    "it is not there": (None, None),
+    "somebody else's": (a_service("another", **{PROGRAM: "qa"}), Refused),
+    "it came meanwhile": (a_service(**{PROGRAM: "qa", "and": "more"}), Conflict),
+    "its label was taken away, so that no list has it": (a_service(), None),
+}
+
+
+@pytest.mark.parametrize("sentence", UNSEEN)
+async def test_what_was_not_seen_is_not_written_over(sentence):
+    there, error = UNSEEN[sentence]
+    api = Api()
+    if there:
+        api.put(there)
+    wanted = a_service(**{PROGRAM: "qa"}) | {"spec": {"selector": {REVISION: ONE}}}
+    with pytest.raises(error) if error else nullcontext():
+        await execute(Apply(wanted), P, {}, {}, Client(api))
+    assert ("spec" in api.get("Service", "qa")) is (error is None)
 
 
 async def test_an_event_that_cannot_be_written_is_counted_and_never_more():

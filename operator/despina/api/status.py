@@ -298,7 +298,7 @@ class ProgramStatus(ApiModel):
     candidate: RevisionStatus | None = None
     """The version that is being prepared."""
     previous: RevisionStatus | None = None
-    """The version before, while it is kept warm."""
+    """The version that callers would be sent back to, or else the one that they left last, while it is kept."""
     rollout: RolloutStatus | None = None
     """The change of version under way."""
     breaker: BreakerStatus | None = None

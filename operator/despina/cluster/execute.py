@@ -12,6 +12,7 @@ from despina.api.base import Owner
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Refused
 from despina.cluster.observe import is_owned
+from despina.cluster.reading import labels_of
 from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale
 from despina.desired.labels import RESTARTED_AT
@@ -20,6 +21,9 @@ Versions = dict[ObjectKey, str]
 """The resourceVersions that a pass has seen, kept up to date as it writes: what it decided on may be out of date, and
 the API server refuses its writes then."""
 Objects = Mapping[ObjectKey, Any]
+ABSENT = "1"
+"""The version of what is not there: an API server makes what it does not have, whatever version is given, and no object
+has this one, for etcd's first write is its second."""
 
 
 async def execute(action: Action, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
@@ -62,14 +66,23 @@ async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
 async def _apply(document: Document, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
     """Apply, but never over an object of the same name that is somebody else's, nor over one that came meanwhile."""
     key = (document["kind"], document["metadata"]["name"])
-    if key not in objects:
+    seen = versions.get(key) or (None if key in objects else ABSENT)
+    try:
+        after = await _applied(_at(document, seen), cluster)
+    except Conflict:
+        if seen != ABSENT:
+            raise
         found = await _refuse_if_foreign(document, owner, cluster)
-        if found and key[0] == "Service":
-            raise Conflict(f"{key[0]} {owner.namespace}/{key[1]} came meanwhile")
-    if seen := versions.get(key):
-        document = {**document, "metadata": {**document["metadata"], "resourceVersion": seen}}
-    after = await _applied(document, cluster)
+        if found is None or labels_of(document).items() <= labels_of(found).items():
+            raise  # the next pass sees it
+        after = await _applied(_at(document, found["metadata"]["resourceVersion"]), cluster)
     versions[key] = after["metadata"].get("resourceVersion", "")
+
+
+def _at(document: Document, version: str | None) -> Document:
+    """The document, to be written over this version only."""
+    meta = document["metadata"] | ({"resourceVersion": version} if version else {})
+    return {**document, "metadata": meta}
 
 
 async def _applied(document: Document, cluster: Cluster) -> Document:

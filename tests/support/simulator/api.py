@@ -35,7 +35,8 @@ class Api:
     """The annotations of each object that are there because they were applied."""
     refused: dict[tuple[str, str], int] = field(default_factory=dict)
     """What the operator is refused now, by kind and verb."""
-    version: int = 0
+    version: int = 1
+    """Of the last write, as etcd counts."""
     writes: list[tuple[str, str, str]] = field(default_factory=list)
     """Of the operator: verb, kind and name."""
 
@@ -125,7 +126,8 @@ class Client:
         name = meta["name"]
         lost = await self._turn(kind, PATCH, name)
         old = self.api.get(kind, name)
-        self._check(old, meta.get("resourceVersion"), f"{kind} {name}")
+        if old:  # what is not there is made, whatever version is given
+            self._check(old, meta.get("resourceVersion"), f"{kind} {name}")
         if old and old.get("immutable") and old.get("data") != document.get("data"):
             raise error_for(422, f"PATCH {kind} {name}", "field is immutable when `immutable` is set")
         before = self.api.applied.get((kind, name), frozenset())
@@ -202,8 +204,8 @@ class Client:
         return status == ANSWER_LOST
 
     @staticmethod
-    def _check(old: Document | None, version: str | None, what: str) -> None:
-        if version and (old or {"metadata": {}})["metadata"].get("resourceVersion") != version:
+    def _check(old: Document, version: str | None, what: str) -> None:
+        if version and old["metadata"]["resourceVersion"] != version:
             raise Conflict(f"{what} has changed meanwhile")
 
 
