@@ -237,6 +237,33 @@ async def test_no_cluster_is_one_line(tmp_path, monkeypatch, capsys, text, said)
     assert said in await fails(capsys, "qa")
 
 
+def configured(tmp_path, **changes: Any) -> str:
+    """The kubeconfig with another server or user; where its server was."""
+    file = tmp_path / "kubeconfig"
+    config = yaml.safe_load(file.read_text())
+    server = config["clusters"][0]["cluster"]["server"]
+    config["clusters"][0]["cluster"]["server"] = changes.get("server", server)
+    config["users"][0]["user"] = changes.get("user", {})
+    file.write_text(yaml.safe_dump(config))
+    return server
+
+
+async def test_a_netrc_is_not_asked_for_what_the_kubeconfig_says(api, capsys, tmp_path, monkeypatch):
+    populate(api)
+    configured(tmp_path, user={"token": "t"})
+    (tmp_path / "netrc").write_text("default login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert "Callers reach version 1" in await why(capsys, "qa")
+
+
+async def test_the_environments_proxy_leads_to_the_api_server(api, capsys, tmp_path, monkeypatch):
+    populate(api)
+    monkeypatch.setenv("http_proxy", configured(tmp_path, server="http://cluster.invalid"))
+    assert "Callers reach version 1" in await why(capsys, "qa")
+    monkeypatch.setenv("no_proxy", "cluster.invalid")
+    assert "cluster.invalid" in await fails(capsys, "qa")
+
+
 @pytest.mark.parametrize("status", [200, 404])
 @pytest.mark.parametrize("body", [b"[" * 200000, b"\xff", b"[]", b""])
 async def test_whatever_a_pod_answers_the_program_is_shown(api, capsys, status, body):

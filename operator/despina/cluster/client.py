@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
@@ -69,6 +71,10 @@ class Cluster:
                 await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
             raise Unavailable(f"no cluster is configured: {' '.join(str(exc).split())}") from exc
+        # By itself, the session would look for a proxy and for ~/.netrc in two threads at every request, and would not
+        # send a token beside what that file holds.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:
@@ -228,6 +234,11 @@ def present_namespace() -> str:
     except (config.ConfigException, OSError, ValueError, yaml.YAMLError):
         return "default"  # connecting says what is wrong
     return str(present["context"].get("namespace", "default"))
+
+
+def _proxy_of_environment(address: str) -> str | None:
+    parts = urlsplit(address)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _is_in_pod() -> bool:
