@@ -238,7 +238,7 @@ def present_namespace() -> str:
 
 def _proxy_of_environment(address: str) -> str | None:
     parts = urlsplit(address)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _is_in_pod() -> bool:
