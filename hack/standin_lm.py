@@ -161,10 +161,10 @@ class StandIn:
         usage = _usage(body["messages"], text)
         if body.get("stream") and fault.get("garble"):
             return StreamingResponse(_garbage(), media_type="text/event-stream")
+        choices = [_choice(body, index, text) for index in range(body.get("n") or 1)]
         if body.get("stream"):
-            return StreamingResponse(_stream(body["model"], text, usage), media_type="text/event-stream")
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        return JSONResponse({**_head(body["model"], "chat.completion"), "choices": [choice], "usage": usage})
+            return StreamingResponse(_stream(body["model"], choices, usage), media_type="text/event-stream")
+        return JSONResponse({**_head(body["model"], "chat.completion"), "choices": choices, "usage": usage})
 
     async def admin(self, request: Request) -> Response:
         """GET /admin counts; POST /admin sets faults, and {} takes them away."""
@@ -208,13 +208,39 @@ async def _dropped():
     raise ConnectionAbortedError
 
 
-async def _stream(model: str, text: str, usage: dict):
+def _choice(body: dict, index: int, text: str) -> dict:
+    """One answer; with its reasoning and its tokens' probabilities if the request is for them."""
+    message = {"role": "assistant", "content": f"{text}{index or ''}"}
+    if body.get("reasoning_effort"):
+        message["reasoning_content"] = f"I looked at {len(body['messages'])} messages."
+    choice = {"index": index, "message": message, "finish_reason": "stop"}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": [{"token": part, "logprob": -0.5} for part in _parts(message["content"])]}
+    return choice
+
+
+def _parts(text: str) -> list[str]:
+    return re.findall(r"\S+\s*|\s+", text)
+
+
+async def _stream(model: str, choices: list[dict], usage: dict):
+    """The choices in turn, part by part."""
     head = _head(model, "chat.completion.chunk")
-    for part in re.findall(r"\S+\s*|\s+", text):
-        choice = {"index": 0, "delta": {"content": part}, "finish_reason": None}
-        yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
-    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    yield f"data: {json.dumps({**head, 'choices': [end], 'usage': usage})}\n\ndata: [DONE]\n\n"
+    for parts in itertools.zip_longest(*map(_deltas, choices)):
+        for part in filter(None, parts):
+            yield f"data: {json.dumps({**head, 'choices': [part]})}\n\n"
+    yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+
+def _deltas(choice: dict):
+    rest = {"index": choice["index"], "finish_reason": None}
+    for part in _parts(choice["message"].get("reasoning_content", "")):
+        yield {**rest, "delta": {"reasoning_content": part}}
+    probabilities = iter(choice.get("logprobs", {}).get("content", ()))
+    for part in _parts(choice["message"]["content"]):
+        found = [token for token in [next(probabilities, None)] if token]
+        yield {**rest, "delta": {"content": part}, **({"logprobs": {"content": found}} if found else {})}
+    yield {**rest, "delta": {}, "finish_reason": choice["finish_reason"]}
 
 
 def build_app(echo: bool = False) -> Starlette:

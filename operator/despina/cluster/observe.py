@@ -142,9 +142,10 @@ def _versions(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
 async def _toolbox_secret(
     cluster: Cluster, program: Program, configs: Mapping[str, Document]
 ) -> dict[ObjectKey, Document]:
-    """The program's tokens for its tools: read by name, for the operator may not list Secrets."""
+    """The program's tokens and keys: read by name, for the operator may not list Secrets."""
     name = toolbox_name(program)
-    return await own_secret(cluster, program, name) if program.spec.tools or name in configs else {}
+    has_redis = program.spec.cache and program.spec.cache.redis
+    return await own_secret(cluster, program, name) if program.spec.tools or has_redis or name in configs else {}
 
 
 async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKey, Document]:

@@ -137,6 +137,7 @@ class Reconciler:
             configs=live.configs,
             interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
+            redis_seal="\n".join(self.mint(live.program.uid, live.program.namespace)) if uses_redis(live) else "",
             jobs=await self.reports.evaluations(live.jobs),
         )
 
@@ -166,8 +167,17 @@ def split(actions: Iterable[Action]) -> tuple[list[Tell], list[Action]]:
 
 def tool_keys(live: Live) -> set[str]:
     """The tools of the spec, and of every revision whose pods are still around."""
-    configs = [c for d in live.deployments if d.replicas for c in _configs(d)]
-    return {use.tool for use in tool_uses(live.program)} | {use.tool for c in configs for use in c.tools}
+    return {use.tool for use in tool_uses(live.program)} | {use.tool for c in _running(live) for use in c.tools}
+
+
+def uses_redis(live: Live) -> bool:
+    """Whether the spec names a Redis, or a revision whose pods are still around."""
+    caches = (live.program.spec.cache, *(c.cache for c in _running(live)))
+    return any(cache and cache.redis for cache in caches)
+
+
+def _running(live: Live) -> list[RuntimeConfig]:
+    return [c for d in live.deployments if d.replicas for c in _configs(d)]
 
 
 def _configs(view: DeploymentView) -> list[RuntimeConfig]:

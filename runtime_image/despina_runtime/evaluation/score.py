@@ -91,7 +91,7 @@ async def score(
     tell("loading")
     with fresh_folder(cache, runtime) as folder:
         async with subjects(command, folder) as start:
-            model = await start(f"the {which}'s process", "model")
+            model = await start(f"the {which}'s process", "model", config.tools)
             shape = await model.first_word()
             rows = read_rows(lines, shape, config.metric, config.max_examples)
             metric = await _metric(config.metric, start, runtime.request_timeout_seconds)

@@ -243,8 +243,8 @@ def _facts(heard: Mapping[str, PodState]) -> dict[str, Any]:
     return {name: facts(state) for name, state in heard.items()}
 
 
-def _mint(uid: str, namespace: str) -> str:
-    return f"{uid}{namespace}"
+def _mint(uid: str, namespace: str) -> tuple[str, ...]:
+    return (f"{uid}{namespace}", "before")
 
 
 async def _in_turn(*each: Coroutine[Any, Any, Any]) -> list[Any]:
