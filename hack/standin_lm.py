@@ -2,10 +2,11 @@
 
 An OpenAI-compatible server (chat completions, streaming, usage, `response_format: json_schema`). It reads the
 demonstrations in its own prompt, finds those whose inputs are nearest to the question's (TF-IDF over character
-n-grams), and answers with their outputs. Without demonstrations it takes the first value that is allowed or, where the
-question comes with passages (`id: text`), the sentence that is nearest to it, with that passage's id and the
-similarity as its confidence. So a compiled program is measurably better on held-out data than an uncompiled one. Its
-accuracy says something about the path that a prompt takes, and nothing about any language model.
+n-grams), and answers with their outputs. Without demonstrations it takes the first value that is allowed, makes one of
+the type that is asked for or, where the question comes with passages (`id: text`), takes the sentence that is nearest
+to it, with that passage's id and the similarity as its confidence. So a compiled program is measurably better on
+held-out data than an uncompiled one. Its accuracy says something about the path that a prompt takes, and nothing about
+any language model.
 
 `POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "not_json", "drop",
 "times"} makes it misbehave, for all or for the next `times` requests; `GET /admin` counts its calls, in all and of
@@ -20,11 +21,14 @@ import functools
 import hashlib
 import itertools
 import json
+import random
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
+from polyfactory.value_generators.regex import RegexFactory
 from sklearn.feature_extraction.text import TfidfVectorizer
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,11 +37,20 @@ from starlette.routing import Route
 
 FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\s*\n?(.*?)(?=\n*\[\[ ## |\n*Respond with the corresponding|\Z)", re.S)
 ASKED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
-ALLOWED = re.compile(
-    r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)"
-)
+TAGGED = re.compile(r"`<(\w+)>`")
+IN_JSON = re.compile(r"Respond with a JSON object.*?fields: (.*)", re.S)
+NOTED = re.compile(r"\{(\w+)\}\s+# note: the value you produce (.*)")
+ONE_OF = re.compile(r"must (?:exactly match \(no extra characters\)|be) one of: (.*)")
 TYPED = re.compile(r"`\[\[ ## (\w+) ## \]\]` \(must be formatted as a valid Python (.+?)\)")
 FREE_TEXT = "stand-in"
+OF_NAME = {"url": "https://example.com/a.png", "file_data": "data:text/plain;base64,YQ=="}
+OF_FORMAT = {
+    "date-time": "2026-01-02T03:04:05Z",
+    "date": "2026-01-02",
+    "time": "03:04:05",
+    "duration": "P1D",
+    "uuid": "00000000-0000-4000-8000-000000000001",
+}
 
 
 def answer(messages: list[dict], schema: dict | None = None) -> str:
@@ -49,12 +62,19 @@ def answer(messages: list[dict], schema: dict | None = None) -> str:
         for (role, user), (next_role, reply) in itertools.pairwise(texts)
         if role == "user" and next_role == "assistant"
     )
-    wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1])
-    allowed = _allowed("\n".join(t for role, t in texts if role == "system"), schema)
+    tags = TAGGED.findall(texts[-1][1])
+    in_json = re.findall(r"`(\w+)`", " ".join(IN_JSON.findall(texts[-1][1])))
+    wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1]) or tags or in_json
+    system = "\n".join(t for role, t in texts if role == "system")
+    allowed = _allowed(system, schema)
     known = _nearest(demos, "\n".join(question.values()), allowed) or _extracted(question, texts[-1][1])
-    values = {name: known.get(name) or allowed.get(name, [FREE_TEXT])[0] for name in wanted}
-    if schema:
+    made = _made(system, schema)
+    values = {name: known.get(name) or allowed.get(name, [made.get(name, FREE_TEXT)])[0] for name in wanted}
+    if schema or in_json:
         return json.dumps(values)
+    values = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+    if tags:
+        return "\n".join(f"<{name}>{v}</{name}>" for name, v in values.items())
     return "\n\n".join(f"[[ ## {k} ## ]]\n{v}" for k, v in values.items()) + "\n\n[[ ## completed ## ]]"
 
 
@@ -68,11 +88,53 @@ def _asked(text: str) -> list[str]:
 
 def _allowed(system: str, schema: dict | None) -> dict[str, list[str]]:
     """The values that a field may have, where the prompt or the schema lists them."""
-    found = {name: values.split("; ") for name, values in ALLOWED.findall(system)}
+    notes = ((name, ONE_OF.match(note)) for name, note in NOTED.findall(system))
+    found = {name: said[1].split("; ") for name, said in notes if said}
     for name, part in (schema or {}).get("properties", {}).items():
         if "enum" in part:
             found[name] = part["enum"]
     return found
+
+
+def _made(system: str, schema: dict | None) -> dict[str, Any]:
+    """A value of each field's type, where the prompt or the schema says one."""
+    found = {name: value for name, note in NOTED.findall(system) if (value := _of_note(note)) is not None}
+    parts = (schema or {}).get("properties", {})
+    return found | {name: _of_schema(part, (schema or {}).get("$defs", {})) for name, part in parts.items()}
+
+
+def _of_note(note: str) -> Any:
+    _, adheres, schema = note.partition("must adhere to the JSON schema: ")
+    if adheres:
+        parsed = json.loads(schema)
+        return _of_schema(parsed, parsed.get("$defs", {}))
+    return {"must be True or False": True, "must be a single int value": 1, "must be a single float value": 0.5}.get(
+        note
+    )
+
+
+def _of_schema(schema: dict, definitions: dict) -> Any:
+    """The smallest value that fits; of a list, one item."""
+    if "$ref" in schema:
+        return _of_schema(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if choices := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+        return _of_schema(choices[0], definitions)
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            parts = schema.get("properties", {})
+            named = schema.get("required") or [name for name in parts if name in OF_NAME]
+            return {name: OF_NAME.get(name) or _of_schema(parts.get(name, {}), definitions) for name in named}
+        case "array":
+            return [_of_schema(part, definitions) for part in schema.get("prefixItems", [schema.get("items", {})])]
+        case "integer" | "number":
+            return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+        case "boolean" | "null":
+            return schema["type"] == "boolean" or None
+    if "pattern" in schema:
+        return RegexFactory(random.Random(1))(schema["pattern"])  # noqa: S311 - it shall be the same each time
+    return OF_FORMAT.get(schema.get("format", ""), FREE_TEXT)
 
 
 def _extracted(question: dict[str, str], text: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
 from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
-from despina_runtime.program.interface import interface_of
+from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, check_same_code, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
@@ -294,8 +294,8 @@ class Tooled(dspy.Module):
 
 def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be_called():
     program = Tooled()
-    modules = Modules(Loaded(program, interface_of(program)), None)
-    assert list(modules.schemas()) == ["answer"]
+    loaded = Loaded(program, interface_of(program), modules=module_interfaces(program))
+    assert list(Modules(loaded, None).schemas()) == ["answer"]
 
 
 @pytest.mark.parametrize(

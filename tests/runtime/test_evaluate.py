@@ -52,6 +52,12 @@ SHAPE = {
 ROWS = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]
 HELDOUT = [{"ticket": r["ticket"], "category": r["category"]} for r in ROWS if r["split"] == "heldout"]
 METRICS = """
+import dspy
+
+def asking(example, prediction, trace=None):
+    said = dspy.Predict("ticket, category -> fits: bool")(ticket=example.ticket, category=prediction.category)
+    return float(said.fits)
+
 def lenient(example, prediction, trace=None):
     return 1.0
 
@@ -121,6 +127,12 @@ def test_both_versions_are_scored_on_the_same_examples(score, version, plain):
     nested = [{"inputs": {"ticket": r["ticket"]}, "expectations": {"category": r["category"]}} for r in HELDOUT[:10]]
     assert score(version, rows=nested, metric="F1").score_percent > 50
     assert score(plain, rows=HELDOUT[:5], metric="judges:lenient").score_percent == 100
+
+
+def test_a_metric_may_ask_lms_and_what_that_costs_counts(score, plain):
+    found, free = (score(plain, rows=HELDOUT[:5], metric=f"judges:{name}") for name in ("asking", "lenient"))
+    assert (found.score_percent, found.failed) == (100, 0)
+    assert found.cost_usd > free.cost_usd > 0
 
 
 def test_a_dataset_of_mlflow(score, version, servers):

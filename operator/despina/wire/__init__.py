@@ -129,6 +129,9 @@ from despina.wire.names import (
     INTERFACE_PATH as INTERFACE_PATH,
 )
 from despina.wire.names import (
+    LONGEST_WAIT as LONGEST_WAIT,
+)
+from despina.wire.names import (
     MAX_ORDER_BYTES as MAX_ORDER_BYTES,
 )
 from despina.wire.names import (

@@ -13,6 +13,8 @@ CACHE_DIR = "/var/lib/despina"
 ADMIN_PORT = 8081
 ORDERS_PATH = "/orders"
 STATE_PATH = "/state"
+"""With `?after=NUMBER&wait=SECONDS` the answer comes when the state's number is another, or when the time is over."""
+LONGEST_WAIT = 25.0
 INTERFACE_PATH = "/interface"
 PROGRESS_PATH = "/progress"
 TOOLS_PATH = "/tools"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -78,7 +78,12 @@ class Counts(Report):
     @property
     def executed(self) -> int:
         """All but the callers' mistakes."""
-        return self.ok + self.program + self.upstream + self.timeout
+        return self.ok + self.failed
+
+    @property
+    def failed(self) -> int:
+        """Neither answered nor the callers' mistakes."""
+        return self.program + self.upstream + self.timeout
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:
@@ -162,3 +167,15 @@ class PodState(Report):
     wanted_workers: Count = 0
     """How many should; 0 where the pod does not say."""
     orders: OrdersReport = OrdersReport()
+    number: Count = 0
+    """Higher whenever `facts` are others or an order was carried out; whoever has read one can wait for the next. It
+    begins anew with the container; 0 where the pod does not say."""
+
+    def facts(self) -> tuple[Any, ...]:
+        """What decisions look at at once: of counts, when failures have doubled. The rest is read when somebody looks
+        anyway."""
+        held = tuple(sorted((name, h.phase) for name, h in self.held.items()))
+        failed = tuple(sorted((name, c.failed.bit_length()) for name, c in self.counts.items()))
+        breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in self.breakers)
+        mirrors = self.shadow.revision if self.shadow else None
+        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers

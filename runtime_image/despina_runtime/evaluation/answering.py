@@ -27,6 +27,7 @@ from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.subject import CONFIG
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.lm.client import LMs
+from despina_runtime.lm.meter import Meter
 from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.problem import Problem, unexpected
@@ -93,12 +94,16 @@ def metric_named(name: str) -> Metric:
     return found  # type: ignore[no-any-return]
 
 
-def judge(interface: Interface, metric: Metric, control: socket.socket) -> None:
-    """Judge answers, one at a time, until nobody asks any more."""
-    control.sendall(line_of({"interface": {"inputs": {}, "outputs": {}}}))
-    with control.makefile("rb") as lines:
-        for line in lines:
-            control.sendall(line_of(_judge(interface, metric, orjson.loads(line))))
+async def judge(loaded: Loaded, config: RuntimeConfig, metric: Metric, control: socket.socket) -> None:
+    """Judge answers, one at a time, until nobody asks any more. A metric may ask the version's LMs, too."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
+    lms = LMs(config, None, loaded.program)
+    writer.write(line_of({"interface": {"inputs": {}, "outputs": {}}}))
+    while line := await next_line(reader):
+        meter = Meter(asyncio.get_running_loop().time() + config.request_timeout_seconds)
+        with dspy.context(meter=meter, **lms.context(config.lm, None)):
+            said = await asyncio.to_thread(_judge, loaded.interface, metric, orjson.loads(line))
+        writer.write(line_of({**said, "cost": str(meter.cost or 0)}))
 
 
 def _judge(interface: Interface, metric: Metric, question: Document) -> Document:
@@ -120,7 +125,7 @@ def main(role: str, fd: str, folder: str, word: str) -> None:
         Fetching(str(cache / CONFIG), config, cache).result()
         loaded = load_program(config, cache)
         if role == "judge":
-            judge(loaded.interface, metric_named(word), control)
+            asyncio.run(judge(loaded, config, metric_named(word), control))
         else:
             refusal = refusal_of("Execute" if word == "Execute" else "Refuse", "evaluate")
             asyncio.run(answer(loaded, config, control, refusal))

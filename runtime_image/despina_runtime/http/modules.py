@@ -7,7 +7,7 @@ from typing import Any
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.problem import Problem
-from despina_runtime.program.interface import Interface, modules_of
+from despina_runtime.program.interface import Interface, modules_of, runs_async
 from despina_runtime.program.load import Loaded
 
 
@@ -37,6 +37,6 @@ class Modules:
         interface = self.interface(path)
         if path not in self._built:
             module = self._modules[path]
-            runs_async = self._is_async and hasattr(module, "aforward")
-            self._built[path] = self._corridors.build(module, runs_async, interface, path)
+            is_async = self._is_async and runs_async(module)
+            self._built[path] = self._corridors.build(module, is_async, interface, path)
         return self._built[path]

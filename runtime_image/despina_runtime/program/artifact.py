@@ -146,6 +146,7 @@ def write(
 ) -> Manifest:
     """Write all of the artefact but MLflow's own MLmodel."""
     entry = entrypoint or _entrypoint_of(program)
+    _check_can_be_made(program, entrypoint)
     sources = code_paths if code_paths is not None else [_source_of(program)]
     state = json.dumps(state_of(program), indent=1, sort_keys=True)
     code = tuple(_copy_code(sources, folder / CODE))
@@ -192,6 +193,25 @@ def _entrypoint_of(program: dspy.Module) -> str:
     if "<locals>" in cls.__qualname__:
         raise ValueError(f"{cls.__qualname__} is defined inside a function: move it to the top of a module")
     return f"{_module_name(cls)}:{cls.__qualname__}"
+
+
+def _check_can_be_made(program: dspy.Module, entrypoint: str | None) -> None:
+    """A pod calls the class without arguments."""
+    cls = type(program)
+    parameters = [*inspect.signature(cls.__init__).parameters.values()][1:]
+    missing = [p.name for p in parameters if _must_be_given(p)]
+    if entrypoint is None and missing:
+        raise ValueError(
+            f"{cls.__qualname__} cannot be made without {', '.join(missing)}: give defaults, or pass"
+            " entrypoint='module:function', where the function gives the uncompiled program"
+        )
+
+
+def _must_be_given(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
 
 
 def _module_name(cls: type) -> str:

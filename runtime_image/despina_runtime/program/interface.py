@@ -151,3 +151,10 @@ def _field(field: FieldInfo) -> Any:
     if field.default_factory:
         return Field(default_factory=field.default_factory, description=description)
     return Field(default=field.default, description=description)
+
+
+def runs_async(program: dspy.Module) -> bool:
+    """Whether `aforward` is what the program is: one that a class inherits beside a `forward` of its own is another's
+    (`dspy.CodeAct` has ReAct's)."""
+    own = (vars(kind) for kind in type(program).__mro__)
+    return next(("aforward" in names for names in own if names.keys() & {"forward", "aforward"}), False)

@@ -25,7 +25,7 @@ from despina_runtime import compat
 from despina_runtime.lm.client import OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
-from despina_runtime.program.interface import Interface, annotation_of, by_name
+from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
 from despina_runtime.program.load import Loaded, check_paths
 from despina_runtime.program.made_up import begin_anew, made_up, made_up_fields, submission
 from despina_runtime.program.served import NoLM
@@ -142,6 +142,8 @@ class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
         caller, adapter = (dspy.settings.caller_modules or [None])[-1], dspy.settings.adapter
         if not isinstance(caller, dspy.Predict) or isinstance(adapter, WarmupAdapter):
             return "warm-up"
+        if isinstance(adapter, dspy.TwoStepAdapter):  # it reads any text, and has a ChatAdapter's answer made of it
+            adapter = ChatAdapter()
         values = self._rehearsal.values(caller.signature, {})
         text: str = adapter.format_assistant_message_content(caller.signature, values)
         return text
@@ -158,7 +160,7 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
         ProgramError: it cannot work whatever LMs answer: it blocks the event loop and has no `forward`, asks LMs where
             no request is known, or calls a tool that its manifest does not list.
     """
-    is_async = hasattr(loaded.program, "aforward")
+    is_async = runs_async(loaded.program)
     if not config.is_enabled:
         return replace(loaded, is_async=is_async)
     check_paths(loaded.program, config.outputs, "spec.warmUp.outputs")
@@ -166,7 +168,8 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
         rehearsal = Rehearsal(loaded.program, config.outputs)
         inputs = _inputs(loaded.interface, loaded.example)
         lm, adapter = WarmupLM(rehearsal), WarmupAdapter(rehearsal)
-        with dspy.context(lm=lm, adapter=adapter, meter=Meter(math.inf), trace=[]):
+        own = {"meter": Meter(math.inf), "trace": [], "warn_on_type_mismatch": False}  # as a request's
+        with dspy.context(lm=lm, adapter=adapter, **own):
             is_async = is_async and await _runs_on_the_loop(loaded.program, inputs, rehearsal)
             if not is_async:
                 await asyncio.to_thread(loaded.program, **inputs)
