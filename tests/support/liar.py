@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dspy
@@ -42,6 +43,8 @@ def leave_word_for_ever() -> None:
     start = f"import os, subprocess, sys; os.fork() or subprocess.Popen([sys.executable, '-c', {FOR_EVER!r}, *sys.argv[1:]])"
     command = [sys.executable, "-c", start, os.environ["LIE_WORD"], FORGED, os.environ["LIE_PIDS"]]
     subprocess.Popen(command, start_new_session=True).wait()
+    while not Path(os.environ["LIE_PIDS"]).exists():  # it shall be there when it is looked for
+        time.sleep(0.01)
 
 
 def change_the_metrics() -> None:
