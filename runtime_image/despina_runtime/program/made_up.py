@@ -2,87 +2,42 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
 
 import dspy
-from polyfactory.factories.pydantic_factory import ModelFactory
-from polyfactory.field_meta import FieldMeta
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from despina_runtime.program.interface import annotation_of, by_name
-
-PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
-    "AABJRU5ErkJggg=="
-)
-OWN: Mapping[type, Callable[[], BaseModel]] = {
-    dspy.Image: lambda: dspy.Image(url=PIXEL),
-    dspy.Audio: lambda: dspy.Audio(data="UklGRg==", audio_format="wav"),
-    dspy.File: lambda: dspy.File(file_data="data:text/plain;base64,bWFkZSB1cA==", filename="made-up.txt"),
-    dspy.History: lambda: dspy.History(messages=[]),
-    dspy.ToolCalls: lambda: dspy.ToolCalls(tool_calls=[]),
-}
-"""DSPy's types that take less than their fields say, or that would have something done."""
-
-
-class _Nothing(BaseModel):
-    """A factory is one of some model; others are made from it."""
-
-
-class _Factory(ModelFactory[Any]):
-    """Values within a type's bounds and formats, the same in each process. Lists have one item, and what may be left
-    out is there, unless it is what it is part of."""
-
-    __model__ = _Nothing
-    __allow_none_optionals__ = False
-    __use_defaults__ = True
-    __use_examples__ = True
-
-    @classmethod
-    def build(cls, *args: Any, **kwargs: Any) -> Any:
-        """One instance."""
-        own = OWN.get(cls.__model__)
-        return own() if own else super().build(*args, **kwargs)
-
-    @classmethod
-    def get_provider_map(cls) -> dict[Any, Callable[[], Any]]:
-        """Without contents where the type says nothing of them: they would be of types that JSON does not know."""
-        return {**super().get_provider_map(), dict: dict, list: list}
-
-    @classmethod
-    def get_field_value(cls, field_meta: FieldMeta, *args: Any, **kwargs: Any) -> Any:
-        """Of an enumeration the last: ReAct's tools are one, ended by `finish`, and a warm-up calls no tool."""
-        kind = field_meta.annotation
-        while get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        if get_origin(kind) is Literal:
-            return get_args(kind)[-1]
-        if isinstance(kind, enum.EnumMeta):
-            return list(kind)[-1]
-        return super().get_field_value(field_meta, *args, **kwargs)
-
-
-_Factory.__base_factory_overrides__ = {BaseModel: _Factory}
+TEXT = "made up"
 
 
 def begin_anew() -> None:
     """What is made up from now on is what was made up after the last time that this was called."""
-    _Factory.seed_random(1)
+    if factory := sys.modules.get("despina_runtime.program.factory"):
+        factory.begin_anew()
 
 
-def made_up(model: type[BaseModel]) -> BaseModel:
-    """An instance of a model; raises whatever keeps one from being made up."""
-    made: BaseModel = _Factory.create_factory(model).build()
-    return made
+def made_up(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """A value for each field; raises whatever keeps one from being made up."""
+    plain = {name: value for name, field in fields.items() if (value := _plain(field)) is not None}
+    rest = {name: field for name, field in fields.items() if name not in plain}
+    if not rest:
+        return plain
+    from despina_runtime.program.factory import of_fields  # only those who need it pay for its import
+
+    return plain | of_fields(rest)
 
 
-def made_up_fields(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """A value for each field of a signature."""
-    bare: dict[str, Any] = {name: (annotation_of(field), ...) for name, field in fields.items()}
-    return by_name(made_up(create_model("MadeUp", __config__=ConfigDict(arbitrary_types_allowed=True), **bare)))
+def _plain(field: FieldInfo) -> Any:
+    """Texts, and of words the last: ReAct's tools are such, ended by `finish`, and a warm-up calls no tool. Of numbers
+    and booleans a program may wait for another."""
+    if field.metadata:
+        return None
+    if get_origin(field.annotation) is Literal:
+        return get_args(field.annotation)[-1]
+    return TEXT if field.annotation is str else None
 
 
 def submission(fields: Mapping[str, FieldInfo], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +46,7 @@ def submission(fields: Mapping[str, FieldInfo], inputs: Mapping[str, Any]) -> di
     tools = {tool.name: tool for tool in inputs.get("tools") or () if isinstance(tool, dspy.Tool)}
     if not names or "submit" not in tools:
         return {}
-    types: dict[str, Any] = {name: (kind, ...) for name, kind in (tools["submit"].arg_types or {}).items()}
-    model = create_model("MadeUp", __config__=ConfigDict(arbitrary_types_allowed=True), **types)
-    call = {"name": "submit", "args": made_up(model).model_dump(mode="json")}
-    return {name: dspy.ToolCalls.from_dict_list([call]) for name in names}
+    types = tools["submit"].arg_types or {}
+    made = made_up({name: FieldInfo(annotation=kind) for name, kind in types.items()})
+    args = {name: TypeAdapter(types[name]).dump_python(value, mode="json") for name, value in made.items()}
+    return {name: dspy.ToolCalls.from_dict_list([{"name": "submit", "args": args}]) for name in names}

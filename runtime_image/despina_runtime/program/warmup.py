@@ -27,7 +27,7 @@ from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
 from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
 from despina_runtime.program.load import Loaded, check_paths
-from despina_runtime.program.made_up import begin_anew, made_up, made_up_fields, submission
+from despina_runtime.program.made_up import begin_anew, made_up, submission
 from despina_runtime.program.served import NoLM
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tools.api import LocalToolbox, rehearsing
@@ -79,7 +79,7 @@ class Rehearsal:
         """The outputs of the predictor that is called."""
         fields = signature.output_fields
         recorded = {name: value for name, value in self._of_caller().items() if name in fields}
-        made = made_up_fields({name: field for name, field in fields.items() if name not in recorded})
+        made = made_up({name: field for name, field in fields.items() if name not in recorded})
         made |= {name: TypeAdapter(annotation_of(fields[name])).validate_python(v) for name, v in recorded.items()}
         return made | submission(fields, inputs)
 
@@ -208,7 +208,8 @@ def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any]
 
 def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, Any]:
     begin_anew()
-    return by_name(interface.inputs.model_validate(example) if example else made_up(interface.inputs))
+    needed = {name: field for name, field in interface.inputs.model_fields.items() if field.is_required()}
+    return by_name(interface.inputs.model_validate(example or made_up(needed)))
 
 
 async def _runs_on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehearsal: Rehearsal) -> bool:
