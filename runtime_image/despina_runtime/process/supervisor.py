@@ -54,7 +54,7 @@ WORKERS = "workers"
 LOOK_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 """A worker says something at least as often, from its event loop."""
-SILENT_SECONDS = 30.0
+SILENT_SECONDS = 8.0
 """From then on it counts as hanging. A program may compute on the loop for a while, though all of its worker's requests
 wait for it; and requests that compute may come one right after the other."""
 JOIN_SECONDS = 600.0

@@ -18,6 +18,7 @@ from typing import Any
 
 import dspy
 from dspy.adapters import ChatAdapter
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from pydantic import TypeAdapter
 
 from despina.wire import FailureReason, WarmUpConfig
@@ -43,6 +44,10 @@ BLOCKING = (
 )
 
 
+NO_SANDBOX = (
+    "{}: it runs code that LMs write, in a sandbox that is not here: pass interpreter_factory=dspy.LocalInterpreter,"
+    " for which the pod is the sandbox, or use an image with Deno (docs/serving.md)"
+)
 WARMUP_INCONCLUSIVE = "WarmupInconclusive"
 """The word that a remark begins with."""
 INCONCLUSIVE = (
@@ -158,7 +163,7 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
 
     Raises:
         ProgramError: it cannot work whatever LMs answer: it blocks the event loop and has no `forward`, asks LMs where
-            no request is known, or calls a tool that its manifest does not list.
+            no request is known, calls a tool that its manifest does not list, or has no sandbox for LMs' code.
     """
     is_async = runs_async(loaded.program)
     if not config.is_enabled:
@@ -180,6 +185,8 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
     except ProgramError:
         raise
     except Exception as exc:
+        if type(exc) is CodeInterpreterError:  # subclasses are about the code, which is made up here
+            raise ProgramError(FailureReason.WARMUP_FAILED, NO_SANDBOX.format(type(exc).__name__)) from exc
         remark = INCONCLUSIVE.format(WARMUP_INCONCLUSIVE, f"{type(exc).__name__}: {exc}"[:ERROR_LENGTH])
         log.warning("%s", remark, exc_info=exc)
         return replace(loaded, is_async=is_async, remark=remark)

@@ -80,6 +80,10 @@ def program_of_thought() -> dspy.Module:
     return program
 
 
+def needs_deno() -> dspy.Module:
+    return dspy.ProgramOfThought(Sort)
+
+
 def code_act() -> dspy.Module:
     program = dspy.CodeAct(Sort, tools=[look_up], max_iters=2, interpreter_factory=dspy.LocalInterpreter)
     program.codeact.demos = [

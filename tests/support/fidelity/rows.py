@@ -48,6 +48,7 @@ MODULES = {
     "dspy.ChainOfThought": "chain_of_thought",
     "dspy.ReAct": "react",
     "dspy.ReActV2": "react_v2",
+    "dspy.ProgramOfThought, no Deno": "needs_deno",
     "dspy.ProgramOfThought, LocalInterpreter": "program_of_thought",
     "dspy.CodeAct, LocalInterpreter": "code_act",
     "dspy.RLM, LocalInterpreter": "rlm",
