@@ -524,7 +524,7 @@ SCHEDULES = {
         (SWAP, {}, [("mute", True), ("alias", "2"), ("rounds", 1), ("away", 4000.0), ("rounds", 1), ("mute", False)])
     ),
     "a Service that lost its labels, and alone knows what was taken back, is found by its name": (
-        DAMAGED,
+        BLUE_GREEN,
         {"2": ERRING},
         [("alias", "2"), ("rounds", 6), STATUS_REFUSED, *RELEASED, ("rounds", 6), ("unlabelled", None), ("rounds", 1)],
     ),
