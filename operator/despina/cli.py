@@ -101,6 +101,7 @@ def _write_crds(folder: Path | None) -> None:
     if folder is None:
         sys.stdout.write("---\n".join(crds().values()))
         return
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in crds().items():
         (folder / name).write_text(text)
 

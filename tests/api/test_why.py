@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,10 +78,21 @@ class FakeApi:
         return web.json_response(found[0] if found else {"message": "not found"}, status=200 if found else 404)
 
     def _listed(self, path: str, selector: str) -> web.Response:
-        wanted = dict(part.split("=") for part in selector.split(","))
-        items = [o for o in self.objects.get(path, ()) if wanted.items() <= (o["metadata"].get("labels") or {}).items()]
+        wanted = dict(part.partition("=")[::2] for part in selector.split(","))
+        labelled = ((o, o["metadata"].get("labels") or {}) for o in self.objects.get(path, ()))
+        items = [o for o, has in labelled if all(k in has and v in ("", has[k]) for k, v in wanted.items())]
         bare = [{k: v for k, v in o.items() if k not in ("kind", "apiVersion")} for o in items]
         return web.json_response({"items": bare})
+
+
+def kubeconfig(server: str) -> str:
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    return str(yaml.safe_dump(config))
 
 
 @pytest.fixture
@@ -92,13 +104,7 @@ async def api(tmp_path, monkeypatch):
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    (tmp_path / "kubeconfig").write_text(kubeconfig(f"http://127.0.0.1:{runner.addresses[0][1]}"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     yield fake
     await runner.cleanup()
@@ -228,6 +234,7 @@ async def test_what_cannot_be_looked_at_is_one_line(api, capsys):
         (None, "no cluster is configured"),
         ("{", "no cluster is configured"),
         (json.dumps({"current-context": "c"}), "no cluster is configured"),
+        (kubeconfig("https://[bad"), "no cluster is configured"),
     ],
 )
 async def test_no_cluster_is_one_line(tmp_path, monkeypatch, capsys, text, said):
@@ -243,6 +250,7 @@ def configured(tmp_path, **changes: Any) -> str:
     config = yaml.safe_load(file.read_text())
     server = config["clusters"][0]["cluster"]["server"]
     config["clusters"][0]["cluster"]["server"] = changes.get("server", server)
+    config["clusters"][0]["cluster"] |= {"proxy-url": changes["proxy"]} if "proxy" in changes else {}
     config["users"][0]["user"] = changes.get("user", {})
     file.write_text(yaml.safe_dump(config))
     return server
@@ -262,6 +270,57 @@ async def test_the_environments_proxy_leads_to_the_api_server(api, capsys, tmp_p
     assert "Callers reach version 1" in await why(capsys, "qa")
     monkeypatch.setenv("no_proxy", "cluster.invalid")
     assert "cluster.invalid" in await fails(capsys, "qa")
+
+
+@pytest.mark.parametrize(("there", "exempt"), [("http://[fd00::1]", "fd00::1"), ("http://[fd00:0::1]:80", "fd00::1")])
+async def test_an_address_that_the_environment_exempts_is_asked_directly(tmp_path, api, monkeypatch, there, exempt):
+    configured(tmp_path, server=there)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for no_proxy, proxy in (("", "http://127.0.0.1:9"), (exempt, None)):
+        monkeypatch.setenv("no_proxy", no_proxy)
+        cluster = await Onlooker.connect()
+        assert cluster._api.configuration.proxy == proxy
+        await cluster.close()
+
+
+async def test_the_kubeconfigs_proxy_comes_before_the_environments(tmp_path, api, monkeypatch):
+    configured(tmp_path, proxy="http://127.0.0.1:8")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    cluster = await Onlooker.connect()
+    assert cluster._api.configuration.proxy == "http://127.0.0.1:8"
+    await cluster.close()
+
+
+@pytest.fixture
+async def proxy():
+    """A proxy that lets nobody through, and what it was told."""
+    heads: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 503 Closed\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    yield SimpleNamespace(heads=heads, address=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    server.close()
+
+
+async def test_a_proxys_login_reaches_the_proxy_and_no_error(tmp_path, api, proxy, capsys, monkeypatch):
+    configured(tmp_path, server="https://cluster.invalid")
+    monkeypatch.setenv("https_proxy", f"http://us%40er:S3cret@{proxy.address}")
+    said = await fails(capsys, "qa")
+    assert "503 Closed" in said
+    assert "S3cret" not in said
+    login = b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:S3cret")
+    assert [login in head for head in proxy.heads] == [True] * len(proxy.heads)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:9", "127.0.0.1:99999", ":9", "127.0.0.1:9#", "["])
+async def test_the_login_of_a_proxy_that_there_cannot_be_is_in_no_error(tmp_path, api, capsys, monkeypatch, place):
+    configured(tmp_path, server="https://cluster.invalid")
+    monkeypatch.setenv("https_proxy", f"http://user:S3cret@{place}")
+    assert "S3cret" not in await fails(capsys, "qa")
 
 
 @pytest.mark.parametrize("status", [200, 404])

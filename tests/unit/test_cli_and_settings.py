@@ -20,6 +20,7 @@ from despina.cluster.errors import Unavailable
 from despina.decide.snapshot import dump, load
 from despina.main import make_registry, run
 from despina.settings import Settings, read_profiles
+from tests.support.world import ROOT
 
 TOOL = "{apiVersion: despina.dev/v1alpha1, kind: DSPyTool, metadata: {name: x}, spec: {contract: {}}}"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket-triage" / "program.yaml"
@@ -137,6 +138,13 @@ def test_crds_are_printed(capsys):
     main(["crds"])
     names = [d["metadata"]["name"] for d in yaml.safe_load_all(capsys.readouterr().out)]
     assert names == ["dspyprograms.despina.dev", "dspytools.despina.dev"]
+
+
+def test_crds_are_written_to_a_folder_that_need_not_be_there(tmp_path):
+    main(["crds", "--folder", str(tmp_path / "new" / "one")])
+    assert {file.name for file in (tmp_path / "new" / "one").iterdir()} == {
+        file.name for file in (ROOT / "crds").iterdir()
+    }
 
 
 @pytest.mark.parametrize(("text", "namespaces"), [("", ["own"]), ("a", ["a"]), ("a, b,", ["a", "b"])])

@@ -21,7 +21,7 @@ from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
 from despina.desired.config import dump
 from despina.desired.evaluation import evaluation_name
-from despina.desired.labels import MEMORY, PROGRAM, REVISION
+from despina.desired.labels import MANAGED_BY, MEMORY, PROGRAM, REVISION, program_labels
 from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
 from despina.reconcile.program import Reconciler
@@ -258,12 +258,25 @@ def test_a_running_evaluation_is_kept_as_long_as_its_candidate_exists(what):
     assert Delete(("Job", name)) in gone.steps, "and not longer"
 
 
+def test_an_evaluation_that_cannot_be_made_waits_and_fails_no_version():
+    """A full quota is nothing that the version did."""
+    program = a_program(rollout={"gates": [EVALUATE]})
+    o: Observed = observed(program, "2", **beside(program))
+    for now in (NOW, NOW + 1000, NOW + 90_000):
+        plan = decide(o, now)
+        assert not plan.quarantined
+        (gate,) = report(o, plan, Outcome(), now).rollout.gates
+        assert (gate.result, gate.message, gate.spent_seconds) == ("Running", "the Job is being made", 0)
+        o = replace(o, status=report(o, plan, Outcome(), now))
+
+
 def test_a_longer_time_rescues_an_evaluation_that_runs():
     before, after = (a_program(rollout={"gates": [EVALUATE | {"timeoutSeconds": s}]}) for s in (900, 1800))
     (gate,) = before.spec.rollout.gates
     o = observed(before, "2", **beside(before))
     job = JobView(evaluation_name(before, gate, hash_of(before, "2"), timestamp(NOW)), progress="290 of 300")
-    known = replace(o, status=report(o, decide(o, NOW), Outcome(), NOW), jobs=(job,))
+    begun = replace(o, jobs=(job,))
+    known = replace(begun, status=report(begun, decide(begun, NOW), Outcome(), NOW))
     assert decide(known, NOW + 1000).quarantined
     plan = decide(replace(known, program=after), NOW + 1000)
     assert (plan.step, plan.gates[0].message, plan.quarantined) == ("Gate", "290 of 300", ())
@@ -584,9 +597,10 @@ def a_service(owner: str = P.uid, **labels: str) -> dict[str, Any]:
 
 UNSEEN = {
     "it is not there": (None, None),
-    "somebody else's": (a_service("another", **{PROGRAM: "qa"}), Refused),
-    "it came meanwhile": (a_service(**{PROGRAM: "qa", "and": "more"}), Conflict),
-    "its label was taken away, so that no list has it": (a_service(), None),
+    "somebody else's": (a_service("another", **program_labels(P)), Refused),
+    "it came meanwhile": (a_service(**program_labels(P), more="yes"), Conflict),
+    "it came meanwhile, with a label that somebody changed": (a_service(**{PROGRAM: "qa", MANAGED_BY: "x"}), Conflict),
+    "its labels were taken away, so that no list has it": (a_service(), Conflict),
 }
 
 
@@ -596,10 +610,31 @@ async def test_what_was_not_seen_is_not_written_over(sentence):
     api = Api()
     if there:
         api.put(there)
-    wanted = a_service(**{PROGRAM: "qa"}) | {"spec": {"selector": {REVISION: ONE}}}
+    wanted = a_service(**program_labels(P)) | {"spec": {"selector": {REVISION: ONE}}}
     with pytest.raises(error) if error else nullcontext():
         await execute(Apply(wanted), P, {}, {}, Client(api))
-    assert ("spec" in api.get("Service", "qa")) is (error is None)
+    found = api.get("Service", "qa")
+    assert ("spec" in found) is (error is None)
+    assert found["metadata"]["ownerReferences"] == (there or wanted)["metadata"]["ownerReferences"]
+    is_ours = found["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
+    assert not is_ours or program_labels(P).items() <= found["metadata"]["labels"].items(), "the next pass sees it"
+
+
+async def test_what_was_seen_and_has_changed_is_left_as_it_is():
+    api = Api()
+    api.put(a_service())
+    with pytest.raises(Conflict):
+        await execute(Apply(a_service(**program_labels(P))), P, {}, {("Service", "qa"): "77"}, Client(api))
+    assert api.get("Service", "qa")["metadata"]["labels"] == {}
+
+
+async def test_who_meets_another_state_again_and_again_waits_longer_each_time():
+    waits = []
+    for conflicts in (0, 1, 2, 50):
+        carrier = Carrier(P, {}, Stubborn({"Service": Conflict("409")}), conflicts=conflicts)
+        await carrier.carry_out(ACTIONS)
+        waits.append(carrier.again)
+    assert waits == [0.2, 0.4, 0.8, 30.0]
 
 
 async def test_an_event_that_cannot_be_written_is_counted_and_never_more():

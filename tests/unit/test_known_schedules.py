@@ -523,6 +523,11 @@ SCHEDULES = {
     "no version is given up because the operator was away": (
         (SWAP, {}, [("mute", True), ("alias", "2"), ("rounds", 1), ("away", 4000.0), ("rounds", 1), ("mute", False)])
     ),
+    "a Service that lost its labels, and alone knows what was taken back, is found by its name": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [("alias", "2"), ("rounds", 6), STATUS_REFUSED, *RELEASED, ("rounds", 6), ("unlabelled", None), ("rounds", 1)],
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

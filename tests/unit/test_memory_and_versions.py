@@ -386,6 +386,7 @@ def test_an_entry_takes_the_place_of_an_older_one_about_the_same_version():
     assert added((entry("2"),), entry("2", revision="r")) == (entry("2"), entry("2", revision="r"))
     made_anew = entry("2", source="made anew")
     assert added((entry("2", source="a"),), made_anew) == (entry("2", source="a"), made_anew)
+    assert added((entry("2"),), made_anew) == (made_anew,), "one without a source is about any"
     many = tuple(entry(str(n)) for n in range(20))
     assert [e.version for e in added(many, entry("20"))] == [str(n) for n in range(1, 21)]
 

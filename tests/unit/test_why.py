@@ -313,6 +313,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
             "kubectl annotate dspy qa -n ns --overwrite despina.dev/retry=2.",
         ],
     ),
+    "a version in quarantine that the manifest names": (
+        replace(at_rest(a_program(rollout={"rollbackTo": 2}, replicas=2)), model=found("2"), status=quarantined()),
+        ["To have it tried again, pin another version and this one again, or: kubectl annotate"],
+    ),
     "a spec in quarantine": (
         replace(at_rest(P), model=found("2"), status=quarantined(hash_of(P, "2"))),
         ["To have it tried again, edit the spec, or: kubectl annotate"],

@@ -280,7 +280,8 @@ class ProgramStatus(ApiModel):
     observed_generation: int = 0
     """The generation of the spec that this status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
-    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, OrdersAccepted, BreakerClosed."""
+    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, OrdersAccepted, BreakerClosed and
+    Reconciled."""
     url: Address | None = None
     """The address within the cluster."""
     cluster_ips: Annotated[tuple[Word, ...], Field(max_length=2)] = Field(default=(), alias="clusterIPs")

@@ -10,9 +10,10 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -69,12 +70,13 @@ class Cluster:
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
+            proxy = configuration.proxy or _proxy_of_environment(configuration.host)
+            configuration.proxy, configuration.proxy_headers = _without_login(proxy) if proxy else (None, None)
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
             raise Unavailable(f"no cluster is configured: {' '.join(str(exc).split())}") from exc
         # By itself, the session would look for a proxy and for ~/.netrc in two threads at every request, and would not
         # send a token beside what that file holds.
         configuration.client_session_kwargs = {"trust_env": False}
-        configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:
@@ -88,9 +90,9 @@ class Cluster:
         except Gone:
             return None
 
-    async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[Document]:
-        """The objects that carry the labels."""
-        selector = ",".join(f"{k}={v}" for k, v in labels.items())
+    async def list(self, kind: str, namespace: str, labels: Mapping[str, str | None]) -> list[Document]:
+        """The objects that carry the labels; None: whatever the label says."""
+        selector = ",".join(k if v is None else f"{k}={v}" for k, v in labels.items())
         answer = await self._call("get", _path(kind, namespace), label_selector=selector)
         items: list[Document] = answer["items"]
         return items
@@ -117,6 +119,10 @@ class Cluster:
     async def apply_status(self, document: Document) -> Document:
         """Server-side apply of the status subresource; what is left out is removed."""
         return await self._apply(_path(*_identity(document)) + "/status", document, STATUS_MANAGER)
+
+    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> None:
+        """Set labels of an object, and nothing else."""
+        await self._merge(_path(kind, namespace, name), {"metadata": {"labels": labels, **_seen(version)}})
 
     async def scale(self, namespace: str, deployment: str, version: str | None, replicas: int) -> Document:
         """Set a Deployment's size. `version` is the resourceVersion that was read, here and below."""
@@ -191,8 +197,15 @@ class Cluster:
                 raise UnknownKind(f"{what}: {exc.reason}") from exc
             raise error_for(exc.status, what, _said(exc) or str(exc.reason)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
-            raise Unavailable(f"{what}: {exc or type(exc).__name__}") from exc
+            raise Unavailable(f"{what}: {_words_of(exc)}") from exc
         return answer
+
+
+def _words_of(exc: Exception) -> str:
+    """What everybody may read who sees a program's status: no address, which may hold a proxy's password."""
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return f"{exc.status} {exc.message}"
+    return type(exc).__name__ if isinstance(exc, aiohttp.InvalidURL) else str(exc) or type(exc).__name__
 
 
 def _seen(version: str | None) -> Document:
@@ -238,7 +251,20 @@ def present_namespace() -> str:
 
 def _proxy_of_environment(address: str) -> str | None:
     parts = urlsplit(address)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    host = parts.hostname or ""
+    with contextlib.suppress(ValueError):
+        host = str(ip_address(host))
+    return None if proxy_bypass(host) else getproxies().get(parts.scheme)
+
+
+def _without_login(proxy: str) -> tuple[str, dict[str, str] | None]:
+    """A proxy's address, and the header that has its login: errors quote addresses."""
+    parts = urlsplit(proxy)
+    login, at, place = parts.netloc.rpartition("@")
+    if not at:
+        return proxy, None
+    header = {"Proxy-Authorization": "Basic " + base64.b64encode(unquote(login).encode()).decode()}
+    return parts._replace(netloc=place).geturl(), header
 
 
 def _is_in_pod() -> bool:

@@ -64,7 +64,11 @@ async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
 
 
 async def _apply(document: Document, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
-    """Apply, but never over an object of the same name that is somebody else's, nor over one that came meanwhile."""
+    """Apply, but never over an object of the same name that is somebody else's, nor over one that came meanwhile.
+
+    One of our own that lost its labels was not seen, and may hold what must not be forgotten: it gets its labels back,
+    and the next pass decides upon it.
+    """
     key = (document["kind"], document["metadata"]["name"])
     seen = versions.get(key) or (None if key in objects else ABSENT)
     try:
@@ -73,9 +77,10 @@ async def _apply(document: Document, owner: Owner, objects: Objects, versions: V
         if seen != ABSENT:
             raise
         found = await _refuse_if_foreign(document, owner, cluster)
-        if found is None or labels_of(document).items() <= labels_of(found).items():
-            raise  # the next pass sees it
-        after = await _applied(_at(document, found["metadata"]["resourceVersion"]), cluster)
+        labels = labels_of(document)
+        if found is not None and not labels.items() <= labels_of(found).items():
+            await cluster.label(key[0], owner.namespace, key[1], found["metadata"]["resourceVersion"], labels)
+        raise
     versions[key] = after["metadata"].get("resourceVersion", "")
 
 

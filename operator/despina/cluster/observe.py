@@ -107,14 +107,19 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     service = objects.get(("Service", program.name), {})
     pods = tuple(pod_view(p) for p in found["Pod"])
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
+    deployments = _deployments(objects, configs)
+    configured = [config for view in deployments for config in view.configs]
+    caches = [program.spec.cache, *(config.cache for config in configured)]
+    uses = [*program.spec.tools, *(use for config in configured for use in config.tools)]
+    has_toolbox = bool(uses) or any(c and c.redis for c in caches) or toolbox_name(program) in configs
     return Live(
         program=program,
         status=read_status(manifest.get("status")),
-        deployments=_deployments(objects, configs),
+        deployments=deployments,
         pods=pods,
         active=text(mapping(mapping(service.get("spec")).get("selector")).get(REVISION)) or None,
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
-        objects=_compared(objects, configs) | await _toolbox_secret(cluster, program, configs),
+        objects=_compared(objects, configs) | (await _toolbox_secret(cluster, program) if has_toolbox else {}),
         configs=_readable(configs),
         versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
@@ -139,13 +144,9 @@ def _versions(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
     return {key: item["metadata"].get("resourceVersion", "") for key, item in guarded.items()}
 
 
-async def _toolbox_secret(
-    cluster: Cluster, program: Program, configs: Mapping[str, Document]
-) -> dict[ObjectKey, Document]:
+async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey, Document]:
     """The program's tokens and keys: read by name, for the operator may not list Secrets."""
-    name = toolbox_name(program)
-    has_redis = program.spec.cache and program.spec.cache.redis
-    return await own_secret(cluster, program, name) if program.spec.tools or has_redis or name in configs else {}
+    return await own_secret(cluster, program, toolbox_name(program))
 
 
 async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKey, Document]:
@@ -155,10 +156,9 @@ async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKe
 
 
 async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tuple[JobView, ...]:
-    pods = await asyncio.gather(
-        *(cluster.list("Pod", program.namespace, {EVALUATION: j["metadata"]["name"]}) for j in found)
-    )
-    return tuple(job_view(job, _made_by(job, labelled)) for job, labelled in zip(found, pods, strict=True))
+    """Ended ones stay for a day, so that all of their pods are asked for at once."""
+    pods = await cluster.list("Pod", program.namespace, {EVALUATION: None}) if found else []
+    return tuple(job_view(job, _made_by(job, pods)) for job in found)
 
 
 def _made_by(job: Document, pods: list[Document]) -> list[Document]:

@@ -36,6 +36,8 @@ class Verdict:
     message: str = ""
     actions: tuple[Action, ...] = ()
     score: Score | None = None
+    is_under_way: bool = True
+    """Otherwise the gate's time stands: what it needs cannot be made yet."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
             states.append(status)
             continue
         started = parse_timestamp(status.started_at, r.now) if status else r.now
-        clock = (clock_of(status, r.now) if status else Clock()).running(r.now)
+        clock = clock_of(status, r.now) if status else Clock()
         verdict = _judge(r, candidate, gate, clock.elapsed(r.now))
+        clock = clock.running(r.now) if verdict.is_under_way else clock.stopped(r.now)
         states.append(_status(gate, verdict, started, clock, r.now))
         if verdict.passed is None:
             states += _later(r, known, r.policy.gates[n + 1 :])
@@ -231,7 +234,8 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     name = _job_name(r, candidate, gate)
     job = _found(r, name)
     if job is None:
-        return Verdict(None, "the Job is being made", (_job(r, candidate, gate, policy, name),))
+        making = _job(r, candidate, gate, policy, name)
+        return Verdict(None, "the Job is being made", (making,), is_under_way=False)
     return Verdict(None, job.progress or job.trouble or f"Job {name} is starting")
 
 

@@ -124,6 +124,12 @@ class DeploymentView:
         return self.loading.revision if self.loading else self.revision
 
     @property
+    def configs(self) -> list[RuntimeConfig]:
+        """All that its pods may hold."""
+        loading = self.loading
+        return [c for c in (self.config, loading and loading.config, loading and loading.previous) if c]
+
+    @property
     def model(self) -> ModelRef | None:
         """The model version that its pods serve, as their configuration names it."""
         config = self.loading.config if self.loading else self.config

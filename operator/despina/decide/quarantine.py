@@ -60,9 +60,14 @@ def entry_against(revision: Revision, entries: Collection[Quarantined]) -> Quara
 
 
 def added(entries: Collection[Quarantined], entry: Quarantined) -> tuple[Quarantined, ...]:
-    """The list with a new entry, in the place of an older one about the same."""
-    rest = [e for e in entries if (e.version, e.revision, e.source) != (entry.version, entry.revision, entry.source)]
+    """The list with a new entry, in the place of an older one about the same; one without a source is about any."""
+    rest = [e for e in entries if not _are_about_the_same(e, entry)]
     return (*rest, entry)[-LIMIT:]
+
+
+def _are_about_the_same(one: Quarantined, other: Quarantined) -> bool:
+    is_same = (one.version, one.revision) == (other.version, other.revision)
+    return is_same and (one.source == other.source or None in (one.source, other.source))
 
 
 def quarantine(revision: Revision, reason: str, message: str, now: float, is_the_specs_fault: bool) -> Quarantined:

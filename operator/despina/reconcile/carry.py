@@ -45,6 +45,9 @@ class Carrier:
     error: str | None = None
     silence: str | None = None
     again: float | None = None
+    conflicts: int = 0
+    """In how many passes in a row, until now, the API server had something else than this operator had read."""
+    is_outdated: bool = False
     recorded: Memory | None = None
     _to_say: list[Emit] = field(default_factory=list)
     _silent: set[str] = field(default_factory=set)
@@ -94,7 +97,8 @@ class Carrier:
     def _note(self, exc: ClusterError, kind: str) -> None:
         match exc:
             case Conflict() | Gone():
-                self._soon(CONFLICT_AGAIN_SECONDS)
+                self.is_outdated = True
+                self._soon(min(CONFLICT_AGAIN_SECONDS * 2.0 ** min(self.conflicts, 10), REFUSED_AGAIN_SECONDS))
             case Refused():
                 self.error = self.error or str(exc)[:1024]
                 self._soon(REFUSED_AGAIN_SECONDS)

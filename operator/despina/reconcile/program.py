@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.gates import watched_since
-from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
+from despina.decide.observed import Defaults, Observed, PodView, Resolution
 from despina.decide.plan import Action, Tell
 from despina.decide.rollout import decide
 from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS, Carrier, report_failure, report_unreadable, write_status
@@ -48,6 +48,8 @@ class Reconciler:
     clock: Callable[[], float] = time.time
     began: float = 0.0
     """When this process did, by the same clock."""
+    conflicts: dict[Key, int] = field(default_factory=dict)
+    """Of each program, in how many of the last passes the API server had something else than was read."""
 
     async def __call__(self, key: Key) -> float | None:
         """Take the next step; the result is when to look again, in seconds, though nothing happens."""
@@ -61,6 +63,7 @@ class Reconciler:
             self.registry.forget(key)
             self.orders.told(key, ())
             self.reports.forget(key)
+            self.conflicts.pop(key, None)
             measure_breaker(key, None)
             return None
         program = parse(Program, manifest)
@@ -88,8 +91,11 @@ class Reconciler:
         if writes and live.versions and not await self._is_as_read(manifest):
             return CONFLICT_AGAIN_SECONDS
         tell = partial(self.orders.tell, key)
-        carrier = Carrier(program, live.objects, self.cluster, tell, dict(live.versions))
+        carrier = Carrier(
+            program, live.objects, self.cluster, tell, dict(live.versions), conflicts=self.conflicts.get(key, 0)
+        )
         await carrier.carry_out(writes)
+        self.conflicts[key] = carrier.conflicts + 1 if carrier.is_outdated else 0
         status = report(observed, plan, carrier.outcome, self.clock())
         late = await write_status(self.cluster, manifest, status.dump())
         await carrier.say(plan.events)
@@ -177,9 +183,4 @@ def uses_redis(live: Live) -> bool:
 
 
 def _running(live: Live) -> list[RuntimeConfig]:
-    return [c for d in live.deployments if d.replicas for c in _configs(d)]
-
-
-def _configs(view: DeploymentView) -> list[RuntimeConfig]:
-    loading = view.loading
-    return [c for c in (view.config, loading and loading.config, loading and loading.previous) if c]
+    return [c for d in live.deployments if d.replicas for c in d.configs]

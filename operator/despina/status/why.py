@@ -312,7 +312,9 @@ def _fate(o: Observed, plan: Plan, entry: Quarantined) -> str:
 
 
 def _way_out(o: Observed, entry: Quarantined) -> str:
-    edit = "edit the spec" if entry.revision else "move the alias elsewhere and back"
+    pinned = o.program.spec.rollout.rollback_to or o.program.spec.source.mlflow.version
+    elsewhere = "pin another version and this one again" if pinned else "move the alias elsewhere and back"
+    edit = "edit the spec" if entry.revision else elsewhere
     return f"To have it tried again, {edit}, or: {_annotate(o, 'retry', entry.version)}."
 
 

@@ -107,10 +107,10 @@ class Client:
         await self._turn(kind, READ)
         return self.api.get(kind, name)
 
-    async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[Document]:
+    async def list(self, kind: str, namespace: str, labels: dict[str, str | None]) -> list[Document]:
         await self._turn(kind, READ)
-        wanted = labels.items()
-        return [d for d in self.api.of(kind).values() if wanted <= (d["metadata"].get("labels") or {}).items()]
+        labelled = ((d, d["metadata"].get("labels") or {}) for d in self.api.of(kind).values())
+        return [d for d, has in labelled if all(k in has and v in (None, has[k]) for k, v in labels.items())]
 
     async def create(self, document: Document) -> None:
         kind, name = document["kind"], document["metadata"]["name"]
@@ -149,6 +149,12 @@ class Client:
         self._check(old, meta.get("resourceVersion"), f"{kind} {meta['name']}")
         return _answer(lost, self.api.put({**old, "status": document["status"]}))
 
+    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> None:
+        def changes(d: Document) -> Document:
+            return {"metadata": {**d["metadata"], "labels": (d["metadata"].get("labels") or {}) | labels}}
+
+        await self._merge(kind, name, version, changes)
+
     async def scale(self, namespace: str, deployment: str, version: str | None, replicas: int) -> Document:
         return await self._merge(
             "Deployment/scale", deployment, version, lambda d: {"spec": {**d["spec"], "replicas": replicas}}
@@ -181,10 +187,10 @@ class Client:
         self, kind: str, name: str, version: str | None, changes: Callable[[Document], Document]
     ) -> Document:
         lost = await self._turn(kind, PATCH, name)
-        old = self.api.get("Deployment", name)
+        old = self.api.get(kind.partition("/")[0], name)
         if old is None:
-            raise Gone(f"Deployment {name}")
-        self._check(old, version, f"Deployment {name}")
+            raise Gone(f"{kind} {name}")
+        self._check(old, version, f"{kind} {name}")
         return _answer(lost, self.api.put({**old, **changes(old)}))
 
     async def _turn(self, kind: str, verb: str, name: str = "") -> bool:

@@ -329,6 +329,14 @@ def deleted(world: World, what: tuple[str, int]) -> None:
         world.api.drop(kind, name)
 
 
+@event()
+def unlabelled(world: World, _: None) -> None:
+    """Somebody takes the labels of the Service away, by which it is found."""
+    if service := world.api.get("Service", NAME):
+        world.api.change("Service", NAME, metadata={**service["metadata"], "labels": {}})
+        world.truth.record_damaged("Service", is_lost=False)
+
+
 @event(st.integers(0, 3))
 def selector_edited(world: World, number: int) -> None:
     """Somebody sends callers to another Deployment's pods."""

@@ -162,6 +162,7 @@ class Operator:
         self.clock = SteadyClock(lambda: self.world.now + self.world.skew, lambda: self.world.now)
         self.began = self.clock()
         self.orders, self.reports = Orders(self), Reports(self)
+        self.conflicts: dict[Any, int] = {}
         self.running: Coroutine[Any, Any, float | None] | None = None
         self.resolved: Resolution | None = None
         self.is_woken = True
@@ -192,7 +193,15 @@ class Operator:
         self.due, self.is_woken = None, False
         self.is_whole, self.has_decided = pause_in is None, False
         reconciler = Reconciler(
-            self.client, Registry(self), self.orders, self.reports, self.world.defaults, _mint, self.clock, self.began
+            self.client,
+            Registry(self),
+            self.orders,
+            self.reports,
+            self.world.defaults,
+            _mint,
+            self.clock,
+            self.began,
+            self.conflicts,
         )
         self.running = reconciler._pass(KEY)
         self._run()
@@ -226,7 +235,7 @@ class Operator:
 
     def _ended(self, again: float | None) -> None:
         self.running, self.due = None, None if again is None else self.world.now + again
-        if again == CONFLICT_AGAIN_SECONDS:
+        if again == CONFLICT_AGAIN_SECONDS or self.conflicts.get(KEY):
             self.world.truth.unwritten()
         elif self.is_whole:
             self.world.truth.doubted.clear()

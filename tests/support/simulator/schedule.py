@@ -79,7 +79,7 @@ MISFORTUNE = (
 )  # fmt: skip
 DAMAGE = (
     "status_damaged", "status_lost", "note_damaged", "memory_lost", "odd_reports", "backup", "restored", "selector_edited",
-    "second_operator", "second_operator",
+    "unlabelled", "second_operator", "second_operator",
 )  # fmt: skip
 ALL = (*WAY, *PEOPLE, *HANDS, *SOURCES, *MISFORTUNE)
 MINIMUM, MAXIMUM = 16, 44

@@ -101,6 +101,7 @@ class Truth:
         self.adds_up = True
         """Whether time is added up here: not that of two operators, nor what stood on no record."""
         self.lost: set[str] = set()
+        self.noted: Memory | None = None
         self.known: set[tuple[str, ...]] = set()
         self.bad_rounds = 0
         self.watched_until = 0.0
@@ -146,9 +147,10 @@ class Truth:
         """Whether a pass is under way that read what was there before, and will write it down."""
         return any(operator.running for operator in self.world.operators)
 
-    def record_damaged(self, which: str) -> None:
-        """One of the two records of what was decided and handled may be lost; with both of them, all may be."""
-        self.lost |= {which, *self._older(which)}
+    def record_damaged(self, which: str, is_lost: bool = True) -> None:
+        """One of the two records of what was decided and handled may be lost, or is not found for a while; with both of
+        them, all may be."""
+        self.lost |= {which, *(self._older(which) if is_lost else ())}
         if self.lost == {"status", "Service"}:
             self._forget()
 
@@ -234,7 +236,10 @@ class Truth:
             self._recorded(quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False
-            self._recorded(remembered(document), operator)
+            if self.noted != memory_on(document):  # labels may have been all that was written
+                self._recorded(remembered(document), operator)
+        if (kind, name) == ("Service", NAME):
+            self.noted = memory_on(document) if document else None
 
     def _is_behind(self, program: Document) -> bool:
         """Whether the other record is a later one: a pass that could not be made writes its condition beside what was
