@@ -24,6 +24,7 @@ from despina.desired.overlay import overlay_problem
 from despina.desired.scaling import build_hpa
 from despina.desired.tool import (
     CONTAINER,
+    build_account,
     build_backend,
     build_tokens,
     build_tool_service,
@@ -121,14 +122,21 @@ def _steps(o: ObservedTool, problems: Mapping[str, Any]) -> Iterator[Action]:
     if hosted(o.tool):
         yield from _applied(o, build_tokens(o.tool, o.tokens))
         yield from _applied(o, build_tool_service(o.tool))
-    for backend, host in hosted(o.tool):
-        if backend.name in problems:
-            continue
+    able = [(backend, host) for backend, host in hosted(o.tool) if backend.name not in problems]
+    yield from _accounts(o, [backend for backend, _ in able])
+    for backend, host in able:
         profile = profile_of(o, backend)
         for document in build_backend(o.tool, backend, host, profile, o.defaults.runtime_image):
             yield from _applied(o, document)
         yield from _sized(o, backend)
     yield from _pruned(o)
+
+
+def _accounts(o: ObservedTool, backends: list[Backend]) -> Iterator[Action]:
+    """One that all share is made for the first of them: else each would undo another's."""
+    for backend in backends[:1] if o.tool.spec.service_account.name else backends:
+        if document := build_account(o.tool, backend, profile_of(o, backend)):
+            yield from _applied(o, document)
 
 
 def _applied(o: ObservedTool, document: dict[str, Any]) -> Iterator[Action]:

@@ -79,15 +79,21 @@ def build_tool_service(tool: Tool) -> dict[str, Any]:
 def build_backend(
     tool: Tool, backend: Backend, host: HostDeployment, profile: PlacementProfile, default_image: str
 ) -> list[dict[str, Any]]:
-    """The objects of one backend, in the order in which they are made; not its autoscaler, which may be none."""
+    """The objects of one backend, in the order in which they are made; neither its account nor its autoscaler, of which
+    there may be none."""
     labels, name = tool_labels(tool, backend.name), pods_service(tool, backend)
-    account = build_service_account(tool, tool.spec.service_account, account_name(tool, backend), labels, profile)
     return [
-        *([account] if account else []),
         build_headless(tool, backend),
         build_pdb(tool, name, labels, pods_of(tool, backend)),
         build_host(tool, backend, host, profile, default_image),
     ]
+
+
+def build_account(tool: Tool, backend: Backend, profile: PlacementProfile) -> dict[str, Any] | None:
+    """The account of one backend's pods. One that all share has no backend's label."""
+    account = tool.spec.service_account
+    labels = tool_labels(tool, None if account.name else backend.name)
+    return build_service_account(tool, account, account_name(tool, backend), labels, profile)
 
 
 def pods_of(tool: Tool, backend: Backend) -> dict[str, str]:
