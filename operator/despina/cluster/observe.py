@@ -108,10 +108,8 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     pods = tuple(pod_view(p) for p in found["Pod"])
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     deployments = _deployments(objects, configs)
-    configured = [config for view in deployments for config in view.configs]
-    caches = [program.spec.cache, *(config.cache for config in configured)]
-    uses = [*program.spec.tools, *(use for config in configured for use in config.tools)]
-    has_toolbox = bool(uses) or any(c and c.redis for c in caches) or toolbox_name(program) in configs
+    uses = [*program.spec.tools, *(use for view in deployments for config in view.configs for use in config.tools)]
+    has_toolbox = bool(uses) or toolbox_name(program) in configs
     return Live(
         program=program,
         status=read_status(manifest.get("status")),
@@ -145,7 +143,7 @@ def _versions(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
 
 
 async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey, Document]:
-    """The program's tokens and keys: read by name, for the operator may not list Secrets."""
+    """The program's tokens for its tools: read by name, for the operator may not list Secrets."""
     return await own_secret(cluster, program, toolbox_name(program))
 
 

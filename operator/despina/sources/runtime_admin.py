@@ -216,7 +216,6 @@ def order_of(program: Key, tell: Tell, number: OrdersReport) -> Order:
         subject=tell.subject,
         config=tell.config,
         inputs=dict(tell.inputs) if tell.inputs is not None else None,
-        tools=tell.tools,
         shadow=tell.shadow,
         namespace=program[0],
         pod=tell.pod.name,

@@ -1,1 +1,0 @@
-"""A program of several files."""
