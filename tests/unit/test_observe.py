@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from despina.api.conditions import Reason
@@ -13,14 +15,20 @@ from despina.cluster.observe import (
     deployment_view,
     is_owned,
     job_view,
+    observe,
     parse,
     pod_view,
     preview_ready,
     read_status,
 )
 from despina.decide.observed import PodView, Trouble
+from despina.decide.plan import Apply, Create
+from despina.decide.rollout import decide
+from despina.desired.toolbox import ToolView, toolbox_name
 from despina.wire import EvaluationResult, Failure, FailureReason
 from tests.support.gen import a_manifest, a_program
+from tests.support.gen import observed as first
+from tests.support.simulator.api import Api, Client
 
 WORD = Failure(reason=FailureReason.PICKLE_DENIED, message="m").model_dump_json()
 
@@ -240,3 +248,17 @@ def test_a_job_that_ended_without_a_result_says_how():
     )
     late = job_view(a_job(FAILED), [])
     assert (late.ended, late.trouble) == (True, "DeadlineExceeded: too long")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_the_tokens_of_tools_are_read_while_a_revision_that_is_around_has_tools(is_known):
+    """Whatever the spec says by now: what is applied and not read would be applied for ever."""
+    tools = [{"name": "search", "ref": {"name": "search"}}]
+    before, now = a_program(tools=tools if is_known else []), a_program()
+    api = Api()
+    for action in decide(replace(first(before), tools=(ToolView("ns/search"),)), 0.0).steps:
+        if isinstance(action, Apply | Create):
+            api.put(action.document)
+    api.drop("ConfigMap", toolbox_name(now))
+    live = await observe(Client(api), now, {"metadata": {"name": now.name, "namespace": now.namespace}})
+    assert (("Secret", toolbox_name(now)) in live.objects) is is_known
