@@ -43,7 +43,8 @@ def leave_word_for_ever() -> None:
     start = f"import os, subprocess, sys; os.fork() or subprocess.Popen([sys.executable, '-c', {FOR_EVER!r}, *sys.argv[1:]])"
     command = [sys.executable, "-c", start, os.environ["LIE_WORD"], FORGED, os.environ["LIE_PIDS"]]
     subprocess.Popen(command, start_new_session=True).wait()
-    while not Path(os.environ["LIE_PIDS"]).exists():  # it shall be there when it is looked for
+    until = time.monotonic() + 10
+    while not Path(os.environ["LIE_PIDS"]).exists() and time.monotonic() < until:  # or it may be ended unseen
         time.sleep(0.01)
 
 

@@ -109,7 +109,9 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     deployments = _deployments(objects, configs)
     uses = [*program.spec.tools, *(use for view in deployments for config in view.configs for use in config.tools)]
-    has_toolbox = bool(uses) or toolbox_name(program) in configs
+    toolbox = toolbox_name(program)
+    # The tokens for its tools: read by name, for the operator may not list Secrets.
+    tokens = await own_secret(cluster, program, toolbox) if uses or toolbox in configs else {}
     return Live(
         program=program,
         status=read_status(manifest.get("status")),
@@ -117,7 +119,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         pods=pods,
         active=text(mapping(mapping(service.get("spec")).get("selector")).get(REVISION)) or None,
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
-        objects=_compared(objects, configs) | (await _toolbox_secret(cluster, program) if has_toolbox else {}),
+        objects=_compared(objects, configs) | tokens,
         configs=_readable(configs),
         versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
@@ -140,11 +142,6 @@ def _versions(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Docum
     guarded = {key: item for key, item in objects.items() if key[0] in ("Deployment", "Service")}
     guarded |= {("ConfigMap", name): item for name, item in configs.items()}
     return {key: item["metadata"].get("resourceVersion", "") for key, item in guarded.items()}
-
-
-async def _toolbox_secret(cluster: Cluster, program: Program) -> dict[ObjectKey, Document]:
-    """The program's tokens for its tools: read by name, for the operator may not list Secrets."""
-    return await own_secret(cluster, program, toolbox_name(program))
 
 
 async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKey, Document]:
