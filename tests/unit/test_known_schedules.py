@@ -528,6 +528,22 @@ SCHEDULES = {
         {"2": ERRING},
         [("alias", "2"), ("rounds", 6), STATUS_REFUSED, *RELEASED, ("rounds", 6), ("unlabelled", None), ("rounds", 1)],
     ),
+    "a word to abort does not meet what serves, while a Service without labels alone says that it does": (
+        DAMAGED,
+        {"2": BROKEN},
+        [
+            ("alias", "2"),
+            ("cpu", "1"),
+            ("rounds", 4),
+            ("rounds", 6),
+            ("replicas", 0),
+            ("unlabelled", None),
+            ("abort", "candidate"),
+        ],
+    ),
+    "what is asked for before the first record is written counts as done": (
+        (KINDS["first start"], {}, [("killed", 13), ("restart", "monday")])
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -262,3 +262,19 @@ async def test_the_tokens_of_tools_are_read_while_a_revision_that_is_around_has_
     api.drop("ConfigMap", toolbox_name(now))
     live = await observe(Client(api), now, {"metadata": {"name": now.name, "namespace": now.namespace}})
     assert (("Secret", toolbox_name(now)) in live.objects) is is_known
+
+
+@pytest.mark.parametrize("labels", [{}, {"despina.dev/program": "another"}, None])
+async def test_the_service_that_leads_callers_is_found_though_no_list_has_it(labels):
+    """A decision without it would be about somewhere else than where callers are."""
+    program, api = a_program(), Api()
+    for action in decide(first(program), 0.0).steps:
+        if isinstance(action, Apply | Create):
+            api.put(action.document)
+    service = api.get("Service", program.name)
+    if labels is None:  # gone, and another came that is not ours
+        service = {**service, "metadata": service["metadata"] | {"ownerReferences": []}}
+    api.put({**service, "metadata": service["metadata"] | {"labels": labels or {}}})
+    live = await observe(Client(api), program, {"metadata": {"name": program.name, "namespace": program.namespace}})
+    assert live.active == (None if labels is None else service["spec"]["selector"]["despina.dev/revision"])
+    assert (("Service", program.name) in live.versions) is (labels is not None)

@@ -103,6 +103,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     kinds = (*OWNED, "ConfigMap", "Job", "Pod", "EndpointSlice")
     lists = await asyncio.gather(*(cluster.list(kind, program.namespace, labels) for kind in kinds))
     found = dict(zip(kinds, lists, strict=True))
+    found["Service"] = [*found["Service"], *await _unlisted(cluster, program, found)]
     objects = owned(found, program)
     service = objects.get(("Service", program.name), {})
     pods = tuple(pod_view(p) for p in found["Pod"])
@@ -124,6 +125,15 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
+
+
+async def _unlisted(cluster: Cluster, program: Program, found: Mapping[str, list[Document]]) -> list[Document]:
+    """What leads callers, where no list has it though there are pods to lead them to: somebody may have taken its
+    labels away, and without it a decision would be about somewhere else than where callers are."""
+    if not found["Deployment"] or any(item["metadata"]["name"] == program.name for item in found["Service"]):
+        return []
+    service = await cluster.get("Service", program.namespace, program.name)
+    return [service] if service else []
 
 
 def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> dict[ObjectKey, Document]:

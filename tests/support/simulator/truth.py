@@ -86,8 +86,8 @@ class Truth:
         """Whether the last pass could take the mark of a restart off a Deployment."""
         self.has_refused = False
         """Whether pods refused orders once: those are not given again until something happens."""
-        self.is_unsure = self.knows_nothing = False
-        """Whether all records may be lost, and whether they are, and no pass has written new ones."""
+        self.is_unsure, self.knows_nothing = False, True
+        """Whether all records may be lost, and whether there are none, for no pass has written any since."""
         self.convictions: list[Conviction] = []
         self.entries: dict[tuple[str | None, ...], Document] = {}
         self.candidate: str | None = None
