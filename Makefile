@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak schedules mutants locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak bench-pod schedules mutants locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -65,6 +65,9 @@ bench-tools: install             ## calls of tools by name: overhead, routing, f
 
 bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do
 	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py
+
+bench-pod: install              ## workers killed, frozen and hanging, ten rounds each, under 100 requests a second
+	@POD_ROUNDS=10 .venv/bin/pytest -q -n0 tests/runtime/test_workers.py -k is_lost
 
 locks: install                   ## newer versions of everything
 	@rm -f locks/*.txt

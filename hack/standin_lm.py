@@ -2,10 +2,11 @@
 
 An OpenAI-compatible server (chat completions, streaming, usage, `response_format: json_schema`). It reads the
 demonstrations in its own prompt, finds those whose inputs are nearest to the question's (TF-IDF over character
-n-grams), and answers with their outputs. Without demonstrations it takes the first value that is allowed or, where the
-question comes with passages (`id: text`), the sentence that is nearest to it, with that passage's id and the
-similarity as its confidence. So a compiled program is measurably better on held-out data than an uncompiled one. Its
-accuracy says something about the path that a prompt takes, and nothing about any language model.
+n-grams), and answers with their outputs. Without demonstrations it takes the first value that is allowed, makes one of
+the type that is asked for or, where the question comes with passages (`id: text`), takes the sentence that is nearest
+to it, with that passage's id and the similarity as its confidence. So a compiled program is measurably better on
+held-out data than an uncompiled one. Its accuracy says something about the path that a prompt takes, and nothing about
+any language model.
 
 `POST /admin` {"delay_seconds", "status", "retry_after", "garble", "cut", "hang", "not_json", "drop",
 "times"} makes it misbehave, for all or for the next `times` requests; `GET /admin` counts its calls, in all and of
@@ -20,11 +21,14 @@ import functools
 import hashlib
 import itertools
 import json
+import random
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
+from polyfactory.value_generators.regex import RegexFactory
 from sklearn.feature_extraction.text import TfidfVectorizer
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,11 +37,20 @@ from starlette.routing import Route
 
 FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]\s*\n?(.*?)(?=\n*\[\[ ## |\n*Respond with the corresponding|\Z)", re.S)
 ASKED = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
-ALLOWED = re.compile(
-    r"\{(\w+)\}\s+# note: the value you produce must exactly match \(no extra characters\) one of: (.*)"
-)
+TAGGED = re.compile(r"`<(\w+)>`")
+IN_JSON = re.compile(r"Respond with a JSON object.*?fields: (.*)", re.S)
+NOTED = re.compile(r"\{(\w+)\}\s+# note: the value you produce (.*)")
+ONE_OF = re.compile(r"must (?:exactly match \(no extra characters\)|be) one of: (.*)")
 TYPED = re.compile(r"`\[\[ ## (\w+) ## \]\]` \(must be formatted as a valid Python (.+?)\)")
 FREE_TEXT = "stand-in"
+OF_NAME = {"url": "https://example.com/a.png", "file_data": "data:text/plain;base64,YQ=="}
+OF_FORMAT = {
+    "date-time": "2026-01-02T03:04:05Z",
+    "date": "2026-01-02",
+    "time": "03:04:05",
+    "duration": "P1D",
+    "uuid": "00000000-0000-4000-8000-000000000001",
+}
 
 
 def answer(messages: list[dict], schema: dict | None = None) -> str:
@@ -49,12 +62,19 @@ def answer(messages: list[dict], schema: dict | None = None) -> str:
         for (role, user), (next_role, reply) in itertools.pairwise(texts)
         if role == "user" and next_role == "assistant"
     )
-    wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1])
-    allowed = _allowed("\n".join(t for role, t in texts if role == "system"), schema)
+    tags = TAGGED.findall(texts[-1][1])
+    in_json = re.findall(r"`(\w+)`", " ".join(IN_JSON.findall(texts[-1][1])))
+    wanted = list((schema or {}).get("properties", {})) or _asked(texts[-1][1]) or tags or in_json
+    system = "\n".join(t for role, t in texts if role == "system")
+    allowed = _allowed(system, schema)
     known = _nearest(demos, "\n".join(question.values()), allowed) or _extracted(question, texts[-1][1])
-    values = {name: known.get(name) or allowed.get(name, [FREE_TEXT])[0] for name in wanted}
-    if schema:
+    made = _made(system, schema)
+    values = {name: known.get(name) or allowed.get(name, [made.get(name, FREE_TEXT)])[0] for name in wanted}
+    if schema or in_json:
         return json.dumps(values)
+    values = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+    if tags:
+        return "\n".join(f"<{name}>{v}</{name}>" for name, v in values.items())
     return "\n\n".join(f"[[ ## {k} ## ]]\n{v}" for k, v in values.items()) + "\n\n[[ ## completed ## ]]"
 
 
@@ -68,11 +88,53 @@ def _asked(text: str) -> list[str]:
 
 def _allowed(system: str, schema: dict | None) -> dict[str, list[str]]:
     """The values that a field may have, where the prompt or the schema lists them."""
-    found = {name: values.split("; ") for name, values in ALLOWED.findall(system)}
+    notes = ((name, ONE_OF.match(note)) for name, note in NOTED.findall(system))
+    found = {name: said[1].split("; ") for name, said in notes if said}
     for name, part in (schema or {}).get("properties", {}).items():
         if "enum" in part:
             found[name] = part["enum"]
     return found
+
+
+def _made(system: str, schema: dict | None) -> dict[str, Any]:
+    """A value of each field's type, where the prompt or the schema says one."""
+    found = {name: value for name, note in NOTED.findall(system) if (value := _of_note(note)) is not None}
+    parts = (schema or {}).get("properties", {})
+    return found | {name: _of_schema(part, (schema or {}).get("$defs", {})) for name, part in parts.items()}
+
+
+def _of_note(note: str) -> Any:
+    _, adheres, schema = note.partition("must adhere to the JSON schema: ")
+    if adheres:
+        parsed = json.loads(schema)
+        return _of_schema(parsed, parsed.get("$defs", {}))
+    return {"must be True or False": True, "must be a single int value": 1, "must be a single float value": 0.5}.get(
+        note
+    )
+
+
+def _of_schema(schema: dict, definitions: dict) -> Any:
+    """The smallest value that fits; of a list, one item."""
+    if "$ref" in schema:
+        return _of_schema(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if choices := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+        return _of_schema(choices[0], definitions)
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            parts = schema.get("properties", {})
+            named = schema.get("required") or [name for name in parts if name in OF_NAME]
+            return {name: OF_NAME.get(name) or _of_schema(parts.get(name, {}), definitions) for name in named}
+        case "array":
+            return [_of_schema(part, definitions) for part in schema.get("prefixItems", [schema.get("items", {})])]
+        case "integer" | "number":
+            return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+        case "boolean" | "null":
+            return schema["type"] == "boolean" or None
+    if "pattern" in schema:
+        return RegexFactory(random.Random(1))(schema["pattern"])  # noqa: S311 - it shall be the same each time
+    return OF_FORMAT.get(schema.get("format", ""), FREE_TEXT)
 
 
 def _extracted(question: dict[str, str], text: str) -> dict[str, str]:
@@ -161,10 +223,10 @@ class StandIn:
         usage = _usage(body["messages"], text)
         if body.get("stream") and fault.get("garble"):
             return StreamingResponse(_garbage(), media_type="text/event-stream")
+        choices = [_choice(body, index, text) for index in range(body.get("n") or 1)]
         if body.get("stream"):
-            return StreamingResponse(_stream(body["model"], text, usage), media_type="text/event-stream")
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        return JSONResponse({**_head(body["model"], "chat.completion"), "choices": [choice], "usage": usage})
+            return StreamingResponse(_stream(body["model"], choices, usage), media_type="text/event-stream")
+        return JSONResponse({**_head(body["model"], "chat.completion"), "choices": choices, "usage": usage})
 
     async def admin(self, request: Request) -> Response:
         """GET /admin counts; POST /admin sets faults, and {} takes them away."""
@@ -208,13 +270,39 @@ async def _dropped():
     raise ConnectionAbortedError
 
 
-async def _stream(model: str, text: str, usage: dict):
+def _choice(body: dict, index: int, text: str) -> dict:
+    """One answer; with its reasoning and its tokens' probabilities if the request is for them."""
+    message = {"role": "assistant", "content": f"{text}{index or ''}"}
+    if body.get("reasoning_effort"):
+        message["reasoning_content"] = f"I looked at {len(body['messages'])} messages."
+    choice = {"index": index, "message": message, "finish_reason": "stop"}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": [{"token": part, "logprob": -0.5} for part in _parts(message["content"])]}
+    return choice
+
+
+def _parts(text: str) -> list[str]:
+    return re.findall(r"\S+\s*|\s+", text)
+
+
+async def _stream(model: str, choices: list[dict], usage: dict):
+    """The choices in turn, part by part."""
     head = _head(model, "chat.completion.chunk")
-    for part in re.findall(r"\S+\s*|\s+", text):
-        choice = {"index": 0, "delta": {"content": part}, "finish_reason": None}
-        yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
-    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    yield f"data: {json.dumps({**head, 'choices': [end], 'usage': usage})}\n\ndata: [DONE]\n\n"
+    for parts in itertools.zip_longest(*map(_deltas, choices)):
+        for part in filter(None, parts):
+            yield f"data: {json.dumps({**head, 'choices': [part]})}\n\n"
+    yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+
+def _deltas(choice: dict):
+    rest = {"index": choice["index"], "finish_reason": None}
+    for part in _parts(choice["message"].get("reasoning_content", "")):
+        yield {**rest, "delta": {"reasoning_content": part}}
+    probabilities = iter(choice.get("logprobs", {}).get("content", ()))
+    for part in _parts(choice["message"]["content"]):
+        found = [token for token in [next(probabilities, None)] if token]
+        yield {**rest, "delta": {"content": part}, **({"logprobs": {"content": found}} if found else {})}
+    yield {**rest, "delta": {}, "finish_reason": choice["finish_reason"]}
 
 
 def build_app(echo: bool = False) -> Starlette:

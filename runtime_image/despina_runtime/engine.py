@@ -23,6 +23,7 @@ import aiohttp
 from despina.wire import (
     CERTAIN,
     FALLBACK_HEADER,
+    TOOLS_HEADER,
     Failure,
     FailureReason,
     HeldRevision,
@@ -30,26 +31,27 @@ from despina.wire import (
     PodState,
     RuntimeConfig,
     ShadowConfig,
+    TrialTools,
     TryReport,
 )
 from despina_runtime.breaker import State
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
 from despina_runtime.http.app import Service
-from despina_runtime.http.asgi import Receive, Scope, Send
+from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Call
+from despina_runtime.pipeline.call import Call, Receive
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
 from despina_runtime.pipeline.shadow import Ask, Shadow
-from despina_runtime.problem import Problem, unexpected
+from despina_runtime.problem import as_problem
 from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
-from despina_runtime.tools.api import SERVING, make_toolbox, rehearsing
+from despina_runtime.tools.api import SERVING, make_toolbox, refusal_of, rehearsing
 from despina_runtime.tools.grid import Grid
 
 if TYPE_CHECKING:
@@ -65,13 +67,20 @@ INTERFACES = "interfaces"
 
 
 def load_program(config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
-    """The program, tried out once; raises ProgramError. Its interface is left where the supervisor finds it."""
+    """The program; raises ProgramError. Its interface is left where the supervisor finds it."""
     with rehearsing(make_toolbox(config)):
-        loaded = warm_up(load(folder_of(config.model, cache), config, cache, running))
+        loaded = load(folder_of(config.model, cache), config, cache, running)
     folder = cache / INTERFACES
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{config.revision}.json").write_text(json.dumps(loaded.interface.schema()))
     return loaded
+
+
+async def try_out(loaded: Loaded, config: RuntimeConfig) -> Loaded:
+    """The program after a first run on the event loop that will serve it: what it keeps belongs there. Raises
+    ProgramError."""
+    with rehearsing(make_toolbox(config)):
+        return await warm_up(loaded, config.warm_up)
 
 
 class Revision:
@@ -101,10 +110,13 @@ class Revision:
         await self.service.close()
         await self.lms.close()
 
-    async def try_out(self, body: bytes) -> bytes:
-        """The outputs for one body, past cache, limits and fallback; raises Problem."""
+    async def try_out(self, body: bytes, refusal: str) -> bytes:
+        """The outputs for one body, past cache, limits and fallback, and without NonIdempotent tools where `refusal`
+        says why; raises Problem."""
         deadline = asyncio.get_running_loop().time() + self.config.request_timeout_seconds
-        return (await self._trial(Call(body, deadline, self.config.lm))).body
+        call = Call(body, deadline, self.config.lm)
+        call.refusal = refusal
+        return (await self._trial(call)).body
 
 
 class Engine:
@@ -154,7 +166,7 @@ class Engine:
             case "Release":
                 self._release(order.subject)
             case "Try":
-                self._try(order.subject, order.inputs or {})
+                self._try(order.subject, order.inputs or {}, refusal_of(order.tools, "smoke"))
             case "Shadow":
                 self._shadow(order.shadow)
             case "OpenBreaker" | "CloseBreaker":
@@ -177,9 +189,10 @@ class Engine:
         self._preparing[name] = (asyncio.create_task(self._load_beside(config, unwanted)), unwanted)
 
     async def _load_beside(self, config: RuntimeConfig, unwanted: threading.Event) -> None:
-        """In a thread, for files are fetched and code of the program's runs."""
+        """In a thread, for files are fetched and code of the program's runs; but for its first run."""
         try:
             loaded = await asyncio.to_thread(self._fetch_and_load, config, unwanted)
+            loaded = await try_out(loaded, config)
             revision = self._revision(loaded, config)
         except ProgramError as exc:
             self._refuse(config, exc.failure)
@@ -191,7 +204,7 @@ class Engine:
             self._refuse(config, Failure(reason=FailureReason.LOAD_FAILED, message=message))
         else:
             self._held[config.revision] = revision
-            self._others[config.revision] = HeldRevision(phase="Ready", digest=loaded.digest)
+            self._others.pop(config.revision, None)
         finally:
             self._preparing.pop(config.revision, None)
 
@@ -232,20 +245,20 @@ class Engine:
         if revision := self._held.pop(name, None):
             self._later(_free(revision))
 
-    def _try(self, subject: str, inputs: dict[str, Any]) -> None:
+    def _try(self, subject: str, inputs: dict[str, Any], refusal: str) -> None:
         if subject not in self._tries:
             while len(self._tries) >= TRIES_KEPT:
                 self._tries.pop(next(iter(self._tries)))
-            self._later(self._ask(subject, canonical(inputs)))
+            self._later(self._ask(subject, canonical(inputs), refusal))
 
-    async def _ask(self, subject: str, body: bytes) -> None:
+    async def _ask(self, subject: str, body: bytes, refusal: str) -> None:
         revision = self._held.get(subject.partition(":")[0])
         if revision is None:
             return
         try:
-            await revision.try_out(body)
+            await revision.try_out(body, refusal)
         except Exception as exc:
-            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            problem = as_problem(exc)
             text = f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
             self._tries[subject] = TryReport(ok=False, message=text[:1024])
         else:
@@ -261,11 +274,12 @@ class Engine:
 
     def _asker(self, config: ShadowConfig) -> Ask:
         if config.url:
-            return _Elsewhere(config.url, self.current.config).ask
+            return _Elsewhere(config.url, config.tools, self.current.config).ask
+        refusal = refusal_of(config.tools, "shadow")
 
         async def ask(body: bytes) -> bytes | None:
             candidate = self._held.get(config.revision)
-            return await candidate.try_out(body) if candidate else None
+            return await candidate.try_out(body, refusal) if candidate else None
 
         return ask
 
@@ -297,7 +311,7 @@ class Engine:
         """What this worker says of itself."""
         guard, shadow = self.current.corridors.guard, self.current.service.shadow
         name = self.current.config.revision
-        ready = {r: HeldRevision(phase="Ready", digest=held.loaded.digest) for r, held in self._held.items()}
+        ready = {r: _as_told(held.loaded) for r, held in self._held.items()}
         return PodState(
             revision=name,
             held=self._others | ready,
@@ -363,6 +377,10 @@ def twice(load_once: Callable[[], T], sleep: Callable[[float], None]) -> T:
     return load_once()
 
 
+def _as_told(loaded: Loaded) -> HeldRevision:
+    return HeldRevision(phase="Ready", digest=loaded.digest, remark=loaded.remark)
+
+
 class Unwanted(Exception):
     """Nobody waits for this revision any more."""
 
@@ -370,8 +388,9 @@ class Unwanted(Exception):
 class _Elsewhere:
     """A candidate in other pods, behind the preview Service."""
 
-    def __init__(self, url: str, config: RuntimeConfig) -> None:
+    def __init__(self, url: str, tools: TrialTools, config: RuntimeConfig) -> None:
         self._url = url
+        self._headers = {"content-type": "application/json", FALLBACK_HEADER: "1", TOOLS_HEADER: tools}
         self._token = KeyFile(config.auth_token_file)
         self._timeout = aiohttp.ClientTimeout(total=config.request_timeout_seconds)
         self._client: aiohttp.ClientSession | None = None
@@ -379,9 +398,8 @@ class _Elsewhere:
     async def ask(self, body: bytes) -> bytes | None:
         """The candidate's outputs; None for anything but a 200."""
         self._client = self._client or aiohttp.ClientSession(timeout=self._timeout)
-        headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
-        if token := self._token.read():
-            headers["authorization"] = f"Bearer {token}"
+        token = self._token.read()
+        headers = self._headers | ({"authorization": f"Bearer {token}"} if token else {})
         try:
             async with self._client.post(self._url, data=body, headers=headers) as response:
                 return await response.read() if response.status == 200 else None
@@ -391,10 +409,9 @@ class _Elsewhere:
 
 async def _close(revision: Revision) -> None:
     """When its last request has ended."""
-    record = revision.service.record
-    while record.in_flight:
+    while revision.service.is_busy:
         await asyncio.sleep(REPORT_SECONDS)
-    record.flush()
+    revision.service.record.flush()
     await revision.close()
 
 
@@ -422,7 +439,10 @@ def _redis(config: RuntimeConfig) -> RedisTier | None:
         return None
     from despina_runtime.cache.redis import RedisTier  # only those who use it pay for its import
 
-    return RedisTier(config, config.cache.redis, url)
+    if config.cache.redis.seal_file is None:
+        return RedisTier(config, config.cache.redis, url)
+    file = KeyFile(config.cache.redis.seal_file)
+    return RedisTier(config, config.cache.redis, url, lambda: (file.read() or "").encode().split())
 
 
 def resident_bytes() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,12 @@ from pydantic import ValidationError
 from despina.wire import ErrorClass
 
 log = logging.getLogger(__name__)
+UNFIT = "The input does not fit the program's signature"
 MEDIA_TYPE = b"application/problem+json"
+
+
+class Disconnected(Exception):
+    """The caller went away before the whole answer was given."""
 
 
 @dataclass(eq=False)  # not frozen: context managers set an exception's traceback
@@ -63,13 +69,31 @@ def invalid_input(exc: ValidationError) -> Problem:
         for e in exc.errors(include_url=False, include_input=False, include_context=False)
     )
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
-    return Problem(422, "invalid-input", "The input does not fit the program's signature", detail, found)
+    return Problem(422, "invalid-input", UNFIT, detail, found)
+
+
+def by_field(exc: ValidationError) -> dict[str, str]:
+    """What is wrong, by the field that it is in; without the values, as above."""
+    wrong: dict[str, list[str]] = {}
+    for error in invalid_input(exc).errors:
+        wrong.setdefault(error["field"].partition(".")[0], []).append(f"{error['field']}: {error['message']}")
+    return {field: "; ".join(reasons) for field, reasons in wrong.items()}
 
 
 def unexpected(exc: Exception) -> Problem:
     """500 for what is Despina's own fault; what it was stands in the log."""
-    log.exception("Unexpected", exc_info=exc)
+    log.error("Unexpected error=%s\n%s", type(exc).__name__, place_of(exc))
     return Problem(500, "internal-error", "Something went wrong in the server", type(exc).__name__)
+
+
+def as_problem(exc: Exception) -> Problem:
+    """What a caller is told of whatever was raised."""
+    return exc if isinstance(exc, Problem) else unexpected(exc)
+
+
+def place_of(exc: Exception) -> str:
+    """Where it was raised, call by call. Its own text may quote what callers wrote, and is told nowhere."""
+    return "".join(traceback.format_tb(exc.__traceback__))
 
 
 def deadline_exceeded() -> Problem:

@@ -1,4 +1,4 @@
-"""Made-up values for a JSON Schema: a program is tried out with them, and tools give them while it is."""
+"""Made-up values for a JSON Schema: tools give them while a program is tried out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def sample(schema: Schema, defs: dict[str, Schema] | None = None, items: int = 0) -> Any:
-    """A JSON value that a JSON Schema allows, as small as possible; lists have so many items, or as many as they must.
-
-    Of an enumeration the last is taken: ReAct's tools are one, ended by `finish`, and a warm-up calls no tool.
-    """
+def sample(schema: Schema, defs: dict[str, Schema] | None = None) -> Any:
+    """A JSON value that a JSON Schema allows, as small as possible; lists have one item, or as many as they must."""
     defs = defs if defs is not None else schema.get("$defs", {})
     if "$ref" in schema:
-        return sample(defs[schema["$ref"].rpartition("/")[2]], defs, items)
+        return sample(defs[schema["$ref"].rpartition("/")[2]], defs)
     for key in ("default", "const"):
         if schema.get(key) is not None:
             return schema[key]
@@ -22,11 +19,11 @@ def sample(schema: Schema, defs: dict[str, Schema] | None = None, items: int = 0
         return schema["enum"][-1]
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return sample(schema[key][0], defs, items)
-    return _of_type(schema, defs, items)
+            return sample(schema[key][0], defs)
+    return _of_type(schema, defs)
 
 
-def _of_type(schema: Schema, defs: dict[str, Schema], items: int) -> Any:
+def _of_type(schema: Schema, defs: dict[str, Schema]) -> Any:
     match schema.get("type"):
         case "string":
             return "warm-up".ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
@@ -35,10 +32,10 @@ def _of_type(schema: Schema, defs: dict[str, Schema], items: int) -> Any:
         case "boolean":
             return False
         case "array":
-            return [sample(schema.get("items", {}), defs, items)] * max(items, schema.get("minItems", 0))
+            return [sample(schema.get("items", {}), defs)] * max(1, schema.get("minItems", 0))
         case "object":
             wanted = schema.get("required", [])
-            return {k: sample(schema["properties"][k], defs, items) for k in wanted}
+            return {k: sample(schema["properties"][k], defs) for k in wanted}
     return "warm-up"
 
 

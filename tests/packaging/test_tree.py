@@ -120,13 +120,15 @@ def test_every_entry_point_leads_to_something():
 
 def test_the_manifest_in_the_serving_page_is_one_that_the_schema_accepts():
     text = (ROOT / "docs" / "serving.md").read_text()
-    block, credentials = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    block, *more = re.findall(r"```yaml\n(.*?)```", text, re.S)
     manifest = yaml.safe_load(block)
-    manifest["spec"] |= yaml.safe_load(credentials)["spec"]
+    for part in more:
+        manifest["spec"] |= yaml.safe_load(part)["spec"]
     head = {"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyProgram", "metadata": {"name": "shown"}}
     program = Program.parse(head | manifest)
     config = runtime_config(program, revision_of(program, ref("1")))
     assert config.mlflow_credentials_dir.endswith("/mlflow")
+    assert config.warm_up.outputs == {"score": {"score": "7"}}
     assert config.cache.redis.url_file.endswith("redis/url")
     assert config.fallbacks == ("cheap",)
     shown = set(manifest["spec"]) | {"replicas", "autoscaling", "placement", "resources", "podTemplate"}

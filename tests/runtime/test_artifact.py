@@ -12,12 +12,14 @@ import dspy
 import pytest
 
 from despina.wire import FailureReason
+from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import MANIFEST, STATE, write
-from despina_runtime.program.interface import interface_of
-from despina_runtime.program.load import load_despina
+from despina_runtime.program.artifact import CODE as CODE_FOLDER
+from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
+from despina_runtime.program.interface import interface_of, module_interfaces
+from despina_runtime.program.load import Loaded, check_same_code, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.samples import sample
@@ -87,9 +89,9 @@ def test_no_secret_and_no_pickle_is_in_the_artefact(make):
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".py", ".txt"}
 
 
-def test_it_loads_warms_up_and_holds_inputs_and_outputs_to_their_types(make):
+async def test_it_loads_warms_up_and_holds_inputs_and_outputs_to_their_types(make):
     loaded = load_despina(make("typed"))
-    warm_up(loaded)
+    await warm_up(loaded)
     assert parse_inputs(loaded.interface, b'{"question": "q"}') == {"question": "q", "top_k": 3}
     with pytest.raises(Problem) as caught:
         parse_inputs(loaded.interface, b'{"question": "q", "top_k": 11}')
@@ -112,6 +114,47 @@ def test_a_changed_file_is_refused_before_it_runs(make, file):
     error = fails(folder)
     assert error.failure.reason == FailureReason.ARTIFACT_CORRUPT
     assert Path(file).name in str(error)
+
+
+@pytest.mark.parametrize(
+    "file", ["unlisted_neighbour.py", "own/__init__.py", "__pycache__/listed.cpython-311.pyc", "fast.so"]
+)
+def test_code_that_is_not_listed_is_refused_before_anything_runs(make, file):
+    folder = make("listed")
+    (folder / CODE_FOLDER / file).parent.mkdir(exist_ok=True)
+    (folder / CODE_FOLDER / file).write_bytes(b"raise SystemExit")
+    error = fails(folder)
+    assert error.failure.reason == FailureReason.ARTIFACT_CORRUPT
+    assert f"code/{file}" in str(error)
+    assert "listed" not in sys.modules
+
+
+def test_a_link_out_of_the_artefact_is_refused(make, tmp_path):
+    folder = make("linked")
+    (folder / CODE_FOLDER / "away").symlink_to(tmp_path / "src", target_is_directory=True)
+    assert fails(folder).failure.reason == FailureReason.ARTIFACT_CORRUPT
+
+
+def test_another_versions_unlisted_code_is_refused_beside_a_running_one(make, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = make("beside")
+    running = load_despina(folder)
+    assert load_despina(folder).manifest == running.manifest, "what ran has left nothing in its folder"
+    (folder / CODE_FOLDER / "unlisted_neighbour.py").touch()
+    with pytest.raises(ProgramError) as caught:
+        check_same_code(folder, running)
+    assert caught.value.failure.reason == FailureReason.ARTIFACT_CORRUPT
+
+
+def test_a_state_brings_no_lm(make):
+    folder = make("owned")
+    state = json.loads((folder / STATE).read_bytes())
+    lm = dspy.LM("openai/theirs", api_key="none").dump_state()
+    state = {k: v | {"lm": lm} if "signature" in v else v for k, v in state.items()}
+    (folder / STATE).write_text(json.dumps(state))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"state_sha256": sha256(folder / STATE)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert [p.lm for p in load_despina(folder).program.predictors()] == [None]
 
 
 def test_what_the_image_lacks_is_named_before_anything_is_imported(make):
@@ -142,33 +185,117 @@ def test_dspys_own_modules_need_an_entry_point():
         )  # fmt: skip
 
 
-def test_a_program_that_raises_in_its_warm_up_is_refused(make):
-    code = CODE.replace("        return self.ask", "        raise KeyError('nothing there')\n        return self.ask")
-    with pytest.raises(ProgramError, match="nothing there") as caught:
-        warm_up(load_despina(make("raising", code=code)))
-    assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
-
-
-def test_a_program_that_has_only_aforward_must_await_its_modules(make):
+async def test_a_program_that_has_only_aforward_must_await_its_modules(make):
     code = CODE.replace("    def forward", "    async def aforward")
     with pytest.raises(ProgramError, match="await them") as caught:
-        warm_up(load_despina(make("blocking", code=code)))
+        await warm_up(load_despina(make("blocking", code=code)))
     assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
 
 
-def test_a_warm_up_of_react_calls_no_tool():
-    called = []
+RICH = """
+import datetime
+import enum
+import uuid
 
-    def dangerous(x: str) -> str:
-        """Deletes everything."""
-        called.append(x)
-        return "done"
+import dspy
 
-    program = dspy.ReAct("question -> answer", tools=[dangerous])
-    from despina_runtime.program.load import Loaded
 
-    warm_up(Loaded(program, interface_of(program)))
-    assert called == []
+class Level(enum.Enum):
+    LOW = "low"
+
+
+class Ask(dspy.Signature):
+    day: datetime.date = dspy.InputField()
+    number: uuid.UUID = dspy.InputField()
+    level: Level = dspy.OutputField()
+    at: datetime.datetime = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Ask
+
+    def __init__(self):
+        super().__init__()
+        self.ask = dspy.Predict(Ask)
+        day, number = datetime.date(2026, 1, 2), uuid.UUID(int=7)
+        self.ask.demos = [dspy.Example(day=day, number=number, level=Level.LOW, at=datetime.datetime(2026, 1, 2, 3))]
+
+    def forward(self, day, number):
+        return self.ask(day=day, number=number)
+"""
+
+
+async def test_demonstrations_may_hold_all_that_dspy_itself_can_save(make, tmp_path):
+    folder = make("rich_demos", code=RICH)
+    loaded = load_despina(folder)
+    loaded.program.save(tmp_path / "dspys-own.json")
+    (demo,) = json.loads((folder / STATE).read_text())["ask"]["demos"]
+    assert (demo["day"], demo["level"]) == ("2026-01-02", "low")
+    assert demo == json.loads((tmp_path / "dspys-own.json").read_text())["ask"]["demos"][0]
+    assert (await warm_up(loaded)).remark == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("self.ask = dspy.ChainOfThought(Ask)\n        self.signature = Ask", "self.predict = dspy.Predict('context, question -> answer')"),
+        ("        self.signature = Ask\n\n    def forward(self, question", "        self.more = dspy.Predict('a -> b')\n\n    async def aforward(self, question"),
+        ("        self.signature = Ask\n\n    def forward(self, question, top_k=3", "\n    def run(self"),
+    ],
+    ids=["its predictor takes more than it does", "only aforward", "neither forward nor aforward"],
+)  # fmt: skip
+def test_a_program_whose_inputs_are_not_known_is_told_so_when_it_is_logged(make, request, change):
+    code = CODE.replace(*change)
+    assert code != CODE
+    with pytest.raises(ProgramError, match="pass signature=") as caught:
+        make(request.node.callspec.id.replace(" ", "_"), code=code)
+    assert caught.value.failure.reason == FailureReason.SIGNATURE_UNKNOWN
+
+
+def test_an_async_program_shows_its_only_predictors_signature(make):
+    code = CODE.replace("        self.signature = Ask\n\n    def forward", "\n    async def aforward")
+    assert set(load_despina(make("only_async", code=code)).interface.inputs.model_fields) == {"question", "top_k"}
+
+
+def test_a_class_that_stands_in_no_file_cannot_be_logged(monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook
+    typed: dict = {"dspy": dspy, "__name__": "__main__"}
+    exec("class Program(dspy.Module):\n    def forward(self, question):\n        return question", typed)  # noqa: S102
+    with pytest.raises(ValueError, match="stands in no file"):
+        write(
+            Path("unused"), program=typed["Program"](), entrypoint=None, signature_text="question -> answer",
+            code_paths=None, requirements=(), input_example_json=None,
+        )  # fmt: skip
+
+
+class Awaiting(dspy.Module):
+    """A sub-module that has only `aforward`."""
+
+    async def aforward(self, question):
+        return dspy.Prediction(answer=question)
+
+
+class Tooled(dspy.Module):
+    """Its predictors take what no JSON can hold."""
+
+    signature = dspy.Signature("question -> answer")
+
+    def __init__(self):
+        super().__init__()
+        fields = {
+            "question": (str, dspy.InputField()),
+            "tools": (list[dspy.Tool], dspy.InputField()),
+            "calls": (dspy.ToolCalls, dspy.OutputField()),
+        }
+        self.choose = dspy.Predict(dspy.Signature(fields, "Choose."))
+        self.answer = dspy.Predict("question -> answer")
+        self.awaiting = Awaiting()
+
+
+def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be_called():
+    program = Tooled()
+    loaded = Loaded(program, interface_of(program), modules=module_interfaces(program))
+    assert list(Modules(loaded, None).schemas()) == ["answer"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +309,7 @@ def test_a_warm_up_of_react_calls_no_tool():
         ({"enum": ["tool", "finish"]}, "finish"),
         ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, False),
         ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, [0, 0]),
+        ({"type": "array", "items": {"type": "integer"}}, [0]),
         ({"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}, {"a": "warm-up"}),
         ({"$ref": "#/$defs/X", "$defs": {"X": {"const": 3}}}, 3),
     ],

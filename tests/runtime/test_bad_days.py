@@ -7,8 +7,11 @@ import os
 import time
 
 import pytest
+from dspy.utils.exceptions import LMTimeoutError
 
 from despina.wire import BreakerConfig, FallbackConfig, LimitsConfig, ProgramBreakerConfig
+from despina_runtime.lm.meter import Meter
+from despina_runtime.lm.target import Target
 from tests.support.pods import fresh, lm_config
 from tests.support.traffic import drive
 from tests.support.world import REPORTS, eventually
@@ -106,6 +109,37 @@ def test_the_program_breaker_opens_sheds_and_closes(guarded, lm):
         assert all(a.status == 503 and int(a.headers["retry-after"]) >= 1 for a in shed)
     lm.misbehave()
     eventually("closed again", closed, 20)
+
+
+EAGER = BreakerConfig(min_requests=3, open_seconds=30)
+
+
+async def test_an_lm_that_had_no_time_to_answer_is_not_left_alone(lm, servers):
+    """As where requests have waited for their turn for most of their time."""
+    main = lm_config(servers[2], retries=0, request_timeout_seconds=20, breaker=EAGER)
+    target, now = Target(main, None, 20), asyncio.get_running_loop().time
+
+    async def ask(seconds: float) -> list:
+        messages = [{"role": "user", "content": fresh()["ticket"]}]
+        return await target.answer(messages, {}, Meter(now() + seconds), "", now() + seconds, None)
+
+    lm.misbehave(delay_seconds=1)
+    for _ in range(6):
+        with pytest.raises(LMTimeoutError):
+            await ask(0.1)
+    assert len(await ask(20)) == 1
+    await target.close()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "sync"])
+def test_an_lm_that_has_the_whole_request_and_does_not_answer_is_left_alone(pod, log_model, lm, servers, kind):
+    main = lm_config(servers[2], request_timeout_seconds=60, breaker=EAGER)
+    running = pod(log_model(kind, kind), kind, lms=(main,), request_timeout_seconds=1)
+    eventually("ready", running.is_ready, 90)
+    lm.misbehave(hang=True)
+    problems = [running.ask(fresh()).json()["type"].rpartition(":")[2] for _ in range(5)]
+    assert set(problems[:3]) <= {"deadline-exceeded", "lm-timeout"}
+    assert problems[3:] == ["lm-unavailable"] * 2
 
 
 def test_an_answer_out_of_bounds_is_asked_for_once_more(pod, log_model, lm, servers):

@@ -257,6 +257,22 @@ def test_another_program_answers_when_this_one_cannot(pod, version, lm, servers)
     assert running.ask().status_code == 502
 
 
+def test_a_program_with_a_token_shows_it_to_the_one_that_answers_in_its_place(pod, version, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    other = pod(version, home="other", auth_token_file=str(token))
+    eventually("ready", other.is_ready, 90)
+    dead, fallback = lm_config("http://127.0.0.1:9", retries=0), FallbackConfig(url=f"{other.url}/execute")
+    running = pod(version, lms=(dead,), fallback=fallback, auth_token_file=str(token))
+    eventually("ready", running.is_ready, 90)
+    assert ask(running, fresh()).headers["despina-degraded"] == "lm-failure"
+    (tmp_path / "another").write_text("secret of its own")
+    strange = pod(version, home="strange", lms=(dead,), fallback=fallback, auth_token_file=str(tmp_path / "another"))
+    eventually("ready", strange.is_ready, 90)
+    assert strange.ask(fresh(), headers={"authorization": "Bearer secret of its own"}).status_code == 502
+    eventually("the log", lambda: "Fallback program did not answer" in strange.log.read_text(), 10)
+
+
 def test_a_deadline_leads_to_the_fallback_and_a_stream_says_so(pod, version, lm):
     fixed = FallbackConfig(response={"category": "bug"})
     running = pod(version, fallback=fixed, cache=CacheConfig(scope="Both"), request_timeout_seconds=2, lm_timeout=20)

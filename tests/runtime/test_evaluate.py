@@ -18,8 +18,11 @@ from despina.wire import (
     ModelRef,
     Price,
     RuntimeConfig,
+    ToolsConfig,
+    ToolUse,
 )
 from services import free_port
+from tests.support.hosts import contract_of, hosts, tool_config
 from tests.support.pods import is_running, lm_config
 from tests.support.world import ROOT
 
@@ -49,6 +52,12 @@ SHAPE = {
 ROWS = [json.loads(line) for line in (ROOT / "examples/ticket-triage/tickets.jsonl").read_text().splitlines()]
 HELDOUT = [{"ticket": r["ticket"], "category": r["category"]} for r in ROWS if r["split"] == "heldout"]
 METRICS = """
+import dspy
+
+def asking(example, prediction, trace=None):
+    said = dspy.Predict("ticket, category -> fits: bool")(ticket=example.ticket, category=prediction.category)
+    return float(said.fits)
+
 def lenient(example, prediction, trace=None):
     return 1.0
 
@@ -68,13 +77,16 @@ def write_rows(path: Path, rows) -> Path:
     return path
 
 
-def evaluation(servers, version: str, baseline: str | None = None, file: Path = Path("none"), **changes):
+def evaluation(
+    servers, version: str, baseline: str | None = None, file: Path = Path("none"), model="serving", uses=(), **changes
+):
     price = Price(input_per_million_usd="1", output_per_million_usd="1")
     lm = lm_config(servers[2], price=price)
 
     def runtime(v: str) -> RuntimeConfig:
-        model = ModelRef(name="serving", version=v, tracking_uri=servers[1])
-        return RuntimeConfig(namespace="ns", program="triage", revision=f"rev{v}", model=model, lms=(lm,), lm="main")
+        ref = ModelRef(name=model, version=v, tracking_uri=servers[1])
+        own = {"revision": f"rev{v}", "model": ref, "tools": uses}
+        return RuntimeConfig(namespace="ns", program="triage", lms=(lm,), lm="main", **own)
 
     return EvaluationConfig(
         candidate=runtime(version),
@@ -117,6 +129,12 @@ def test_both_versions_are_scored_on_the_same_examples(score, version, plain):
     assert score(plain, rows=HELDOUT[:5], metric="judges:lenient").score_percent == 100
 
 
+def test_a_metric_may_ask_lms_and_what_that_costs_counts(score, plain):
+    found, free = (score(plain, rows=HELDOUT[:5], metric=f"judges:{name}") for name in ("asking", "lenient"))
+    assert (found.score_percent, found.failed) == (100, 0)
+    assert found.cost_usd > free.cost_usd > 0
+
+
 def test_a_dataset_of_mlflow(score, version, servers):
     rows = [{"inputs": {"ticket": r["ticket"]}, "expectations": {"category": r["category"]}} for r in HELDOUT[:10]]
     code = (
@@ -143,6 +161,21 @@ def test_an_artifact_of_a_run(score, plain, servers, tmp_path):
     )
     run = next(line for line in done.stdout.split() if len(line) == 32)
     assert score(plain, dataset=DatasetConfig(uri=f"runs:/{run}/few.jsonl")).examples == 4
+
+
+def test_a_tool_that_must_not_be_executed_twice_is_executed_only_where_the_gate_says_so(score, log_model, tmp_path):
+    version, rows = log_model("booking", "scored-booking"), [{"ticket": "t" * n, "category": str(n)} for n in (3, 4)]
+    with hosts(tmp_path) as start:
+        host, tools = start(), tmp_path / "tools.json"
+        book = tool_config("book", host.url, contract=contract_of("book", idempotent=False))
+        tools.write_text(ToolsConfig(tools={"ns/book": book}).model_dump_json())
+        own = {"model": "scored-booking", "uses": (ToolUse(name="book", tool="ns/book"),)}
+        own["env"] = {"DESPINA_TOOLS_FILE": str(tools)}
+        refused = score(version, rows=rows, **own)
+        assert "none of 2 examples was answered: 403 The tool book is not executed" in refused.error
+        assert host.executed() == []
+        assert score(version, rows=rows, tools="Execute", **own).score_percent == 100
+        assert sorted(host.executed()) == ["book ttt", "book tttt"]
 
 
 PROBLEMS = {

@@ -12,7 +12,16 @@ import httpx
 import pytest
 from aiohttp import web
 
-from despina.wire import ContractConfig, ToolBackend, ToolBreakerConfig, ToolConfig
+from despina.wire import (
+    CacheConfig,
+    ContractConfig,
+    ModelRef,
+    RuntimeConfig,
+    ToolBackend,
+    ToolBreakerConfig,
+    ToolConfig,
+)
+from despina_runtime.cache.store import Store
 from despina_runtime.tools.errors import (
     ToolArgumentsInvalid,
     ToolFailed,
@@ -67,6 +76,21 @@ def answering(status: int, body: object = None, **headers: str):
 
 async def test_a_call_reaches_a_host(call, start):
     assert await call(tool_config("search", start().url), query="pie", top_k=1) == [{"text": "pie 0", "score": 1.0}]
+
+
+async def test_large_integers_arrive_whole_and_come_back_whole_also_from_the_cache(tmp_path):
+    anything = ContractConfig(name="echo", parameters={"type": "object"}, idempotent=True)
+    model = ModelRef(name="m", version="1", tracking_uri="http://m")
+    config = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, cache=CacheConfig())
+    grid, store = Grid(), Store(config, tmp_path, None)
+    async with backend(good) as echo:
+        tool = tool_config("echo", echo.url, contract=anything, cache_ttl_seconds=60)
+        for _ in range(2):
+            until = asyncio.get_running_loop().time() + 10
+            assert await grid.call(KEY, tool, {"text": [10**30, -(2**64)]}, until, store) == [10**30, -(2**64)]
+        assert echo.calls == 1
+    await grid.close()
+    await store.close()
 
 
 async def test_what_does_not_fit_the_contract_is_not_sent(call):

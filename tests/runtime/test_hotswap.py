@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mcp import Client
 
 from despina.wire import CONFIG_FILE, ModuleConfig, ProgramBreakerConfig, RuntimeConfig
 from despina_runtime.process.supervisor import latest
@@ -42,6 +43,35 @@ def prepare(pod, config: RuntimeConfig):
         return held if held and held.phase != "Preparing" else None
 
     return eventually("prepared", settled, 30)
+
+
+async def test_a_batch_and_a_call_by_mcp_end_on_the_revision_that_they_began_with(pod, plain, version, lm):
+    running = pod(plain, max_concurrency=1)
+    eventually("ready", running.is_ready, 90)
+    target = of(running.config, version)
+    assert await asyncio.to_thread(prepare, running, target)
+    before = lm.calls
+    lm.misbehave(delay_seconds=1)
+
+    async def batch() -> list[dict]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            body = {"inputs": [fresh() for _ in range(5)]}
+            return (await client.post(f"{running.url}/execute/batch", json=body)).json()["results"]
+
+    async def by_mcp():
+        async with Client(f"{running.url}/mcp") as client:
+            return await client.call_tool("triage", fresh())
+
+    def swap() -> None:
+        eventually("it is counted", lambda: lm.calls > before and running.metric("despina_in_flight_requests") == 2, 10)
+        assert running.order("Commit", subject="beef0002") == 200
+        assert running.order("Release", subject="abcd1234") == 200
+
+    results, found, _ = await asyncio.gather(batch(), by_mcp(), asyncio.to_thread(swap))
+    assert [result.get("problem") for result in results] == [None] * 5
+    assert found.structured_content["category"]
+    counted = f'despina_requests_total{{status="200",version="{plain}"}}'
+    eventually("all are counted", lambda: running.metric(counted) == 6, 10)
 
 
 def test_every_worker_swaps_under_traffic_and_no_answer_mixes_revisions(pod, plain, version):

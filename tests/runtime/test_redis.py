@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from despina.wire import CacheConfig, LimitsConfig, ModelRef, RedisConfig, RuntimeConfig
 from despina_runtime.cache.redis import RedisTier
-from despina_runtime.cache.store import Store
+from despina_runtime.cache.store import Found, Store
 from despina_runtime.pipeline.cached import Cache
 from despina_runtime.pipeline.call import Answer, Call
 from services import free_port
@@ -282,7 +282,7 @@ async def test_nobody_waits_while_redis_is_told_ten_answers_at_once(redis, tmp_p
     assert max(told) == sum(told) == 11
 
 
-async def test_a_damaged_entry_of_redis_is_a_miss_and_is_removed(redis, tmp_path):
+async def test_a_damaged_entry_of_redis_is_a_miss_and_is_replaced(redis, tmp_path):
     writer = Store(PROGRAM, tmp_path, tier_at(redis.port))
     reader = Store(PROGRAM, tmp_path, tier_at(redis.port))
     key = "0" * 32
@@ -292,8 +292,35 @@ async def test_a_damaged_entry_of_redis_is_a_miss_and_is_removed(redis, tmp_path
     reader.process.clear()
     redis.cli("setrange", f"despina:ns:p:{key}", "3", "damage")
     assert await reader.get(key) is None
-    assert redis.cli("exists", f"despina:ns:p:{key}") == "0"
+    reader.put([(key, b"[2]")])
+    await reader.redis._sent()
+    reader.process.clear()
+    assert await reader.get(key) == Found(b"[2]", "redis")
     await reader.close()
+
+
+async def test_what_others_wrote_into_a_shared_redis_is_not_there(redis):
+    """Who may write to the Redis, and even knows the name of a key and how entries look, lacks the program's key."""
+    redis_config, url = RedisConfig(url_file=""), f"redis://127.0.0.1:{redis.port}/0"
+    keys = [b"current"]
+    mine = RedisTier(PROGRAM, redis_config, url, lambda: keys)
+    forger, before = (RedisTier(PROGRAM, redis_config, url, lambda key=key: [key]) for key in (b"guess", b"previous"))
+    plain = RedisTier(PROGRAM, redis_config, url)
+    for name, writer in (("forged", forger), ("plain", plain), ("before", before), ("own", mine)):
+        await writer.put(name, b"value")
+    found = [await mine.get(name) for name in ("forged", "plain", "before", "own")]
+    assert found == [None, None, None, b"value"]
+    keys.append(b"previous")
+    assert await mine.get("before") == b"value", "while the key is replaced"
+    redis.cli("rename", "despina:ns:p:own", "despina:ns:p:other")
+    assert await mine.get("other") is None, "an entry is kept under its name"
+    keys.clear()
+    await mine.put("unsealed", b"value")
+    mine.keep("unsealed", b"value")
+    keys.append(b"current")
+    assert (await mine.get("unsealed"), redis.cli("exists", "despina:ns:p:unsealed")) == (None, "0")
+    for tier in (mine, forger, before, plain):
+        await tier.close()
 
 
 async def test_a_leader_that_lost_its_lease_does_not_renew_another_ones(redis):

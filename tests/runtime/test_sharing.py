@@ -10,6 +10,7 @@ import pytest
 from dspy.utils.exceptions import LMTimeoutError
 
 from despina.wire import CacheConfig, ModelRef, RuntimeConfig, ToolsConfig, ToolUse
+from despina_runtime.cache.keys import written
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import Target
@@ -26,11 +27,11 @@ class Asking:
         cache = CacheConfig(single_flight=single_flight)
         config = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, cache=cache)
         self.store = Store(config, folder, None)
-        self.target = Target(lm_config(lm_url, retries=1, request_timeout_seconds=20), self.store)
+        self.target = Target(lm_config(lm_url, retries=1, request_timeout_seconds=20), self.store, 20)
 
-    async def ask(self, messages, seconds: float = 20) -> list:
+    async def ask(self, messages, seconds: float = 20, params=None, emit=None) -> list:
         meter = Meter(asyncio.get_running_loop().time() + seconds)
-        outputs = await self.target.answer(messages, {}, meter, "", meter.deadline, None)
+        outputs = await self.target.answer(messages, params or {}, meter, "", meter.deadline, emit)
         self.store.put(meter.pending)
         return outputs
 
@@ -113,6 +114,29 @@ async def test_without_single_flight_each_asks_for_himself(asking, lm):
     lm.misbehave(delay_seconds=0.5)
     await asyncio.gather(*(one.ask(messages) for _ in range(10)))
     assert lm.calls == before + 10
+
+
+@pytest.mark.parametrize("params", [{}, {"n": 3}, {"logprobs": True}, {"reasoning_effort": "low"}], ids=str)
+async def test_an_answer_that_was_streamed_is_kept_as_the_one_that_came_whole(asking, lm, params):
+    one, messages, told = asking(), chat(), Told()
+    whole = await one.ask(messages, params=params | {"seed": 1})
+    streamed = await one.ask(messages, params=params | {"seed": 2}, emit=told)
+    before = lm.calls
+    kept = await one.ask(messages, params=params | {"seed": 2})
+    assert written(whole) == written(streamed) == written(kept)
+    assert len(whole) == params.get("n", 1)
+    assert told.text == (whole[0]["text"] if isinstance(whole[0], dict) else whole[0])
+    assert lm.calls == before
+
+
+class Told:
+    """What is passed on of a stream."""
+
+    started = False
+    text = ""
+
+    async def __call__(self, text: str) -> None:
+        self.text += text
 
 
 CALLERS, TURNS = 64, 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from despina.wire import ModuleConfig
+from despina.wire import ModuleConfig, WarmUpConfig
 from tests.runtime.test_hotswap import of, prepare
 from tests.support.pods import pods
 from tests.support.world import eventually
@@ -39,8 +39,9 @@ def test_names_that_are_also_methods_are_names_like_others(running):
     assert ask(running, "plainly", calls=1) == "stand-in"
 
 
-@pytest.mark.parametrize(("way", "calls"), [("best_of_n", 3), ("refined", 3)])
+@pytest.mark.parametrize(("way", "calls"), [("best_of_n", 3), ("refined", 4)])
 def test_a_module_is_tried_several_times(running, way, calls):
+    """Between two tries Refine asks for advice; the stand-in's cannot be read, and is asked for once more."""
     assert ask(running, way, calls) == "stand-in"
 
 
@@ -101,3 +102,24 @@ def test_a_program_with_threads_of_its_own_is_told_what_they_lack(pod, log_model
     running = pod(log_model("pooling", "pooling"), "pooling")
     eventually("it gave up", lambda: running.process.poll() is not None, 90)
     assert "dspy.Parallel" in running.termination.read_text()
+
+
+def test_what_a_program_keeps_from_its_first_run_belongs_to_the_event_loop_that_serves(pod, log_model, servers):
+    running = pod(log_model("keeping", "keeping"), "keeping")
+    eventually("ready", running.is_ready, 90)
+    for _ in range(3):
+        answer = running.ask({"ticket": f"{servers[2]}/admin"})
+        assert (answer.status_code, answer.json()) == (200, {"category": "200"})
+
+
+def test_what_a_program_raises_on_made_up_values_stands_in_the_state_and_it_serves(pod, log_model):
+    running = pod(log_model("scoring", "scoring"), "scoring")
+    eventually("ready", running.is_ready, 90)
+    held = running.state().held[running.config.revision]
+    assert (held.phase, held.failure) == ("Ready", None)
+    assert held.remark.startswith("WarmupInconclusive: ValueError: ")
+    assert running.ask({"ticket": "t"}).json() == {"category": "10"}
+    recorded = of(
+        running.config, running.config.model.version, warm_up=WarmUpConfig(outputs={"sort": {"category": "stand-in"}})
+    )
+    assert prepare(running, recorded).remark == ""

@@ -8,8 +8,10 @@ from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import ProgramStatus
+from despina.api.tool import Tool
 from despina.decide.observed import Defaults, DeploymentView, Observed, PodView, Resolution
 from despina.desired.network import build_service
+from despina.desired.toolbox import ToolView
 from despina.wire import ModelRef, RuntimeConfig
 
 DEFAULTS = Defaults(runtime_image="despina-runtime:1", tracking_uri="http://mlflow:5000", order_keys=("a2V5",))
@@ -92,3 +94,14 @@ def serving(program: Program, version: str, count: int = 1, **fields: Any) -> di
         "deployments": (a_deployment(program, version, replicas=count, activated_at=1.0, **fields),),
         "pods": pods(program, version, count, ready=True),
     }
+
+
+def a_tool(name: str, trouble: tuple[str, str] | None = None, **contract: Any) -> ToolView:
+    """One that a program may use, as its namespace sees it."""
+    spec = {
+        "contract": {"name": name, "parameters": {"type": "object"}, **contract},
+        "backends": [{"name": "a", "url": "http://x"}],
+    }
+    meta = {"name": name, "namespace": "ns", "uid": "u"}
+    made = Tool.parse({"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyTool", "metadata": meta, "spec": spec})
+    return ToolView(f"ns/{name}", made, trouble=trouble)

@@ -5,8 +5,9 @@ makes it err), hanging-too (as hanging, with a demonstration), counted (it answe
 richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled,
 tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
-meddling (it adds its caller's secret to all that it is given), lying (see `liar.py`), ways, awaiting, pooling, waiting and
-stalling (see `ways.py`).
+booking-between (it calls `book` between two predictors),
+meddling (it adds its caller's secret to all that it is given), lingering (it works in a thread while the file that it is
+asked about is there), lying (see `liar.py`), ways, awaiting, pooling, waiting, stalling, keeping and scoring (see `ways.py`).
 """
 
 from __future__ import annotations
@@ -125,6 +126,26 @@ class Program(dspy.Module):
     def forward(self, ticket):
         return self.react(ticket=ticket)
 """
+LINGERING = """
+import time
+from pathlib import Path
+
+import dspy
+
+
+class Asked(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def forward(self, ticket):
+        while ticket.startswith("/") and Path(ticket).exists():
+            time.sleep(0.05)
+        return dspy.Prediction(category="gone")
+"""
 COUNTED = """
 import weakref
 
@@ -154,6 +175,32 @@ class Program(dspy.Module):
 BOOKING = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
 )
+BOOKING_BETWEEN = """
+from typing import Literal
+
+import dspy
+
+from despina_runtime import execute_tool
+
+
+class Asked(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: Literal["billing", "bug"] = dspy.OutputField()
+
+
+class Program(dspy.Module):
+    signature = Asked
+
+    def __init__(self):
+        super().__init__()
+        self.read = dspy.Predict("ticket -> order: str")
+        self.sort = dspy.Predict(Asked)
+
+    async def aforward(self, ticket):
+        await self.read.acall(ticket=ticket)
+        await execute_tool("book", order=ticket)
+        return await self.sort.acall(ticket=ticket)
+"""
 WAYS = (Path(__file__).parent / "ways.py").read_text()
 PARALLEL = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]',
@@ -230,6 +277,8 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "tooled-in-threads": functools.partial(log_source, TOOLED),
         "reacting": functools.partial(log_source, TOOLED + REACTING),
         "booking": functools.partial(log_source, BOOKING),
+        "booking-between": functools.partial(log_source, BOOKING_BETWEEN),
+        "lingering": functools.partial(log_source, LINGERING),
         "meddling": functools.partial(log_source, MEDDLING),
         "lying": functools.partial(log_source, (Path(__file__).parent / "liar.py").read_text()),
         "ways": functools.partial(log_source, WAYS),
@@ -237,6 +286,8 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "pooling": functools.partial(log_source, WAYS, program="Pooling"),
         "waiting": functools.partial(log_source, WAYS, program="Waiting"),
         "stalling": functools.partial(log_source, WAYS, program="Stalling"),
+        "keeping": functools.partial(log_source, WAYS, program="Keeping"),
+        "scoring": functools.partial(log_source, WAYS, program="Scoring"),
         "tooled-in-dspys-threads": functools.partial(log_source, PARALLEL),
     }
     version = special.get(kind, functools.partial(log, kind))(name)

@@ -28,7 +28,7 @@ RUN = (
     "config = RuntimeConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
     "sys.exit(asyncio.run(supervisor.serve_pod(config, Path(sys.argv[2]), '127.0.0.1', int(sys.argv[3]))))"
 )
-SILENT_SECONDS = 30.0
+SILENT_SECONDS = 8.0
 """As pods have it; a test that waits for it may want less."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 import dspy
 
 
@@ -143,3 +144,36 @@ class Stalling(Waiting):
     """It does so for one ticket only, which is not the warm-up's."""
 
     others_await = True
+
+
+class Keeping(dspy.Module):
+    """It keeps a connection that is made on first use, and belongs to the event loop of then."""
+
+    signature = Sort
+
+    def __init__(self):
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+        self.session = None
+
+    async def aforward(self, ticket):
+        self.session = self.session or aiohttp.ClientSession()
+        if ticket.startswith("http"):
+            async with self.session.get(ticket) as answer:
+                return dspy.Prediction(category=str(answer.status))
+        return await self.sort.acall(ticket=ticket)
+
+
+class Scoring(dspy.Module):
+    """It asks more of an answer than its type says."""
+
+    signature = Sort
+
+    def __init__(self):
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+
+    async def aforward(self, ticket):
+        known = {"stand-in": 10}
+        found = (await self.sort.acall(ticket=ticket)).category
+        return dspy.Prediction(category=str(known[found] if found in known else int(found)))

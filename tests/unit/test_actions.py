@@ -224,6 +224,8 @@ KEPT: dict[str, tuple[list[str], list[str]]] = {
     "what serves, until it must go first": (kept(serves_one(a_program(replicas=3), "2", replicas=1), strategy=INSTEAD), [PDB]),
     "what serves, since what it must go for is paused": (
         kept(serves_one(a_program(replicas=3), "2", replicas=1), "Paused", strategy=INSTEAD), [PDB, f"scale qa-{B} 3"]),
+    "what serves, since what it must go for is refused": (
+        kept(serves_one(a_program(replicas=3), "2", replicas=1), "Refused", strategy=INSTEAD), [PDB, f"scale qa-{B} 3"]),
     "what serves, since nothing is prepared": (
         kept(serves_one(a_program(replicas=0), "2", replicas=1), "Suspended", strategy=INSTEAD), [PDB, f"scale qa-{B} 0"]),
     "that callers came back, though a clock was set back": (
@@ -273,6 +275,9 @@ def test_callers_are_led_and_what_must_not_be_forgotten_stands_there():
 def test_the_identity_of_pods_and_what_they_know_of_tools():
     assert words(identity(at(serves_one()))) == ["apply ServiceAccount qa"]
     assert words(identity(at(serves_one(a_program(serviceAccount={"name": "mine", "create": "Disabled"}))))) == []
+    assert words(identity(at(replace(serves_one(), redis_seal="key")))) == [
+        "apply ServiceAccount qa", "apply Secret qa-tools", "apply ConfigMap qa-tools",
+    ]  # fmt: skip
     toolbox = {("Secret", "qa-tools"): {}, ("ConfigMap", "qa-tools"): {}, ("Secret", "other"): {}}
     assert words(identity(at(replace(serves_one(), objects=toolbox)))) == [
         "apply ServiceAccount qa", "delete Secret qa-tools", "delete ConfigMap qa-tools",
@@ -444,7 +449,7 @@ def test_callers_come_first():
     assert passed(observed(P, None), None) == []
 
 
-@pytest.mark.parametrize("step", ["Paused", "Suspended"])
+@pytest.mark.parametrize("step", ["Paused", "Refused", "Suspended"])
 def test_nothing_is_prepared_while_a_change_is_held_up(step):
     o = serves_one(target="2", replicas=1)
     assert "make ConfigMap" in passed(o, "Prepare", strategy=BESIDE)
@@ -489,6 +494,10 @@ STANDS: dict[str, tuple[str | None, str | None]] = {
     "ready, with its gates passed": (stands(ready(), PASSED), "Promote"),
     "at a gate": (stands(ready(), RUNNING), "Gate"),
     "paused": (stands(ready(a_program(rollout={"state": "Paused"})), RUNNING), "Paused"),
+    "refused at its gates": (stands(ready(), Gates(refusal="why")), "Refused"),
+    "refused before it is prepared": (stands(serves_one(target="2"), Gates(refusal="why")), "Refused"),
+    "refused, though a person named it": (stands(ready(a_program(**MANUAL)), Gates(refusal="why"), asked=G), "Refused"),
+    "refused before what serves would end": (stands(serves_one(target="2"), Gates(refusal="why"), strategy=INSTEAD), "Refused"),
     "paused, and without pods": (stands(ready(a_program(replicas=0, rollout={"state": "Paused"}))), "Suspended"),
     "waiting for a person": (stands(ready(a_program(**MANUAL))), "AwaitPromotion"),
     "waiting for a person who named another": (stands(ready(a_program(**MANUAL)), asked=B), "AwaitPromotion"),

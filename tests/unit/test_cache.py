@@ -174,7 +174,34 @@ async def test_of_equal_questions_one_is_asked():
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert answers[1:] == [("answer", False)] * 99
     assert len(asked) == 1
-    assert not flights._tasks
+    assert not flights._flights
+
+
+async def test_work_ends_with_the_last_who_waits_for_it_and_who_comes_then_begins_anew():
+    flights, ended, go = Flights(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> str:
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            ended.set()
+            await go.wait()  # it takes its time
+            raise
+        return "answer"
+
+    waiting = [asyncio.create_task(flights.share("k", FOREVER, work)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    waiting[1].cancel()
+    await asyncio.wait(waiting[:2])
+    assert not ended.is_set()
+    waiting[2].cancel()
+    await ended.wait()
+    anew = asyncio.create_task(flights.share("k", FOREVER, work))
+    await asyncio.sleep(0)
+    go.set()
+    assert await anew == ("answer", True)
+    assert not flights._flights
 
 
 async def test_a_failure_is_everybodys_and_is_not_kept():

@@ -80,7 +80,15 @@ def test_what_pods_are_made_of_needs_new_pods_and_is_named():
     assert chosen(o, revision_of(after, ref("1")), 0) == ("BlueGreen", "resources, security changed")
 
 
-@pytest.mark.parametrize("change", [{"lm": "b"}, {"fallbacks": ["b"]}, {"modules": [{"path": "x", "lm": "b"}]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lm": "b"},
+        {"fallbacks": ["b"]},
+        {"modules": [{"path": "x", "lm": "b"}]},
+        {"warmUp": {"outputs": [{"path": "x", "values": {"score": "1"}}]}},
+    ],
+)
 def test_lms_and_modules_are_changed_in_place(change):
     o = edited(a_program(lms=LMS), a_program(lms=LMS, **change))
     assert chosen(o, revision_of(o.program, ref("1")), 0)[0] == "HotSwap"

@@ -17,13 +17,15 @@ from despina.decide.gates import (
     held_up,
     pass_gates,
     settings_of,
+    side_effects,
     standing,
     unmirrored,
 )
 from despina.decide.observed import JobView, Observed
-from despina.decide.plan import Clock, Create, Delete, Emit, Outcome, Strategy, Tell
+from despina.decide.plan import Clock, Create, Delete, Emit, Outcome, Scale, Strategy, Tell
 from despina.decide.quarantine import timestamp
 from despina.decide.rollout import decide
+from despina.desired.toolbox import ToolView
 from despina.status.report import report
 from despina.wire import (
     SECONDS_BOUNDS,
@@ -31,9 +33,10 @@ from despina.wire import (
     PodState,
     ShadowConfig,
     ShadowReport,
+    ToolUse,
     TryReport,
 )
-from tests.support.gen import a_program, hash_of, pods, ref
+from tests.support.gen import a_program, a_tool, hash_of, observed, pods, ref, serving
 from tests.support.situations import NOW, P, at, beside
 
 HOT = Strategy("HotSwap", "so")
@@ -239,6 +242,113 @@ def test_the_time_of_a_gate_that_nobody_looks_at_stands_still():
     still = gate.model_copy(update={"since": None})
     assert held_up(still, NOW) == still
     assert clock_of(still, NOW) == Clock(5, None)
+
+
+# Tools that must not be executed twice
+
+ONCE, ALSO, OFTEN = a_tool("once"), a_tool("also"), a_tool("often", idempotency="Idempotent")
+
+
+def may(gate: dict, tools: str = "Execute") -> dict:
+    """The gate, with what it says of them."""
+    kind = gate["type"].lower()
+    return gate | {kind: gate.get(kind, {}) | {"tools": tools}}
+
+
+def using(*tools: ToolView, gates: tuple[dict, ...] = (SMOKE,), served_by: tuple[ToolView, ...] = ()) -> Observed:
+    """Version 2, which uses these tools, beside version 1, which used others, perhaps."""
+    uses = [{"name": f"my-{v.key[3:]}", "ref": {"name": v.key[3:]}} for v in tools]
+    o = beside(a_program(tools=uses, rollout={"gates": list(gates)}))
+    before = tuple(ToolUse(name="mine", tool=view.key) for view in served_by)
+    one, *others = o.deployments
+    one = replace(one, config=one.config.model_copy(update={"tools": before}))
+    return replace(o, deployments=(one, *others), tools=(*tools, *served_by))
+
+
+def refused(field: str, tools: str = "ns/once executed, which is") -> str:
+    return (
+        f"spec.rollout.gates{field}.tools: the gate would have {tools} NonIdempotent;"
+        " set it to Execute to have that done, or take the gate out"
+    )
+
+
+ASK_PASSED = {"name": "ask", "type": "Smoke", "result": "Passed"}
+PLAIN = SCORE | {"evaluate": {k: v for k, v in EVALUATE.items() if k != "maxRegressionPercent"}}
+SIDE_EFFECTS: dict[str, tuple[Observed, str]] = {
+    "no tool": (using(), ""),
+    "tools that may be executed any time": (using(OFTEN), ""),
+    "a tool that may not": (using(ONCE), refused("[ask].smoke")),
+    "several of them": (using(ONCE, OFTEN, ALSO), refused("[ask].smoke", "ns/also, ns/once executed, which are")),
+    "an evaluation": (using(ONCE, gates=(SCORE,)), refused("[score].evaluate")),
+    "mirroring": (using(ONCE, gates=(MIRROR,)), refused("[mirror].shadow")),
+    "mirroring without settings": (using(ONCE, gates=({"name": "m", "type": "Shadow"},)), refused("[m].shadow")),
+    "a gate that executes nothing": (using(ONCE, gates=(SCHEMA,)), ""),
+    "each says that it may": (using(ONCE, gates=(may(SMOKE), may(SCORE), may(MIRROR))), ""),
+    "one of them does not": (using(ONCE, gates=(may(SMOKE), SCORE, may(MIRROR))), refused("[score].evaluate")),
+    "one of them says no": (using(ONCE, gates=(may(SMOKE, "Refuse"),)), refused("[ask].smoke")),
+    "what was passed executes nothing any more": (passed_so_far(using(ONCE), ASK_PASSED), ""),
+    "what was passed with other inputs does": (
+        passed_so_far(using(ONCE), ASK_PASSED | {"settings": "other"}), refused("[ask].smoke")),
+    "a tool that cannot be called": (using(a_tool("once", ("NotAllowed", "ask"))), ""),
+    "a tool of the version that serves alone": (using(served_by=(ONCE,)), ""),
+    "and that is scored, too": (using(gates=(SCORE,), served_by=(ONCE,)), refused("[score].evaluate")),
+    "and that is not scored": (using(gates=(PLAIN,), served_by=(ONCE,)), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SIDE_EFFECTS)
+def test_which_gates_would_have_tools_executed_that_must_not_be(sentence):
+    o, wanted = SIDE_EFFECTS[sentence]
+    assert side_effects(at(o)) == wanted
+
+
+def conditions(o: Observed) -> dict[str, str]:
+    status = report(o, decide(o, NOW), Outcome(), NOW)
+    assert status.model.quarantined == ()
+    return {c.type: f"{c.status} {c.reason}" for c in status.conditions}
+
+
+def test_a_version_waits_before_its_gates_until_the_manifest_changes():
+    """Its time stands still, and it is not in quarantine."""
+    o = using(ONCE, gates=(SCHEMA, SMOKE))
+    o = replace(o, preview_ready={hash_of(o.program, "2"): 2})
+    waits = decide(o, NOW)
+    assert (waits.step, waits.refusal, waits.gates) == ("Refused", refused("[ask].smoke"), ())
+    assert not [a for a in waits.steps if isinstance(a, Tell) and a.order in ("Try", "Shadow")]
+    assert (waits.clock.since, waits.again) == (None, None)
+    found = conditions(o)
+    assert found["Ready"] == "True Serving", "nobody's commit is at fault"
+    assert {found["UpToDate"], found["Progressing"]} == {"False GateHasSideEffects"}
+    allowed = using(ONCE, gates=(may(SMOKE),))
+    goes_on = decide(replace(allowed, preview_ready={hash_of(allowed.program, "2"): 2}), NOW)
+    assert goes_on.step == "Gate"
+    assert [a.tools for a in goes_on.steps if isinstance(a, Tell) and a.order == "Try"] == ["Execute"]
+
+
+@pytest.mark.parametrize("strategy", ["HotSwap", "BlueGreen", "Recreate"])
+def test_nothing_is_prepared_for_gates_that_cannot_be_passed(strategy):
+    uses = [{"name": "mine", "ref": {"name": "once"}}]
+    program = a_program(tools=uses, rollout={"gates": [SMOKE], "strategy": strategy})
+    waits = decide(observed(program, "2", **serving(program, "1", 1), tools=(ONCE,)), NOW)
+    assert waits.step == "Refused"
+    made = [a.document["metadata"]["name"] for a in waits.steps if isinstance(a, Create)]
+    assert not [name for name in made if hash_of(program, "2") in name]
+    assert not [a for a in waits.steps if isinstance(a, Scale) or (isinstance(a, Tell) and a.order == "Prepare")]
+
+
+def test_a_first_version_and_a_way_back_pass_no_gates_and_so_are_not_refused():
+    assert decide(replace(using(ONCE), deployments=(), pods=(), active=None), NOW).refusal == ""
+    served = beside(using(ONCE).program, two={"activated_at": 2.0})
+    assert decide(replace(served, tools=(ONCE,)), NOW).refusal == ""
+
+
+def test_gates_say_what_they_allow_to_those_who_execute():
+    assert evaluation(job_of(beside(gated(may(SCORE)))))["tools"] == "Execute"
+    assert "tools" not in evaluation(job_of(beside(gated(SCORE)))), "a runtime that is older would not know the word"
+    o = beside(gated(may(MIRROR)))
+    o = replace(o, pods=tuple(replace(p, report=p.report or PodState()) for p in o.pods))
+    assert {tell.shadow.tools for tell in found(o).actions} == {"Execute"}
+    assert subject_of(beside(gated(may(SMOKE)))) != subject_of(beside(gated(SMOKE))), "another question"
 
 
 # Smoke

@@ -20,6 +20,7 @@ from despina.sources.outbox import ATTEMPTS, Outbox
 from despina.sources.runtime_admin import FORGET_SECONDS, Orders
 from despina.wire import Order, OrdersReport, PodState
 from despina_runtime.process.admin import NotNew, OrderDesk, OrderRefused, build_admin
+from despina_runtime.process.news import News
 from tests.support.drip import Drip
 from tests.support.pods import public_half, signature_of
 
@@ -164,7 +165,7 @@ class Pods:
     def reboot(self) -> None:
         self.boots += 1
         self.desk = OrderDesk("ns", "qa-1", self.keys, f"boot-{self.boots}")
-        app = build_admin(lambda: True, self.desk, self._obey, PodState, lambda _: None)
+        app = build_admin(lambda: True, self.desk, self._obey, PodState, News(PodState), lambda _: None)
         self._transport = httpx.ASGITransport(app)
 
     async def _obey(self, order: Order) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import httpx
 import pytest
 
 from despina.decide.observed import JobView, PodView
-from despina.sources.reports import INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports, facts
+from despina.sources.reports import BREATH_SECONDS, INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports
 from despina.wire import Counts, HeldRevision, PodState
+from despina_runtime.process.news import News
 from tests.support.drip import Drip
 
 KEY = ("ns", "qa")
@@ -116,7 +118,7 @@ async def test_who_was_heard_is_known_until_they_are_listened_to_again(world):
 
 async def test_listening_that_ended_begins_anew(world):
     world.reports.listen(KEY, [POD], 0.01)
-    task = world.reports._listeners[KEY].task
+    task = world.reports._listeners[KEY].tasks["qa-1"]
     task.cancel()
     await asyncio.wait([task])
     world.reports.listen(KEY, [POD], 0.01)
@@ -220,7 +222,46 @@ async def test_of_a_programs_many_interfaces_the_latest_are_kept(world):
     assert len(world.asked) == asked + 1
 
 
-def test_counts_alone_are_no_news():
-    quiet = PodState(revision="abc", counts={"abc": Counts(ok=1)}, uptime_seconds=1)
-    assert facts(quiet) == facts(quiet.model_copy(update={"counts": {"abc": Counts(ok=9)}, "uptime_seconds": 2}))
-    assert facts(quiet) != facts(quiet.model_copy(update={"held": {"def": READY}}))
+def test_counts_alone_are_no_news_but_failures_that_have_doubled_are():
+    quiet = PodState(revision="abc", counts={"abc": Counts(ok=1, program=2)}, uptime_seconds=1, number=3)
+
+    def failed(program: int) -> PodState:
+        return quiet.model_copy(update={"counts": {"abc": Counts(ok=9, program=program)}, "uptime_seconds": 2})
+
+    assert quiet.facts() == failed(2).facts() == failed(3).facts()
+    assert quiet.facts() != failed(4).facts()
+    assert quiet.facts() != quiet.model_copy(update={"held": {"def": READY}}).facts()
+    assert quiet.facts() != quiet.model_copy(update={"workers": 1}).facts()
+
+
+async def test_a_pod_that_waits_with_its_answer_is_heard_at_once_and_seldom_asked():
+    said = PodState(revision="abc", number=7)
+    news, asked = News(lambda: said), []
+    news.number = 7
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(dict(request.url.params))
+        await news.after(int(request.url.params["after"]), float(request.url.params["wait"]))
+        return httpx.Response(200, text=said.model_copy(update={"number": news.number}).model_dump_json())
+
+    reports = Reports(httpx.AsyncClient(transport=httpx.MockTransport(answer)), lambda _: None)
+    reports.listen(KEY, [POD], 60)
+    await until(lambda: len(asked) == 2)
+    assert asked == [{"after": "0", "wait": "25.0"}, {"after": "7", "wait": "25.0"}]
+    said = PodState(revision="def", number=7)
+    news.tell()
+    await until(lambda: reports.said(KEY)["qa-1"].revision == "def")
+    await until(lambda: len(asked) == 3)
+    assert asked[-1]["after"] == "8"
+    reports.listen(KEY, [POD], 30)
+    await until(lambda: len(asked) == 4)
+    await reports.close()
+
+
+async def test_a_pod_that_has_news_without_end_is_not_asked_without_end(world):
+    numbers = itertools.count(1)
+    world.odd = lambda: httpx.Response(200, text=PodState(number=next(numbers)).model_dump_json())
+    world.reports.listen(KEY, [POD], 60)
+    began = asyncio.get_running_loop().time()
+    await until(lambda: len(world.asked) == 4)
+    assert asyncio.get_running_loop().time() - began >= 3 * BREATH_SECONDS - 0.01

@@ -21,7 +21,18 @@ from despina.decide.rollout import asked_revision, situation
 from despina.decide.situation import Situation, has_served, previous, recovered, still_there, wanted_size
 from despina.desired.toolbox import ToolView
 from despina.wire import HeldRevision, PodState
-from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, hash_of, observed, pods, ref, serving
+from tests.support.gen import (
+    DEFAULTS,
+    a_deployment,
+    a_program,
+    a_tool,
+    config_of,
+    hash_of,
+    observed,
+    pods,
+    ref,
+    serving,
+)
 
 NOW = 1_000_000.0
 P = a_program()
@@ -358,25 +369,12 @@ def test_pods_that_were_changed_must_say_so_all_of_them():
 # Problems of the spec
 
 
-def tool(name: str, trouble: tuple[str, str] | None = None, **contract: Any) -> ToolView:
-    from despina.api.tool import Tool
-
-    spec = {
-        "contract": {"name": name, "parameters": {"type": "object"}, **contract},
-        "backends": [{"name": "a", "url": "http://x"}],
-    }
-    meta = {"name": name, "namespace": "ns", "uid": "u"}
-    made = Tool.parse({"apiVersion": "despina.dev/v1alpha1", "kind": "DSPyTool", "metadata": meta, "spec": spec})
-    return ToolView(f"ns/{name}", made, trouble=trouble)
-
-
-def using(*tools: ToolView, gates: list[dict] | None = None, **use: Any) -> Observed:
+def using(*tools: ToolView, **use: Any) -> Observed:
     uses = [{"name": f"my-{v.key[3:]}", "ref": {"name": v.key[3:]}, **use} for v in tools]
-    return observed(a_program(tools=uses, rollout={"gates": gates or []}), tools=tools)
+    return observed(a_program(tools=uses), tools=tools)
 
 
-SHADOW = [{"name": "smoke", "type": "Smoke", "smoke": {"inputs": {}}}, {"name": "mirror", "type": "Shadow"}]
-ONCE, OFTEN = tool("once"), tool("often", idempotency="Idempotent")
+ONCE = a_tool("once")
 GPU = replace(DEFAULTS, profiles={"gpu": PlacementProfile()})
 PROBLEMS = {
     "none": (observed(P), None),
@@ -388,16 +386,11 @@ PROBLEMS = {
     "a template that is not": (
         observed(a_program(podTemplate={"spec": []})), ("InvalidPodTemplate", "spec.podTemplate.spec must be an object")),
     "a tool that is there": (using(ONCE, policy="Required"), None),
-    "a tool that is not": (using(tool("a", ("NotFound", "make it")), policy="Required"), ("ToolNotFound", "spec.tools[my-a]: make it")),
+    "a tool that is not": (using(a_tool("a", ("NotFound", "make it")), policy="Required"), ("ToolNotFound", "spec.tools[my-a]: make it")),
     "a tool that may not be called": (
-        using(tool("a", ("NotAllowed", "ask")), policy="Required"), ("ToolNotAllowed", "spec.tools[my-a]: ask")),
-    "the second of two": (using(ONCE, tool("a", ("NotFound", "make it")), policy="Required"), ("ToolNotFound", "spec.tools[my-a]: make it")),
-    "a tool that is not, and is not required": (using(tool("a", ("NotFound", "make it")), policy="Optional"), None),
-    "tools that would be executed twice": (
-        using(ONCE, OFTEN, tool("also"), gates=SHADOW),
-        ("ShadowHasSideEffects", "spec.rollout.gates[mirror]: it would have ns/once, ns/also executed twice, which is NonIdempotent")),
-    "tools that may be executed twice": (using(OFTEN, gates=SHADOW), None),
-    "tools that are executed once": (using(ONCE, gates=SHADOW[:1]), None),
+        using(a_tool("a", ("NotAllowed", "ask")), policy="Required"), ("ToolNotAllowed", "spec.tools[my-a]: ask")),
+    "the second of two": (using(ONCE, a_tool("a", ("NotFound", "make it")), policy="Required"), ("ToolNotFound", "spec.tools[my-a]: make it")),
+    "a tool that is not, and is not required": (using(a_tool("a", ("NotFound", "make it")), policy="Optional"), None),
 }  # fmt: skip
 
 

@@ -146,14 +146,14 @@ def test_what_is_odd_comes_back_as_it_was(sentence):
 
 def test_no_secret_is_in_a_file_and_the_decision_is_the_same():
     views = (tool("search", **{"ns.search": "s3cret-token"}), tool("embed", **{"ns.embed": "other-token"}))
-    documents = {(d["kind"], d["metadata"]["name"]): d for d in build_toolbox(P, views)}
+    documents = {(d["kind"], d["metadata"]["name"]): d for d in build_toolbox(P, views, "eighth-token")}
     stale = base64.b64encode(b"third-token").decode()
     drifted = documents["Secret", "qa-tools"] | {"data": {"ns.search": stale}, "stringData": {"x": "fourth-token"}}
     note = {"kubectl.kubernetes.io/last-applied-configuration": '{"data": "fifth-token"}', "kept": "yes"}
     drifted["metadata"] = drifted["metadata"] | {"annotations": note, "managedFields": [{"f": "sixth-token"}]}
     for secret in (documents["Secret", "qa-tools"], drifted):
         live = {**documents, ("Secret", "qa-tools"): secret}
-        o = observed(a_program({"vault/x": "seventh-token"}), tools=views, objects=live)
+        o = observed(a_program({"vault/x": "seventh-token"}), tools=views, objects=live, redis_seal="eighth-token")
         text = dump(snapshot_of(o, 1.0))
         assert "token" not in text.replace("tokens", "")
         assert stale not in text

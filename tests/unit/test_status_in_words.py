@@ -62,6 +62,16 @@ LOAD = Failure(reason=FailureReason.LOAD_FAILED, message="boom")
 ASLEEP = "spec.suspend is true"
 PINNED = a_program(rollout={"rollbackTo": 2})
 NUMBERED = a_program(source={"mlflow": {"model": "qa", "version": 2}})
+REMARK = "WarmupInconclusive: ValueError: 7; spec.warmUp.outputs"
+
+
+def heard(held: HeldRevision) -> tuple:
+    """The pod that serves, with what it says of its revision."""
+    return tuple(replace(p, report=PodState(revision=ONE.hash, held={ONE.hash: held})) for p in SERVES.pods)
+
+
+REMARKED = replace(SERVES, pods=heard(HeldRevision(phase="Ready", remark=REMARK)))
+REMARKED_BEFORE = replace(SERVES, status=report(REMARKED, Plan(asked=ONE, wanted=ONE), Outcome(), NOW))
 CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
     "all is well": (SERVES, Plan(asked=ONE, wanted=ONE), {
         "Ready": "True/Serving", "Available": "True/Serving", "UpToDate": "True/UpToDate", "Progressing": "True/UpToDate",
@@ -133,6 +143,12 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         "UpToDate": "True/UpToDate pinned to version 2 by spec.rollout.rollbackTo"}),
     "something to know of what serves": (observed(PINNED, **serving(PINNED, "2")), Plan(asked=ONE, wanted=ONE, remark="watched"), {
         "UpToDate": "True/UpToDate watched"}),
+    "a version of which its pods remark something": (REMARKED, Plan(asked=ONE, wanted=ONE), {
+        "Ready": "True/Serving", "UpToDate": f"True/UpToDate {REMARK}"}),
+    "a version of which its pods remarked something when they were heard": (REMARKED_BEFORE, Plan(asked=ONE, wanted=ONE), {
+        "Ready": "True/Serving", "UpToDate": f"True/UpToDate {REMARK}"}),
+    "a version of which its pods have nothing to remark any more": (
+        replace(REMARKED_BEFORE, pods=heard(HeldRevision(phase="Ready"))), Plan(asked=ONE, wanted=ONE), {"UpToDate": "True/UpToDate"}),
     "what is asked for failed, and another is on its way": (
         SERVES, replace(failed(P), candidate=TWO, step="Paused", started_at=NOW), {
         "UpToDate": "False/VersionQuarantined version 2: SmokeFailed: it said 7; meanwhile "
@@ -153,6 +169,13 @@ CONDITIONS: dict[str, tuple[Observed, Plan, dict[str, str]]] = {
         SERVES, replace(failed(P), stuck=Quarantined(version="1", reason="LoadFailed", message="boom", at="t")), {"Ready": "False/LoadFailed boom"}),
     "a candidate that was paused": (SERVES, at("Paused"), {
         "UpToDate": "False/Paused version 2 waits: set spec.rollout.state to Active to go on"}),
+    "a candidate whose gates would do what they may not": (SERVES, replace(at("Refused"), refusal="x.tools: why"), {
+        "Ready": "True/Serving", "Progressing": "False/GateHasSideEffects x.tools: why",
+        "UpToDate": "False/GateHasSideEffects version 2 waits: x.tools: why"}),
+    "the same, where the manifest names the version": (
+        observed(NUMBERED, **serving(NUMBERED, "1")),
+        replace(at("Refused"), asked=revision_of(NUMBERED, ref("2")), refusal="x.tools: why"), {
+        "Ready": "False/GateHasSideEffects x.tools: why", "Available": "True/Serving"}),
     "a breaker that is open": (SERVES, Plan(breaker=BreakerStatus(state="Open", reason="9 of 9")), {"BreakerClosed": "False/BreakerOpen Open: 9 of 9"}),
     "a breaker that is probing": (SERVES, Plan(breaker=BreakerStatus(state="HalfOpen", reason="9 of 9")), {"BreakerClosed": "False/BreakerOpen HalfOpen: 9 of 9"}),
     "a breaker that has closed again": (SERVES, Plan(breaker=BreakerStatus(reason="9 of 9")), {"BreakerClosed": "True/Closed"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,8 @@ from despina.sources.keys import minter
 from despina.status.tool import report_tool
 from despina.wire import (
     NEVER,
+    REDIS_SEAL,
+    TOOL_HOST_ENV,
     ContractConfig,
     OfferedTool,
     ToolBackend,
@@ -517,7 +520,7 @@ def test_a_tool_that_may_not_be_called_is_named_with_the_reason():
     assert tool_config(refused) == ToolConfig(missing="NotAllowed: ask")
 
 
-def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools():
+def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools_and_redis():
     program = a_program()
     assert build_toolbox(program, ()) == []
     views = (ToolView("ns/b", tokens={"b": "2"}), ToolView("ns/a", tokens={"a": "1"}))
@@ -529,6 +532,8 @@ def test_a_toolbox_is_two_objects_of_the_programs_own_and_none_without_tools():
     assert secret["metadata"] == config["metadata"] is not secret["metadata"]
     assert secret["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "despina", "despina.dev/program": "qa"}
     assert list(secret["data"]) == ["a", "b"]
+    with_redis, _ = build_toolbox(program, (), "k1\nk2")
+    assert with_redis["data"] == {REDIS_SEAL: base64.b64encode(b"k1\nk2").decode()}
 
 
 def test_a_programs_toolbox_holds_its_tools_and_its_own_tokens():
@@ -578,3 +583,18 @@ def test_while_a_key_is_replaced_hosts_take_the_tokens_of_both():
     assert {k: base64.b64decode(v).decode() for k, v in made.items()} == {"ns": now[0], "ns.previous": before[0]}
     alone = documents(observed(a_tool(), tokens={"ns": now[:1]}))["Secret", "search-callers"]["data"]
     assert set(alone) == {"ns"}, "and once it has been"
+
+
+def expanded(value: str) -> str:
+    """What a container sees of a variable's value (https://kubernetes.io/docs/reference/kubernetes-api, `EnvVar`)."""
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda found: found[1] or "$", value)
+
+
+def test_a_contract_reaches_its_host_as_it_is_also_with_dollars():
+    parameters = {"type": "object", "properties": {"price": {"type": "string", "pattern": r"^\$$(DESPINA_POD_NAME)$$"}}}
+    tool = a_tool(contract={"parameters": parameters})
+    plan = decide_tool(observed(tool))
+    [host] = [a.document for a in plan.actions if isinstance(a, Apply) and a.document["kind"] == "Deployment"]
+    env = {e["name"]: e for e in host["spec"]["template"]["spec"]["containers"][0]["env"]}
+    config = ToolHostConfig.model_validate_json(expanded(env[TOOL_HOST_ENV]["value"]))
+    assert config.contract.parameters == parameters

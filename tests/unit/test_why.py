@@ -16,7 +16,7 @@ from despina.decide.rollout import decide
 from despina.desired.evaluation import evaluation_name
 from despina.status.why import ORDERS, WAYS, duration, explain
 from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, OrderName, PodState
-from tests.support.gen import a_deployment, a_program, found, hash_of, observed, pods, serving
+from tests.support.gen import a_deployment, a_program, a_tool, found, hash_of, observed, pods, serving
 
 NOW = 5000.0
 NO_NODE = Trouble(Reason.UNSCHEDULABLE, "0/3 nodes are available")
@@ -25,6 +25,8 @@ SCORE = {
     "name": "score", "type": "Evaluate", "timeoutSeconds": 360,
     "evaluate": {"datasetRef": {"configMap": {"name": "heldout", "key": "x"}}},
 }  # fmt: skip
+
+ASKED = {"name": "ask", "type": "Smoke", "smoke": {"inputs": {}}}
 
 
 def why(o: Observed, now: float = NOW) -> str:
@@ -116,6 +118,12 @@ def in_memory(*reports: PodState | None) -> Observed:
     program = a_program(replicas=2, rollout={"strategy": "HotSwap"})
     o = observed(program, "2", **serving(program, "1", 2))
     return replace(o, pods=tuple(replace(p, report=r) for p, r in zip(o.pods, reports, strict=True)))
+
+
+def remarked(o: Observed) -> Observed:
+    """All of the candidate's pods say something of it, though they hold it."""
+    saying = HeldRevision(phase="Ready", remark="WarmupInconclusive: ValueError: 7")
+    return replace(o, pods=tuple(replace(p, report=PodState(held={p.revision: saying})) for p in o.pods))
 
 
 def held(program: Any, phase: str) -> PodState:
@@ -250,6 +258,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         ready(blue_green(rollout=MANUAL)),
         ["It is ready and waits for a person: kubectl annotate dspy qa -n ns --overwrite despina.dev/promote="],
     ),
+    "a version of which its pods remark something": (
+        remarked(ready(blue_green(rollout=MANUAL))),
+        ["Of version 2 its pods say: WarmupInconclusive: ValueError: 7.", "It is ready and waits for a person"],
+    ),
     "a person's word that names no revision": (
         ready(blue_green(rollout=MANUAL, annotations={"despina.dev/promote": "2"})),
         [
@@ -260,6 +272,15 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "a change that is held up": (
         blue_green(rollout={"strategy": "BlueGreen", "state": "Paused"}),
         ["It is held up until spec.rollout.state is Active."],
+    ),
+    "gates that would do what they may not": (
+        replace(
+            blue_green(
+                rollout={"strategy": "BlueGreen", "gates": [ASKED]}, tools=[{"name": "mine", "ref": {"name": "once"}}]
+            ),
+            tools=(a_tool("once"),),
+        ),
+        ["It waits for a change of the manifest, GateHasSideEffects: spec.rollout.gates[ask].smoke.tools: the gate would"],
     ),
     "a version that callers are about to be sent to": (
         ready(blue_green()),

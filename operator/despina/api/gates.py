@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from despina.api.base import ApiModel, DataKey, LongStr, NameStr, ObjectName, Preserved, ShortStr, rule, rules
 from despina.api.serving import DecimalStr
+from despina.wire import TrialTools
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 
@@ -17,6 +18,9 @@ class Smoke(ApiModel):
 
     inputs: Preserved
     """The program's inputs; the answer must fit its signature."""
+    tools: TrialTools = "Refuse"
+    """Refuse: no tool that is NonIdempotent is executed, and a version whose tools include one waits before this gate.
+    Execute: they are executed for it."""
 
 
 class SchemaCompatibility(ApiModel):
@@ -88,6 +92,9 @@ class Evaluate(ApiModel):
     """How many of the examples are used, from the first on."""
     budget_usd: DecimalStr | None = Field(default=None, alias="budgetUSD")
     """What the evaluation may cost by the LMs' prices; it fails when it would cost more."""
+    tools: TrialTools = "Refuse"
+    """Refuse: no tool that is NonIdempotent is executed, and a version whose tools include one waits before this gate.
+    Execute: they are executed, for each example and each version."""
 
 
 class Shadow(ApiModel):
@@ -103,6 +110,9 @@ class Shadow(ApiModel):
     """How many answers must equal those that callers got."""
     max_latency_increase_percent: Annotated[int, Field(ge=0, le=10000)] | None = None
     """How much longer the 95th percentile may be."""
+    tools: TrialTools = "Refuse"
+    """Refuse: no tool that is NonIdempotent is executed, and a version whose tools include one waits before this gate.
+    Execute: they are executed a second time, for each request that is mirrored."""
 
 
 KINDS = {
@@ -139,6 +149,12 @@ class Gate(ApiModel):
     """Settings of type Shadow."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     """How long it may take; then it has failed."""
+
+    @property
+    def trial(self) -> tuple[str, TrialTools] | None:
+        """Where a gate that executes the program says what becomes of NonIdempotent tools, and what it says."""
+        given = self.smoke or self.evaluate or self.shadow or (Shadow() if self.type == "Shadow" else None)
+        return (f"spec.rollout.gates[{self.name}].{KINDS[self.type]}.tools", given.tools) if given else None
 
     @model_validator(mode="after")
     def _own_settings(self) -> Self:

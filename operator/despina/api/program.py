@@ -91,6 +91,9 @@ class Runtime(ApiModel):
     """Processes per pod, behind one port; each holds the program once."""
 
 
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.\[\]'\"-]*$", max_length=253)]
+
+
 class ModuleSource(ApiModel):
     """Where one module's compiled state comes from."""
 
@@ -101,12 +104,32 @@ class ModuleSource(ApiModel):
 class Module(ApiModel):
     """One module of the program."""
 
-    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.\[\]'\"-]*$", max_length=253)]
+    path: ModulePath
     """Its path within the program, such as `generate` or `steps[0]`; GET /modules lists them."""
     source: ModuleSource | None = None
     """Take its compiled state from another version, and leave the others alone."""
     lm: NameStr | None = None
     """The entry of lms that it asks, whatever a request chooses."""
+
+
+class RecordedOutputs(ApiModel):
+    """What one module gives while the program is tried out."""
+
+    path: ModulePath
+    """The module's path within the program, such as `generate` or `steps[0]`; GET /modules lists them."""
+    values: Preserved
+    """Values by the names of its outputs; the others are made up."""
+
+
+class WarmUp(ApiModel):
+    """How the program is tried out before it serves: each worker runs it once, and asks no LM and no tool. A program
+    that raises on made-up values serves all the same; `status.active.remark` then says what it raised."""
+
+    mode: Toggle = "Enabled"
+    """Disabled: nothing is tried out. The first requests are slower then, an error that every request meets shows to
+    callers, and a program with `aforward` that calls modules without await fails instead of running in threads."""
+    outputs: Annotated[tuple[RecordedOutputs, ...], Field(max_length=32, json_schema_extra=map_list("path"))] = ()
+    """Recorded outputs of modules, in place of made-up ones: for programs that ask more of them than types say."""
 
 
 class ToolRef(ApiModel):
@@ -210,6 +233,8 @@ class ProgramSpec(ApiModel):
     """Entries of lms to ask, in order, when the chosen one fails."""
     modules: Annotated[tuple[Module, ...], Field(max_length=32, json_schema_extra=map_list("path"))] = ()
     """Modules of the program that go their own way."""
+    warm_up: WarmUp = Field(default_factory=WarmUp)
+    """How the program is tried out before it serves."""
     cache: Cache | None = None
     """Give answers again without asking; nothing is kept when left out."""
     limits: Limits = Field(default_factory=Limits)

@@ -10,10 +10,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from despina.api.base import ApiModel
-from despina.api.program import Module, Program
+from despina.api.program import Module, Program, WarmUp
 from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
 from despina.wire import (
+    REDIS_SEAL,
     SECRETS_DIR,
+    TOOL_TOKENS_DIR,
     BreakerConfig,
     CacheConfig,
     FallbackConfig,
@@ -26,14 +28,15 @@ from despina.wire import (
     RedisConfig,
     RuntimeConfig,
     ToolUse,
+    WarmUpConfig,
 )
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
-    "runtime", "lms", "lm", "fallbacks", "modules", "tools", "cache", "limits", "breaker", "fallback",
+    "runtime", "lms", "lm", "fallbacks", "modules", "warmUp", "tools", "cache", "limits", "breaker", "fallback",
     "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
-SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "tools")
+SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "warmUp", "tools")
 FIRST_DEFAULTS: dict[str, Any] = {}
 """The first default of each field, as `Model.field`, whose default was changed since. The API server has stored it with
 the objects of then, and they must stay the revisions that they were."""
@@ -158,6 +161,8 @@ def runtime_config(
     def path(ref: SecretKeyRef | None) -> str | None:
         return secret_path(ref.name, ref.key, secrets_dir) if ref else None
 
+    seal_file = f"{TOOL_TOKENS_DIR}/{REDIS_SEAL}" if order_keys else None  # an operator makes both
+
     return RuntimeConfig(
         namespace=program.namespace,
         program=program.name,
@@ -169,6 +174,7 @@ def runtime_config(
         fallbacks=spec.fallbacks,
         modules=tuple(_module(m) for m in spec.modules),
         tools=tool_uses(program),
+        warm_up=_warm_up(spec.warm_up),
         allow_pickle=spec.security.pickle == "Allow",
         workers=runtime.workers,
         replicas=spec.autoscaling.min_replicas if spec.autoscaling else max(1, spec.replicas),
@@ -176,7 +182,7 @@ def runtime_config(
         request_timeout_seconds=runtime.request_timeout_seconds,
         drain_seconds=runtime.drain_seconds,
         port=runtime.port,
-        cache=_cache(spec.cache, path) if spec.cache else None,
+        cache=_cache(spec.cache, path, seal_file) if spec.cache else None,
         limits=LimitsConfig(**spec.limits.model_dump()),
         breaker=_breaker(spec.breaker) if spec.breaker else None,
         fallback=_fallback(program),
@@ -207,14 +213,22 @@ def _module(module: Module) -> ModuleConfig:
     return ModuleConfig(path=module.path, lm=module.lm, version=version)
 
 
-def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None]) -> CacheConfig:
+def _warm_up(warm_up: WarmUp) -> WarmUpConfig:
+    outputs = {module.path: module.values for module in warm_up.outputs}
+    return WarmUpConfig(is_enabled=warm_up.mode == "Enabled", outputs=outputs)
+
+
+def _cache(cache: Cache, path: Callable[[SecretKeyRef], str | None], seal_file: str | None) -> CacheConfig:
     redis = cache.redis
     return CacheConfig(
         process_entries=cache.process.max_entries,
         process_ttl_seconds=cache.process.ttl_seconds,
         node_bytes=size(cache.node.size_limit) if cache.node.type == "EmptyDir" else 0,
         redis=RedisConfig(
-            url_file=path(redis.url_secret_ref) or "", key_prefix=redis.key_prefix, ttl_seconds=redis.ttl_seconds
+            url_file=path(redis.url_secret_ref) or "",
+            key_prefix=redis.key_prefix,
+            ttl_seconds=redis.ttl_seconds,
+            seal_file=seal_file,
         )
         if redis
         else None,

@@ -28,6 +28,8 @@ class RevisionStatus(ApiModel):
     """When the model version was made, in milliseconds since the epoch, as its registry says."""
     source: Word | None = None
     """Digest of the version's server, model, number and making."""
+    remark: Sentence | None = None
+    """What its pods say of it though they can serve it, such as that trying it out told nothing."""
 
 
 class Quarantined(ApiModel):
@@ -128,8 +130,8 @@ class RolloutStatus(ApiModel):
     strategy_reason: Sentence = ""
     """Why this strategy."""
     step: Word
-    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Paused or Suspended; or how it ended: Done,
-    Failed, RolledBack or Abandoned."""
+    """Where it stands: Prepare, Gate, AwaitPromotion, Promote, Watch, Refused, Paused or Suspended; or how it ended:
+    Done, Failed, RolledBack or Abandoned."""
     gates: Annotated[tuple[GateStatus, ...], Field(max_length=8, json_schema_extra=map_list("name"))] = ()
     """The gates so far."""
     started_at: Word

@@ -109,10 +109,13 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     pods = tuple(pod_view(p) for p in found["Pod"])
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     deployments = _deployments(objects, configs)
-    uses = [*program.spec.tools, *(use for view in deployments for config in view.configs for use in config.tools)]
+    configured = [config for view in deployments for config in view.configs]
+    caches = [program.spec.cache, *(config.cache for config in configured)]
+    uses = [*program.spec.tools, *(use for config in configured for use in config.tools)]
     toolbox = toolbox_name(program)
-    # The tokens for its tools: read by name, for the operator may not list Secrets.
-    tokens = await own_secret(cluster, program, toolbox) if uses or toolbox in configs else {}
+    is_given = bool(uses) or any(c and c.redis for c in caches) or toolbox in configs
+    # The program's tokens and keys: read by name, for the operator may not list Secrets.
+    tokens = await own_secret(cluster, program, toolbox) if is_given else {}
     return Live(
         program=program,
         status=read_status(manifest.get("status")),

@@ -30,9 +30,9 @@ def all_steps(
     if not is_first:
         yield from _led(r, step, current)
     yield from identity(r)
-    if r.candidate and (step == "Suspended" or (r.ends_first and step == "AwaitPromotion")):
+    if r.candidate and (step == "Suspended" or (r.ends_first and step in ("AwaitPromotion", "Refused"))):
         yield from put_off(r, r.candidate)
-    elif r.candidate and step != "Paused":
+    elif r.candidate and step not in ("Paused", "Refused"):
         yield from prepare(r, r.candidate)
     yield from gates.actions
     if step != "Promote" and not r.is_left:

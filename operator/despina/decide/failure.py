@@ -121,4 +121,4 @@ def _trips_while_watched(r: Situation, breaker: BreakerStatus) -> bool:
     if spec is None or breaker.state != "Open" or "Rollback" not in spec.on_open or not _opened_since(r, breaker):
         return False
     counts = counts_of(r.o, r.o.serving or "")
-    return 2 * counts.outage <= counts.program + counts.upstream + counts.timeout
+    return 2 * counts.outage <= counts.failed

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from despina.api.conditions import Reason
-from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow
-from despina.api.revision import Revision, digest, runtime_config
+from despina.api.gates import Evaluate, Gate, SchemaCompatibility, Shadow, Smoke
+from despina.api.revision import Revision, digest, runtime_config, tool_uses
 from despina.api.status import GateStatus, ProgramStatus, RolloutStatus, Score
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Action, Clock, Create, Delete, Tell
@@ -18,7 +18,7 @@ from despina.decide.situation import Situation, holds
 from despina.decide.watch import p95_millis
 from despina.desired.evaluation import Evaluation, build_evaluation, evaluation_config, evaluation_name, is_compared
 from despina.desired.network import preview_name
-from despina.wire import EvaluationResult, ShadowConfig, ShadowReport
+from despina.wire import EvaluationResult, RuntimeConfig, ShadowConfig, ShadowReport
 
 REASONS = {
     "Smoke": Reason.SMOKE_FAILED,
@@ -48,6 +48,8 @@ class Gates:
     actions: tuple[Action, ...] = ()
     news: tuple[GateStatus, ...] = field(default=())
     """Those that were decided just now."""
+    refusal: str = ""
+    """Why they cannot be passed as the manifest is: none is judged then."""
 
     @property
     def failed(self) -> GateStatus | None:
@@ -66,9 +68,7 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
     states: list[GateStatus] = []
     news: list[GateStatus] = []
     for n, gate in enumerate(r.policy.gates):
-        status = known.get(gate.name)
-        if status and (status.type != gate.type or status.settings not in (None, settings_of(gate))):
-            status = None
+        status = _judged_by(gate, known.get(gate.name))
         if status and status.result == "Passed":
             states.append(status)
             continue
@@ -84,6 +84,34 @@ def pass_gates(r: Situation, candidate: Revision) -> Gates:
         if not verdict.passed:
             break
     return Gates(tuple(states), news=tuple(news))
+
+
+def _judged_by(gate: Gate, status: GateStatus | None) -> GateStatus | None:
+    """What is known of a gate with its present settings."""
+    is_its_own = status and status.type == gate.type and status.settings in (None, settings_of(gate))
+    return status if is_its_own else None
+
+
+def side_effects(r: Situation) -> str:
+    """Why the candidate cannot pass the gates as the manifest is: one of those that are left would have NonIdempotent
+    tools executed, and does not say that it may."""
+    known = {s.name: s for s in r.earlier.gates} if r.earlier else {}
+    for gate in r.policy.gates:
+        status, trial = _judged_by(gate, known.get(gate.name)), gate.trial
+        if trial is None or trial[1] == "Execute" or (status and status.result == "Passed"):
+            continue
+        if tools := sorted(_unsafe(r, gate)):
+            which = f"{', '.join(tools)} executed, which {'is' if len(tools) == 1 else 'are'} NonIdempotent"
+            return f"{trial[0]}: the gate would have {which}; set it to Execute to have that done, or take the gate out"
+    return ""
+
+
+def _unsafe(r: Situation, gate: Gate) -> set[str]:
+    """The NonIdempotent tools of what a gate executes: the candidate, and what it is compared with in an evaluation."""
+    baseline = _baseline(r, gate)
+    uses = {use.tool for use in (*tool_uses(r.o.program), *(baseline.tools if baseline else ()))}
+    tools = {v.key: v.tool.spec.contract for v in r.o.tools if v.tool and not v.trouble}
+    return {key for key, contract in tools.items() if key in uses and contract.idempotency == "NonIdempotent"}
 
 
 def settings_of(gate: Gate) -> str:
@@ -168,8 +196,8 @@ def _status(gate: Gate, verdict: Verdict, started: float, clock: Clock, now: flo
 
 def smoke(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     """One pod is asked once."""
-    inputs = gate.smoke.inputs if gate.smoke else {}
-    subject = f"{candidate.hash}:{gate.name}-{digest([inputs, timestamp(r.started_at)])}"
+    policy = gate.smoke or Smoke(inputs={})
+    subject = f"{candidate.hash}:{gate.name}-{digest([policy.inputs, policy.tools, timestamp(r.started_at)])}"
     pods = r.o.ready_pods(candidate.base)
     for pod in pods:
         if pod.report and (found := pod.report.tries.get(subject)):
@@ -177,7 +205,7 @@ def smoke(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     able = next((p for p in pods if holds(p, candidate.hash)), None)
     if able is None or able.has_been_told("Try", subject):
         return Verdict(None, "waiting for the answer")
-    return Verdict(None, "asked", (Tell(able, "Try", subject, inputs=inputs),))
+    return Verdict(None, "asked", (Tell(able, "Try", subject, inputs=policy.inputs, tools=policy.tools),))
 
 
 def schema_compatibility(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
@@ -250,11 +278,15 @@ def abandoned(r: Situation) -> Iterator[Action]:
 
 def _job(r: Situation, candidate: Revision, gate: Gate, policy: Evaluate, name: str) -> Action:
     config = runtime_config(r.o.program, candidate)
+    evaluation = Evaluation(name, gate, evaluation_config(policy, config, _baseline(r, gate)))
+    return Create(build_evaluation(r.o.program, evaluation, profile_of(r.o), r.o.defaults.runtime_image))
+
+
+def _baseline(r: Situation, gate: Gate) -> RuntimeConfig | None:
+    """What serves, where an evaluation scores it beside the candidate."""
     active = r.active
     serving = (active.loading.config if active.loading else active.config) if active else None
-    baseline = serving if is_compared(gate) and has_answered(r) else None
-    evaluation = Evaluation(name, gate, evaluation_config(policy, config, baseline))
-    return Create(build_evaluation(r.o.program, evaluation, profile_of(r.o), r.o.defaults.runtime_image))
+    return serving if is_compared(gate) and has_answered(r) else None
 
 
 def has_answered(r: Situation) -> bool:
@@ -292,7 +324,7 @@ def shadow(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
 def shadow_of(r: Situation, candidate: Revision, policy: Shadow) -> ShadowConfig:
     """What the active pods are told."""
     url = None if r.swaps else f"http://{preview_name(r.o.program)}.{r.o.program.namespace}/execute"
-    return ShadowConfig(revision=candidate.hash, percent=policy.percent, url=url)
+    return ShadowConfig(revision=candidate.hash, percent=policy.percent, url=url, tools=policy.tools)
 
 
 def _mirrored(o: Observed, wanted: ShadowConfig) -> Iterator[Action]:

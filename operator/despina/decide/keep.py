@@ -40,11 +40,12 @@ def identity(r: Situation) -> Iterator[Action]:
 
 
 def _toolbox(o: Observed) -> Iterator[Action]:
-    """What pods know of their tools, and nothing once no revision uses any."""
-    for document in build_toolbox(o.program, o.tools):
+    """What pods know of their tools and of their Redis, and nothing once no revision uses any."""
+    wanted = build_toolbox(o.program, o.tools, o.redis_seal)
+    for document in wanted:
         yield from applied(o.objects, document)
     name = toolbox_name(o.program)
-    yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not o.tools and (kind, name) in o.objects)
+    yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not wanted and (kind, name) in o.objects)
 
 
 def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]:
@@ -56,7 +57,7 @@ def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]
         yield from applied(r.o.objects, build_service(program, preview_name(program), current.base))
     budget = build_pdb(program, program.name, program_labels(program), selector(program, current.base))
     yield from applied(r.o.objects, budget)
-    if not (r.candidate and r.recreates) or step in ("Paused", "Suspended", "AwaitPromotion"):
+    if not (r.candidate and r.recreates) or step in ("Paused", "Suspended", "AwaitPromotion", "Refused"):
         yield from _sized(r, current)
     yield from _activated(r, current)
     yield from _configured(r)

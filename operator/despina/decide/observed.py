@@ -209,6 +209,8 @@ class Observed:
     """Evaluations."""
     tools: tuple[ToolView, ...] = ()
     """The tools of all revisions that are still around."""
+    redis_seal: str = field(default="", repr=False)
+    """The keys of what the program's pods write into a Redis, one a line; empty where none uses one."""
 
     def deployment(self, base: str | None) -> DeploymentView | None:
         """The Deployment whose pods carry this label."""

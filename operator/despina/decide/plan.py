@@ -9,7 +9,7 @@ from typing import Any, Literal
 from despina.api.revision import Revision
 from despina.api.status import BreakerStatus, GateStatus, Memory, Quarantined
 from despina.decide.observed import ObjectKey, PodView
-from despina.wire import OrderName, RuntimeConfig, ShadowConfig
+from despina.wire import OrderName, RuntimeConfig, ShadowConfig, TrialTools
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Tell:
     subject: str = ""
     config: RuntimeConfig | None = None
     inputs: Mapping[str, Any] | None = None
+    tools: TrialTools = "Refuse"
     shadow: ShadowConfig | None = None
 
 
@@ -113,7 +114,7 @@ class Chain:
 
 
 Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit | Chain
-Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Paused", "Suspended"]
+Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Refused", "Paused", "Suspended"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ class Plan:
     """Whether what serves ends before the candidate begins."""
     gates: tuple[GateStatus, ...] = ()
     """How the candidate did at the gates so far."""
+    refusal: str = ""
+    """Why it cannot pass them as the manifest is: with step Refused."""
     started_at: float | None = None
     """When the candidate's rollout, or the first start, began."""
     clock: Clock = field(default_factory=Clock)

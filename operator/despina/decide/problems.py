@@ -20,7 +20,7 @@ def spec_problem(o: Observed) -> tuple[str, str] | None:
     problem = overlay_problem(spec.pod_template) if spec.pod_template is not None else None
     if problem:
         return Reason.INVALID_POD_TEMPLATE, problem
-    return missing_tool(o) or _repeated_tool(o)
+    return missing_tool(o)
 
 
 def missing_tool(o: Observed) -> tuple[str, str] | None:
@@ -31,13 +31,3 @@ def missing_tool(o: Observed) -> tuple[str, str] | None:
             reason = Reason.TOOL_NOT_FOUND if trouble[0] == "NotFound" else Reason.TOOL_NOT_ALLOWED
             return reason, f"spec.tools[{use.name}]: {trouble[1]}"
     return None
-
-
-def _repeated_tool(o: Observed) -> tuple[str, str] | None:
-    """A tool that a Shadow gate would have executed twice though it must not be."""
-    shadows = [g.name for g in o.program.spec.rollout.gates if g.type == "Shadow"]
-    unsafe = [v.key for v in o.tools if v.tool and v.tool.spec.contract.idempotency == "NonIdempotent"]
-    if not shadows or not unsafe:
-        return None
-    text = f"spec.rollout.gates[{shadows[0]}]: it would have {', '.join(unsafe)} executed twice, which is NonIdempotent"
-    return Reason.SHADOW_HAS_SIDE_EFFECTS, text

@@ -16,7 +16,7 @@ from despina.api.status import GateStatus, Memory, Quarantined
 from despina.decide.actions import all_steps
 from despina.decide.breaker import merged
 from despina.decide.failure import failure_of, relapse, remark, stopped_at
-from despina.decide.gates import Gates, clock_of, pass_gates, unjudged
+from despina.decide.gates import Gates, clock_of, pass_gates, side_effects, unjudged
 from despina.decide.memory import fresh, handled, recall, remembered, sent_along
 from despina.decide.observed import DeploymentView, Observed
 from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
@@ -66,6 +66,7 @@ def decide(observed: Observed, now: float) -> Plan:
         strategy=r.strategy,
         ends_first=r.ends_first,
         gates=_gates_seen(r, gates),
+        refusal=gates.refusal if step == "Refused" else "",
         started_at=r.started_at if is_under_way else None,
         clock=_clock(r, step),
         quarantined=memory.quarantined,
@@ -182,9 +183,11 @@ def _parted(steps: list[Action]) -> tuple[tuple[Action, ...], tuple[Emit, ...]]:
 def gates_of(r: Situation) -> Gates:
     """How far the candidate gets at its gates, once it is prepared. One that served before needs none."""
     candidate = r.candidate
-    if candidate is None or r.is_held_up or not is_prepared(r, candidate) or has_served(r.o, candidate):
+    if candidate is None or r.is_held_up or has_served(r.o, candidate):
         return Gates()
-    return pass_gates(r, candidate)
+    if refusal := side_effects(r):  # before it is prepared, for under Recreate that ends what serves
+        return Gates(refusal=refusal)
+    return pass_gates(r, candidate) if is_prepared(r, candidate) else Gates()
 
 
 def _gates_seen(r: Situation, gates: Gates) -> tuple[GateStatus, ...]:
@@ -197,7 +200,7 @@ def _clock(r: Situation, step: Step | None) -> Clock:
     match step:
         case "Prepare":
             return r.clock.running(r.now)
-        case "Paused" | "Suspended":
+        case "Paused" | "Suspended" | "Refused":
             return r.clock.stopped(r.now)
     return Clock()
 
@@ -230,6 +233,8 @@ def step_of(r: Situation, gates: Gates, requests: Mapping[str, str]) -> Step | N
         return "Suspended"
     if r.policy.state == "Paused":
         return "Paused"
+    if gates.refusal:
+        return "Refused"
     may_be = _may_be_promoted(r, candidate, requests)
     if r.ends_first and not may_be:
         return "AwaitPromotion"  # what serves does not end for a version that nobody has let in

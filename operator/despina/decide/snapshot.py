@@ -83,6 +83,7 @@ def withheld(o: Observed) -> Observed:
         o,
         program=o.program.model_copy(update={"annotations": _own(o.program.annotations)}),
         tools=tuple(_tool(view, mark) for view in o.tools),
+        redis_seal=o.redis_seal and mark(o.redis_seal),
         objects={key: _object(key, document, mark) for key, document in o.objects.items()},
     )
 

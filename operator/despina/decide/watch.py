@@ -89,7 +89,7 @@ def judge(policy: PostPromotion, now: Counts, then: Counts) -> str | None:
 def error_rate(counts: Counts) -> float:
     """Failed executions in percent, without those where no LM could be reached."""
     judged = counts.executed - counts.outage
-    return 100 * (counts.program + counts.timeout + counts.upstream - counts.outage) / judged if judged > 0 else 0.0
+    return 100 * (counts.failed - counts.outage) / judged if judged > 0 else 0.0
 
 
 def _errors(policy: PostPromotion, now: Counts, then: Counts) -> str | None:

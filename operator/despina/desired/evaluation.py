@@ -62,6 +62,7 @@ def evaluation_config(policy: Evaluate, candidate: RuntimeConfig, baseline: Runt
         metric=policy.metric,
         max_examples=policy.max_examples,
         budget_usd=policy.budget_usd,
+        tools=policy.tools,
     )
 
 
@@ -120,7 +121,7 @@ def _parts(program: Program, evaluation: Evaluation, source: ConfigMapKey | None
         volumes += [{"name": DATASET, "configMap": {"name": source.name}}, {"name": EXAMPLES, "emptyDir": {}}]
         mounts.append({"name": EXAMPLES, "mountPath": EXAMPLES_DIR})
     # The kubelet expands `$(NAME)` in a variable's value; JSON knows another way to write a dollar.
-    config = evaluation.config.model_dump_json(exclude_none=True).replace("$", "\\u0024")
+    config = evaluation.config.model_dump_json(exclude_defaults=True).replace("$", "\\u0024")
     return PodParts(
         labels={EVALUATION: evaluation.name},
         container={"args": ["evaluate"]},

@@ -174,7 +174,7 @@ def _pod_spec(
         "args": ["tools"],
         "env": [
             {"name": POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            {"name": TOOL_HOST_ENV, "value": host_config(tool, host).model_dump_json(exclude_defaults=True)},
+            {"name": TOOL_HOST_ENV, "value": _verbatim(host_config(tool, host).model_dump_json(exclude_defaults=True))},
         ],
         "ports": [{"name": "http", "containerPort": HOST_PORT}, {"name": ADMIN, "containerPort": ADMIN_PORT}],
         **probes(),
@@ -188,6 +188,7 @@ def _pod_spec(
     return {
         "serviceAccountName": account_name(tool, backend),
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "terminationGracePeriodSeconds": host.drain_seconds + tool.spec.timeout_seconds + EXIT_SECONDS,
         "securityContext": dict(POD_SECURITY),
         "containers": [container],
@@ -196,6 +197,11 @@ def _pod_spec(
             {"name": "callers", "secret": {"secretName": tokens_name(tool)}},
         ],
     } | placed(placement, profile)
+
+
+def _verbatim(text: str) -> str:
+    """A variable's value so that the kubelet, which reads `$$` as `$` and replaces `$(NAME)`, gives just this text."""
+    return text.replace("$", "$$")
 
 
 def hosted(tool: Tool) -> Iterable[tuple[Backend, HostDeployment]]:

@@ -16,6 +16,7 @@ from despina.api.tool import Backend, Tool, ToolStatus
 from despina.desired.labels import metadata, program_labels
 from despina.wire import (
     NEVER,
+    REDIS_SEAL,
     TOOL_TOKENS_DIR,
     TOOLS_FILE,
     ContractConfig,
@@ -52,12 +53,14 @@ def token_file(key: str, backend: str | None = None) -> str:
     return ".".join([*key.split("/"), *([backend] if backend else [])])
 
 
-def build_toolbox(program: Program, views: tuple[ToolView, ...]) -> list[dict[str, Any]]:
-    """The ConfigMap and the Secret; nothing for a program without tools."""
-    if not views:
+def build_toolbox(program: Program, views: tuple[ToolView, ...], redis_seal: str = "") -> list[dict[str, Any]]:
+    """The ConfigMap and the Secret; nothing for a program without tools and without Redis."""
+    if not views and not redis_seal:
         return []
     config = ToolsConfig(tools={view.key: tool_config(view) for view in views})
     tokens = {name: token for view in views for name, token in view.tokens.items()}
+    if redis_seal:
+        tokens[REDIS_SEAL] = redis_seal
     meta = metadata(program, toolbox_name(program), program_labels(program))
     data = {TOOLS_FILE: config.model_dump_json(exclude_defaults=True)}
     encoded = {name: base64.b64encode(token.encode()).decode() for name, token in sorted(tokens.items())}

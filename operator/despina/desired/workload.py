@@ -121,6 +121,7 @@ def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[s
     return {
         "serviceAccountName": service_account_name(program),
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a Service called mlflow-tracking would set MLflow's own variables
         "terminationGracePeriodSeconds": runtime.drain_seconds + runtime.request_timeout_seconds + EXIT_SECONDS,
         "securityContext": dict(POD_SECURITY),
         "containers": containers,

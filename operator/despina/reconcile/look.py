@@ -29,7 +29,7 @@ from despina.desired.labels import PROGRAM, REVISION
 from despina.desired.overlay import CONTAINER
 from despina.desired.tool import hosted
 from despina.desired.toolbox import ToolView, build_toolbox, token_file
-from despina.reconcile.program import tool_keys
+from despina.reconcile.program import tool_keys, uses_redis
 from despina.sources.outbox import ATTEMPTS
 from despina.status.report import requested
 from despina.wire import INTERFACE_PATH, STATE_PATH, PodState
@@ -50,6 +50,7 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
     live = await _live(cluster, namespace, name)
     deployments = await cluster.list("Deployment", namespace, {PROGRAM: name})
     pods, tools = await _pods(cluster, live), await _tools(cluster, live)
+    redis_seal = TOKEN if uses_redis(live) else ""
     defaults, model = defaults_of(live, deployments), answer_of(live.program, live.status)
     o = Observed(
         program=live.program,
@@ -60,10 +61,11 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         pods=pods.seen,
         active=live.active,
         preview_ready=live.preview_ready,
-        objects={**live.objects, **_toolbox(live.program, tools)},
+        objects={**live.objects, **_toolbox(live.program, tools, redis_seal)},
         configs=live.configs,
         interfaces=await _interfaces(cluster, live, pods.seen),
         tools=tools.seen,
+        redis_seal=redis_seal,
         jobs=tuple(_job(job, live.status) for job in live.jobs),
     )
     return snapshot_of(_as_told(o, now), now, (_taken(defaults, model), *pods.unseen, *tools.unseen))
@@ -213,10 +215,10 @@ def _tokens(view: ToolView) -> dict[str, str]:
     return own | {token_file(view.key, name): TOKEN for name in backends}
 
 
-def _toolbox(program: Program, tools: Part) -> dict[tuple[str, str], Document]:
+def _toolbox(program: Program, tools: Part, redis_seal: str) -> dict[tuple[str, str], Document]:
     """What was not read is taken to be as it should be: the Secret, and what would be made of tools not seen."""
     unread = ("Secret", "ConfigMap") if tools.unseen else ("Secret",)
-    made = build_toolbox(program, tools.seen)
+    made = build_toolbox(program, tools.seen, redis_seal)
     return {(d["kind"], d["metadata"]["name"]): d for d in made if d["kind"] in unread}
 
 

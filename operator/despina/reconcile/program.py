@@ -30,6 +30,7 @@ from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.status.report import report
 from despina.telemetry import PASSES_FAILED, RECONCILE_SECONDS, measure_breaker
+from despina.wire import RuntimeConfig
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class Reconciler:
             configs=live.configs,
             interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
+            redis_seal="\n".join(self.mint(live.program.uid, live.program.namespace)) if uses_redis(live) else "",
             jobs=await self.reports.evaluations(live.jobs),
         )
 
@@ -171,5 +173,14 @@ def split(actions: Iterable[Action]) -> tuple[list[Tell], list[Action]]:
 
 def tool_keys(live: Live) -> set[str]:
     """The tools of the spec, and of every revision whose pods are still around."""
-    configs = [c for d in live.deployments if d.replicas for c in d.configs]
-    return {use.tool for use in tool_uses(live.program)} | {use.tool for c in configs for use in c.tools}
+    return {use.tool for use in tool_uses(live.program)} | {use.tool for c in _running(live) for use in c.tools}
+
+
+def uses_redis(live: Live) -> bool:
+    """Whether the spec names a Redis, or a revision whose pods are still around."""
+    caches = (live.program.spec.cache, *(c.cache for c in _running(live)))
+    return any(cache and cache.redis for cache in caches)
+
+
+def _running(live: Live) -> list[RuntimeConfig]:
+    return [c for d in live.deployments if d.replicas for c in d.configs]

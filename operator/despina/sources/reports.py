@@ -1,13 +1,15 @@
 """Listening to pods: what they hold, serve and count, while a decision depends on it.
 
-A pass says how closely a program's pods are to be listened to; each round asks all of them at once, and wakes the
-program when something was said that decisions look at.
+A pass says how closely a program's pods are to be listened to. Each is asked for what it says after its last word: it
+answers when that has changed, or else at the end of a period. The program is woken when something was said that
+decisions look at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,9 +23,11 @@ from despina.decide.observed import JobView, PodView
 from despina.decide.situation import holds
 from despina.sources.answers import ANSWER_SECONDS, answer_of
 from despina.sources.runtime_admin import Key, address
-from despina.wire import INTERFACE_PATH, PROGRESS_PATH, STATE_PATH, PodState
+from despina.wire import INTERFACE_PATH, LONGEST_WAIT, PROGRESS_PATH, STATE_PATH, PodState
 
 STALE_ROUNDS = 4
+BREATH_SECONDS = 0.15
+"""Between two questions to a pod at least, whatever it answers."""
 INTERFACES_KEPT, INTERFACES_ASKED = 20, 4
 """Of one program; the latter in one pass."""
 
@@ -32,12 +36,16 @@ INTERFACES_KEPT, INTERFACES_ASKED = 20, 4
 class _Listener:
     """One program's pods."""
 
-    pods: tuple[PodView, ...] = ()
-    period: float = 1.0
+    pods: Mapping[str, PodView] = field(default_factory=dict)
+    period: float = math.inf
     said: dict[str, PodState] = field(default_factory=dict)
     silent: dict[str, int] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
-    again: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def stop(self, name: str) -> None:
+        """Ask this pod no more."""
+        if task := self.tasks.pop(name, None):
+            task.cancel()
 
 
 class Reports:
@@ -60,23 +68,28 @@ class Reports:
         return self._heard.get(program, set())
 
     def listen(self, program: Key, pods: Iterable[PodView], period: float | None) -> None:
-        """How closely to listen from now on, in seconds between rounds; None: not at all."""
-        there = tuple(p for p in pods if p.ip and not p.ending)
-        present = {p.name for p in there}
+        """How closely to listen from now on: after so many seconds a pod is asked anew that had nothing to say. None:
+        not at all."""
+        there = {p.name: p for p in pods if p.ip and not p.ending}
         if period is None:
             heard = self.heard(program) | self.said(program).keys()
             self._stop(program)
-            self._heard[program] = heard & present
+            self._heard[program] = heard & there.keys()
             return
         self._heard.pop(program, None)
         listener = self._listeners.setdefault(program, _Listener())
         is_sooner = period < listener.period
         listener.pods, listener.period = there, period
-        listener.said = {name: state for name, state in listener.said.items() if name in present}
-        if listener.task is None or listener.task.done():  # whatever ended it must not end the listening
-            listener.task = asyncio.create_task(self._rounds(program, listener), name=f"listen {program}")
-        elif is_sooner:
-            listener.again.set()
+        listener.said = {name: state for name, state in listener.said.items() if name in there}
+        for name in list(listener.tasks):
+            if is_sooner or name not in there:
+                listener.stop(name)
+        for name in there:
+            if (
+                name not in listener.tasks or listener.tasks[name].done()
+            ):  # whatever ended it must not end the listening
+                attending = self._attend(program, listener, name)
+                listener.tasks[name] = asyncio.create_task(attending, name=f"listen {program} {name}")
 
     def forget(self, program: Key) -> None:
         """Stop listening, and forget what was heard: the program is gone."""
@@ -85,9 +98,9 @@ class Reports:
         self._interfaces.pop(program, None)
 
     def _stop(self, program: Key) -> None:
-        listener = self._listeners.pop(program, None)
-        if listener and listener.task:
-            listener.task.cancel()
+        if listener := self._listeners.pop(program, None):
+            for name in list(listener.tasks):
+                listener.stop(name)
 
     async def close(self) -> None:
         """Stop listening to anybody."""
@@ -95,19 +108,22 @@ class Reports:
             self.forget(program)
         await self._client.aclose()
 
-    async def _rounds(self, program: Key, listener: _Listener) -> None:
+    async def _attend(self, program: Key, listener: _Listener, name: str) -> None:
+        """Ask a pod what it has to say, over and over: it answers when something has changed, or after a period."""
+        loop = asyncio.get_running_loop()
         while True:
-            before = {name: facts(state) for name, state in listener.said.items()}
-            await asyncio.gather(*(self._ask(listener, pod) for pod in listener.pods))
-            if before != {name: facts(state) for name, state in listener.said.items()}:
+            asked, before = loop.time(), listener.said.get(name)
+            await self._ask(listener, listener.pods[name])
+            said = listener.said.get(name)
+            if _facts(before) != _facts(said):
                 self._wake(program)
-            listener.again.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(listener.period):
-                    await listener.again.wait()
+            has_news = said and said.number and (before is None or said.number != before.number)
+            await asyncio.sleep(asked + (BREATH_SECONDS if has_news else listener.period) - loop.time())
 
     async def _ask(self, listener: _Listener, pod: PodView) -> None:
-        said = await answer_of(self._client, f"{address(pod)}{STATE_PATH}")
+        before = listener.said.get(pod.name)
+        after, wait = before.number if before else 0, min(listener.period, LONGEST_WAIT)
+        said = await answer_of(self._client, f"{address(pod)}{STATE_PATH}?after={after}&wait={wait}", wait)
         try:
             state = PodState.model_validate_json(said or b"")
         except ValidationError:
@@ -160,9 +176,5 @@ class Reports:
         return None
 
 
-def facts(state: PodState) -> tuple[Any, ...]:
-    """What decisions look at at once; plain counts are read when the next pass comes anyway."""
-    held = tuple(sorted((name, h.phase) for name, h in state.held.items()))
-    breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in state.breakers)
-    mirrors = state.shadow.revision if state.shadow else None
-    return state.revision, held, breakers, tuple(state.tries), mirrors
+def _facts(state: PodState | None) -> tuple[Any, ...] | None:
+    return state.facts() if state else None

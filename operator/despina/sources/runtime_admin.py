@@ -216,6 +216,7 @@ def order_of(program: Key, tell: Tell, number: OrdersReport) -> Order:
         subject=tell.subject,
         config=tell.config,
         inputs=dict(tell.inputs) if tell.inputs is not None else None,
+        tools=tell.tools,
         shadow=tell.shadow,
         namespace=program[0],
         pod=tell.pod.name,

@@ -98,8 +98,11 @@ class Model:
 
 
 def make_client(timeout: float | httpx.Timeout) -> httpx.AsyncClient:
-    """A client that keeps no cookies and follows no redirect."""
-    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, cookies=no_cookies(), headers=PLAIN)
+    """A client that keeps no cookies and follows no redirect. Pods that wait with their answers hold no others up."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(
+        timeout=timeout, limits=limits, follow_redirects=False, cookies=no_cookies(), headers=PLAIN
+    )
 
 
 class Tracking:

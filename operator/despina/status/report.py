@@ -99,6 +99,7 @@ def _active(o: Observed) -> RevisionStatus | None:
         deployment=view.name,
         ready_replicas=o.ready(view.revision),
         loaded=_of_pods(o, view.revision, lambda p: serves(p, view.serves)) if view.loading else None,
+        remark=remark_on(o, view.revision, view.serves),
     )
 
 
@@ -118,6 +119,7 @@ def _candidate(o: Observed, plan: Plan) -> RevisionStatus | None:
         deployment=candidate.deployment,
         ready_replicas=o.ready(candidate.base),
         loaded=_of_pods(o, candidate.base, lambda p: holds(p, candidate.hash)) if is_swapped else None,
+        remark=remark_on(o, candidate.base, candidate.hash),
     )
 
 
@@ -138,7 +140,16 @@ def _previous(o: Observed, plan: Plan) -> RevisionStatus | None:
         **identity(revision.model),
         deployment=revision.deployment,
         ready_replicas=o.ready(revision.base),
+        remark=remark_on(o, revision.base, revision.hash),
     )
+
+
+def remark_on(o: Observed, base: str, revision: str) -> str | None:
+    """What pods say of a revision though they can serve it; at rest, when nobody listens, what they said last."""
+    said = [held.remark for pod in o.pods_of(base) if (held := pod.held(revision))]
+    known = (o.status.active, o.status.candidate, o.status.previous)
+    said = said or [one.remark or "" for one in known if one and one.revision == revision]
+    return next(filter(None, said), None)
 
 
 def _rollout(o: Observed, plan: Plan, now: float) -> RolloutStatus | None:
@@ -225,6 +236,8 @@ def ready(o: Observed, plan: Plan, outcome: Outcome) -> Finding:
     failed = plan.blocked if plan.blocked and plan.asked and _is_spec_driven(o, plan.asked) else plan.stuck
     if failed:
         return Finding(Type.READY, False, failed.reason, failed.message)
+    if plan.refusal and plan.asked and _is_spec_driven(o, plan.asked):
+        return Finding(Type.READY, False, Reason.GATE_HAS_SIDE_EFFECTS, plan.refusal)
     return Finding(Type.READY, base.status, base.reason, base.message)
 
 
@@ -250,7 +263,9 @@ def up_to_date(o: Observed, plan: Plan) -> Finding:
         return Finding(kind, None, o.model.reason, o.model.message)
     going = _on_its_way(o, plan)
     if going is None:
-        return Finding(kind, True, Reason.UP_TO_DATE, plan.remark or _pinned(o))
+        view = o.deployment(o.active)
+        remarks = (plan.remark or _pinned(o), remark_on(o, view.revision, view.serves) if view else None)
+        return Finding(kind, True, Reason.UP_TO_DATE, "; ".join(filter(None, remarks)))
     return Finding(kind, False, *going)
 
 
@@ -264,6 +279,8 @@ def _on_its_way(o: Observed, plan: Plan) -> tuple[str, str] | None:
             note = f'set the annotation despina.dev/promote: "{plan.candidate.hash}" to go on'
             state = "is started after what serves has ended" if plan.ends_first else "is ready"
             return Reason.AWAITING_PROMOTION, f"{version} {state}: {note}"
+        case "Refused":
+            return Reason.GATE_HAS_SIDE_EFFECTS, f"{version} waits: {plan.refusal}"
         case "Paused":
             return Reason.PAUSED, f"{version} waits: set spec.rollout.state to Active to go on"
         case "Suspended":
@@ -290,6 +307,8 @@ def progressing(o: Observed, plan: Plan, now: float) -> Finding:
         return Finding(Type.PROGRESSING, False, *plan.problem)
     if plan.asked is None:
         return Finding(Type.PROGRESSING, None if o.model.is_unknown else False, o.model.reason, o.model.message)
+    if plan.refusal:
+        return Finding(Type.PROGRESSING, False, Reason.GATE_HAS_SIDE_EFFECTS, plan.refusal)
     said = _pods_say(o, plan.candidate.base if plan.candidate else o.active)
     if said and said[0] == Reason.PODS_REFUSED:
         return Finding(Type.PROGRESSING, False, *said)

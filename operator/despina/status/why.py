@@ -24,7 +24,7 @@ from despina.decide.sizing import asleep
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
 from despina.desired.labels import REVISION
-from despina.status.report import tool_uses_status
+from despina.status.report import remark_on, tool_uses_status
 from despina.wire import Counts, OrderName
 
 MENDED = {Type.RECONCILED, "OrdersAccepted"}
@@ -56,6 +56,7 @@ def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
     o = recovered(observed)
     matters = [
         *_pods_say(o, o.active),
+        *_remarks(o, plan),
         *_change(o, plan, now),
         *_watch(o, plan, now),
         *_quarantine(o, plan),
@@ -180,6 +181,8 @@ def _change(o: Observed, plan: Plan, now: float) -> Iterator[str]:
                 else "is ready and waits for a person"
             )
             yield f"It {state}: {_annotate(o, 'promote', plan.candidate.hash)}."
+        case "Refused":
+            yield f"It waits for a change of the manifest, {Reason.GATE_HAS_SIDE_EFFECTS}: {plan.refusal}."
         case "Paused":
             yield "It is held up until spec.rollout.state is Active."
         case "Suspended":
@@ -252,6 +255,14 @@ def _annotate(o: Observed, kind: str, value: str) -> str:
     if o.program.annotations.get(name) == value:
         return f"{name}={value} was acted on once; take it away ({command} {name}-) and set it again"
     return f"{command} --overwrite {name}={value}"
+
+
+def _remarks(o: Observed, plan: Plan) -> Iterator[str]:
+    view, candidate = o.deployment(o.active), plan.candidate
+    if view and (said := remark_on(o, view.revision, view.serves)):
+        yield f"Of what callers reach its pods say: {said}."
+    if candidate and (said := remark_on(o, candidate.base, candidate.hash)):
+        yield f"Of version {candidate.version} its pods say: {said}."
 
 
 def _watch(o: Observed, plan: Plan, now: float) -> Iterator[str]:

@@ -13,6 +13,7 @@ FAILURES = Counter(
     "despina_cache_failures_total", "What a tier of the cache failed at; each time a miss.", ["tier", "error"]
 )
 QUIET_SECONDS = 60.0
+DAMAGED = "damaged"
 
 
 class Failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -11,8 +12,17 @@ COARSE_SECONDS = 0.01
 """uvloop's timers come in milliseconds, and a little early or late."""
 
 
+@dataclass(slots=True)
+class _Flight:
+    """Work that somebody waits for."""
+
+    task: asyncio.Task[Any]
+    waiting: int = 0
+
+
 class Flights:
-    """Work under way, by key. It runs in a task of its own, so that a caller who leaves takes nobody's answer along.
+    """Work under way, by key. It runs in a task of its own, so that a caller who leaves takes nobody's answer along; it
+    ends with the last of them.
 
     All callers get the same object: bytes, or what nobody changes.
     """
@@ -20,7 +30,7 @@ class Flights:
     def __init__(self, is_shared: bool = True) -> None:
         self.is_shared = is_shared
         """False: each does its own work."""
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._flights: dict[str, _Flight] = {}
 
     async def share(self, key: str, until: float, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The result of the work under way for this key, or of this work; and whether it was this work.
@@ -38,26 +48,36 @@ class Flights:
         if not self.is_shared:
             return await work(), True
         while True:
-            task = self._tasks.get(key)
-            leads = task is None
-            task = task or self._begin(key, work)
+            flight = self._flights.get(key)
+            leads = flight is None
+            flight = flight or self._begin(key, work)
+            flight.waiting += 1
             waiting = asyncio.timeout_at(until)
             try:
                 async with waiting:
-                    return await asyncio.shield(task), leads
+                    return await asyncio.shield(flight.task), leads
             except TimeoutError:
                 if leads or waiting.expired():
                     raise
+            finally:
+                self._leave(key, flight)
 
-    def _begin(self, key: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
-        task = self._tasks[key] = asyncio.ensure_future(work())
-        task.add_done_callback(lambda done: self._land(key, done))
-        return task
+    def _begin(self, key: str, work: Callable[[], Awaitable[T]]) -> _Flight:
+        flight = self._flights[key] = _Flight(asyncio.ensure_future(work()))
+        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        return flight
 
-    def _land(self, key: str, done: asyncio.Task[Any]) -> None:
-        del self._tasks[key]
-        if not done.cancelled():
-            done.exception()  # seen here, for all who waited may have left
+    def _leave(self, key: str, flight: _Flight) -> None:
+        flight.waiting -= 1
+        if not flight.waiting and not flight.task.done():
+            flight.task.cancel()
+            del self._flights[key]  # whoever comes now begins anew
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if not flight.task.cancelled():
+            flight.task.exception()  # seen here, for all who waited may have left
 
 
 def is_over(until: float) -> bool:

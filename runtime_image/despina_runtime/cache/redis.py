@@ -19,7 +19,8 @@ from redis.backoff import NoBackoff
 
 from despina.wire import BreakerConfig, RedisConfig, RuntimeConfig
 from despina_runtime.breaker import Breaker
-from despina_runtime.cache.failures import Failures
+from despina_runtime.cache.failures import DAMAGED, Failures
+from despina_runtime.cache.seal import PLAIN, Keys, seal, unseal
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 0.05
@@ -41,9 +42,10 @@ class RedisTier:
 
     name = "redis"
 
-    def __init__(self, config: RuntimeConfig, redis: RedisConfig, url: str) -> None:
+    def __init__(self, config: RuntimeConfig, redis: RedisConfig, url: str, keys: Keys = lambda: (PLAIN,)) -> None:
         self._prefix = f"{redis.key_prefix}:{config.namespace}:{config.program}"
         self._ttl = redis.ttl_seconds
+        self._keys = keys
         self._me = uuid4().hex
         self._breaker = Breaker(BREAKER)
         self.failures = Failures(self.name)
@@ -82,16 +84,30 @@ class RedisTier:
         return result
 
     async def get(self, key: str) -> bytes | None:
-        """The value, or None."""
-        return await self.run(self.redis.get(self.key(key)), None)
+        """The value, or None. What others wrote there stays: it may be a pod's that has the next key already."""
+        name = self.key(key)
+        entry = await self.run(self.redis.get(name), None)
+        value = unseal(self._keys(), name, entry) if entry is not None else None
+        if entry is not None and value is None:
+            self.failures(DAMAGED)
+        return value
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep a value; it is there when this returns."""
-        await self.run(self.redis.set(self.key(key), value, ex=self._ttl), None)
+        if entry := self._sealed(self.key(key), value):
+            await self.run(self.redis.set(self.key(key), entry, ex=self._ttl), None)
 
     def keep(self, key: str, value: bytes) -> None:
         """Keep a value, a moment later."""
-        self._later("SET", self.key(key), value, "EX", self._ttl)
+        if entry := self._sealed(self.key(key), value):
+            self._later("SET", self.key(key), entry, "EX", self._ttl)
+
+    def _sealed(self, name: str, value: bytes) -> bytes | None:
+        key = next(iter(self._keys()), None)
+        if key is None:
+            self.failures("NoKey")
+            return None
+        return seal(key, name, value)
 
     def _later(self, *command: Any) -> None:
         """Send a command after those that wait, and go on."""

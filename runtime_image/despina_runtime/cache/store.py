@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import hashlib
-import hmac
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,8 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from despina.wire import CacheConfig, RuntimeConfig
+from despina_runtime.cache.failures import DAMAGED
 from despina_runtime.cache.flight import Flights
 from despina_runtime.cache.keys import Keys, digest
+from despina_runtime.cache.seal import PLAIN, seal, unseal
 from despina_runtime.cache.tiers import NODE_ERRORS, Memo, NodeTier, ProcessTier
 
 if TYPE_CHECKING:
@@ -25,20 +25,7 @@ if TYPE_CHECKING:
 EPOCHS, DROPPED = "epochs", "dropped"
 DROPPED_SECONDS = 3600
 EPOCHS_BYTES, EPOCHS_SECONDS = 2**20, 10**9
-SEAL_BYTES = 8
-DAMAGED = "damaged"
 T = TypeVar("T")
-
-
-def seal(key: str, value: bytes) -> bytes:
-    """An entry as it leaves the process: the value, and a digest of it and of the key that it was kept under."""
-    return hashlib.blake2b(key.encode() + value, digest_size=SEAL_BYTES).digest() + value
-
-
-def unseal(key: str, entry: bytes) -> bytes | None:
-    """The value; None for an entry that is damaged, or another key's."""
-    value = entry[SEAL_BYTES:]
-    return value if hmac.compare_digest(seal(key, value), entry) else None
 
 
 def tried(node: NodeTier, work: Callable[[], T]) -> T | None:
@@ -102,7 +89,7 @@ class Store:
 
     def _of_node(self, node: NodeTier, key: str) -> bytes | None:
         entry = tried(node, lambda: node.get(key))
-        value = unseal(key, entry) if entry is not None else None
+        value = unseal((PLAIN,), key, entry) if entry is not None else None
         if entry is not None and value is None:
             node.failures(DAMAGED)
             tried(node, lambda: node.drop(key))
@@ -112,24 +99,16 @@ class Store:
         """The value from the first tier that has it; those before it get a copy."""
         if found := self.here(key):
             return found
-        if self.redis and (value := await self._of_redis(self.redis, key)) is not None:
+        if self.redis and (value := await self.redis.get(key)) is not None:
             self._copy(key, value, self.redis.name)
             return Found(value, self.redis.name)
         return None
-
-    async def _of_redis(self, redis: RedisTier, key: str) -> bytes | None:
-        entry = await redis.get(key)
-        value = unseal(key, entry) if entry is not None else None
-        if entry is not None and value is None:
-            redis.failures(DAMAGED)
-            await redis.drop(key)
-        return value
 
     def _copy(self, key: str, value: bytes, tier: str) -> None:
         if self.process and tier != "process":
             self.process.put(key, value)
         if (node := self.node) and tier == "redis":
-            tried(node, lambda: node.put(key, seal(key, value)))
+            tried(node, lambda: node.put(key, seal(PLAIN, key, value)))
 
     def expires(self, key: str) -> float:
         """Until when the process tier gives this value."""
@@ -140,7 +119,7 @@ class Store:
         for key, value in values:
             self._copy(key, value, "redis")
             if self.redis:
-                self.redis.keep(key, seal(key, value))
+                self.redis.keep(key, value)
 
     async def invalidate(self, subject: str) -> None:
         """Forget one key (`key:KEY`), one revision (`revision:REVISION`) or, with any other word, everything."""

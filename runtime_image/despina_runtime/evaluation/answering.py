@@ -1,6 +1,7 @@
-"""Running a version's code for an evaluation: `python -m despina_runtime.evaluation.answering ROLE FD FOLDER [METRIC]`.
+"""Running a version's code for an evaluation: `python -m despina_runtime.evaluation.answering ROLE FD FOLDER WORD`.
 
-As `model` it answers what it is asked; as `judge` it has a metric of the version's code judge answers. It speaks JSON
+As `model` it answers what it is asked, and WORD says whether NonIdempotent tools are executed for that (`Execute`); as
+`judge` it has the metric WORD of the version's code judge answers. It speaks JSON
 lines on the socket FD (`subject.py` is the other end), and FOLDER is its own: configuration, files, temporary files.
 """
 
@@ -21,11 +22,12 @@ import orjson
 
 from despina.wire import RuntimeConfig
 from despina_runtime.cache.keys import canonical
-from despina_runtime.engine import load_program
+from despina_runtime.engine import load_program, try_out
 from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.subject import CONFIG
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.lm.client import LMs
+from despina_runtime.lm.meter import Meter
 from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.problem import Problem, unexpected
@@ -33,7 +35,7 @@ from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.interface import Interface, by_name
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.tools.api import make_toolbox
+from despina_runtime.tools.api import make_toolbox, refusal_of
 from despina_runtime.tools.grid import Grid
 
 Document = Mapping[str, Any]
@@ -45,14 +47,15 @@ def line_of(what: Document) -> bytes:
     return orjson.dumps(what) + b"\n"
 
 
-async def answer(loaded: Loaded, config: RuntimeConfig, control: socket.socket) -> None:
-    """Answer questions, many at a time, until nobody asks any more."""
+async def answer(loaded: Loaded, config: RuntimeConfig, control: socket.socket, refusal: str) -> None:
+    """Answer questions, many at a time, until nobody asks any more; raises ProgramError."""
+    loaded = await try_out(loaded, config)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     step = _step(loaded, config)
     writer.write(line_of({"interface": loaded.interface.schema()}))
     async with asyncio.TaskGroup() as group:
         while line := await next_line(reader):
-            group.create_task(_answer(step, config, orjson.loads(line), writer))
+            group.create_task(_answer(step, config, refusal, orjson.loads(line), writer))
 
 
 def _step(loaded: Loaded, config: RuntimeConfig) -> Step:
@@ -64,9 +67,12 @@ def _step(loaded: Loaded, config: RuntimeConfig) -> Step:
     return corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
 
-async def _answer(step: Step, config: RuntimeConfig, question: Document, writer: asyncio.StreamWriter) -> None:
+async def _answer(
+    step: Step, config: RuntimeConfig, refusal: str, question: Document, writer: asyncio.StreamWriter
+) -> None:
     deadline = asyncio.get_running_loop().time() + config.request_timeout_seconds
     call = Call(canonical(question["inputs"]), deadline, config.lm)
+    call.refusal = refusal
     said: dict[str, Any] = {"id": question["id"]}
     try:
         said["outputs"] = orjson.loads((await step(call)).body)
@@ -88,12 +94,16 @@ def metric_named(name: str) -> Metric:
     return found  # type: ignore[no-any-return]
 
 
-def judge(interface: Interface, metric: Metric, control: socket.socket) -> None:
-    """Judge answers, one at a time, until nobody asks any more."""
-    control.sendall(line_of({"interface": {"inputs": {}, "outputs": {}}}))
-    with control.makefile("rb") as lines:
-        for line in lines:
-            control.sendall(line_of(_judge(interface, metric, orjson.loads(line))))
+async def judge(loaded: Loaded, config: RuntimeConfig, metric: Metric, control: socket.socket) -> None:
+    """Judge answers, one at a time, until nobody asks any more. A metric may ask the version's LMs, too."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
+    lms = LMs(config, None, loaded.program)
+    writer.write(line_of({"interface": {"inputs": {}, "outputs": {}}}))
+    while line := await next_line(reader):
+        meter = Meter(asyncio.get_running_loop().time() + config.request_timeout_seconds)
+        with dspy.context(meter=meter, **lms.context(config.lm, None)):
+            said = await asyncio.to_thread(_judge, loaded.interface, metric, orjson.loads(line))
+        writer.write(line_of({**said, "cost": str(meter.cost or 0)}))
 
 
 def _judge(interface: Interface, metric: Metric, question: Document) -> Document:
@@ -106,7 +116,7 @@ def _judge(interface: Interface, metric: Metric, question: Document) -> Document
         return {"id": question["id"], "error": f"{type(exc).__name__}: {exc}"}
 
 
-def main(role: str, fd: str, folder: str, metric: str = "") -> None:
+def main(role: str, fd: str, folder: str, word: str) -> None:
     """Load the version and do what the role says."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     control, cache = socket.socket(fileno=int(fd)), Path(folder)
@@ -115,9 +125,10 @@ def main(role: str, fd: str, folder: str, metric: str = "") -> None:
         Fetching(str(cache / CONFIG), config, cache).result()
         loaded = load_program(config, cache)
         if role == "judge":
-            judge(loaded.interface, metric_named(metric), control)
+            asyncio.run(judge(loaded, config, metric_named(word), control))
         else:
-            asyncio.run(answer(loaded, config, control))
+            refusal = refusal_of("Execute" if word == "Execute" else "Refuse", "evaluate")
+            asyncio.run(answer(loaded, config, control, refusal))
     except (Unusable, ProgramError) as exc:
         control.sendall(line_of({"failure": str(exc)}))
     sys.stdout.flush()

@@ -23,7 +23,8 @@ from despina_runtime.evaluation.subject import Said, Subject, fresh_folder
 
 Outputs = dict[str, Any]
 BuiltIn = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
-Metric = Callable[[Row, Outputs], Awaitable[float]]
+Metric = Callable[[Row, Outputs], Awaitable[tuple[float, Decimal]]]
+"""What outputs are worth, and what it cost to find out, in US dollars."""
 Start = Callable[..., Awaitable[Subject]]
 Tell = Callable[[str], None]
 
@@ -65,7 +66,9 @@ class Scorer:
             if said.status == 422:
                 raise Unusable(f"an example does not fit the program's inputs: {said.detail}")
             if said.outputs is not None and self._shape.gives <= said.outputs.keys():
-                return await self._metric(row, said.outputs)
+                score, cost = await self._metric(row, said.outputs)
+                self._spend(cost, budget)
+                return score
         self._failed, self._last = self._failed + 1, _problem(said)
         return 0.0
 
@@ -91,7 +94,7 @@ async def score(
     tell("loading")
     with fresh_folder(cache, runtime) as folder:
         async with subjects(command, folder) as start:
-            model = await start(f"the {which}'s process", "model")
+            model = await start(f"the {which}'s process", "model", config.tools)
             shape = await model.first_word()
             rows = read_rows(lines, shape, config.metric, config.max_examples)
             metric = await _metric(config.metric, start, runtime.request_timeout_seconds)
@@ -130,14 +133,16 @@ async def _metric(name: str, start: Start, seconds: float) -> Metric:
     return functools.partial(_judged, judge, asyncio.Lock(), seconds)
 
 
-async def _measured(metric: BuiltIn, row: Row, outputs: Outputs) -> float:
+async def _measured(metric: BuiltIn, row: Row, outputs: Outputs) -> tuple[float, Decimal]:
     try:
-        return metric(row.expected, outputs)
+        return metric(row.expected, outputs), Decimal(0)
     except (TypeError, ValueError) as exc:
         raise Unusable(f"the metric raised {type(exc).__name__}: {exc}") from exc
 
 
-async def _judged(judge: Subject, turn: asyncio.Lock, seconds: float, row: Row, outputs: Outputs) -> float:
+async def _judged(
+    judge: Subject, turn: asyncio.Lock, seconds: float, row: Row, outputs: Outputs
+) -> tuple[float, Decimal]:
     question = {"inputs": row.inputs, "expected": row.expected, "outputs": outputs}
     async with turn:  # it judges one at a time, so that each has its own time
         said = await judge.ask(question, seconds)
@@ -147,4 +152,4 @@ async def _judged(judge: Subject, turn: asyncio.Lock, seconds: float, row: Row, 
         raise Unusable(f"the metric raised {said.error}")
     if said.score is None or not 0 <= said.score <= 1:
         raise Unusable(f"the metric gave {said.score}, and not a number from 0 to 1")
-    return said.score
+    return said.score, said.cost

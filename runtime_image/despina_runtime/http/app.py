@@ -7,18 +7,17 @@ import hmac
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 
-from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, VERSION_HEADER, RuntimeConfig
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.http.asgi import (
-    Disconnected,
     EventStream,
     Header,
-    Receive,
     Scope,
     Send,
     read_body,
@@ -31,12 +30,13 @@ from despina_runtime.http.routes import build_routes
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.pipeline.call import Answer, Call, Receive, Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow
-from despina_runtime.problem import Problem, unexpected
+from despina_runtime.problem import Disconnected, Problem, as_problem
 from despina_runtime.program.load import Loaded
+from despina_runtime.tools.api import refusal_of
 
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
@@ -44,7 +44,10 @@ OPEN_PATHS = {"/healthz", "/readyz"}
 EVENTS = b"text/event-stream"
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
-CHOICES = SESSION, LM, FALLBACK, TRACE[0]
+TOOLS = TOOLS_HEADER.encode()
+CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0]
+SHADOWED = refusal_of("Refuse", "shadow")
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Service:
@@ -55,12 +58,13 @@ class Service:
         self.shadow: Shadow | None = None
         self._config = config
         self._sessions = sessions
+        self._others = 0
         self._main = corridors.build(loaded.program, loaded.is_async, loaded.interface)
         self._tally = corridors.tally
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
-        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)])
+        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)], config.limits.max_request_bytes)
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
@@ -83,11 +87,26 @@ class Service:
         elif path == "/execute":
             await self._execute(self._main, scope, receive, send)
         elif path == "/mcp":
-            await self._mcp(scope, receive, with_headers(send, self.headers))
+            await self._beside(self._mcp, scope, receive, send)
         elif path.startswith("/modules/") and path.endswith("/execute"):
             await self._execute_module(path, scope, receive, send)
         else:
-            await self._routes(scope, receive, with_headers(send, self.headers))
+            with suppress(Exception):  # it was answered and told, and Starlette raises it again
+                await self._beside(self._routes, scope, receive, send)
+
+    async def _beside(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request for anything else; what it began with stays until it ends."""
+        works = scope.get("method") == "POST"  # a GET of an MCP client's may stay open for as long as that likes
+        self._others += works
+        try:
+            await app(scope, receive, with_headers(send, self.headers))
+        finally:
+            self._others -= works
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is worked on."""
+        return bool(self.record.in_flight or self._others)
 
     async def _execute_module(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -105,7 +124,7 @@ class Service:
         try:
             call = await self._read(scope, receive)
             if call.emit is not None:
-                await self._stream(corridor, call, receive, send)
+                await self._stream(corridor, call, send)
             else:
                 answer = await corridor(call)
                 tier = answer.tier
@@ -116,14 +135,19 @@ class Service:
         except Disconnected:
             status = 499
         except Exception as exc:
-            problem = exc if isinstance(exc, Problem) else unexpected(exc)
+            problem = self._refused(exc)
             status = problem.status
-            if self._tally and 400 <= status < 500 and status != 429:
-                self._tally.refuse()
             await send_problem(send, problem, self.headers())
         finally:
             self.record.in_flight -= 1
             self.record(status, time.perf_counter() - started, tier)
+
+    def _refused(self, exc: Exception) -> Problem:
+        """What a caller is told; his own mistakes are counted as such."""
+        problem = as_problem(exc)
+        if self._tally and 400 <= problem.status < 500 and problem.status != 429:
+            self._tally.refuse()
+        return problem
 
     def _mirror(self, call: Call, answer: Answer, seconds: float) -> None:
         """Have a candidate asked the same, unless the answer cost nothing or is not the program's usual one."""
@@ -131,20 +155,41 @@ class Service:
         if self.shadow and is_usual and answer.tier is None and not answer.collapsed:
             self.shadow(call.body, answer.body, seconds)
 
-    async def run(self, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
-        """One item of a batch, through the same corridor."""
-        call = Call(body, self._time() + self._timeout, self._lm)
-        await self._choose(call, headers)
-        return await self._main(call)
+    async def run(self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None) -> Answer:
+        """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own."""
+        started = time.perf_counter()
+        status, tier = 200, None
+        self.record.in_flight += 1
+        try:
+            call = Call(body, self._time() + self._timeout, self._lm)
+            call.receive = receive
+            await self._choose(call, headers)
+            answer = await self._main(call)
+            tier = answer.tier
+            _count_degraded(answer)
+            return answer
+        except (Disconnected, asyncio.CancelledError):
+            status = 499
+            raise
+        except Exception as exc:
+            problem = self._refused(exc)
+            status = problem.status
+            raise problem from None
+        finally:
+            self.record.in_flight -= 1
+            self.record(status, time.perf_counter() - started, tier)
 
     def _offer(self, loaded: Loaded, config: RuntimeConfig) -> Offer:
         """The program as a tool of the Model Context Protocol."""
         schema = loaded.interface.schema()
 
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], receive: Receive | None) -> bytes:
             try:
-                return (await self.run(orjson.dumps(arguments), headers)).body
-            except Problem as problem:
+                return (await self.run(to_json(arguments, inf_nan_mode="constants"), headers, receive)).body
+            except Disconnected:
+                raise Refusal("nobody waits for the answer") from None
+            except Exception as exc:
+                problem = as_problem(exc)
                 raise Refusal(f"{problem.title}: {problem.detail}".removesuffix(": ")) from None
 
         return Offer(config.program, loaded.interface.instructions, schema["inputs"], schema["outputs"], call)
@@ -158,6 +203,7 @@ class Service:
             raise Problem(405, "method-not-allowed", "Use POST")
         headers = dict(scope["headers"])
         call = Call(await read_body(receive, self._limit), self._time() + self._timeout, self._lm)
+        call.receive = receive
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
         if EVENTS in headers.get(b"accept", b""):
@@ -180,9 +226,11 @@ class Service:
             call.lm = chosen.decode("latin-1")
             self._sessions.check_lm(call.lm)
         call.may_ask_others = FALLBACK not in headers
+        if headers.get(TOOLS) == b"Refuse":
+            call.refusal = SHADOWED
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
-    async def _stream(self, corridor: Step, call: Call, receive: Receive, send: Send) -> None:
+    async def _stream(self, corridor: Step, call: Call, send: Send) -> None:
         """Events as they come: `delta` for text, then `result`, which alone counts, or `problem`; `done` with the
         account."""
         stream = EventStream(send, self.headers)
@@ -192,19 +240,15 @@ class Service:
                 await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
 
         call.emit, degraded = emit, None
-        leaving = asyncio.create_task(_cancel_when_left(receive, asyncio.current_task()))
         try:
             answer = await corridor(call)
             degraded = answer.degraded
+            _count_degraded(answer)
             await stream.tell("result", answer.body)
         except Problem as problem:
             if not stream.started:
                 raise
             await stream.tell("problem", problem.body())
-        except asyncio.CancelledError:
-            raise Disconnected from None
-        finally:
-            leaving.cancel()
         await stream.tell("done", orjson.dumps(self._account(call.meter, degraded)))
         await stream.end()
 
@@ -235,10 +279,15 @@ class Service:
     def _told(self, answer: Answer) -> list[Header]:
         """Where the answer came from. Cache-Status is RFC 9211."""
         found = [(b"cache-status", _status(answer).encode())] if self._config.cache else []
+        _count_degraded(answer)
         if answer.degraded:
-            DEGRADED.labels(answer.degraded).inc()
             found.append((DEGRADED_HEADER.encode(), answer.degraded.encode()))
         return found
+
+
+def _count_degraded(answer: Answer) -> None:
+    if answer.degraded:
+        DEGRADED.labels(answer.degraded).inc()
 
 
 def _spent(meter: Meter) -> list[Header]:
@@ -260,12 +309,3 @@ def _status(answer: Answer) -> str:
 
 async def _nowhere(field: str, text: str) -> None:
     """Stands in a call that wants a stream until there is one."""
-
-
-async def _cancel_when_left(receive: Receive, task: asyncio.Task[Any] | None) -> None:
-    """An answer that nobody waits for costs money."""
-    with suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if task:
-            task.cancel()

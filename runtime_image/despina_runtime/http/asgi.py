@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from despina_runtime.problem import MEDIA_TYPE, Problem
+from despina_runtime.pipeline.call import Message, Receive
+from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
-
-
-class Disconnected(Exception):
-    """The caller went away before the whole answer was given."""
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

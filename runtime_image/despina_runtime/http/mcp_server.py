@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from pydantic_core import from_json
 
-from despina_runtime.http.asgi import Receive, Scope, Send
+from despina_runtime.http.asgi import Scope, Send
+from despina_runtime.pipeline.call import Receive
 
 
 class Refusal(Exception):
@@ -27,15 +28,18 @@ class Offer:
     description: str
     parameters: dict[str, Any]
     returns: dict[str, Any]
-    call: Callable[[dict[str, Any], dict[bytes, bytes]], Awaitable[bytes]]
-    """Given the arguments and the request's headers; the result as JSON, or Refusal."""
+    call: Callable[[dict[str, Any], dict[bytes, bytes], Receive | None], Awaitable[bytes]]
+    """Given the arguments, the request's headers, and where it is heard that the caller leaves; the result as JSON, or
+    Refusal."""
 
 
 class McpEndpoint:
     """An ASGI application. The SDK is imported, and its tasks are started, at the first request."""
 
-    def __init__(self, name: str, offers: Sequence[Offer]) -> None:
+    def __init__(self, name: str, offers: Sequence[Offer], largest_body: int) -> None:
+        """`largest_body`: a request beyond so many bytes is refused with 413."""
         self._name = name
+        self._largest_body = largest_body
         self._offers = {offer.name: offer for offer in offers}
         self._manager: Any = None
         self._living: asyncio.Task[None] | None = None
@@ -53,7 +57,9 @@ class McpEndpoint:
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
         server: Any = Server(self._name, on_list_tools=self._list, on_call_tool=self._call)
-        self._manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+        self._manager = StreamableHTTPSessionManager(
+            server, json_response=True, stateless=True, max_request_body_size=self._largest_body
+        )
         async with self._manager.run():
             self._ready.set()
             await asyncio.Event().wait()
@@ -75,12 +81,12 @@ class McpEndpoint:
         if offer is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name}")
         request = getattr(context, "request", None)
-        headers = dict(request.scope["headers"]) if request else {}
+        headers, receive = (dict(request.scope["headers"]), request.receive) if request else ({}, None)
         try:
-            result = await offer.call(params.arguments or {}, headers)
+            result = await offer.call(params.arguments or {}, headers, receive)
         except Refusal as exc:
             return CallToolResult(content=[TextContent(text=str(exc))], is_error=True)
-        value = orjson.loads(result)
+        value = from_json(result)
         structured = value if is_object(offer.returns) else {"result": value}
         return CallToolResult(content=[TextContent(text=result.decode())], structured_content=structured)
 

@@ -16,7 +16,7 @@ PROBLEMS = {
     "401": "The bearer token is missing or wrong",
     "404": "There is no such module",
     "413": "The body is too large",
-    "422": "The input does not fit the signature, or the LM is not listed",
+    "422": "The input does not fit the signature, the LM is not listed, or it does not take the request",
     "429": "Too many requests; Retry-After says when to come back",
     "500": "The program raised an error",
     "502": "The language model or a tool failed, or the answer does not fit the signature",

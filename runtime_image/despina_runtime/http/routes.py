@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import swagger_ui
+from pydantic_core import from_json, to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -16,13 +17,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
-from despina_runtime.http.asgi import Disconnected, read_body
+from despina_runtime.http.asgi import read_body
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.sessions import Sessions
+from despina_runtime.pipeline.attended import WhileThere
 from despina_runtime.pipeline.call import Answer
-from despina_runtime.problem import MEDIA_TYPE, Problem, unexpected
+from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem, as_problem, unexpected
 from despina_runtime.program.interface import Interface
 
 LARGEST_BATCH = 256
@@ -91,23 +93,24 @@ class Batch:
 
         async def one(item: Any) -> bytes:
             async with turns:
-                return await self._one(orjson.dumps(item), headers)
+                return await self._one(to_json(item, inf_nan_mode="constants"), headers)
 
-        results = await asyncio.gather(*map(one, items))
+        with WhileThere(request.receive):
+            results = await asyncio.gather(*map(one, items))
         return Response(b'{"results":[%s]}' % b",".join(results), media_type="application/json")
 
     async def _one(self, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:
         try:
             answer = await self._run(body, headers)
-        except Problem as problem:
-            return b'{"problem":%s}' % problem.body()
+        except Exception as exc:
+            return b'{"problem":%s}' % as_problem(exc).body()
         degraded = b',"degraded":%s' % orjson.dumps(answer.degraded) if answer.degraded else b""
         return b'{"outputs":%s%s}' % (answer.body, degraded)
 
 
 def _items(body: bytes) -> list[Any]:
     try:
-        document = orjson.loads(body)
+        document = from_json(body)
         items = document["inputs"]
     except (ValueError, KeyError, TypeError):
         items = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from despina_runtime.cache.store import tried
 from despina_runtime.cache.tiers import NodeTier
 from despina_runtime.problem import Problem, invalid_input
 
@@ -50,8 +51,8 @@ class Sessions:
     async def get(self, session: str) -> Variables:
         """The session's variables; none are set in one that is not known."""
         key = f"session:{check_id(session)}"
-        found = (await self._redis.get(key) if self._redis else None) or self._node.get(key)
-        variables = Variables.model_validate_json(found) if found else Variables()
+        theirs = _read(await self._redis.get(key)) if self._redis else None
+        variables = theirs or _read(tried(self._node, lambda: self._node.get(key))) or Variables()
         # Sessions outlive releases: an LM that the manifest no longer lists is as if it had not been chosen.
         return variables if variables.lm in self._lms else variables.model_copy(update={"lm": None})
 
@@ -64,9 +65,11 @@ class Sessions:
             raise invalid_input(exc) from None
         self.check_lm(variables.lm)
         value = orjson.dumps(variables.model_dump(exclude_none=True))
-        self._node.put(key, value)
         if self._redis:
             await self._redis.put(key, value)
+            tried(self._node, lambda: self._node.put(key, value))
+        else:
+            self._node.put(key, value)
         return variables
 
     async def delete(self, session: str) -> None:
@@ -87,6 +90,14 @@ class Sessions:
     def close(self) -> None:
         """Give the file back."""
         self._node.close()
+
+
+def _read(found: bytes | None) -> Variables | None:
+    """None for what is not there, or is none of this release's."""
+    try:
+        return Variables.model_validate_json(found) if found else None
+    except ValidationError:
+        return None
 
 
 def check_id(session: str) -> str:

@@ -1,22 +1,29 @@
-"""DSPy's two adapters with what a server needs of them: no silent second call, a word on what was wrong, and LM answers
-that count for the cache only once they could be read.
+"""DSPy's two adapters with what a server needs of them: one second try, which asks the LM again and is told what was
+wrong, in place of DSPy's silent one; and LM answers that count for the cache only once they could be read.
 
 The classes keep DSPy's names, for its stream listeners find the format by the adapter's name.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any, Self
 
 import dspy
-from pydantic import TypeAdapter
+from dspy.utils.exceptions import AdapterParseError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from despina_runtime import compat
+from despina_runtime.problem import by_field
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
 """Answers of the adapter call under way, to keep if they can be read. It is asked within that very call."""
+
+UNREADABLE = "{}: it could not be read in the format that was asked for"
 
 _validator = functools.lru_cache(1024)(TypeAdapter)
 
@@ -35,34 +42,100 @@ compat.validate_by(_type_adapter)
 class _Careful:
     """What both share."""
 
+    wrong: Mapping[str, str] = MappingProxyType({})
+    """In a second try: what was wrong with the first answer, by output field."""
+
     def format(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The prompt; after a rejected answer it ends with what was wrong."""
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)  # type: ignore[misc]
-        wrong = {k: v for k, v in dspy.settings.meter.rejected.items() if k in signature.output_fields}
-        if wrong:
-            messages[-1] = _with_note(messages[-1], wrong)
+        if self.wrong:
+            messages[-1] = _with_note(messages[-1], self.wrong)
         return messages
 
-    def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
+        """The values; of an answer that cannot be used, those of one second try.
+
+        Raises:
+            AdapterParseError: the second one cannot be read either. One that is out of bounds is given as it is.
+        """
         collected: list[tuple[str, bytes]] = []
+        given = {**lm_kwargs}  # the first try writes into them
         token = COLLECTED.set(collected)
         try:
-            values: list[dict[str, Any]] = super().__call__(*args, **kwargs)  # type: ignore[misc]
+            values: list[dict[str, Any]] = super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
+            wrong = self._amiss(signature, values, collected)
+        except AdapterParseError as exc:
+            if self.wrong:
+                raise
+            wrong = unreadable(exc)
         finally:
             COLLECTED.reset(token)
-        dspy.settings.meter.pending.extend(collected)
-        return values
+        if not wrong:
+            return values
+        with dspy.context(send_stream=None):  # callers have had what the first one streamed
+            return self._told(wrong)(lm, given, signature, demos, inputs)
 
-    async def acall(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """The same, awaited."""
         collected: list[tuple[str, bytes]] = []
+        given = {**lm_kwargs}
         token = COLLECTED.set(collected)
         try:
-            values: list[dict[str, Any]] = await super().acall(*args, **kwargs)  # type: ignore[misc]
+            values: list[dict[str, Any]] = await super().acall(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
+            wrong = self._amiss(signature, values, collected)
+        except AdapterParseError as exc:
+            if self.wrong:
+                raise
+            wrong = unreadable(exc)
         finally:
             COLLECTED.reset(token)
-        dspy.settings.meter.pending.extend(collected)
-        return values
+        if not wrong:
+            return values
+        with dspy.context(send_stream=None):
+            return await self._told(wrong).acall(lm, given, signature, demos, inputs)
+
+    def _amiss(
+        self, signature: Any, values: list[dict[str, Any]], collected: list[tuple[str, bytes]]
+    ) -> Mapping[str, str]:
+        """Why to ask again, by output field; an answer that fits is kept."""
+        wrong = _out_of_bounds(signature, values)
+        if not wrong:
+            dspy.settings.meter.pending.extend(collected)
+        return {} if self.wrong else wrong
+
+    def _told(self, wrong: Mapping[str, str]) -> Self:
+        """The same for a second try. Other calls of the request use this one meanwhile."""
+        again = copy.copy(self)
+        again.wrong = wrong
+        return again
+
+
+def unreadable(exc: AdapterParseError) -> dict[str, str]:
+    """What is said of an answer that could not be read, by output field. Its words are not repeated."""
+    return {name: UNREADABLE.format(name) for name in exc.signature.output_fields}
+
+
+def _out_of_bounds(signature: Any, values: list[dict[str, Any]]) -> dict[str, str]:
+    """What is wrong with values that could be read, by output field. DSPy writes bounds into the prompt, no more."""
+    if (bounded := _bounded(signature)) is None:
+        return {}
+    try:
+        for value in values:
+            bounded.model_validate({k: v for k, v in value.items() if v is not None}, from_attributes=True)
+    except ValidationError as exc:
+        return by_field(exc)
+    return {}
+
+
+@functools.lru_cache(256)
+def _bounded(signature: Any) -> type[BaseModel] | None:
+    """The output fields that have bounds (`ge`, `max_length`, …); None where there is none."""
+    fields: dict[str, Any] = {
+        name: (Annotated[field.annotation, *field.metadata], None)
+        for name, field in signature.output_fields.items()
+        if field.metadata
+    }
+    return create_model("Bounded", __config__=ConfigDict(arbitrary_types_allowed=True), **fields) if fields else None
 
 
 class ChatAdapter(_Careful, dspy.ChatAdapter):  # type: ignore[misc]
@@ -92,7 +165,7 @@ class EachItsOwn(ChatAdapter):
         return values
 
 
-def _with_note(message: dict[str, Any], wrong: dict[str, str]) -> dict[str, Any]:
+def _with_note(message: dict[str, Any], wrong: Mapping[str, str]) -> dict[str, Any]:
     lines = "\n".join(f"- {field}: {why}" for field, why in wrong.items())
     note = f"\n\nAn earlier answer to this was rejected:\n{lines}\nAnswer again, in the format that is asked for."
     content = message["content"]

@@ -10,7 +10,7 @@ import dspy
 from dspy.clients.call_result import attributes
 from dspy.clients.engines.streaming import EngineChunk
 from dspy.utils.callback import with_callbacks
-from dspy.utils.exceptions import LMError, LMInvalidRequestError
+from dspy.utils.exceptions import LMError
 from pydantic import BaseModel
 
 from despina.wire import RuntimeConfig
@@ -18,12 +18,12 @@ from despina_runtime import compat
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import Meter
+from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import Target
 from despina_runtime.paths import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
 
-GRACE_SECONDS = 1.0
 OUT_OF_REACH = (
     "the manifest's LMs are known only where a request is worked on, and a thread of one's own knows of none: start it"
     " by dspy.Parallel, Module.batch or dspy.asyncify, or have it run contextvars.copy_context().run"
@@ -79,9 +79,7 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         """From a thread: wait for the event loop's answer."""
         if is_on_a_loop():
             raise RuntimeError("a program with `aforward` must await its modules (`await module.acall(...)`)")
-        answer = asyncio.run_coroutine_threadsafe(self._answer(prompt, messages, kwargs), self._loop)
-        # If the loop itself waits for this thread, somebody has to give up.
-        return answer.result(_meter().deadline - self._loop.time() + GRACE_SECONDS)
+        return _meter().wait(self._answer(prompt, messages, kwargs), self._loop)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
@@ -89,20 +87,21 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         return await self._answer(prompt, messages, kwargs)
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
-        """The first LM of the chain that answers. Each has its share of the time that is left."""
+        """The first LM of the chain that answers. Each has its share of the time that is left. If none answers,
+        a refusal counts, and not that others could not be asked: else long inputs would seem to be an outage."""
         meter = _meter()
         asked = messages or [{"role": "user", "content": prompt}]
         params = _plain({**self.kwargs, **kwargs})
         module, emit = self._module(), _emit_for(self.model, params)
+        refusal: LMError | None = None
         for left, target in zip(range(len(self._chain), 0, -1), self._chain, strict=True):
             now = asyncio.get_running_loop().time()
             try:
                 return await target.answer(asked, params, meter, module, now + (meter.deadline - now) / left, emit)
-            except LMInvalidRequestError:
-                raise
-            except LMError:
+            except LMError as exc:
+                refusal = refusal or (exc if is_refusal(exc) else None)
                 if left == 1 or (emit and emit.started):
-                    raise
+                    raise refusal or exc from None
         raise AssertionError("a chain has at least one LM")
 
     def _module(self) -> str:
@@ -167,7 +166,8 @@ class LMs:
     def __init__(self, config: RuntimeConfig, store: Store | None, program: dspy.Module) -> None:
         loop = asyncio.get_running_loop()
         lm_store = store if config.cache and config.cache.scope != "Program" else None
-        self._targets = {lm.name: Target(lm, lm_store) for lm in config.lms}
+        share_seconds = config.request_timeout_seconds / (1 + len(config.fallbacks))
+        self._targets = {lm.name: Target(lm, lm_store, share_seconds) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
         self._is_mixed = self._pin(program, config)

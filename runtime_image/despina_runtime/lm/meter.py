@@ -6,9 +6,12 @@ A request's meter is the key `meter` of `dspy.settings`. DSPy carries these into
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 from prometheus_client import Counter
@@ -19,6 +22,8 @@ CALLS = Counter("despina_lm_calls_total", "Attempts to call a language model, by
 TOKENS = Counter("despina_lm_tokens_total", "Tokens that providers counted.", ["lm", "module", "kind"])
 COST = Counter("despina_lm_cost_usd_total", "What calls cost by the manifest's prices.", ["lm", "module"])
 MILLION = Decimal(1_000_000)
+GRACE_SECONDS = 1.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -33,10 +38,32 @@ class Meter:
     cost: Decimal | None = None
     pending: list[tuple[str, bytes]] = field(default_factory=list)
     """LM answers to keep once the whole request turned out well."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """Output fields that the program got wrong, and why: what a second try is told."""
     trace: tuple[tuple[str, str], ...] = ()
     """Headers of the caller's trace, for whoever is called on the way."""
+
+    waited_for: set[Future[Any]] = field(default_factory=set)
+    """What threads of this request wait for."""
+    is_closed: bool = False
+
+    def wait(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+        """From a thread: what the work gives, on the event loop.
+
+        Raises:
+            TimeoutError: after the deadline; if the loop itself waits for this thread, somebody has to give up.
+            concurrent.futures.CancelledError: nobody waits for the request any more.
+        """
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        self.waited_for.add(future)
+        future.add_done_callback(self.waited_for.discard)
+        if self.is_closed:
+            future.cancel()
+        return future.result(self.deadline - loop.time() + GRACE_SECONDS)
+
+    def close(self) -> None:
+        """Nobody waits for the request any more: what its threads ask for is not done. They cannot be stopped."""
+        self.is_closed = True
+        for future in tuple(self.waited_for):
+            future.cancel()
 
     def spend(self, lm: LMConfig, module: str, usage: dict[str, Any]) -> None:
         """Book the usage of one answer, also for a program that tracks it by DSPy's means."""

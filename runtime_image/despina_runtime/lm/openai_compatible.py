@@ -24,12 +24,23 @@ from dspy.utils.exceptions import (
     LMRateLimitError,
     LMServerError,
     LMTransportError,
+    LMUnsupportedModelError,
 )
 
 from despina.wire import LMConfig
 
 PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile"}
 KEEP_ALIVE_SECONDS = 30
+KINDS: dict[int, type[LMError]] = {
+    400: LMInvalidRequestError,
+    401: LMAuthError,
+    403: LMAuthError,
+    404: LMUnsupportedModelError,
+    413: LMInvalidRequestError,
+    422: LMInvalidRequestError,
+    429: LMRateLimitError,
+}
+"""What statuses mean, below 500."""
 
 
 class Emit(Protocol):
@@ -81,7 +92,7 @@ class CompatibleClient:
                 if response.status >= 400:
                     raise self._error(response.status, response.headers.get("retry-after"))
                 if emit:
-                    return await self._read_stream(response, emit)
+                    return await self._read_stream(response, emit, params.get("n") or 1)
                 return self._parse(await response.read())
         except aiohttp.ClientError as exc:
             raise LMTransportError(type(exc).__name__, model=self._name) from exc
@@ -106,28 +117,49 @@ class CompatibleClient:
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise LMServerError("the answer is not a chat completion", model=self._name) from exc
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, emit: Emit) -> Completion:
-        text: list[str] = []
+    async def _read_stream(self, response: aiohttp.ClientResponse, emit: Emit, wanted: int) -> Completion:
+        """The same as if it had come whole; what is passed on meanwhile is the first choice's text."""
+        choices: dict[int, _Growing] = {}
         usage: dict[str, Any] = {}
-        finished = False
         async for event in _events(response, self._name):
             usage = event.get("usage") or usage
-            for choice in event.get("choices") or ():
-                finished = finished or bool(choice.get("finish_reason"))
-                if piece := (choice.get("delta") or {}).get("content"):
-                    text.append(piece)
+            for part in event.get("choices") or ():
+                index = part.get("index") or 0
+                piece = choices.setdefault(index, _Growing()).add(part)
+                if piece and index == 0:
                     await emit(piece)
-        if not finished:
+        if sum(choice.is_finished for choice in choices.values()) < wanted:
             raise LMTransportError("the stream ended before the answer did", model=self._name)
-        return Completion(["".join(text)], usage)
+        return Completion([_output(choices[index].whole()) for index in sorted(choices)], usage)
 
     def _error(self, status: int, retry_after: str | None) -> LMError:
         """A provider's own words may hold keys or prompts, so only the status is told."""
-        kinds: dict[int, type[LMError]] = {401: LMAuthError, 403: LMAuthError, 429: LMRateLimitError}
-        kind = kinds.get(status) or (LMServerError if status >= 500 else LMProviderError)
-        if status in (400, 404, 413, 422):
-            kind = LMInvalidRequestError
+        kind = KINDS.get(status) or (LMServerError if status >= 500 else LMProviderError)
         return kind(f"status {status}", model=self._name, status=status, retry_after=_seconds(retry_after))
+
+
+class _Growing:
+    """A choice of which part after part comes."""
+
+    def __init__(self) -> None:
+        self.is_finished = False
+        self._texts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
+        self._logprobs: dict[str, list[Any]] = {}
+
+    def add(self, part: dict[str, Any]) -> str | None:
+        """The text that the part brings."""
+        self.is_finished = self.is_finished or bool(part.get("finish_reason"))
+        delta = part.get("delta") or {}
+        for name, texts in self._texts.items():
+            texts.append(delta.get(name) or "")
+        for name, tokens in (part.get("logprobs") or {}).items():
+            self._logprobs.setdefault(name, []).extend(tokens or ())
+        text: str | None = delta.get("content")
+        return text
+
+    def whole(self) -> dict[str, Any]:
+        """As a choice of an answer that is not streamed."""
+        return {"message": {k: "".join(v) for k, v in self._texts.items()}, "logprobs": self._logprobs}
 
 
 def _output(choice: dict[str, Any]) -> Any:

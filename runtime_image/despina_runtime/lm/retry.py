@@ -6,7 +6,15 @@ a provider's Retry-After is the least that is waited.
 
 from __future__ import annotations
 
-from dspy.utils.exceptions import LMError, LMRateLimitError, LMServerError, LMTimeoutError, LMTransportError
+from dspy.utils.exceptions import (
+    LMError,
+    LMInvalidRequestError,
+    LMRateLimitError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+    LMUnsupportedModelError,
+)
 
 BASE_SECONDS = 0.2
 MAX_SECONDS = 10.0
@@ -21,6 +29,12 @@ def is_retryable(exc: Exception) -> bool:
 def is_outage(exc: Exception) -> bool:
     """True for what a breaker counts. A provider that limits us is up, so 429 does not count."""
     return isinstance(exc, LMError) and is_retryable(exc) and not isinstance(exc, LMRateLimitError)
+
+
+def is_refusal(exc: Exception) -> bool:
+    """True where an LM is well and does not take this request: it is too long for it, or not allowed. Callers can bring
+    that about, and another LM may take it."""
+    return isinstance(exc, LMInvalidRequestError) and not isinstance(exc, LMUnsupportedModelError)
 
 
 def delay(attempt: int, exc: Exception, jitter: float) -> float:

@@ -85,14 +85,15 @@ class DspyClient:
 
 
 class Target:
-    """One entry of `lms`."""
+    """One entry of `lms`. A request leaves it `share_seconds` at least, if it is asked at once."""
 
-    def __init__(self, config: LMConfig, store: Store | None) -> None:
+    def __init__(self, config: LMConfig, store: Store | None, share_seconds: float) -> None:
         self.config = config
         self._store = store
         self._client: Client = CompatibleClient(config) if is_compatible(config) else DspyClient(config)
         self._breaker = Breaker(config.breaker) if config.breaker else None
         self._key = KeyFile(config.api_key_file)
+        self._own_seconds = min(config.request_timeout_seconds, share_seconds) / 2
 
     async def answer(
         self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, module: str, until: float,
@@ -174,28 +175,42 @@ class Target:
         if self._breaker and ticket is None:
             raise LMUnavailable(self.config.name, self._breaker.retry_after)
         meter.attempts += 1
-        if self._breaker is None or ticket is None:
-            return await self._call(messages, params, until, emit)
+        began = asyncio.get_running_loop().time()
         try:
             completion = await self._call(messages, params, until, emit)
+        except TimeoutError:
+            self._settle(ticket, self._of_silence(began))
+            raise self._late() from None
         except LMError as exc:
-            self._breaker.record(ticket, "outage" if is_outage(exc) else OK)
+            self._settle(ticket, "outage" if is_outage(exc) else OK)
             raise
         except BaseException:
-            self._breaker.release(ticket)
+            # At its deadline a request may be ended before this call's own time-out. Or the caller has left.
+            self._settle(ticket, self._of_silence(began) if is_over(until) else None)
             raise
-        self._breaker.record(ticket)
+        self._settle(ticket, OK)
         return completion
+
+    def _of_silence(self, began: float) -> str | None:
+        """What it says of the LM that it has not answered since: nothing, if most of the time was others'."""
+        waited = asyncio.get_running_loop().time() - began
+        return "outage" if waited >= self._own_seconds else None
+
+    def _settle(self, ticket: int | None, kind: str | None) -> None:
+        """Tell the breaker how a call went; None says nothing of the LM."""
+        if self._breaker is None or ticket is None:
+            return
+        if kind is None:
+            self._breaker.release(ticket)
+        else:
+            self._breaker.record(ticket, kind)
 
     async def _call(
         self, messages: list[dict[str, Any]], params: dict[str, Any], until: float, emit: Emit | None
     ) -> Completion:
         latest = min(until, asyncio.get_running_loop().time() + self.config.request_timeout_seconds)
-        try:
-            async with asyncio.timeout_at(latest):
-                return await self._client.complete(messages, params, self._key.read(), emit)
-        except TimeoutError:
-            raise self._late() from None
+        async with asyncio.timeout_at(latest):
+            return await self._client.complete(messages, params, self._key.read(), emit)
 
     async def close(self) -> None:
         """Give the connections back."""

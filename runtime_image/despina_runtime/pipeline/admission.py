@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem
@@ -68,9 +70,13 @@ class Slots:
         finally:
             self._waiting -= 1
 
-    def give_back(self) -> None:
-        """End of an execution."""
-        self._free.release()
+    def give_back(self, thread: Future[Any] | None = None) -> None:
+        """End of an execution. A thread cannot be stopped: if one still works on it, its end is the execution's."""
+        if thread is None or thread.done():
+            self._free.release()
+        else:
+            loop = asyncio.get_running_loop()
+            thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
 
 
 class Queue:
@@ -86,4 +92,4 @@ class Queue:
         try:
             return await self._then(call)
         finally:
-            self._slots.give_back()
+            self._slots.give_back(call.thread)

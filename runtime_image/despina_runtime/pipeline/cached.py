@@ -54,6 +54,8 @@ class Cache:
         key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.body)
         if self._stores_answers and (found := self._store.here(key)):
             return Answer(found.value, tier=found.tier, key=key)
+        if call.refusal:  # its answer is no caller's, and may differ for what was refused
+            return await self._look(key) or await self._then(call)
         if call.emit or not self._store.flights.is_shared:
             return await self._look(key) or await self._make(call, key)
         return await self._together(call, key)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from despina_runtime.lm.meter import Meter
 
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+"""ASGI's; once a request's body has been read, it tells that the caller has left."""
 EmitField = Callable[[str, str], Awaitable[None]]
 """Told the name of an output field and a piece of its text."""
 
@@ -24,8 +28,14 @@ class Call:
     """Headers of the caller's trace."""
     emit: EmitField | None = None
     """Set when the caller wants the answer as it grows."""
+    refusal = ""
+    """Why no NonIdempotent tool may be executed for it; empty for a caller's request."""
     inputs: Mapping[str, Any] = MappingProxyType({})
     """The body as the program's inputs, once it was parsed."""
+    receive: Receive | None = None
+    """Where the caller's leaving is heard of; None where somebody else listens, or nobody can leave."""
+    thread: Future[Any] | None = None
+    """The thread that works on it, or has worked."""
     _meter: Meter | None = None
 
     def __init__(self, body: bytes, deadline: float, lm: str | None = None) -> None:
@@ -64,7 +74,6 @@ class Rejected(Exception):
 
     def __init__(self, fields: dict[str, str]) -> None:
         super().__init__("; ".join(fields.values()))
-        self.fields = fields
 
 
 class Step(Protocol):

@@ -10,6 +10,7 @@ from despina.wire import RuntimeConfig
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.client import LMs
 from despina_runtime.pipeline.admission import Queue, RateLimit, Slots, TokenBucket
+from despina_runtime.pipeline.attended import Attended
 from despina_runtime.pipeline.cached import Cache, Replay
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
@@ -53,17 +54,17 @@ class Corridors:
         self.guard: Guard | None = None
 
     def build(self, program: dspy.Module, is_async: bool, interface: Interface, path: str = "") -> Step:
-        """rate limit → replay → parse → cache → fallback → tally → breaker → queue → validate → execute."""
+        """rate limit → replay → attended → parse → cache → fallback → tally → breaker → queue → validate → execute."""
         config, cache = self._config, self._config.cache
         step: Step = Queue(self._capacity.slots, self._validated(program, is_async, interface))
         if not path:
             step = self._counted(step)
         if config.fallback and not path:
-            step = build_fallback(config.fallback, interface, step)
+            step = build_fallback(config.fallback, config.auth_token_file, interface, step)
         keeps = cache is not None and cache.scope != "LM"
         if cache and self._store:
             step = Cache(self._store, path, keeps, step)
-        step = Parse(interface, step)
+        step = Attended(Parse(interface, step))
         if keeps and cache and self._store and cache.process_entries:
             step = Replay(self._store, f"{config.revision}/{path}", step)
         return RateLimit(self._capacity.bucket, step) if self._capacity.bucket else step

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMRateLimitError, LMTimeoutError
+from dspy.utils.exceptions import AdapterParseError, LMError, LMRateLimitError, LMTimeoutError
 
+from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
+from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, EmitField, Rejected
-from despina_runtime.problem import Problem, deadline_exceeded
+from despina_runtime.problem import Problem, deadline_exceeded, place_of
 from despina_runtime.tools.api import Toolbox
-from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolTimeout
+from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
 
 log = logging.getLogger(__name__)
-UNREADABLE = "{}: it could not be read in the format that was asked for"
 
 
 class Execute:
@@ -46,34 +47,43 @@ class Execute:
         """The program's prediction.
 
         Raises:
-            Problem: 504 for the deadline, 502 or 503 for the LM, 500 for the program.
-            Rejected: an LM's answer could not be read.
+            Problem: 504 for the deadline, 422, 502 or 503 for the LM, 500 for the program.
+            Rejected: an LM's answer could not be read, nor that of a second try.
         """
-        own = self._lms.context(call.lm, call.temperature)
+        own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
+        if toolbox and call.refusal:
+            toolbox = toolbox.refusing(call.refusal)
         try:
             async with asyncio.timeout_at(call.deadline):
-                with dspy.context(meter=call.meter, toolbox=self._toolbox, **own):
-                    return await (self._stream(call.inputs, call.emit) if call.emit else self._call(call.inputs))
+                with dspy.context(meter=call.meter, toolbox=toolbox, **own):
+                    return await (self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
         except TimeoutError:
+            call.meter.close()
             raise deadline_exceeded() from None
+        except asyncio.CancelledError:
+            call.meter.close()
+            raise
         except AdapterParseError as exc:
-            raise Rejected({name: UNREADABLE.format(name) for name in exc.signature.output_fields}) from None
+            raise Rejected(unreadable(exc)) from None
         except Exception as exc:
-            raise problem_of(exc) from exc
+            problem = problem_of(exc)
+            if call.refusal:  # which may have led to it: no breaker and no watch shall hold it against the program
+                problem.fault = None
+            raise problem from exc
 
-    async def _call(self, inputs: Mapping[str, Any]) -> Any:
+    async def _call(self, call: Call, inputs: Mapping[str, Any]) -> Any:
         if self._is_async:
             return await self._program.acall(**inputs)
-        # A thread cannot be stopped: after a deadline it is done when its LM calls are, which have the same deadline.
-        call = contextvars.copy_context().run
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: call(self._program, **inputs))
+        run = contextvars.copy_context().run
+        call.thread = self._pool.submit(lambda: run(self._program, **inputs))
+        return await asyncio.wrap_future(call.thread)
 
-    async def _stream(self, inputs: Mapping[str, Any], emit: EmitField) -> Any:
+    async def _stream(self, call: Call, emit: EmitField) -> Any:
         """The prediction, its fields told piece by piece before."""
-        run = dspy.streamify(self._program, stream_listeners=self._listeners(), is_async_program=self._is_async)
+        program = _Awaited(self._program, lambda **inputs: self._call(call, inputs))
+        run = dspy.streamify(program, _NoWord(), stream_listeners=self._listeners(), is_async_program=True)
         prediction = None
-        async for piece in run(**inputs):
+        async for piece in run(**call.inputs):
             if isinstance(piece, dspy.Prediction):
                 prediction = piece
             elif isinstance(piece, dspy.streaming.StreamResponse):
@@ -97,6 +107,25 @@ class Execute:
         ]
 
 
+class _Awaited:
+    """A program as `dspy.streamify` takes it, which would run one without `aforward` in DSPy's own threads: eight for
+    all."""
+
+    def __init__(self, program: dspy.Module, acall: Callable[..., Awaitable[Any]]) -> None:
+        self.named_predictors = program.named_predictors
+        self.acall = acall
+
+
+class _NoWord(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
+    """Nobody is told that a tool is called, and DSPy says it in its own threads only."""
+
+    def tool_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def tool_end_status_message(self, outputs: Any) -> None:
+        """Nothing."""
+
+
 def problem_of(exc: Exception) -> Problem:
     """What a caller is told. A provider's own words may hold keys or prompts, so they go to the log only."""
     kind = type(exc).__name__
@@ -104,14 +133,17 @@ def problem_of(exc: Exception) -> Problem:
         log.warning("LM failed error=%s status=%s", kind, exc.status)
         status, name, title = _of_lm(exc)
         wait = exc.retry_after if status == 503 else None
-        fault = "Timeout" if status == 504 else "Upstream"
+        fault = {504: "Timeout", 422: None}.get(status, "Upstream")
         return Problem(status, name, title, kind, fault=fault, retry_after=wait, can_fall_back=True)  # type: ignore[arg-type]
+    if isinstance(exc, ToolRefused):
+        return Problem(403, "tool-refused", f"The tool {exc.tool} is not executed for this request", str(exc))
     if isinstance(exc, ToolError) and not isinstance(exc, ToolArgumentsInvalid):
-        log.warning("Tool failed tool=%s error=%s message=%s", exc.tool, kind, exc)
+        said = "" if isinstance(exc, ToolFailed) else str(exc)  # what was executed may quote its arguments
+        log.warning("Tool failed tool=%s error=%s message=%r", exc.tool, kind, said)
         status, fault = (504, "Timeout") if isinstance(exc, ToolTimeout) else (502, "Upstream")
         title = f"The tool {exc.tool} could not be used"
         return Problem(status, "tool-failure", title, kind, fault=fault, can_fall_back=True)  # type: ignore[arg-type]
-    log.exception("Program raised", exc_info=exc)
+    log.error("Program raised error=%s\n%s", kind, place_of(exc))
     return Problem(500, "program-error", "The program raised an error", kind, fault="Program", can_fall_back=True)
 
 
@@ -122,6 +154,6 @@ def _of_lm(exc: LMError) -> tuple[int, str, str]:
         return 503, "lm-rate-limited", "The language model's provider limits the rate"
     if isinstance(exc, LMTimeoutError):
         return 504, "lm-timeout", "The language model took too long"
-    if isinstance(exc, LMInvalidRequestError):
-        return 502, "lm-refused", "The language model refused the request"
+    if is_refusal(exc):
+        return 422, "lm-refused", "The language model does not take this request: it may be too long, or not allowed"
     return 502, "lm-failure", "The language model could not be used"

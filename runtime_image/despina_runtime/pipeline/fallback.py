@@ -8,6 +8,7 @@ import logging
 import aiohttp
 
 from despina.wire import FALLBACK_HEADER, FailureReason, FallbackConfig
+from despina_runtime.lm.target import KeyFile
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.validate import render_outputs
 from despina_runtime.problem import Problem
@@ -36,10 +37,12 @@ class FixedResponse:
 
 
 class OtherProgram:
-    """`fallback.programRef`: it is asked within the last quarter of the deadline, or sooner if the failure is."""
+    """`fallback.programRef`: it is asked within the last quarter of the deadline, or sooner if the failure is.
+    It is shown the token that this program asks of its own callers."""
 
-    def __init__(self, url: str, then: Step) -> None:
+    def __init__(self, url: str, token: KeyFile, then: Step) -> None:
         self._url = url
+        self._token = token
         self._then = then
         self._session: aiohttp.ClientSession | None = None
 
@@ -63,21 +66,25 @@ class OtherProgram:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout())
         headers = {"content-type": "application/json", FALLBACK_HEADER: "1"}
+        if token := self._token.read():
+            headers["authorization"] = f"Bearer {token}"
         try:
             async with (
                 asyncio.timeout_at(deadline),
                 self._session.post(self._url, data=body, headers=headers) as response,
             ):
-                return await response.read() if response.status == 200 else None
+                if response.status == 200:
+                    return await response.read()
+                log.warning("Fallback program did not answer url=%s status=%d", self._url, response.status)
         except (aiohttp.ClientError, TimeoutError) as exc:
             log.warning("Fallback program did not answer url=%s error=%s", self._url, type(exc).__name__)
-            return None
+        return None
 
 
-def build_fallback(config: FallbackConfig, interface: Interface, then: Step) -> Step:
+def build_fallback(config: FallbackConfig, token_file: str | None, interface: Interface, then: Step) -> Step:
     """The manifest's fallback; raises ProgramError when fixed outputs do not fit the signature."""
     if config.url:
-        return OtherProgram(config.url, then)
+        return OtherProgram(config.url, KeyFile(token_file), then)
     try:
         return FixedResponse(render_outputs(interface, config.response or {}), then)
     except Rejected as rejected:

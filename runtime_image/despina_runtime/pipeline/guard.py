@@ -8,6 +8,9 @@ from despina_runtime.breaker import Breaker, State
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem
 
+UNUSABLE = "invalid-output"
+"""The LM is there and answers, so there is nothing to leave alone, and what callers write can bring this about."""
+
 
 class Guard:
     """Counts failures by whose fault they were."""
@@ -38,8 +41,8 @@ class Guard:
         return answer
 
     def _settle(self, ticket: int, problem: Problem) -> None:
-        if problem.fault is None:
-            self._breaker.release(ticket)  # the caller's own mistake, or a full queue
+        if problem.fault is None or problem.type == UNUSABLE:
+            self._breaker.release(ticket)  # the caller's own mistake, a full queue, or what may be either
         else:
             self._breaker.record(ticket, problem.fault if problem.fault in self._counted else OK)
 

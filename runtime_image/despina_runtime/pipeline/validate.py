@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import dspy
@@ -9,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
-from despina_runtime.problem import Problem, invalid_input
+from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
+
+log = logging.getLogger(__name__)
 
 
 class Parse:
@@ -32,12 +35,18 @@ def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
         return by_name(interface.inputs.model_validate_json(body))
     except ValidationError as exc:
         raise invalid_input(exc) from None
+    except Exception as exc:  # a type may refuse a value in a way of its own
+        kind = type(exc).__name__
+        log.warning("Input refused error=%s\n%s", kind, place_of(exc))
+        error = {"field": "(body)", "message": f"a type of the program's refused it: {kind}"}
+        raise Problem(422, "invalid-input", UNFIT, error["message"], (error,)) from None
 
 
 class Validate:
     """Holds outputs to the types and bounds of the signature, which DSPy does not enforce.
 
-    A rejected answer is asked for once more, with what was wrong with it.
+    Whatever the program did on the way to a bad one is done: it is not run again. A predictor's own bad answer has been
+    asked for once more by then (`lm/adapters.py`).
     """
 
     def __init__(self, interface: Interface, execute: Execute) -> None:
@@ -45,21 +54,12 @@ class Validate:
         self._execute = execute
 
     async def __call__(self, call: Call) -> Answer:
-        """The outputs as JSON; Problem 502 when the second try is no better."""
+        """The outputs as JSON; Problem 502 when they do not fit."""
         try:
-            return await self._try(call)
-        except Rejected as rejected:
-            call.meter.rejected = rejected.fields
-            call.meter.pending.clear()
-        try:
-            return await self._try(call)
+            return Answer(render_outputs(self._interface, await self._execute.run(call)))
         except Rejected as rejected:
             title = "The program's output does not fit its signature"
             raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
-
-    async def _try(self, call: Call) -> Answer:
-        prediction = await self._execute.run(call)
-        return Answer(render_outputs(self._interface, prediction))
 
 
 def render_outputs(interface: Interface, prediction: Any) -> bytes:
@@ -74,11 +74,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
         ) from None
     except ValidationError as exc:
-        wrong: dict[str, list[str]] = {}
-        for error in invalid_input(exc).errors:
-            field = error["field"].partition(".")[0]
-            wrong.setdefault(field, []).append(f"{error['field']}: {error['message']}")
-        raise Rejected({field: "; ".join(reasons) for field, reasons in wrong.items()}) from None
+        raise Rejected(by_field(exc)) from None
     return outputs.model_dump_json().encode()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from despina.wire import (
     INTERFACE_PATH,
+    LONGEST_WAIT,
     MAX_ORDER_BYTES,
     ORDERS_PATH,
     SIGNATURE_HEADER,
@@ -24,8 +25,16 @@ from despina.wire import (
     PodState,
 )
 from despina_runtime.http.prometheus import metrics
+from despina_runtime.process.news import News
 
 MOST_SIGNATURES = 4
+
+
+class Waiting(BaseModel):
+    """How long an answer may wait, and for what."""
+
+    after: int = Field(default=0, ge=0)
+    wait: float = Field(default=0.0, ge=0, le=LONGEST_WAIT)
 
 
 class OrderRefused(Exception):
@@ -95,6 +104,7 @@ def build_admin(
     desk: OrderDesk,
     obey: Callable[[Order], Awaitable[bool]],
     state: Callable[[], PodState],
+    news: News,
     interface: Callable[[str], bytes | None],
 ) -> Starlette:
     """The admin application. What can be read holds no secret and no caller's words."""
@@ -118,12 +128,19 @@ def build_admin(
             return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
         except OrderRefused as exc:
             return PlainTextResponse(f"{exc}\n", exc.status)
-        if not await obey(order):
+        obeyed = await obey(order)
+        news.tell()
+        if not obeyed:
             return PlainTextResponse("not all workers have obeyed\n", 503)
         return PlainTextResponse("ok")
 
-    async def tell_state(_: Request) -> Response:
-        told = state().model_copy(update={"orders": desk.report})
+    async def tell_state(request: Request) -> Response:
+        try:
+            waiting = Waiting.model_validate(dict(request.query_params))
+        except ValidationError:
+            return PlainTextResponse(f"after is a number from 0 on, wait are up to {LONGEST_WAIT} seconds\n", 400)
+        await news.after(waiting.after, waiting.wait)
+        told = state().model_copy(update={"orders": desk.report, "number": news.number})
         return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def tell_interface(request: Request) -> Response:

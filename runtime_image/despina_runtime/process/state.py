@@ -34,7 +34,8 @@ def _phase(found: list[HeldRevision | None]) -> HeldRevision:
     known = [h for h in found if h]
     failed = next((h for h in known if h.phase == "Failed"), None)
     is_ready = len(known) == len(found) and all(h.phase == "Ready" for h in known)
-    return failed or (known[0] if is_ready else HeldRevision(phase="Preparing"))
+    told = next((h for h in known if h.remark), known[0] if known else None)
+    return failed or (told if told and is_ready else HeldRevision(phase="Preparing"))
 
 
 def _shadow(reports: Sequence[ShadowReport]) -> ShadowReport | None:

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from despina.wire import (
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
@@ -53,7 +54,7 @@ WORKERS = "workers"
 LOOK_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 """A worker says something at least as often, from its event loop."""
-SILENT_SECONDS = 30.0
+SILENT_SECONDS = 8.0
 """From then on it counts as hanging. A program may compute on the loop for a while, though all of its worker's requests
 wait for it; and requests that compute may come one right after the other."""
 JOIN_SECONDS = 600.0
@@ -96,13 +97,14 @@ class Worker:
         except ValidationError:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    async def listen(self) -> None:
+    async def listen(self, heard: Callable[[], None]) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
             said, self.silent_seconds = json.loads(line), 0.0
             self.is_ready = self.is_ready or "ready" in said
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
+                heard()
             if waiting := self.asked.pop(said.get("done", 0), None):
                 waiting.set_result(said["ok"])
         for waiting in self.asked.values():
@@ -154,6 +156,7 @@ class Crew:
         self._ends = Ends()
         self._has_started = self._is_draining = False
         self._began = asyncio.get_running_loop().time()
+        self.news = News(self.state)
         self._write_down()
 
     @property
@@ -191,7 +194,7 @@ class Crew:
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(), self._watching)
+        listening = _task(worker.listen(self.news.look), self._watching)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -210,6 +213,7 @@ class Crew:
             worker.tell(order)
         worker.say({"serve": True})
         self._workers.append(worker)
+        self.news.look()
         _task(self._outlive(worker), self._watching)
 
     async def _look(self) -> None:
@@ -227,6 +231,7 @@ class Crew:
     async def _outlive(self, worker: Worker) -> None:
         code = await worker.process.wait()
         self._workers.remove(worker)
+        self.news.look()
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
@@ -361,7 +366,9 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
 def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
     config, boot = crew.config, secrets.token_hex(8)
     desk = OrderDesk(config.namespace, os.environ.get(POD_NAME_ENV, ""), config.order_keys, boot)
-    app = build_admin(lambda: crew.is_ready and not stop.is_set(), desk, crew.obey, crew.state, crew.interface)
+    app = build_admin(
+        lambda: crew.is_ready and not stop.is_set(), desk, crew.obey, crew.state, crew.news, crew.interface
+    )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 
 

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,17 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     config = RuntimeConfig.model_validate_json(Path(config_path).read_bytes())
     control = socket.socket(fileno=int(control_fd))
     fetching = Fetching(config_path, config, Path(cache))
-    from despina_runtime.engine import Engine, load_program
+    from despina_runtime.engine import Engine, load_program, try_out
 
     try:
         fetching.result()
         loaded = [load_program(config, Path(cache))]
-        # It is handed over: a name for it here would keep it when its revision is released.
-        uvloop.run(_serve(lambda: Engine(loaded.pop(), config, Path(cache)), config, int(listen_fd), control))
+
+        async def make() -> Engine:
+            # It is handed over: a name for it here would keep it when its revision is released.
+            return Engine(await try_out(loaded.pop(), config), config, Path(cache))
+
+        uvloop.run(_serve(make, config, int(listen_fd), control))
     except ProgramError as exc:
         log.error("Cannot serve reason=%s message=%s", exc.failure.reason, exc)
         control.sendall(exc.failure.model_dump_json().encode() + b"\n")
@@ -63,15 +68,17 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     os._exit(0)
 
 
-async def _serve(make: object, config: RuntimeConfig, listen_fd: int, control: socket.socket) -> None:
+async def _serve(
+    make: Callable[[], Awaitable[Engine]], config: RuntimeConfig, listen_fd: int, control: socket.socket
+) -> None:
     from despina_runtime.engine import settle
 
-    engine: Engine = make()  # type: ignore[operator]
+    engine = await make()
     await engine.start()
     settle()
     # A request leaves few cycles behind, so that the young generation need not be looked through every twenty requests.
     gc.set_threshold(10_000, 10, 10)
-    server = make_server(engine, config.request_timeout_seconds)
+    server = make_server(engine, config.request_timeout_seconds, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     _say(writer, {"loaded": True})
     joined = asyncio.Event()

@@ -2,7 +2,7 @@
 
     despina.json      entry point, signature, code files with digests, requirements, the format's version
     state.json        what `dump_state()` gives (instructions, demonstrations), without any LM
-    code/             the files that the entry point is imported from
+    code/             the files that the entry point is imported from, all of them listed in despina.json
     requirements.txt  what must be installed beside dspy
 
 Both formats of `mlflow.dspy.log_model` are pickles and hold the configured LM's API key in plain text.
@@ -13,18 +13,22 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import dspy
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from despina_runtime.program.interface import interface_of
 
+log = logging.getLogger(__name__)
 MANIFEST = "despina.json"
 STATE = "state.json"
 CODE = "code"
@@ -73,6 +77,8 @@ def log_program(
 ) -> int:
     """Log a program as a new version of the registered model `name`; returns the version's number.
 
+    A copy of it is tried out as a pod will do, without its LMs, and what that finds is logged as a warning.
+
     Args:
         program: the program, compiled or not. Its LMs are left out: the manifest names those.
         entrypoint: `module:name` that makes the program when called without arguments; its class by default.
@@ -89,6 +95,9 @@ def log_program(
     import mlflow
     from mlflow.models import Model
 
+    text = _signature_text(signature)
+    if said := _tried(program, text, input_example):
+        log.warning("%s", said)
     info = Model.log(
         artifact_path=None,
         name=name,
@@ -96,7 +105,7 @@ def log_program(
         registered_model_name=name,
         program=program,
         entrypoint=entrypoint,
-        signature_text=_signature_text(signature),
+        signature_text=text,
         code_paths=code_paths,
         requirements=requirements,
         input_example_json=input_example,
@@ -105,6 +114,15 @@ def log_program(
     if alias:
         mlflow.MlflowClient().set_registered_model_alias(name, alias, str(version))
     return version
+
+
+def _tried(program: dspy.Module, signature: str | None, example: dict[str, Any] | None) -> str:
+    """What a pod would say of the program, in a thread: a notebook has an event loop of its own."""
+    from despina_runtime.program.warmup import rehearse  # it needs what loads artefacts
+
+    interface = interface_of(program, signature)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(rehearse, program, interface, example).result()
 
 
 def save_model(path: str, mlflow_model: Any = None, **kwargs: Any) -> None:
@@ -128,6 +146,7 @@ def write(
 ) -> Manifest:
     """Write all of the artefact but MLflow's own MLmodel."""
     entry = entrypoint or _entrypoint_of(program)
+    _check_can_be_made(program, entrypoint)
     sources = code_paths if code_paths is not None else [_source_of(program)]
     state = json.dumps(state_of(program), indent=1, sort_keys=True)
     code = tuple(_copy_code(sources, folder / CODE))
@@ -150,7 +169,8 @@ def write(
 
 def state_of(program: dspy.Module) -> dict[str, Any]:
     """The compiled state without any LM: DSPy's own dump keeps base URLs and AWS keys."""
-    state: dict[str, Any] = json.loads(json.dumps(program.dump_state()))
+    # As DSPy itself writes it: demonstrations may hold enumerations, moments and UUIDs.
+    state: dict[str, Any] = orjson.loads(orjson.dumps(program.dump_state()))
     cleaned: dict[str, Any] = _without_lms(state)
     return cleaned
 
@@ -175,15 +195,46 @@ def _entrypoint_of(program: dspy.Module) -> str:
     return f"{_module_name(cls)}:{cls.__qualname__}"
 
 
+def _check_can_be_made(program: dspy.Module, entrypoint: str | None) -> None:
+    """A pod calls the class without arguments."""
+    cls = type(program)
+    parameters = [*inspect.signature(cls.__init__).parameters.values()][1:]
+    missing = [p.name for p in parameters if _must_be_given(p)]
+    if entrypoint is None and missing:
+        raise ValueError(
+            f"{cls.__qualname__} cannot be made without {', '.join(missing)}: give defaults, or pass"
+            " entrypoint='module:function', where the function gives the uncompiled program"
+        )
+
+
+def _must_be_given(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
+
+
 def _module_name(cls: type) -> str:
     """A script's module is __main__ only while it runs; in the artefact it goes by its file's name."""
-    return Path(inspect.getfile(cls)).stem if cls.__module__ == "__main__" else cls.__module__
+    return _file_of(cls).stem if cls.__module__ == "__main__" else cls.__module__
+
+
+def _file_of(cls: type) -> Path:
+    try:
+        file = Path(inspect.getfile(cls))
+    except (OSError, TypeError):
+        file = Path()
+    if not file.is_file():
+        raise ValueError(
+            f"{cls.__qualname__} stands in no file, as in a notebook: write its code to one and import it from there"
+        )
+    return file
 
 
 def _source_of(program: dspy.Module) -> Path:
     """The top of what must be copied so that the program's module can be imported."""
     cls = type(program)
-    file = Path(inspect.getfile(cls))
+    file = _file_of(cls)
     depth = _module_name(cls).count(".")
     return file.parents[depth - 1] if depth else file
 

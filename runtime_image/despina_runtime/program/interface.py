@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeGuard
 
 import dspy
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
 from despina.wire import FailureReason
@@ -33,6 +36,10 @@ class Interface:
             "outputs": self.outputs.model_json_schema(mode="serialization"),
         }
 
+    def without_instructions(self) -> Interface:
+        """The same but for the words that an LM is instructed with."""
+        return replace(self, instructions="")
+
 
 def by_name(model: BaseModel) -> dict[str, Any]:
     """A model's fields. `dict(model)` would take one that is called `keys` for the method."""
@@ -46,14 +53,35 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
     own `signature` counts, or that of its only predictor when `forward` takes just that predictor's inputs.
 
     Raises:
-        ProgramError: nothing says what the program takes and gives.
+        ProgramError: nothing says what the program takes and gives, or no JSON can hold it.
     """
     signature = declared_signature(declared) if declared else found_signature(program)
-    return Interface(
+    interface = Interface(
         inputs=_model("Inputs", signature.input_fields, extra="forbid"),
         outputs=_model("Outputs", signature.output_fields, extra="ignore"),
         instructions=signature.instructions,
     )
+    try:
+        interface.schema()
+    except PydanticInvalidForJsonSchema as exc:
+        text = f"{signature.__name__} has a field that no JSON can hold: {exc}"
+        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text) from exc
+    return interface
+
+
+def modules_of(program: dspy.Module) -> dict[str, dspy.Module]:
+    """Every module by its path within the program (`rewrite`, `steps[0]`, `answer.predict`)."""
+    named = {name.removeprefix("self").lstrip("."): module for name, module in program.named_sub_modules()}
+    return {path: module for path, module in named.items() if path}  # without the program itself
+
+
+def module_interfaces(program: dspy.Module) -> dict[str, Interface]:
+    """The interfaces of those modules that show theirs, by path."""
+    found = {}
+    for path, module in modules_of(program).items():
+        with suppress(ProgramError):
+            found[path] = interface_of(module)
+    return found
 
 
 def declared_signature(declared: str) -> type[dspy.Signature]:
@@ -62,33 +90,53 @@ def declared_signature(declared: str) -> type[dspy.Signature]:
         return dspy.Signature(declared)  # type: ignore[no-any-return]
     module, _, name = declared.partition(":")
     found = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, dspy.Signature)):
+    if not is_signature(found):
         raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, f"{declared} is not a DSPy signature")
     return found
 
 
 def found_signature(program: dspy.Module) -> type[dspy.Signature]:
     """The signature that a program shows by itself."""
-    own = getattr(program, "signature", None) or getattr(getattr(program, "predict", None), "signature", None)
-    if isinstance(own, type) and issubclass(own, dspy.Signature):
+    own = getattr(program, "signature", None)
+    if is_signature(own):
         return own
+    run = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
+    takes = inspect.signature(run) if run else inspect.Signature()
+    predict = getattr(getattr(program, "predict", None), "signature", None)
+    if is_signature(predict) and _can_be_bound(takes, predict.input_fields):
+        return predict
     predictors = program.predictors()
-    takes = {p for p in inspect.signature(type(program).forward).parameters if p not in ("self", "kwargs")}
-    if len(predictors) == 1 and takes == set(predictors[0].signature.input_fields):
+    names = {name for name in takes.parameters if name not in ("self", "kwargs")}
+    if len(predictors) == 1 and names == set(predictors[0].signature.input_fields):
         return predictors[0].signature  # type: ignore[no-any-return]
     raise ProgramError(
         FailureReason.SIGNATURE_UNKNOWN,
-        f"{type(program).__name__} has no `signature` attribute and {len(predictors)} predictors: pass signature="
-        "to log_program, as 'question -> answer' or 'module:SignatureClass'",
+        f"{type(program).__name__} has no `signature` attribute, and what it takes ({', '.join(names) or 'unknown'})"
+        f" is not what a single predictor takes ({len(predictors)} predictors): pass signature= to log_program, as"
+        " 'question -> answer' or 'module:SignatureClass'",
     )
 
 
+def is_signature(found: Any) -> TypeGuard[type[dspy.Signature]]:
+    """Whether something is a DSPy signature."""
+    return isinstance(found, type) and issubclass(found, dspy.Signature)
+
+
+def _can_be_bound(takes: inspect.Signature, inputs: Iterable[str]) -> bool:
+    """Whether a method can be called with these inputs, and nothing else."""
+    try:
+        takes.bind(None, **dict.fromkeys(inputs))
+    except TypeError:
+        return False
+    return True
+
+
 def _model(name: str, fields: dict[str, FieldInfo], extra: Any) -> type[BaseModel]:
-    parts: dict[str, Any] = {key: (_annotation(field), _field(field)) for key, field in fields.items()}
+    parts: dict[str, Any] = {key: (annotation_of(field), _field(field)) for key, field in fields.items()}
     return create_model(name, __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **parts)
 
 
-def _annotation(field: FieldInfo) -> Any:
+def annotation_of(field: FieldInfo) -> Any:
     """The type with its bounds (ge, le, max_length, …)."""
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
@@ -100,4 +148,13 @@ def _field(field: FieldInfo) -> Any:
     description = None if text.startswith("${") else text or None
     if field.is_required():
         return Field(description=description)
+    if field.default_factory:
+        return Field(default_factory=field.default_factory, description=description)
     return Field(default=field.default, description=description)
+
+
+def runs_async(program: dspy.Module) -> bool:
+    """Whether `aforward` is what the program is: one that a class inherits beside a `forward` of its own is another's
+    (`dspy.CodeAct` has ReAct's)."""
+    own = (vars(kind) for kind in type(program).__mro__)
+    return next(("aforward" in names for names in own if names.keys() & {"forward", "aforward"}), False)

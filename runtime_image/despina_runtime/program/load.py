@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from despina_runtime import compat
 from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import folder_of
-from despina_runtime.program.interface import Interface, interface_of
+from despina_runtime.program.interface import Interface, interface_of, module_interfaces, modules_of
 from despina_runtime.program.served import prepare
 from despina_runtime.program.unservable import ProgramError
 
@@ -46,8 +46,12 @@ class Loaded:
     """Whether it runs on the event loop; known after the warm-up."""
     manifest: Manifest | None = None
     """What the artefact says of itself; None for a pickle."""
+    modules: Mapping[str, Interface] = field(default_factory=dict)
+    """Interfaces of those modules that show theirs, by path (`rewrite`, `steps[0]`, `answer.predict`)."""
     digest: str = ""
     """Of the compiled state."""
+    remark: str = ""
+    """Why the warm-up told nothing of it; empty where it did, or was left out."""
 
 
 def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
@@ -66,7 +70,7 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
             text = "spec.modules: state of single modules needs models logged with despina_runtime.log_program"
             raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
         loaded = load_mlflow(folder, config.allow_pickle)
-        check_paths(loaded.program, config.modules)
+        check_paths(loaded.program, (m.path for m in config.modules))
         return loaded
     except ProgramError:
         raise
@@ -100,18 +104,12 @@ def _state_of(config: RuntimeConfig, version: str, cache: Path) -> dict[str, Any
     return state
 
 
-def module_paths(program: dspy.Module) -> list[str]:
-    """Every module's path within the program (`rewrite`, `steps[0]`, `answer.predict`)."""
-    names = [name.removeprefix("self").lstrip(".") for name, _ in program.named_sub_modules()]
-    return [name for name in names if name]
-
-
-def check_paths(program: dspy.Module, modules: Iterable[ModuleConfig]) -> None:
+def check_paths(program: dspy.Module, paths: Iterable[str], field: str = "spec.modules") -> None:
     """Raise UNKNOWN_MODULE, with the paths that there are."""
-    known = module_paths(program)
-    unknown = [m.path for m in modules if m.path not in known]
+    known = list(modules_of(program))
+    unknown = [path for path in paths if path not in known]
     if unknown:
-        text = f"spec.modules: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        text = f"{field}: the program has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
         raise ProgramError(FailureReason.UNKNOWN_MODULE, text)
 
 
@@ -136,6 +134,7 @@ def load_despina(
     """Load Despina's own format: verify, import, construct, restore the compiled state."""
     manifest = read_manifest(folder)
     check_requirements(manifest.requirements)
+    sys.dont_write_bytecode = True  # it would lie beside the code, as a file that nobody listed
     if str(folder / CODE) not in sys.path:
         sys.path.insert(0, str(folder / CODE))
     module, _, name = manifest.entrypoint.partition(":")
@@ -143,16 +142,24 @@ def load_despina(
     for part in name.split("."):
         factory = getattr(factory, part)
     program = factory()
-    check_paths(program, modules)
+    # As the author wrote them: what it was compiled to, the state brings, and no caller is told.
+    interface, of_modules = interface_of(program, manifest.signature), module_interfaces(program)
+    check_paths(program, (m.path for m in modules))
     state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
     program.load_state(state)
+    _forget_lms(program)
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-    interface = interface_of(program, manifest.signature)
-    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest)
+    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest, modules=of_modules)
+
+
+def _forget_lms(program: dspy.Module) -> None:
+    """The manifest says which LM is used: one of the state's would know no cache, breaker, price or deadline."""
+    for predictor in program.predictors():
+        predictor.lm = None
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, once every file's digest is as it says."""
+    """The manifest, once every file's digest is as it says, and no other file is where code is imported from."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as exc:
@@ -162,6 +169,9 @@ def read_manifest(folder: Path) -> Manifest:
     for path, digest in expected.items():
         if not (folder / path).is_file() or sha256(folder / path) != digest:
             raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{path} is not what {MANIFEST} says")
+    there = (p for p in (folder / CODE).rglob("*") if p.is_symlink() or not p.is_dir())
+    if unlisted := sorted({str(p.relative_to(folder)) for p in there} - expected.keys()):
+        raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{MANIFEST} does not list {', '.join(unlisted)}")
     return manifest
 
 
@@ -195,6 +205,7 @@ def load_mlflow(folder: Path, allow_pickle: bool) -> Loaded:
         )
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     program = compat.load_mlflow_model(folder)
-    for predictor in program.predictors():
-        predictor.lm = None  # the manifest says which LM is used
-    return Loaded(program, interface_of(program))
+    _forget_lms(program)
+    # Nobody knows which of a pickle's instructions are its author's, and which it was compiled to.
+    modules = {path: i.without_instructions() for path, i in module_interfaces(program).items()}
+    return Loaded(program, interface_of(program).without_instructions(), modules=modules)

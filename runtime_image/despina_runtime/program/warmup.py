@@ -2,7 +2,8 @@
 is broken before a caller does.
 
 In place of the LM's adapter stands one that formats each prompt, as always, and answers with values that the
-signature allows.
+signature allows: recorded ones where the manifest has some, else made up. A program may ask more of them than its
+signature says (`int(prediction.text)`), so what it raises of its own accord refuses no version and is only told.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import dspy
 from dspy.adapters import ChatAdapter
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from pydantic import TypeAdapter
 
-from despina.wire import FailureReason
+from despina.wire import FailureReason, WarmUpConfig
+from despina_runtime import compat
 from despina_runtime.lm.client import OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
-from despina_runtime.program.interface import by_name
-from despina_runtime.program.load import Loaded
+from despina_runtime.paths import is_in
+from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
+from despina_runtime.program.load import Loaded, check_paths
+from despina_runtime.program.made_up import begin_anew, made_up, submission
+from despina_runtime.program.served import NoLM
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.samples import sample
-from despina_runtime.tools.errors import ToolUnavailable
+from despina_runtime.tools.api import LocalToolbox, rehearsing
+from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 2.0
@@ -37,21 +44,66 @@ BLOCKING = (
 )
 
 
+NO_SANDBOX = (
+    "{}: it runs code that LMs write, in a sandbox that is not here: pass interpreter_factory=dspy.LocalInterpreter,"
+    " for which the pod is the sandbox, or use an image with Deno (docs/serving.md)"
+)
+WARMUP_INCONCLUSIVE = "WarmupInconclusive"
+"""The word that a remark begins with."""
+INCONCLUSIVE = (
+    "{}: {}; if made-up values are the cause, record real ones: inputs with input_example= of log_program, what LMs"
+    " answer with spec.warmUp.outputs"
+)
+ERROR_LENGTH = 640
+
+
 class BlocksTheLoop(BaseException):
     """A module was called on the event loop without await, or in a thread that the event loop waits for: every other
     request would wait for it. No program's `except Exception` shall hide it."""
 
 
+class Rehearsal:
+    """What the program is given in place of LMs' answers, and whether it may run on the event loop."""
+
+    def __init__(self, program: dspy.Module, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """On which the program is tried out; the calls of its LMs would have to be made there."""
+        self._paths = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
+        self._recorded = recorded
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rehearsal:
+        """Modules that try several times copy their LM."""
+        return self
+
+    def check_free(self) -> None:
+        """In a thread: raise BlocksTheLoop unless the loop can work for it."""
+        if self.loop:
+            _check_free(self.loop)
+
+    def values(self, signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of the predictor that is called."""
+        fields = signature.output_fields
+        recorded = {name: value for name, value in self._of_caller().items() if name in fields}
+        made = made_up({name: field for name, field in fields.items() if name not in recorded})
+        made |= {name: TypeAdapter(annotation_of(fields[name])).validate_python(v) for name, v in recorded.items()}
+        return made | submission(fields, inputs)
+
+    def _of_caller(self) -> Mapping[str, Any]:
+        callers = reversed(dspy.settings.caller_modules or ())
+        path = next((self._paths[id(module)] for module in callers if id(module) in self._paths), "")
+        return next((values for module, values in self._recorded.items() if is_in(path, module)), {})
+
+
 class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
     """Formats prompts and answers them itself."""
 
-    loop: asyncio.AbstractEventLoop | None = None
-    """On which the program is tried out; the calls of its LMs would have to be made there."""
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        super().__init__()
+        self._rehearsal = rehearsal
 
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """What an adapter gives: one dictionary of output values per completion."""
-        if self.loop:
-            _check_free(self.loop)
+        self._rehearsal.check_free()
         return self._values(signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
@@ -60,7 +112,7 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
 
     def _values(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         self.format(signature, demos, inputs)
-        return [{name: sample_value(field.annotation) for name, field in signature.output_fields.items()}]
+        return [self._rehearsal.values(signature, inputs)]
 
 
 def _check_free(loop: asyncio.AbstractEventLoop) -> None:
@@ -75,74 +127,108 @@ def _check_free(loop: asyncio.AbstractEventLoop) -> None:
         raise BlocksTheLoop from None
 
 
-def sample_value(annotation: Any) -> Any:
-    """A Python value of a type."""
-    adapter = TypeAdapter(annotation)
-    return adapter.validate_python(sample(adapter.json_schema()))
-
-
 class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
-    """Answers whoever calls the LM without an adapter."""
+    """Answers whoever calls the LM without an adapter, or with one of the program's own, in whose format it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, rehearsal: Rehearsal) -> None:
         super().__init__(model="warm-up")
+        self._rehearsal = rehearsal
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
         """One completion."""
-        return ["warm-up"]
+        self._rehearsal.check_free()
+        return [self._text()]
 
     async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
         """The same."""
-        return ["warm-up"]
+        return [self._text()]
+
+    def _text(self) -> str:
+        caller, adapter = (dspy.settings.caller_modules or [None])[-1], dspy.settings.adapter
+        if not isinstance(caller, dspy.Predict) or isinstance(adapter, WarmupAdapter):
+            return "warm-up"
+        if isinstance(adapter, dspy.TwoStepAdapter):  # it reads any text, and has a ChatAdapter's answer made of it
+            adapter = ChatAdapter()
+        values = self._rehearsal.values(caller.signature, {})
+        text: str = adapter.format_assistant_message_content(caller.signature, values)
+        return text
 
 
-def warm_up(loaded: Loaded) -> Loaded:
-    """Run the program once on the logged example, or on inputs made from its signature.
+async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Loaded:  # noqa: B008 - it is frozen
+    """Run the program once on the logged example, or on inputs made from its signature, on the running event loop.
 
-    One that needs a tool which is not there yet is not tried out: it shall start before its tools do.
-
-    A program with `aforward` runs on the event loop, if it awaits its modules there; else in threads.
+    A program with `aforward` runs on that loop, if it awaits its modules there; else in threads. One that needs a tool
+    which is not there yet is not tried out: it shall start before its tools do. What the program raises of its own
+    accord is its `remark`.
 
     Raises:
-        ProgramError: the program raised, or it blocks the event loop and has no `forward`.
+        ProgramError: it cannot work whatever LMs answer: it blocks the event loop and has no `forward`, asks LMs where
+            no request is known, calls a tool that its manifest does not list, or has no sandbox for LMs' code.
     """
+    is_async = runs_async(loaded.program)
+    if not config.is_enabled:
+        return replace(loaded, is_async=is_async)
+    check_paths(loaded.program, config.outputs, "spec.warmUp.outputs")
     try:
-        inputs = loaded.interface.inputs.model_validate(
-            loaded.example or sample(loaded.interface.inputs.model_json_schema())
-        )
-        adapter = WarmupAdapter()
-        with dspy.context(lm=WarmupLM(), adapter=adapter, meter=Meter(math.inf), trace=[]):
-            return replace(loaded, is_async=_run_once(loaded.program, by_name(inputs), adapter))
+        rehearsal = Rehearsal(loaded.program, config.outputs)
+        inputs = _inputs(loaded.interface, loaded.example)
+        lm, adapter = WarmupLM(rehearsal), WarmupAdapter(rehearsal)
+        own = {"meter": Meter(math.inf), "trace": [], "warn_on_type_mismatch": False}  # as a request's
+        with dspy.context(lm=lm, adapter=adapter, **own):
+            is_async = is_async and await _runs_on_the_loop(loaded.program, inputs, rehearsal)
+            if not is_async:
+                await asyncio.to_thread(loaded.program, **inputs)
     except ToolUnavailable as exc:
         log.warning("The program is not tried out before it serves reason=%s", exc)
-        return replace(loaded, is_async=hasattr(loaded.program, "aforward"))
+    except (OutOfReach, ToolUnknown) as exc:
+        raise ProgramError(FailureReason.WARMUP_FAILED, str(exc)) from exc
     except ProgramError:
         raise
-    except OutOfReach as exc:
-        raise ProgramError(FailureReason.WARMUP_FAILED, str(exc)) from exc
     except Exception as exc:
-        text = f"{type(exc).__name__}: {exc}; log the program with input_example= if made-up inputs are the cause"
-        raise ProgramError(FailureReason.WARMUP_FAILED, text) from exc
+        if type(exc) is CodeInterpreterError:  # subclasses are about the code, which is made up here
+            raise ProgramError(FailureReason.WARMUP_FAILED, NO_SANDBOX.format(type(exc).__name__)) from exc
+        remark = INCONCLUSIVE.format(WARMUP_INCONCLUSIVE, f"{type(exc).__name__}: {exc}"[:ERROR_LENGTH])
+        log.warning("%s", remark, exc_info=exc)
+        return replace(loaded, is_async=is_async, remark=remark)
+    return replace(loaded, is_async=is_async)
 
 
-def _run_once(program: dspy.Module, inputs: dict[str, Any], adapter: WarmupAdapter) -> bool:
+def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> str:
+    """What a pod would say of a program, where none is served: its remark, or why it would be refused.
+
+    The program stays as it is: a copy runs, on an event loop of its own, and knows no LM. Which tools there will be is
+    not known here, so those that are missing say nothing.
+    """
+    copy = program.deepcopy()
+    copy.set_lm(None)
+    toolbox = LocalToolbox()
+    before = compat.process_settings["lm"]
+    compat.process_settings["lm"] = NoLM()
+    try:
+        with rehearsing(toolbox):
+            return asyncio.run(warm_up(Loaded(copy, interface, example))).remark
+    except ProgramError as exc:
+        return "" if isinstance(exc.__cause__, ToolUnknown) else f"{exc.failure.reason}: {exc}"
+    finally:
+        compat.process_settings["lm"] = before
+
+
+def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, Any]:
+    begin_anew()
+    needed = {name: field for name, field in interface.inputs.model_fields.items() if field.is_required()}
+    return by_name(interface.inputs.model_validate(example or made_up(needed)))
+
+
+async def _runs_on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehearsal: Rehearsal) -> bool:
     """Whether the program ran without blocking the event loop."""
-    if hasattr(program, "aforward"):
-        try:
-            asyncio.run(_on_loop(program, inputs, adapter))
-        except BlocksTheLoop:
-            if not hasattr(type(program), "forward"):
-                raise ProgramError(FailureReason.WARMUP_FAILED, BLOCKING) from None
-            log.warning("The program's aforward calls modules without await, so it runs in threads")
-        else:
-            return True
-    program(**inputs)
-    return False
-
-
-async def _on_loop(program: dspy.Module, inputs: dict[str, Any], adapter: WarmupAdapter) -> None:
-    adapter.loop = asyncio.get_running_loop()
+    rehearsal.loop = asyncio.get_running_loop()
     try:
         await program.acall(**inputs)
+    except BlocksTheLoop:
+        if not hasattr(type(program), "forward"):
+            raise ProgramError(FailureReason.WARMUP_FAILED, BLOCKING) from None
+        log.warning("The program's aforward calls modules without await, so it runs in threads")
+        return False
     finally:
-        adapter.loop = None
+        rehearsal.loop = None
+    return True

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import orjson
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -38,12 +38,13 @@ from despina.wire import (
     ToolHostConfig,
     ToolProblemReport,
 )
-from despina_runtime.http.asgi import Disconnected, Header, Receive, Scope, Send, read_body, send_body, send_problem
+from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.pipeline.admission import Slots
-from despina_runtime.problem import Problem, invalid_input
+from despina_runtime.pipeline.call import Receive
+from despina_runtime.problem import Disconnected, Problem, invalid_input, place_of
 from despina_runtime.surroundings import on_signals
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
@@ -92,7 +93,7 @@ class Host:
         self._functions = functions
         self._tokens = Tokens(config.tokens_dir)
         self._slots = Slots(config.max_in_flight, LONGEST_QUEUE)
-        self._mcp = McpEndpoint(config.tool, [self._offer(f) for f in functions.values()])
+        self._mcp = McpEndpoint(config.tool, [self._offer(f) for f in functions.values()], LARGEST_BODY)
         self._problems: dict[str, ToolProblemReport] = {}
         self._mismatches = {name: text for name, f in functions.items() if (text := mismatch(config, f))}
         self.is_draining = False
@@ -185,7 +186,7 @@ class Host:
             self._problems[function.name] = ToolProblemReport(reason=exc.reason[:64], message=str(exc)[:1024])
             raise Problem(503, _dashed(exc.reason), "The tool cannot work as things are", str(exc)) from exc
         except Exception as exc:
-            log.exception("Tool raised tool=%s", function.name)
+            log.error("Tool raised tool=%s error=%s\n%s", function.name, type(exc).__name__, place_of(exc))
             detail = f"{type(exc).__name__}: {exc}"[:500]
             raise Problem(500, "tool-error", "The tool raised an error", detail, fault="Program") from exc
         finally:
@@ -193,7 +194,7 @@ class Host:
                 work.cancel()
 
     def _offer(self, function: Function) -> Offer:
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes]) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], _: Receive | None) -> bytes:
             try:
                 return await self.execute(function.name, arguments, headers)
             except Problem as problem:
@@ -238,7 +239,7 @@ def mismatch(config: ToolHostConfig, function: Function) -> str:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        found = orjson.loads(body or b"{}")
+        found = from_json(body or b"{}")
     except ValueError:
         raise Problem(400, "invalid-json", "The body is not JSON") from None
     if not isinstance(found, dict):
@@ -278,7 +279,7 @@ async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.max_in_flight, "tool"))
     functions = chosen(config, find_tools(config.packages))
     app = Host(config, functions)
-    server = make_server(app, config.timeout_seconds)
+    server = make_server(app, config.timeout_seconds, config.timeout_seconds)
     serving = asyncio.create_task(server.serve(sockets=[open_port(host, config.port)]))
     beside = [asyncio.create_task(app.check())]
     if admin_port is not None:

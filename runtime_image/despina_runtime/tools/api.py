@@ -7,12 +7,13 @@ they call the functions of the packages that DESPINA_TOOL_PACKAGES names, in thi
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dspy
 from pydantic import ValidationError
@@ -27,11 +28,12 @@ from despina.wire import (
     ToolConfig,
     ToolsConfig,
     ToolUse,
+    TrialTools,
 )
 from despina_runtime import compat
 from despina_runtime.cache.store import Store
 from despina_runtime.samples import sample
-from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
+from despina_runtime.tools.errors import ToolRefused, ToolUnavailable, ToolUnknown
 from despina_runtime.tools.grid import Grid
 from despina_runtime.tools.local import local_tool
 
@@ -75,10 +77,18 @@ class Toolbox:
         self.store: Store | None = None
         self.is_rehearsing = False
         """While the program is only tried out: tools then give made-up results."""
+        self.refusal = ""
+        """Why it executes no NonIdempotent tool; empty where it does."""
 
     def serve(self, grid: Grid, store: Store | None) -> None:
         """Use a worker's grid, on the loop that is running, and its cache."""
         self.grid, self.store, self.loop = grid, store, asyncio.get_running_loop()
+
+    def refusing(self, refusal: str) -> Self:
+        """The same for one request, without the tools that are NonIdempotent."""
+        found = copy.copy(self)
+        found.refusal = refusal
+        return found
 
     def find(self, name: str) -> tuple[ToolUse, ToolConfig]:
         """The tool of a name; raises ToolUnknown."""
@@ -95,6 +105,8 @@ class Toolbox:
         use, config = self.find(name)
         if self.is_rehearsing:
             return _made_up(name, config)
+        if self.refusal and config.contract and not config.contract.idempotent:
+            raise ToolRefused(name, self.refusal)
         now, meter = asyncio.get_running_loop().time(), dspy.settings.get("meter")
         deadline = meter.deadline if meter else now + UNSERVED_SECONDS
         if use.timeout_seconds:
@@ -109,6 +121,8 @@ class Toolbox:
             return _made_up(name, self.find(name)[1])
         if self.loop is None:
             return asyncio.run(self._alone(name, arguments))
+        if meter := dspy.settings.get("meter"):
+            return meter.wait(self.call(name, arguments), self.loop)
         return asyncio.run_coroutine_threadsafe(self.call(name, arguments), self.loop).result()
 
     async def _alone(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -160,6 +174,12 @@ def make_toolbox(config: RuntimeConfig) -> Toolbox:
     """The tools of one revision."""
     path = os.environ.get(TOOLS_FILE_ENV) or str(Path(TOOLS_DIR) / TOOLS_FILE)
     return Toolbox(config.tools, ToolsFile(Path(path)))
+
+
+def refusal_of(tools: TrialTools, gate: str) -> str:
+    """Why a gate of a kind (`smoke`, `evaluate`, `shadow`) has no NonIdempotent tool executed; empty if it may."""
+    field = f"spec.rollout.gates[].{gate}.tools"
+    return "" if tools == "Execute" else f"it is NonIdempotent, and a gate executes it only where {field} is Execute"
 
 
 @contextmanager
@@ -219,7 +239,7 @@ def tool(name: str) -> dspy.Tool:
 def _made_up(name: str, config: ToolConfig) -> Any:
     if config.contract is None:
         raise ToolUnavailable(name, config.missing)
-    return sample(config.contract.returns or {}, items=1)
+    return sample(config.contract.returns or {})
 
 
 DEFAULT = LocalToolbox()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-import orjson
+from pydantic_core import from_json, to_json
 
 from despina.api.breaking import OK
 from despina.wire import DEADLINE_HEADER, DRAINING_HEADER, EXECUTED_HEADER, TOOLS_PATH, ToolBackend
@@ -116,7 +116,7 @@ class HttpTransport:
             async with (
                 asyncio.timeout_at(request.deadline),
                 self._session.post(
-                    url, data=orjson.dumps(request.arguments), headers=headers, trace_request_ctx=seen
+                    url, data=to_json(request.arguments, inf_nan_mode="null"), headers=headers, trace_request_ctx=seen
                 ) as response,
             ):
                 return outcome_of(response, await response.read())
@@ -134,7 +134,7 @@ class HttpTransport:
 def outcome_of(response: aiohttp.ClientResponse, body: bytes) -> Outcome:
     """What an answer means."""
     try:
-        document = orjson.loads(body)
+        document = from_json(body)
     except ValueError:
         document = {}
     is_leaving = response.headers.get(DRAINING_HEADER) == "yes"

@@ -19,6 +19,10 @@ class ToolArgumentsInvalid(ToolError, ValueError):
     """The arguments do not fit the contract; nothing was executed."""
 
 
+class ToolRefused(ToolError):
+    """It is NonIdempotent, and a gate that tries the program may not execute such tools; nothing was executed."""
+
+
 class ToolUnavailable(ToolError):
     """Nobody could execute it, or nobody knows whether it was executed."""
 

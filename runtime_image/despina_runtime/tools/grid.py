@@ -16,8 +16,8 @@ from typing import Any
 
 import aiohttp
 import jsonschema_rs
-import orjson
 from prometheus_client import Counter, Histogram
+from pydantic_core import from_json, to_json
 
 from despina.wire import NEVER, ContractConfig, ToolBackend, ToolBreakerConfig, ToolConfig
 from despina_runtime.breaker import Breaker
@@ -134,7 +134,7 @@ class Grid:
     ) -> Any:  # fmt: skip
         name = store.keys.of_tool(key, contract, arguments)
         found = await store.get(name)
-        if found and (kept := orjson.loads(found.value))["until"] > time.time():
+        if found and (kept := from_json(found.value))["until"] > time.time():
             return kept["result"]
 
         async def execute() -> bytes:
@@ -145,7 +145,7 @@ class Grid:
                     raise TimeoutError from None
                 raise
             until = time.time() + known.config.cache_ttl_seconds
-            kept = orjson.dumps({"until": until, "result": result})
+            kept = to_json({"until": until, "result": result})
             store.put([(name, kept)])
             return kept
 
@@ -153,7 +153,7 @@ class Grid:
             made, _ = await store.flights.share(name, deadline, execute)
         except TimeoutError:
             raise ToolTimeout(key, "no result in time") from None
-        return orjson.loads(made)["result"]
+        return from_json(made)["result"]
 
     async def _execute(
         self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,

@@ -6,10 +6,11 @@ import asyncio
 import functools
 import logging
 
-import orjson
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from despina.wire import ContractConfig, ToolBackend, ToolConfig
+from despina_runtime.problem import place_of
 from despina_runtime.tools.endpoint import Outcome, Request
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
@@ -31,7 +32,7 @@ class LocalTransport:
             return Outcome(Fate.REFUSED, message=f"there is no {request.tool}")
         try:
             async with asyncio.timeout_at(request.deadline):
-                return Outcome(Fate.DONE, orjson.loads(await function.call(request.arguments)))
+                return Outcome(Fate.DONE, from_json(await function.call(request.arguments)))
         except TimeoutError:
             return Outcome(Fate.TIMEOUT, message="no result in time")
         except ValidationError as exc:
@@ -39,7 +40,7 @@ class LocalTransport:
         except NotReady as exc:
             return Outcome(Fate.REFUSED, message=f"{exc.reason}: {exc}")
         except Exception as exc:
-            log.exception("Tool raised tool=%s", request.tool)
+            log.error("Tool raised tool=%s error=%s\n%s", request.tool, type(exc).__name__, place_of(exc))
             return Outcome(Fate.ERROR, message=f"{type(exc).__name__}: {exc}")
 
     async def close(self) -> None:

@@ -28,7 +28,6 @@ from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS
 from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
 from despina.sources.outbox import ATTEMPTS
-from despina.sources.reports import facts
 from despina.sources.runtime_admin import FORGET_SECONDS, REFUSALS, TAKEN, UNSENT
 from despina.wire import PodState, RuntimeConfig
 from tests.support.simulator.api import Client, Document
@@ -249,11 +248,11 @@ class Operator:
 
 
 def _facts(heard: Mapping[str, PodState]) -> dict[str, Any]:
-    return {name: facts(state) for name, state in heard.items()}
+    return {name: state.facts() for name, state in heard.items()}
 
 
-def _mint(uid: str, namespace: str) -> str:
-    return f"{uid}{namespace}"
+def _mint(uid: str, namespace: str) -> tuple[str, ...]:
+    return (f"{uid}{namespace}", "before")
 
 
 async def _in_turn(*each: Coroutine[Any, Any, Any]) -> list[Any]:

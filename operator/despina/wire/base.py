@@ -1,0 +1,51 @@
+"""What all documents are made of: they refuse what they do not know, and what pods count is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Document(BaseModel):
+    """A frozen document that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SECONDS_BOUNDS = (
+    0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60,
+)  # fmt: skip
+"""Upper bounds of the latency histograms in reports, in seconds; one more bucket holds what took longer."""
+MOST = 2**53
+"""What a float still counts exactly."""
+
+
+def _bounded(number: float) -> float:
+    """What pods say is added up and divided; no number of theirs may break that."""
+    return min(max(number, 0), MOST) if number == number else 0  # NaN is not equal to itself
+
+
+def _known(histogram: tuple[int, ...]) -> tuple[int, ...]:
+    """Without buckets that there are none of."""
+    return histogram[: len(SECONDS_BOUNDS) + 1]
+
+
+Count = Annotated[int, AfterValidator(_bounded)]
+Histogram = Annotated[tuple[Count, ...], AfterValidator(_known)]
+"""How many took how long; see SECONDS_BOUNDS."""
+Amount = Annotated[float, AfterValidator(_bounded)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Report(Document):
+    """A document that pods send: a newer one may say more than this operator knows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def added(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Histograms over equal bounds as one; an empty one counts nothing."""
+    return tuple(sum(bucket) for bucket in zip_longest(*histograms, fillvalue=0))

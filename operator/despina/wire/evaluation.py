@@ -1,0 +1,41 @@
+"""What the Job of an Evaluate gate is asked, and what it found."""
+
+from __future__ import annotations
+
+from despina.wire.base import Count, Document, Report, Score
+from despina.wire.config import RuntimeConfig
+from despina.wire.orders import TrialTools
+
+
+class DatasetConfig(Document):
+    """Where an evaluation's examples are; one of the three is set."""
+
+    mlflow: str | None = None
+    file: str | None = None
+    uri: str | None = None
+
+
+class EvaluationConfig(Document):
+    """What an evaluation Job shall do."""
+
+    candidate: RuntimeConfig
+    baseline: RuntimeConfig | None = None
+    """Scored on the same examples, to compare with."""
+    dataset: DatasetConfig
+    metric: str
+    max_examples: int
+    budget_usd: str | None = None
+    tools: TrialTools = "Refuse"
+
+
+class EvaluationResult(Report):
+    """What it found, as its container's termination message."""
+
+    score_percent: Score | None = None
+    baseline_percent: Score | None = None
+    examples: Count = 0
+    failed: Count = 0
+    """Examples that the candidate could not answer; they score 0."""
+    cost_usd: Score = 0.0
+    error: str | None = None
+    """Why there is no score."""

@@ -1,0 +1,58 @@
+"""Ending what nobody waits for any more: an answer that no caller gets still costs money, and a place."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from despina_runtime.pipeline.call import Answer, Call, Receive, Step
+from despina_runtime.problem import Disconnected
+
+NOTICED_SECONDS = 0.1
+"""Most answers are given sooner, and then nobody has looked."""
+
+
+class WhileThere:
+    """When its caller leaves, what such a block awaits is cancelled, and it ends with Disconnected. The request's body
+    must have been read from `receive`."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._looking: asyncio.Task[None] | None = None
+        self._has_left = False
+
+    def __enter__(self) -> None:
+        self._later = asyncio.get_running_loop().call_later(NOTICED_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        if self._task:
+            self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._later.cancel()
+        if self._looking:
+            self._looking.cancel()
+        if self._has_left and self._task:
+            self._task.uncancel()
+            raise Disconnected from None
+
+
+class Attended:
+    """Goes on while the caller waits."""
+
+    def __init__(self, then: Step) -> None:
+        self._then = then
+
+    async def __call__(self, call: Call) -> Answer:
+        """What follows; Disconnected if nobody would get it."""
+        if call.receive is None:
+            return await self._then(call)
+        with WhileThere(call.receive):
+            return await self._then(call)

@@ -1,0 +1,248 @@
+"""What callers may send that is larger, stranger or longer than usual, and what nobody shall read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib
+import json
+import logging
+import sys
+
+import httpx
+import pytest
+
+from despina.wire import LimitsConfig, ModelRef, RuntimeConfig
+from despina_runtime.engine import Engine
+from despina_runtime.http.asgi import send_body
+from despina_runtime.http.server import make_server, open_port
+from despina_runtime.http.sessions import Sessions, Variables
+from despina_runtime.program.artifact import write
+from despina_runtime.program.load import load_despina
+from tests.support.world import eventually
+
+MODULE = "repeating"
+CODE = '''
+from typing import Any
+
+import dspy
+
+
+class Ask(dspy.Signature):
+    """Repeat what is asked."""
+
+    asked: Any = dspy.InputField()
+    many: list[int] = dspy.InputField(default_factory=lambda: [1, 2])
+    picture: dspy.Image | None = dspy.InputField(default=None)
+    said: Any = dspy.OutputField(desc="the same again")
+
+
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.predict = dspy.Predict(Ask)
+
+    async def aforward(self, asked, many, picture):
+        if str(asked).startswith("raise"):
+            raise ValueError(asked)
+        return dspy.Prediction(said=many if asked == "many" else asked)
+'''
+COMPILED = "You were compiled at great cost"
+LARGE = 10**30
+
+
+@pytest.fixture
+async def served(tmp_path, monkeypatch):
+    """The program above, compiled, as one worker serves it; asked without a network."""
+    source, folder = tmp_path / "src", tmp_path / "artifact"
+    source.mkdir()
+    folder.mkdir()
+    (source / f"{MODULE}.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(source))
+    program = importlib.import_module(MODULE).Program()
+    program.predict.signature = program.predict.signature.with_instructions(COMPILED).with_updated_fields(
+        "said", desc=COMPILED
+    )
+    options = {"entrypoint": None, "signature_text": None, "code_paths": None, "requirements": ()}
+    write(folder, program=program, input_example_json=None, **options)
+    monkeypatch.delitem(sys.modules, MODULE)
+    engines = []
+
+    def serve(**changes) -> httpx.AsyncClient:
+        model = ModelRef(name="m", version="1", tracking_uri="http://m")
+        config = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, **changes)
+        loaded = dataclasses.replace(load_despina(folder), is_async=True)
+        assert loaded.program.predict.signature.instructions == COMPILED
+        engines.append(Engine(loaded, config, tmp_path / f"cache-{len(engines)}"))
+        return httpx.AsyncClient(transport=httpx.ASGITransport(engines[-1]), base_url="http://localhost")
+
+    yield serve
+    for engine in engines:
+        await engine.start()
+        await engine.stop()
+    sys.modules.pop(MODULE, None)
+
+
+async def mcp(client: httpx.AsyncClient, method: str, **params) -> httpx.Response:
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+    return await client.post("/mcp", content=json.dumps(body), headers=headers)
+
+
+@pytest.mark.parametrize("asked", [LARGE, -LARGE, {"deep": [2**64]}, "\u00e9"], ids=repr)
+async def test_a_value_is_the_same_by_itself_in_a_batch_and_for_an_mcp_client(served, asked):
+    client = served()
+    assert (await client.post("/execute", json={"asked": asked})).json() == {"said": asked}
+    batch = await client.post("/execute/batch", json={"inputs": [{"asked": asked}]})
+    assert batch.json() == {"results": [{"outputs": {"said": asked}}]}
+    told = (await mcp(client, "tools/call", name="p", arguments={"asked": asked})).json()["result"]
+    assert json.loads(told["content"][0]["text"]) == told["structuredContent"] == {"said": asked}
+
+
+async def test_what_nests_too_deeply_is_the_callers_mistake_by_itself_and_in_a_batch(served):
+    client = served()
+    for depth in (190, 300, 1000):
+        deep = "[" * depth + "]" * depth
+        alone = await client.post("/execute", content=f'{{"asked": {deep}}}')
+        together = await client.post("/execute/batch", content=f'{{"inputs": [{{"asked": {deep}}}]}}')
+        assert {alone.status_code, together.status_code} <= {200, 422}, depth
+
+
+async def test_a_type_that_refuses_a_value_in_its_own_way_is_the_callers_mistake(served):
+    picture = {"url": "http://169.254.169.254/latest", "download": True}
+    answer = await served().post("/execute", json={"asked": 1, "picture": picture})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:despina:problem:invalid-input")
+    assert "169.254" not in answer.text
+
+
+async def test_an_input_with_a_default_factory_may_be_left_out(served):
+    client = served()
+    assert (await client.post("/execute", json={"asked": "many"})).json() == {"said": [1, 2]}
+    assert (await client.get("/schema")).json()["inputs"]["required"] == ["asked"]
+
+
+async def test_what_a_program_was_compiled_to_is_told_to_nobody(served):
+    client = served()
+    for path in ("/schema", "/modules", "/modules/predict/schema", "/openapi.json"):
+        text = (await client.get(path)).text
+        assert COMPILED not in text, path
+        assert "the same again" in text, path
+    listed = (await mcp(client, "tools/list")).text
+    assert COMPILED not in listed
+    assert "Repeat what is asked." in listed
+
+
+async def test_an_mcp_client_may_send_as_much_as_any_other(served):
+    small, large = served(limits=LimitsConfig(max_request_bytes=1000)), served(
+        limits=LimitsConfig(max_request_bytes=2**23)
+    )  # fmt: skip
+    for size, client, status in ((2000, small, 413), (5 * 2**20, large, 200)):
+        answers = [
+            await client.post("/execute", json={"asked": "x" * size}),
+            await mcp(client, "tools/call", name="p", arguments={"asked": "x" * size}),
+        ]
+        assert [a.status_code for a in answers] == [status, status]
+
+
+async def test_an_error_of_a_programs_is_logged_by_its_kind_and_place(served, caplog):
+    with caplog.at_level(logging.INFO):
+        assert (await served().post("/execute", json={"asked": "raise this:\nJane Doe"})).status_code == 500
+    assert "ValueError" in caplog.text
+    assert f'{MODULE}.py", line' in caplog.text
+    assert "Jane" not in caplog.text
+
+
+async def test_a_session_that_cannot_be_read_is_a_session_that_is_not_known(tmp_path):
+    sessions = Sessions(tmp_path, 60, None, ["main"])
+    await sessions.put("mine", b'{"lm": "main"}')
+    for damage in (b"\xff", b"[]", b'{"lm": 1}', b'{"of": "a later release"}', b""):
+        sessions._node.put("session:mine", damage)
+        assert await sessions.get("mine") == Variables()
+    await sessions.put("mine", b'{"lm": "main"}')
+    assert (await sessions.get("mine")).lm == "main"
+    sessions.close()
+
+
+async def answered(scope, receive, send) -> None:
+    """An application that reads all of the body, waits for `go` where the path says so, and answers."""
+    while (message := await receive()).get("more_body"):
+        pass
+    if message["type"] == "http.request":
+        if scope["path"] == "/slow":
+            await GO.wait()
+        await send_body(send, 200, b"{}")
+
+
+GO = asyncio.Event()
+
+
+@contextlib.asynccontextmanager
+async def listening(app, graceful_seconds: int):
+    """The address of a server of this process."""
+    port = open_port("127.0.0.1", 0)
+    server = make_server(app, graceful_seconds, arrival_seconds=graceful_seconds)
+    serving = asyncio.create_task(server.serve(sockets=[port]))
+    await until("it listens", lambda: server.started)
+    yield port.getsockname()
+    server.should_exit = True
+    await serving
+
+
+async def until(what: str, check) -> None:
+    await asyncio.to_thread(eventually, what, check, 20)
+
+
+HEAD = b"POST /execute HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+WHOLE = HEAD + b"\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /exe", HEAD, HEAD + b"\r\n", HEAD + b"\r\n{", WHOLE + HEAD + b"\r\n{"],
+    ids=["nothing", "half a line", "half a head", "no body", "half a body", "half a second body"],
+)
+async def test_a_request_that_does_not_arrive_in_time_ends_its_connection(sent):
+    async with listening(answered, 1) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(sent)
+        assert (await reader.read()).count(b"200 OK") == (WHOLE in sent)
+        writer.close()
+
+
+async def test_one_that_is_answered_slowly_and_one_that_is_kept_are_left_alone():
+    GO.clear()
+    async with listening(answered, 1) as address, asyncio.timeout(30):
+        slow, kept, late = [await asyncio.open_connection(*address) for _ in range(3)]
+        slow[1].write(WHOLE.replace(b"/execute", b"/slow"))
+        kept[1].write(WHOLE)
+        assert b"200 OK" in await kept[0].readuntil(b"{}")
+        late[1].write(HEAD)
+        await late[0].read()  # by now the others would have been ended, too
+        GO.set()
+        assert b"200 OK" in await slow[0].readuntil(b"{}")
+        kept[1].write(WHOLE)
+        assert b"200 OK" in await kept[0].readuntil(b"{}")
+        for _, writer in (slow, kept, late):
+            writer.close()
+
+
+async def test_more_connections_than_there_may_be_are_refused(monkeypatch):
+    monkeypatch.setattr("despina_runtime.http.server.MOST_CONNECTIONS", 3)
+    async with listening(answered, 5) as address, asyncio.timeout(20):
+        pairs = [await asyncio.open_connection(*address) for _ in range(4)]
+        pairs[3][1].write(WHOLE)
+        assert b" 503 " in await pairs[3][0].readline()
+        for _, writer in pairs:
+            writer.close()
+
+
+async def test_a_websocket_is_answered_like_any_other_get(served):
+    client = served()
+    upgrade = b"GET /execute HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    key = b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with listening(client._transport.app, 1) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(upgrade + key)
+        assert b" 405 " in await reader.readline()
+        writer.close()
