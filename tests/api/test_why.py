@@ -25,10 +25,10 @@ from despina.decide.snapshot import load
 from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, REVISION
 from despina.reconcile.look import _interfaces
 from despina.status.report import report
-from despina.wire import HeldRevision, PodState
+from despina.wire import SIGNATURE_HEADER, HeldRevision, PodState, reading
 from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
 
-IMAGE = "despina-runtime:1"
+IMAGE, READ_KEY = "despina-runtime:1", "what lets read"
 RULES = {"placement": {"profile": "gpu"}, "replicas": 2, "tools": [{"name": "search", "ref": {"name": "search"}}]}
 TOOL = {
     "apiVersion": "despina.dev/v1alpha1",
@@ -68,7 +68,10 @@ class FakeApi:
         if self.odd and ":8081/proxy/" in path:
             return web.Response(status=self.odd[0], body=self.odd[1])
         if path.endswith(":8081/proxy/state"):
-            return web.Response(text=self.pods[path.split("/")[-3].removesuffix(":8081")].model_dump_json())
+            pod = path.split("/")[-3].removesuffix(":8081")
+            if request.headers.get(SIGNATURE_HEADER) != reading([READ_KEY], "ns", pod):
+                return web.Response(status=403, text="the request is not signed with this pod's read key")
+            return web.Response(text=self.pods[pod].model_dump_json())
         selector = request.query.get("labelSelector")
         return self._one(path) if selector is None else self._listed(path, selector)
 
@@ -113,7 +116,7 @@ async def api(tmp_path, monkeypatch):
 def populate(api: FakeApi, version: str = "1", pools: tuple[str, ...] = ("gpu",)) -> None:
     """A program of two pods whose version 1 serves, while MLflow says `version`."""
     program = a_program(**RULES)
-    first: Plan = decide(observed(a_program(replicas=2)), 0.0)
+    first: Plan = decide(observed(a_program(replicas=2), read_key=READ_KEY), 0.0)
     documents = {a.document["kind"]: a.document for a in first.steps if isinstance(a, Create | Apply)}
     for document in [a.document for a in first.steps if isinstance(a, Create | Apply)]:
         api.put(document)
@@ -158,6 +161,7 @@ async def test_a_program_is_looked_at_without_a_write_and_without_a_secret(api, 
     assert f"(As the status and what runs have it: MLflow's answer (version 2), image {IMAGE}, MLflow at " in text
     assert {method for method, _ in api.asked} == {"GET"}
     assert not [path for _, path in api.asked if "secrets" in path]
+    assert READ_KEY not in (tmp_path / "it.json").read_text()
     assert load((tmp_path / "it.json").read_text()).observed.model == Resolution("2", "ModelFound")
     assert await why(capsys, "-f", str(tmp_path / "it.json")) == text
 

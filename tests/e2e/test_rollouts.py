@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from clusterconfig import NODE_IP
+from despina.wire import SIGNATURE_HEADER, reading
 from services import Processes, free_port, mlflow_command, standin_command
 from tests.support.world import ROOT, StandIn, eventually, hangs, log_model, manifest, move_alias, traffic
 
@@ -139,11 +140,14 @@ def breaker(**changes):
 
 
 def states(program) -> dict[str, str]:
-    """What each ready pod says its breaker is."""
-    found = {}
+    """What each ready pod says its breaker is, to whoever has the key that stands in its configuration."""
+    found, keys = {}, {json.loads(text)["read_key"] for text in program.configs()}
     for pod in program.pods():
-        report = httpx.get(f"http://{pod['status']['podIP']}:8081/state", timeout=5).json()
-        found[pod["metadata"]["name"]] = {b.get("state", "Closed") for b in report["breakers"]}
+        name, url = pod["metadata"]["name"], f"http://{pod['status']['podIP']}:8081/state"
+        assert httpx.get(url, timeout=5).status_code == 403
+        signed = {SIGNATURE_HEADER: reading(keys, pod["metadata"]["namespace"], name)}
+        report = httpx.get(url, headers=signed, timeout=5).json()
+        found[name] = {b.get("state", "Closed") for b in report["breakers"]}
     return found
 
 

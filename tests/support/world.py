@@ -205,6 +205,10 @@ class Given:
         found = self.kube.json("get", "deployments", "-l", f"despina.dev/program={self.name}")["items"]
         return {d["metadata"]["labels"]["despina.dev/model-version"]: d for d in found}
 
+    def configs(self) -> list[str]:
+        """What pods are made to run, as noted on their Deployments."""
+        return [d["metadata"]["annotations"]["despina.dev/config"] for d in self.deployments().values()]
+
     def becomes_ready(self, seconds: float = 120) -> None:
         eventually(f"{self.name} Ready", lambda: self.condition("Ready").get("status") == "True", seconds)
 

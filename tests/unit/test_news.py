@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import httpx
 import pytest
 from httpx import ASGITransport
 
-from despina.wire import STATE_PATH, Counts, PodState
+from despina.wire import INTERFACE_PATH, SIGNATURE_HEADER, STATE_PATH, Counts, PodState, may_read, reading
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 
@@ -16,11 +17,12 @@ from despina_runtime.process.news import News
 class Pod:
     """One pod's admin port."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_key: str = "") -> None:
         self.state = PodState(revision="abc", counts={"abc": Counts(ok=1)})
         self.news = News(lambda: self.state)
         desk = OrderDesk("ns", "qa-1", (), "boot")
-        app = build_admin(lambda: True, desk, None, lambda: self.state, self.news, lambda _: None)
+        is_reader = partial(may_read, read_key, "ns", "qa-1")
+        app = build_admin(lambda: True, desk, None, lambda: self.state, self.news, lambda _: b"{}", is_reader)
         self.client = httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod")
 
     async def ask(self, **query: object) -> httpx.Response:
@@ -64,3 +66,33 @@ async def test_who_asks_for_what_cannot_be_is_told_so(pod, query):
     answer = await pod.ask(**query)
     assert answer.status_code == 400
     assert "wait" in answer.text
+
+
+SIGNATURES = {
+    "by the key": (reading(["key"], "ns", "qa-1"), 200),
+    "by several, of which it knows one": (reading(["old", "key"], "ns", "qa-1"), 200),
+    "none": ("", 403),
+    "by another key": (reading(["other"], "ns", "qa-1"), 403),
+    "by no key": (reading([""], "ns", "qa-1"), 403),
+    "for another pod": (reading(["key"], "ns", "qa-2"), 403),
+    "for another namespace": (reading(["key"], "other", "qa-1"), 403),
+    "no text of a signature": ("\u00ff, ,", 403),
+}
+
+
+@pytest.mark.parametrize("path", [STATE_PATH, f"{INTERFACE_PATH}/abc"])
+@pytest.mark.parametrize("sentence", SIGNATURES)
+async def test_only_who_has_a_pods_key_reads_what_it_says(sentence, path):
+    signature, status = SIGNATURES[sentence]
+    pod = Pod("key")
+    answer = await pod.client.get(path, headers={SIGNATURE_HEADER: signature.encode("latin-1")})
+    assert answer.status_code == status
+    assert ("read key" in answer.text) is (status == 403)
+    for open_path in ("/healthz", "/readyz", "/metrics"):
+        assert (await pod.client.get(open_path)).status_code == 200
+    await pod.client.aclose()
+
+
+async def test_a_pod_without_a_key_shows_itself_to_everybody(pod):
+    for signature in ("", "x"):
+        assert (await pod.client.get(STATE_PATH, headers={SIGNATURE_HEADER: signature})).status_code == 200

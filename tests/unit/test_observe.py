@@ -22,11 +22,12 @@ from despina.cluster.observe import (
     read_status,
 )
 from despina.decide.observed import PodView, Trouble
-from despina.decide.plan import Apply, Create
+from despina.decide.plan import Apply, Create, each
 from despina.decide.rollout import decide
+from despina.desired.config import build_generation
 from despina.desired.toolbox import ToolView, toolbox_name
 from despina.wire import EvaluationResult, Failure, FailureReason
-from tests.support.gen import a_manifest, a_program
+from tests.support.gen import a_manifest, a_program, config_of
 from tests.support.gen import observed as first
 from tests.support.simulator.api import Api, Client
 
@@ -278,3 +279,20 @@ async def test_the_service_that_leads_callers_is_found_though_no_list_has_it(lab
     live = await observe(Client(api), program, {"metadata": {"name": program.name, "namespace": program.namespace}})
     assert live.active == (None if labels is None else service["spec"]["selector"]["despina.dev/revision"])
     assert (("Service", program.name) in live.versions) is (labels is not None)
+
+
+async def test_pods_are_read_with_the_keys_of_all_that_they_may_have_been_started_with():
+    program, api = a_program(), Api()
+    plan = decide(first(program, read_key="first"), 0.0)
+    for action in each(plan.actions):
+        if isinstance(action, Apply | Create):
+            api.put(action.document)
+    (deployment,) = api.of("Deployment").values()
+    base, name = deployment["metadata"]["labels"]["despina.dev/revision"], deployment["metadata"]["name"]
+    for pod, revision in (("qa-1", base), ("qa-2", "another")):
+        meta = {"name": pod, "labels": {"despina.dev/program": "qa", "despina.dev/revision": revision}}
+        api.put({"kind": "Pod", "metadata": meta})
+    config = config_of(program, "2").model_copy(update={"read_key": "later"})
+    api.put(build_generation(program, name, base, config, 0.0, None, None))
+    live = await observe(Client(api), program, {"metadata": {"name": program.name, "namespace": program.namespace}})
+    assert {pod.name: pod.read_keys for pod in live.pods} == {"qa-1": ("first", "later"), "qa-2": ()}

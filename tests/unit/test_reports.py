@@ -12,7 +12,7 @@ import pytest
 
 from despina.decide.observed import JobView, PodView
 from despina.sources.reports import BREATH_SECONDS, INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports
-from despina.wire import Counts, HeldRevision, PodState
+from despina.wire import SIGNATURE_HEADER, Counts, HeldRevision, PodState, reading
 from despina_runtime.process.news import News
 from tests.support.drip import Drip
 
@@ -40,12 +40,14 @@ class Pods:
         self.interface = {"inputs": {}}
         self.odd: Callable[[], httpx.Response] | None = None
         self.asked: list[str] = []
+        self.signatures: set[str | None] = set()
         self.woken = 0
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
         self.reports = Reports(client, lambda _: setattr(self, "woken", self.woken + 1))
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
+        self.signatures.add(request.headers.get(SIGNATURE_HEADER))
         if self.odd:
             return self.odd()
         if self.state is None:
@@ -80,6 +82,15 @@ async def test_what_pods_say_is_known_and_news_wake_the_program(world):
     assert world.woken == 1, "the same again is no news"
     world.state = PodState(revision="def", held={"def": READY})
     await until(lambda: world.woken == 2)
+
+
+async def test_pods_are_asked_with_all_keys_that_they_may_have_been_started_with(world):
+    pod = replace(POD, read_keys=("one", "two"))
+    world.reports.listen(KEY, [pod], 0.01)
+    await until(lambda: world.reports.said(KEY))
+    pod = replace(pod, report=world.state)
+    assert await world.reports.interfaces(KEY, [pod], ["abc"]) == {"abc": world.interface}
+    assert world.signatures == {reading(["one", "two"], "ns", "qa-1")}
 
 
 async def test_a_pod_that_falls_silent_is_forgotten_after_a_while(world):

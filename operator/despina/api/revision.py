@@ -154,6 +154,7 @@ def runtime_config(
     revision: Revision,
     order_keys: tuple[str, ...] = (),
     secrets_dir: str = SECRETS_DIR,
+    read_key: str = "",
 ) -> RuntimeConfig:
     """The document that a pod of this revision runs by; `make try` builds its own with the same function."""
     spec, runtime = program.spec, program.spec.runtime
@@ -189,6 +190,7 @@ def runtime_config(
         auth_token_file=path(spec.security.auth.secret_ref),
         session_ttl_seconds=spec.sessions.ttl_seconds,
         order_keys=order_keys,
+        read_key=read_key,
     )
 
 

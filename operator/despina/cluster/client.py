@@ -27,7 +27,7 @@ from pydantic_core import from_json
 from despina.api import API_VERSION
 from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH, is_name
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, UnknownKind, error_for
-from despina.wire import ADMIN_PORT
+from despina.wire import ADMIN_PORT, SIGNATURE_HEADER
 
 Document = dict[str, Any]
 FIELD_MANAGER = "despina"
@@ -228,9 +228,10 @@ class Onlooker(Cluster):
         except Gone:
             return None
 
-    async def pod_says(self, namespace: str, pod: str, path: str) -> Document:
+    async def pod_says(self, namespace: str, pod: str, path: str, signature: str) -> Document:
         """What a pod answers on its admin port, through the API server."""
-        return await self._call("get", f"{_path('Pod', namespace, pod)}:{ADMIN_PORT}/proxy{path}")
+        address = f"{_path('Pod', namespace, pod)}:{ADMIN_PORT}/proxy{path}"
+        return await self._call("get", address, header_params={SIGNATURE_HEADER: signature})
 
     async def _call(self, method: str, path: str, body: Document | None = None, **params: Any) -> Document:
         if method != "get":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -106,9 +106,9 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     found["Service"] = [*found["Service"], *await _unlisted(cluster, program, found)]
     objects = owned(found, program)
     service = objects.get(("Service", program.name), {})
-    pods = tuple(pod_view(p) for p in found["Pod"])
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
     deployments = _deployments(objects, configs)
+    pods = tuple(_readable(pod_view(p), deployments) for p in found["Pod"])
     configured = [config for view in deployments for config in view.configs]
     caches = [program.spec.cache, *(config.cache for config in configured)]
     uses = [*program.spec.tools, *(use for config in configured for use in config.tools)]
@@ -124,7 +124,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         active=text(mapping(mapping(service.get("spec")).get("selector")).get(REVISION)) or None,
         preview_ready=preview_ready(found["EndpointSlice"], preview_name(program), pods),
         objects=_compared(objects, configs) | tokens,
-        configs=_readable(configs),
+        configs=_parsed_configs(configs),
         versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
@@ -139,13 +139,19 @@ async def _unlisted(cluster: Cluster, program: Program, found: Mapping[str, list
     return [service] if service else []
 
 
+def _readable(pod: PodView, deployments: Iterable[DeploymentView]) -> PodView:
+    """The pod with the keys of all that it may have been started with."""
+    keys = [config.read_key for view in deployments if view.revision == pod.revision for config in view.configs]
+    return replace(pod, read_keys=tuple(dict.fromkeys(filter(None, keys))))
+
+
 def _compared(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> dict[ObjectKey, Document]:
     """What is applied again when it is not as it should be; of ConfigMaps, those that change."""
     changing = {("ConfigMap", n): c for n, c in configs.items() if not c.get("immutable")}
     return {key: value for key, value in objects.items() if key[0] != "Deployment"} | changing
 
 
-def _readable(configs: Mapping[str, Document]) -> dict[str, RuntimeConfig]:
+def _parsed_configs(configs: Mapping[str, Document]) -> dict[str, RuntimeConfig]:
     found = {n: parsed(CONFIGS, data_of(c).get(CONFIG_FILE)) for n, c in configs.items() if c.get("immutable")}
     return {name: config for name, config in found.items() if config}
 

@@ -53,6 +53,8 @@ class PodView:
     """Whether it had said something when this operator process last stopped listening to it."""
     refusal: str = ""
     """Why it took no order the last time; empty when it took one, or was given none."""
+    read_keys: tuple[str, ...] = field(default=(), repr=False)
+    """One of them, at least, lets it show what it says of itself."""
 
     def held(self, revision: str) -> HeldRevision | None:
         """What it said of a revision that it holds, or could not take in."""
@@ -211,6 +213,8 @@ class Observed:
     """The tools of all revisions that are still around."""
     redis_seal: str = field(default="", repr=False)
     """The keys of what the program's pods write into a Redis, one a line; empty where none uses one."""
+    read_key: str = field(default="", repr=False)
+    """By which new pods know who may read what they say of themselves."""
 
     def deployment(self, base: str | None) -> DeploymentView | None:
         """The Deployment whose pods carry this label."""

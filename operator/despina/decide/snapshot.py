@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,15 @@ def snapshot_of(o: Observed, now: float, unseen: tuple[str, ...] = ()) -> Snapsh
 def dump(snapshot: Snapshot) -> str:
     """As JSON, without secrets and without what is as by default."""
     bare = snapshot.model_copy(update={"observed": withheld(snapshot.observed)})
-    return bare.model_dump_json(indent=1, by_alias=True, exclude_defaults=True, warnings="none") + "\n"
+    text = bare.model_dump_json(indent=1, by_alias=True, exclude_defaults=True, warnings="none") + "\n"
+    for number, key in enumerate(_read_keys(snapshot.observed)):  # they stand in configurations, and in texts of them
+        text = text.replace(key, f"withheld-read-key-{number + 1}")
+    return text
+
+
+def _read_keys(o: Observed) -> Iterable[str]:
+    configs = [*(config for view in o.deployments for config in view.configs), *o.configs.values()]
+    return dict.fromkeys(key for key in (o.read_key, *(config.read_key for config in configs)) if key)
 
 
 def load(text: str | bytes) -> Snapshot:

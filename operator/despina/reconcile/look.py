@@ -32,7 +32,7 @@ from despina.desired.toolbox import ToolView, build_toolbox, token_file
 from despina.reconcile.program import tool_keys, uses_redis
 from despina.sources.outbox import ATTEMPTS
 from despina.status.report import requested
-from despina.wire import INTERFACE_PATH, STATE_PATH, PodState
+from despina.wire import INTERFACE_PATH, STATE_PATH, PodState, reading
 
 TOKEN = "a token"  # noqa: S105 - it stands for one
 
@@ -66,6 +66,7 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         interfaces=await _interfaces(cluster, live, pods.seen),
         tools=tools.seen,
         redis_seal=redis_seal,
+        read_key=next((c.read_key for view in live.deployments for c in view.configs), ""),
         jobs=tuple(_job(job, live.status) for job in live.jobs),
     )
     return snapshot_of(_as_told(o, now), now, (_taken(defaults, model), *pods.unseen, *tools.unseen))
@@ -160,7 +161,8 @@ async def _heard(cluster: Onlooker, namespace: str, pod: PodView) -> Part:
     if pod.ip is None or pod.ending:
         return Part(pod)
     try:
-        said = PodState.model_validate(await cluster.pod_says(namespace, pod.name, STATE_PATH))
+        signature = reading(pod.read_keys, namespace, pod.name)
+        said = PodState.model_validate(await cluster.pod_says(namespace, pod.name, STATE_PATH, signature))
     except ClusterError as exc:
         return Part(pod, (str(exc),))
     except ValueError:
@@ -172,13 +174,14 @@ async def _interfaces(cluster: Onlooker, live: Live, pods: Iterable[PodView]) ->
     """Only where a gate compares them."""
     if not any(gate.type == "SchemaCompatibility" for gate in live.program.spec.rollout.gates):
         return {}
-    holders = {name: p.name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
-    found = {}
+    holders = {name: p for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
+    namespace, found = live.program.namespace, {}
     for revision, pod in holders.items():
         if not is_object_name(revision):  # it would be part of a path that is asked for with a person's rights
             continue
         try:
-            found[revision] = await cluster.pod_says(live.program.namespace, pod, f"{INTERFACE_PATH}/{revision}")
+            signature = reading(pod.read_keys, namespace, pod.name)
+            found[revision] = await cluster.pod_says(namespace, pod.name, f"{INTERFACE_PATH}/{revision}", signature)
         except (ClusterError, ValueError):
             continue  # the gate then waits, in words
     return found

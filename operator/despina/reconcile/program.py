@@ -144,6 +144,7 @@ class Reconciler:
             interfaces=await self._interfaces(key, live, pods),
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             redis_seal="\n".join(self.mint(live.program.uid, live.program.namespace)) if uses_redis(live) else "",
+            read_key=self.mint(f"{live.program.uid} read", live.program.namespace)[0],
             jobs=await self.reports.evaluations(live.jobs),
         )
 

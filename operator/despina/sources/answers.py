@@ -44,12 +44,15 @@ async def body_of(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-async def answer_of(client: httpx.AsyncClient, url: str, wait: float = 0.0) -> bytes | None:
+async def answer_of(
+    client: httpx.AsyncClient, url: str, wait: float = 0.0, headers: Mapping[str, str] | None = None
+) -> bytes | None:
     """What is answered, by one that may take `wait` seconds to begin; None for anything that is no answer."""
     seconds = ANSWER_SECONDS + wait
     patience = httpx.Timeout(seconds, connect=client.timeout.connect)
     try:
-        async with asyncio.timeout(seconds), client.stream("GET", url, timeout=patience) as response:
+        asking = client.stream("GET", url, timeout=patience, headers=headers)
+        async with asyncio.timeout(seconds), asking as response:
             return await body_of(response) if response.is_success else None
     except Exception as exc:  # whatever a pod answers must not end what asks it
         log.debug("No answer url=%s error=%s", url, type(exc).__name__)

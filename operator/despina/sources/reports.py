@@ -23,7 +23,7 @@ from despina.decide.observed import JobView, PodView
 from despina.decide.situation import holds
 from despina.sources.answers import ANSWER_SECONDS, answer_of
 from despina.sources.runtime_admin import Key, address
-from despina.wire import INTERFACE_PATH, LONGEST_WAIT, PROGRESS_PATH, STATE_PATH, PodState
+from despina.wire import INTERFACE_PATH, LONGEST_WAIT, PROGRESS_PATH, SIGNATURE_HEADER, STATE_PATH, PodState, reading
 
 STALE_ROUNDS = 4
 BREATH_SECONDS = 0.15
@@ -113,17 +113,17 @@ class Reports:
         loop = asyncio.get_running_loop()
         while True:
             asked, before = loop.time(), listener.said.get(name)
-            await self._ask(listener, listener.pods[name])
+            await self._ask(program[0], listener, listener.pods[name])
             said = listener.said.get(name)
             if _facts(before) != _facts(said):
                 self._wake(program)
             has_news = said and said.number and (before is None or said.number != before.number)
             await asyncio.sleep(asked + (BREATH_SECONDS if has_news else listener.period) - loop.time())
 
-    async def _ask(self, listener: _Listener, pod: PodView) -> None:
+    async def _ask(self, namespace: str, listener: _Listener, pod: PodView) -> None:
         before = listener.said.get(pod.name)
         after, wait = before.number if before else 0, min(listener.period, LONGEST_WAIT)
-        said = await answer_of(self._client, f"{address(pod)}{STATE_PATH}?after={after}&wait={wait}", wait)
+        said = await self._read(namespace, pod, f"{STATE_PATH}?after={after}&wait={wait}", wait)
         try:
             state = PodState.model_validate_json(said or b"")
         except ValidationError:
@@ -146,7 +146,7 @@ class Reports:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 for revision in unknown[:INTERFACES_ASKED]:
-                    if (said := await self._learn(pods, revision)) is not None:
+                    if (said := await self._learn(program[0], pods, revision)) is not None:
                         known[revision] = said
         for revision in list(known)[:-INTERFACES_KEPT]:
             del known[revision]
@@ -163,12 +163,16 @@ class Reports:
         said = await answer_of(self._client, f"{address(job)}{PROGRESS_PATH}")
         return (said or b"")[:800].decode(errors="replace")[:200]
 
-    async def _learn(self, pods: Iterable[PodView], revision: str) -> Mapping[str, Any] | None:
+    async def _read(self, namespace: str, pod: PodView, path: str, wait: float = 0.0) -> bytes | None:
+        signed = {SIGNATURE_HEADER: reading(pod.read_keys, namespace, pod.name)}
+        return await answer_of(self._client, f"{address(pod)}{path}", wait, signed)
+
+    async def _learn(self, namespace: str, pods: Iterable[PodView], revision: str) -> Mapping[str, Any] | None:
         for pod in pods:
             if not holds(pod, revision):
                 continue
             try:
-                said = from_json(await answer_of(self._client, f"{address(pod)}{INTERFACE_PATH}/{revision}") or b"")
+                said = from_json(await self._read(namespace, pod, f"{INTERFACE_PATH}/{revision}") or b"")
             except ValueError:
                 continue
             if isinstance(said, dict):

@@ -203,6 +203,12 @@ from despina.wire.orders import (
 from despina.wire.orders import (
     TrialTools as TrialTools,
 )
+from despina.wire.reading import (
+    may_read as may_read,
+)
+from despina.wire.reading import (
+    reading as reading,
+)
 from despina.wire.state import (
     CERTAIN as CERTAIN,
 )

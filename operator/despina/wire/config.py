@@ -178,6 +178,8 @@ class RuntimeConfig(Document):
     session_ttl_seconds: int = 86400
     order_keys: tuple[str, ...] = ()
     """Base64 of Ed25519 public keys. An order must be signed with one of them; without any, orders are refused."""
+    read_key: str = Field(default="", repr=False)
+    """Who reads the pod's state must sign with it; without one, everybody may."""
 
     @property
     def models(self) -> tuple[ModelRef, ...]:

@@ -20,7 +20,8 @@ PROGRESS_PATH = "/progress"
 TOOLS_PATH = "/tools"
 MAX_ORDER_BYTES = 2**20
 SIGNATURE_HEADER = "despina-signature"
-"""Base64 of a signature of the body; of several, separated by commas, one must be by a key that the pod knows."""
+"""Base64 of a signature of an order's body, or what `reading` makes; of several, separated by commas, one must be by a
+key that the pod knows."""
 VERSION_HEADER = "despina-model-version"
 DEGRADED_HEADER = "despina-degraded"
 FALLBACK_HEADER = "despina-fallback"

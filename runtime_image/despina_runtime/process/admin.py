@@ -28,6 +28,7 @@ from despina_runtime.http.prometheus import metrics
 from despina_runtime.process.news import News
 
 MOST_SIGNATURES = 4
+UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
 class Waiting(BaseModel):
@@ -106,8 +107,10 @@ def build_admin(
     state: Callable[[], PodState],
     news: News,
     interface: Callable[[str], bytes | None],
+    is_reader: Callable[[str], bool] = lambda _: True,
 ) -> Starlette:
-    """The admin application. What can be read holds no secret and no caller's words."""
+    """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
+    whether it lets its bearer read."""
 
     def healthz(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -135,6 +138,8 @@ def build_admin(
         return PlainTextResponse("ok")
 
     async def tell_state(request: Request) -> Response:
+        if not is_reader(request.headers.get(SIGNATURE_HEADER, "")):
+            return PlainTextResponse(UNREADABLE, 403)
         try:
             waiting = Waiting.model_validate(dict(request.query_params))
         except ValidationError:
@@ -144,6 +149,8 @@ def build_admin(
         return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def tell_interface(request: Request) -> Response:
+        if not is_reader(request.headers.get(SIGNATURE_HEADER, "")):
+            return PlainTextResponse(UNREADABLE, 403)
         found = interface(request.path_params["revision"])
         return Response(found or b"{}", 200 if found else 404, media_type="application/json")
 

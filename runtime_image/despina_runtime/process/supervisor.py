@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from despina.wire import (
     Order,
     PodState,
     RuntimeConfig,
+    may_read,
 )
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, next_line
@@ -365,9 +367,15 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
 
 def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
     config, boot = crew.config, secrets.token_hex(8)
-    desk = OrderDesk(config.namespace, os.environ.get(POD_NAME_ENV, ""), config.order_keys, boot)
+    here = config.namespace, os.environ.get(POD_NAME_ENV, "")
     app = build_admin(
-        lambda: crew.is_ready and not stop.is_set(), desk, crew.obey, crew.state, crew.news, crew.interface
+        lambda: crew.is_ready and not stop.is_set(),
+        OrderDesk(*here, config.order_keys, boot),
+        crew.obey,
+        crew.state,
+        crew.news,
+        crew.interface,
+        partial(may_read, config.read_key, *here),
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 
