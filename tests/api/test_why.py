@@ -320,10 +320,20 @@ async def test_a_proxys_login_reaches_the_proxy_and_no_error(tmp_path, api, prox
     assert [login in head for head in proxy.heads] == [True] * len(proxy.heads)
 
 
-@pytest.mark.parametrize("place", ["127.0.0.1:9", "127.0.0.1:99999", ":9", "127.0.0.1:9#", "["])
-async def test_the_login_of_a_proxy_that_there_cannot_be_is_in_no_error(tmp_path, api, capsys, monkeypatch, place):
+async def test_a_login_without_a_password_is_sent_as_one(tmp_path, api, proxy, capsys, monkeypatch):
     configured(tmp_path, server="https://cluster.invalid")
-    monkeypatch.setenv("https_proxy", f"http://user:S3cret@{place}")
+    monkeypatch.setenv("https_proxy", f"http://user@{proxy.address}")
+    await fails(capsys, "qa")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:") + b"\r" in proxy.heads[0]
+
+
+@pytest.mark.parametrize("password", ["S3cret", "S3cret/x", "S3cret\uff0f"])
+@pytest.mark.parametrize("place", ["127.0.0.1:9", "127.0.0.1:99999", ":9", "127.0.0.1:9#", "["])
+async def test_the_login_of_a_proxy_that_there_cannot_be_is_in_no_error(
+    tmp_path, api, capsys, monkeypatch, place, password
+):
+    configured(tmp_path, server="https://cluster.invalid")
+    monkeypatch.setenv("https_proxy", f"http://user:{password}@{place}")
     assert "S3cret" not in await fails(capsys, "qa")
 
 

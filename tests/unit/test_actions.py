@@ -363,7 +363,7 @@ def test_a_pod_that_says_it_has_just_begun_is_replaced_a_few_times_an_hour():
                 moments.append(now - NOW)
                 done = tuple(json.loads(action.annotations["despina.dev/restarts"]))
                 o = replace(o, deployments=tuple(replace(d, restarts=done) for d in o.deployments))
-        now += again_after(replace(at(o), now=now), None)
+        now += again_after(replace(at(o), now=now), None, Gates())
     assert moments == [0, 60, 180, 3600]
 
 
@@ -518,7 +518,7 @@ def test_where_a_change_stands(sentence):
 
 
 def again(o: Observed, step: Any = None, **changes: Any) -> float | None:
-    return again_after(at(o, **changes), step)
+    return again_after(at(o, **changes), step, Gates())
 
 
 def breaker_was(state: str, program: Any = BREAKING) -> Observed:

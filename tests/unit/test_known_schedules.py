@@ -541,6 +541,27 @@ SCHEDULES = {
             ("abort", "candidate"),
         ],
     ),
+    "pods stay at what they were changed to, though that was in no list for a pass": (
+        SWAP,
+        {},
+        [("alias", "2"), *RELEASED, ("unlabelled", ("ConfigMap", 0)), ("unlabelled", ("ConfigMap", 1)), ("rounds", 1)],
+    ),
+    "a bad version is taken back though its Deployments had lost their labels": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [("unlabelled", ("Deployment", 0)), ("alias", "2"), *RELEASED, ("rounds", 6)],
+    ),
+    "a swap into pods whose Deployment had lost its label": (
+        (SWAP, {}, [("unlabelled", ("Deployment", 0)), ("alias", "2"), ("rounds", 6)])
+    ),
+    "an evaluation whose Job lost its label is found again, and not begun again": (
+        (BLUE_GREEN, {}, [("alias", "2"), ("rounds", 5), ("unlabelled", ("Job", 0)), ("rounds", 2)])
+    ),
+    "what callers left ends though its Deployment lost its label": (
+        BLUE_GREEN,
+        {},
+        [("alias", "2"), *RELEASED, *RELEASED, *RELEASED, ("unlabelled", ("Deployment", 0)), ("wait", 700.0)],
+    ),
     "what is asked for before the first record is written counts as done": (
         (KINDS["first start"], {}, [("killed", 13), ("restart", "monday")])
     ),

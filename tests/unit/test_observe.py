@@ -13,7 +13,6 @@ from despina.cluster.observe import (
     Unreadable,
     _jobs,
     deployment_view,
-    is_owned,
     job_view,
     observe,
     parse,
@@ -21,6 +20,7 @@ from despina.cluster.observe import (
     preview_ready,
     read_status,
 )
+from despina.cluster.reading import is_owned
 from despina.decide.observed import PodView, Trouble
 from despina.decide.plan import Apply, Create, each
 from despina.decide.rollout import decide

@@ -122,17 +122,6 @@ def test_at_rest_nothing_is_written():
     assert decide_tool(settled(observed(a_tool()))).actions == ()
 
 
-def test_at_rest_nothing_is_written_of_an_account_that_several_backends_share():
-    shared = a_tool(
-        pods("gpu", placement={"profile": "gpu"}),
-        pods("aws", placement={"profile": "aws"}),
-        serviceAccount={"name": "mine"},
-    )
-    o = settled(observed(shared))
-    assert [name for kind, name in o.objects if kind == "ServiceAccount"] == ["mine"]
-    assert decide_tool(o).actions == ()
-
-
 def test_a_new_default_image_restarts_nobody_and_a_new_contract_does():
     before = settled(observed(a_tool()))
     upgraded = replace(before, defaults=replace(DEFAULTS, runtime_image="runtime:2"))

@@ -19,10 +19,13 @@ from despina.reconcile.carry import REFUSED_AGAIN_SECONDS, Carrier
 from despina.status.report import report
 from despina.wire import Counts, PodState
 from tests.support.gen import DEFAULTS, a_deployment, a_program, config_of, found, hash_of, observed, pods, serving
+from tests.support.simulator.api import Client
+from tests.support.simulator.operator import NAME
 from tests.support.simulator.registry import Nature
 from tests.support.simulator.schedule import KINDS, happen, rest, simulated
 from tests.support.simulator.world import World
-from tests.unit.test_decisions_hold import NOW, Stubborn, active, document, served, status
+from tests.unit.test_decisions_hold import NOW, active, served, status
+from tests.unit.test_refusals import Stubborn, document
 
 
 @pytest.fixture
@@ -68,6 +71,36 @@ def test_an_order_that_was_lost_is_given_again(said):
     world = after("HotSwap", ("orders_lost", True), ("alias", "2"), ("rounds", 2), ("orders_lost", False))
     happen(world, "rounds", 10)
     assert version_of(world) == "2"
+
+
+class Busy(Client):
+    """A cluster in which somebody writes a note on the program whenever a pass reads what belongs to it."""
+
+    async def list(self, kind, namespace, labels):
+        self.api.note("DSPyProgram", NAME, {"example.com/seen": str(self.api.version)})
+        return await super().list(kind, namespace, labels)
+
+
+def test_whoever_notes_something_on_the_program_in_every_pass_keeps_it_from_no_rollback(said):
+    world = World(KINDS["BlueGreen"].spec(), {"2": Nature(errors=30)})
+    rest(world)
+    world.operators[0].client = Busy(world.api)
+    happen(world, "alias", "2")
+    reached = []
+    for _ in range(36):
+        world.play()
+        reached += [version_of(world)]
+    assert (set(reached), reached[-1]) == ({"1", "2"}, "1")
+
+
+def test_an_evaluation_that_cannot_be_made_is_not_tried_in_haste(said):
+    world = after("BlueGreen", ("refused", ("Job", "create", 403)), ("alias", "2"))
+    passes = []
+    while world.now < 1_004_000 + 3600:
+        happen(world, "rounds", 1)
+        passes.append(world.operators[0].waits)
+        world.now += min(world.operators[0].waits or 0, 60)
+    assert min(wait for wait in passes[20:] if wait is not None) > 25
 
 
 def without_room() -> Observed:

@@ -34,6 +34,7 @@ FIELD_MANAGER = "despina"
 STATUS_MANAGER = "despina-status"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+NO_PROXY = "the proxy's address is no URL: in a login, what is no letter, digit, - or _ is written as %XX"
 TIMEOUT_SECONDS = 30
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -120,9 +121,9 @@ class Cluster:
         """Server-side apply of the status subresource; what is left out is removed."""
         return await self._apply(_path(*_identity(document)) + "/status", document, STATUS_MANAGER)
 
-    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> None:
+    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> Document:
         """Set labels of an object, and nothing else."""
-        await self._merge(_path(kind, namespace, name), {"metadata": {"labels": labels, **_seen(version)}})
+        return await self._merge(_path(kind, namespace, name), {"metadata": {"labels": labels, **_seen(version)}})
 
     async def scale(self, namespace: str, deployment: str, version: str | None, replicas: int) -> Document:
         """Set a Deployment's size. `version` is the resourceVersion that was read, here and below."""
@@ -260,11 +261,17 @@ def _proxy_of_environment(address: str) -> str | None:
 
 def _without_login(proxy: str) -> tuple[str, dict[str, str] | None]:
     """A proxy's address, and the header that has its login: errors quote addresses."""
-    parts = urlsplit(proxy)
+    try:
+        parts = urlsplit(proxy)
+    except ValueError:
+        raise ValueError(NO_PROXY) from None  # what is wrong with it may be in its password
     login, at, place = parts.netloc.rpartition("@")
     if not at:
+        if "@" in proxy:  # a password with a slash: what stands before that is taken to be the host
+            raise ValueError(NO_PROXY)
         return proxy, None
-    header = {"Proxy-Authorization": "Basic " + base64.b64encode(unquote(login).encode()).decode()}
+    login = unquote(login if ":" in login else f"{login}:")
+    header = {"Proxy-Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
     return parts._replace(netloc=place).geturl(), header
 
 

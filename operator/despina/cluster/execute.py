@@ -11,8 +11,7 @@ from despina.api import API_VERSION
 from despina.api.base import Owner
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Conflict, Refused
-from despina.cluster.observe import is_owned
-from despina.cluster.reading import labels_of
+from despina.cluster.reading import is_owned, labels_of
 from despina.decide.observed import ObjectKey
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Restart, Scale
 from despina.desired.labels import RESTARTED_AT
@@ -55,12 +54,13 @@ async def _change(action: Scale | Annotate | Restart, owner: Owner, versions: Ve
 
 
 async def _create(document: Document, owner: Owner, cluster: Cluster) -> None:
-    """An earlier pass may have made it and been cut off before the next step; that is as good."""
+    """An earlier pass may have made it and been cut off before the next step; that is as good, if it can be seen."""
     try:
         await cluster.create(document)
     except Conflict:
-        if await _refuse_if_foreign(document, owner, cluster) is None:
-            raise  # not because it is there: a quota, say, was counted anew at the same time
+        found = await _refuse_if_foreign(document, owner, cluster)
+        if found is None or await _labelled(document, found, owner, cluster):
+            raise  # a quota, say, was counted anew at the same time; or the next pass sees it
 
 
 async def _apply(document: Document, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
@@ -77,11 +77,19 @@ async def _apply(document: Document, owner: Owner, objects: Objects, versions: V
         if seen != ABSENT:
             raise
         found = await _refuse_if_foreign(document, owner, cluster)
-        labels = labels_of(document)
-        if found is not None and not labels.items() <= labels_of(found).items():
-            await cluster.label(key[0], owner.namespace, key[1], found["metadata"]["resourceVersion"], labels)
+        if found is not None:
+            await _labelled(document, found, owner, cluster)
         raise
     versions[key] = after["metadata"].get("resourceVersion", "")
+
+
+async def _labelled(document: Document, found: Document, owner: Owner, cluster: Cluster) -> bool:
+    """Give an object its labels back, by which lists have it; whether any were missing."""
+    labels, name = labels_of(document), document["metadata"]["name"]
+    if labels.items() <= labels_of(found).items():
+        return False
+    await cluster.label(document["kind"], owner.namespace, name, found["metadata"]["resourceVersion"], labels)
+    return True
 
 
 def _at(document: Document, version: str | None) -> Document:

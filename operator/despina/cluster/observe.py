@@ -18,13 +18,16 @@ from despina.cluster.reading import (
     as_far_as_readable,
     data_of,
     entries,
+    is_owned,
     labels_of,
     mapping,
     moment,
+    names_owner,
     notes_of,
     parsed,
     text,
 )
+from despina.cluster.unlisted import with_unlisted
 from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
 from despina.decide.quarantine import LAST_MOMENT
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
@@ -102,8 +105,8 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     labels = {PROGRAM: program.name}
     kinds = (*OWNED, "ConfigMap", "Job", "Pod", "EndpointSlice")
     lists = await asyncio.gather(*(cluster.list(kind, program.namespace, labels) for kind in kinds))
-    found = dict(zip(kinds, lists, strict=True))
-    found["Service"] = [*found["Service"], *await _unlisted(cluster, program, found)]
+    status = read_status(manifest.get("status"))
+    found = await with_unlisted(cluster, program, status, dict(zip(kinds, lists, strict=True)))
     objects = owned(found, program)
     service = objects.get(("Service", program.name), {})
     configs = {item["metadata"]["name"]: item for item in found["ConfigMap"] if is_owned(item, program)}
@@ -118,7 +121,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     tokens = await own_secret(cluster, program, toolbox) if is_given else {}
     return Live(
         program=program,
-        status=read_status(manifest.get("status")),
+        status=status,
         deployments=deployments,
         pods=pods,
         active=text(mapping(mapping(service.get("spec")).get("selector")).get(REVISION)) or None,
@@ -128,15 +131,6 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         versions=_versions(objects, configs),
         jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
     )
-
-
-async def _unlisted(cluster: Cluster, program: Program, found: Mapping[str, list[Document]]) -> list[Document]:
-    """What leads callers, where no list has it though there are pods to lead them to: somebody may have taken its
-    labels away, and without it a decision would be about somewhere else than where callers are."""
-    if not found["Deployment"] or any(item["metadata"]["name"] == program.name for item in found["Service"]):
-        return []
-    service = await cluster.get("Service", program.namespace, program.name)
-    return [service] if service else []
 
 
 def _readable(pod: PodView, deployments: Iterable[DeploymentView]) -> PodView:
@@ -177,7 +171,7 @@ async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tu
 
 def _made_by(job: Document, pods: list[Document]) -> list[Document]:
     """Of the pods with a Job's label, which anybody may put on a pod, those that the Job's controller made."""
-    return [pod for pod in pods if _names_owner(pod, job["metadata"]["uid"])]
+    return [pod for pod in pods if names_owner(pod, job["metadata"]["uid"])]
 
 
 def job_view(item: Document, pods: list[Document]) -> JobView:
@@ -266,15 +260,6 @@ def owned(found: Mapping[str, list[Document]], owner: Owner) -> dict[ObjectKey, 
 def _with_texts(item: Document) -> Document:
     """Metadata whose labels and annotations are texts by names, as decisions take them to be."""
     return {**item["metadata"], "labels": labels_of(item), "annotations": notes_of(item)}
-
-
-def is_owned(item: Document, owner: Owner) -> bool:
-    """Whether an object is its owner's, by reference: a label can be anybody's."""
-    return _names_owner(item, owner.uid)
-
-
-def _names_owner(item: Document, uid: str) -> bool:
-    return any(one.get("uid") == uid for one in entries(item["metadata"].get("ownerReferences")))
 
 
 def _deployments(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Document]) -> tuple[DeploymentView, ...]:

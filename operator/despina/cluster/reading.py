@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from despina.api.base import Owner
 from despina.cluster.client import Document
 from despina.decide.quarantine import LAST_MOMENT
 
@@ -42,6 +43,16 @@ def labels_of(item: Document) -> dict[str, str]:
 def notes_of(item: Document) -> dict[str, str]:
     """An object's annotations."""
     return _texts(item["metadata"].get("annotations"))
+
+
+def is_owned(item: Document, owner: Owner) -> bool:
+    """Whether an object is its owner's, by reference: a label can be anybody's."""
+    return names_owner(item, owner.uid)
+
+
+def names_owner(item: Document, uid: str) -> bool:
+    """Whether an object's references name this owner."""
+    return any(one.get("uid") == uid for one in entries(item["metadata"].get("ownerReferences")))
 
 
 def data_of(item: Document | None) -> dict[str, str]:

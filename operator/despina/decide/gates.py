@@ -61,6 +61,11 @@ class Gates:
         """The gate it stands at."""
         return next((s for s in self.states if s.result == "Running"), None)
 
+    @property
+    def makes(self) -> bool:
+        """Whether something is made for it: that wakes the next pass, or a refusal says when to try again."""
+        return any(isinstance(action, Create) for action in self.actions)
+
 
 def pass_gates(r: Situation, candidate: Revision) -> Gates:
     """How far a prepared candidate gets. What was found with other settings, and the time that took, do not count."""

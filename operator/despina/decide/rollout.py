@@ -75,7 +75,7 @@ def decide(observed: Observed, now: float) -> Plan:
         problem=problem,
         breaker=breaker,
         remark=remark(r) if step == "Watch" else "",
-        again=again_after(r, step),
+        again=again_after(r, step, gates),
         soon=SOON_SECONDS if failed or step == "Promote" or _lets_go(r) else None,
         listen=listen_of(r, step),
     )
@@ -272,14 +272,14 @@ def _lets_go(r: Situation) -> bool:
     return any(remaining(r, view) <= 0 for view in _warm(r))
 
 
-def again_after(r: Situation, step: Step | None) -> float | None:
+def again_after(r: Situation, step: Step | None, gates: Gates) -> float | None:
     """When to look again though nothing happens: at the next moment from which on something else is decided."""
     waits = [left for view in _warm(r) if (left := remaining(r, view)) > 0]
     waits += [kept for view in r.o.deployments if (kept := retention_left(r, view)) is not None]
     if step == "Prepare":
         waits += _patience_left(r)
     waits += [left for left in replacing_left(r) if left > 0]
-    if step == "Gate":
+    if step == "Gate" and not gates.makes:
         waits.append(GATE_SECONDS)
     if step == "Watch":
         waits.append(WATCH_SECONDS)

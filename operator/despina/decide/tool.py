@@ -6,7 +6,7 @@ something else than the contract is excluded, and callers are told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,6 +113,8 @@ def backend_problem(o: ObservedTool, backend: Backend) -> tuple[str, str] | None
     if profile != "default" and profile not in profiles:
         valid = ", ".join(sorted({*profiles, "default"}))
         return Reason.UNKNOWN_PROFILE, f"{where}.placement.profile: {profile!r} is not one of {valid}"
+    if backend.deployment and (contradiction := _account_problem(o, backend)):
+        return Reason.INVALID_SPEC, contradiction
     patch = backend.deployment.pod_template if backend.deployment else None
     problem = overlay_problem(patch, f"{where}.deployment.podTemplate", CONTAINER) if patch is not None else None
     return (Reason.INVALID_POD_TEMPLATE, problem) if problem else None
@@ -133,10 +135,28 @@ def _steps(o: ObservedTool, problems: Mapping[str, Any]) -> Iterator[Action]:
 
 
 def _accounts(o: ObservedTool, backends: list[Backend]) -> Iterator[Action]:
-    """One that all share is made for the first of them: else each would undo another's."""
-    for backend in backends[:1] if o.tool.spec.service_account.name else backends:
-        if document := build_account(o.tool, backend, profile_of(o, backend)):
+    """One that all share is made once, with what the pools of all of them give it: else each would undo another's."""
+    shared = PlacementProfile(service_account_annotations=_given(o, [backend for backend, _ in hosted(o.tool)]))
+    is_shared = bool(o.tool.spec.service_account.name)
+    for backend in backends[:1] if is_shared else backends:
+        if document := build_account(o.tool, backend, shared if is_shared else profile_of(o, backend)):
             yield from _applied(o, document)
+
+
+def _given(o: ObservedTool, backends: Iterable[Backend]) -> dict[str, str]:
+    """The annotations that backends' pools give a ServiceAccount, such as the role of a cloud."""
+    pools = [profile_of(o, backend).service_account_annotations for backend in backends]
+    return {name: text for pool in reversed(pools) for name, text in pool.items()}
+
+
+def _account_problem(o: ObservedTool, backend: Backend) -> str:
+    """What contradicts itself where backends share an account."""
+    account, before = o.tool.spec.service_account, [b for b, _ in hosted(o.tool)]
+    others, own = _given(o, before[: before.index(backend)]), profile_of(o, backend).service_account_annotations
+    unlike = sorted(name for name in own.keys() & others.keys() if own[name] != others[name])
+    if not (account.name and account.create == "Enabled" and unlike):
+        return ""
+    return f"spec.serviceAccount.name: backend {backend.name} needs another {unlike[0]} on it than a backend before"
 
 
 def _applied(o: ObservedTool, document: dict[str, Any]) -> Iterator[Action]:
@@ -163,9 +183,10 @@ def _sized(o: ObservedTool, backend: Backend) -> Iterator[Action]:
 def _pruned(o: ObservedTool) -> Iterator[Action]:
     """What belongs to a backend that is no more."""
     present = {backend.name for backend, _ in hosted(o.tool)}
+    shared = ("ServiceAccount", o.tool.spec.service_account.name)  # it may have been one backend's before
     for key, live in o.objects.items():
         backend = (live["metadata"].get("labels") or {}).get(BACKEND)
-        if backend is not None and backend not in present:
+        if backend is not None and backend not in present and key != shared:
             yield Delete(key)
 
 

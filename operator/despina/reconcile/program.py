@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from despina.api import GROUP
 from despina.api.conditions import Reason
 from despina.api.credentials import server_of
 from despina.api.program import Program
@@ -17,6 +18,7 @@ from despina.cluster.client import Cluster, Document
 from despina.cluster.credentials import Lacking, mlflow_credentials
 from despina.cluster.errors import ClusterError, Refused
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
+from despina.cluster.reading import notes_of
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.gates import watched_since
 from despina.decide.observed import Defaults, Observed, PodView, Resolution
@@ -101,7 +103,7 @@ class Reconciler:
         await carrier.say(plan.events)
         self.reports.listen(key, live.pods, plan.listen)
         measure_breaker(key, plan.breaker.state if plan.breaker else None)
-        reads_secrets = program.spec.tools or program.spec.source.mlflow.credentials_secret_ref
+        reads_secrets = observed.tools or program.spec.source.mlflow.credentials_secret_ref
         rotation = ROTATION_SECONDS if reads_secrets else None
         # What shall follow at once follows from what was written: where that was refused, it is tried again when it may
         # have become possible. Moments (a watch, a deadline) come whatever is refused, so that a bad version does not
@@ -115,7 +117,7 @@ class Reconciler:
         this pass does not know, as where another operator is at work, too."""
         meta = manifest["metadata"]
         now = await read_manifest(self.cluster, Program.kind, meta["namespace"], meta["name"])
-        return now is not None and now["metadata"].get("resourceVersion") == meta.get("resourceVersion")
+        return now is not None and _said(now) == _said(manifest)
 
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
@@ -164,6 +166,12 @@ class Reconciler:
             return {}
         held = {name for p in pods if p.report for name, h in p.report.held.items() if h.phase == "Ready"}
         return await self.reports.interfaces(key, pods, sorted(held))
+
+
+def _said(manifest: Document) -> tuple[Any, ...]:
+    """What a pass goes by. What others note there, again and again perhaps, must not keep it from a rollback."""
+    words = {name: text for name, text in notes_of(manifest).items() if name.startswith(f"{GROUP}/")}
+    return manifest["metadata"].get("uid"), manifest["metadata"].get("generation"), words, manifest.get("status")
 
 
 def split(actions: Iterable[Action]) -> tuple[list[Tell], list[Action]]:

@@ -149,11 +149,11 @@ class Client:
         self._check(old, meta.get("resourceVersion"), f"{kind} {meta['name']}")
         return _answer(lost, self.api.put({**old, "status": document["status"]}))
 
-    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> None:
+    async def label(self, kind: str, namespace: str, name: str, version: str, labels: dict[str, str]) -> Document:
         def changes(d: Document) -> Document:
             return {"metadata": {**d["metadata"], "labels": (d["metadata"].get("labels") or {}) | labels}}
 
-        await self._merge(kind, name, version, changes)
+        return await self._merge(kind, name, version, changes)
 
     async def scale(self, namespace: str, deployment: str, version: str | None, replicas: int) -> Document:
         return await self._merge(

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from despina.api.revision import revision_of
-from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_BY, RETRY, REVISION
+from despina.desired.labels import ABORT, PROGRAM, PROMOTE, RESTART, RESTARTED_BY, RETRY, REVISION
 from despina.wire import Failure, FailureReason
 from tests.support.simulator import nature
 from tests.support.simulator.api import (
@@ -329,11 +329,19 @@ def deleted(world: World, what: tuple[str, int]) -> None:
         world.api.drop(kind, name)
 
 
-@event()
-def unlabelled(world: World, _: None) -> None:
-    """Somebody takes the labels of the Service away, by which it is found."""
-    if service := world.api.get("Service", NAME):
-        world.api.change("Service", NAME, metadata={**service["metadata"], "labels": {}})
+FOUND_BY_LABEL = ("Deployment", "ConfigMap", "Job", "PodDisruptionBudget", "ServiceAccount")
+
+
+@event(st.one_of(st.none(), st.tuples(st.sampled_from(FOUND_BY_LABEL), st.integers(0, 5))))
+def unlabelled(world: World, which: tuple[str, int] | None) -> None:
+    """Somebody takes the label away by which an object is found: of the Service, or of another one."""
+    kind, number = which or ("Service", 0)
+    names = sorted(world.api.of(kind)) if which else [NAME]
+    if item := world.api.get(kind, names[number % len(names)]) if names else None:
+        meta = item["metadata"]
+        kept = {name: text for name, text in (meta.get("labels") or {}).items() if name != PROGRAM}
+        world.api.change(kind, meta["name"], metadata={**meta, "labels": kept})
+    if which is None:
         world.truth.record_damaged("Service", is_lost=False)
 
 

@@ -96,7 +96,7 @@ class Truth:
         """Of the last decision: when it was, whether time counted from there on, and the step."""
         self.preparing = 0.0
         self.gating: dict[str, float] = {}
-        self.begun: dict[str, str] = {}
+        self.begun: dict[str, tuple[str, str]] = {}
         self.by_hand = False
         self.adds_up = True
         """Whether time is added up here: not that of two operators, nor what stood on no record."""
@@ -384,18 +384,16 @@ class Truth:
 
     def _began(self, job: Document, operator: Operator) -> None:
         name, revision = job["metadata"]["name"], nature.evaluated_by(job).candidate.revision
-        if operator.observed:
-            self.check(
-                not wanted_none(operator.observed.program.spec), "an evaluation was begun though nothing shall run"
-            )
-            before = self.begun.get(revision)
+        this, before = (name, job["metadata"]["uid"]), self.begun.get(revision)
+        if operator.observed and this != before:  # else it gets its labels back
+            self.check(not wanted_none(operator.observed.program.spec), "an evaluation began though nothing shall run")
             self.check(before is None, f"the evaluation of {revision} was begun again")
-            self.begun[revision] = name
+            self.begun[revision] = this
             self.world.evaluated[name] = 0
 
     def job_lost(self, name: str) -> None:
         """Somebody deleted a Job: it may be made again."""
-        self.begun = {r: n for r, n in self.begun.items() if n != name}
+        self.begun = {revision: job for revision, job in self.begun.items() if job[0] != name}
 
     def _watch_seconds(self) -> int:
         return self.world.spec["rollout"].get("postPromotion", {}).get("watchSeconds", 300)
