@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import dspy
 import pytest
 
-from despina.wire import FailureReason
+from despina.wire import FailureReason, ModelRef, RuntimeConfig
 from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
@@ -19,7 +20,7 @@ from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
 from despina_runtime.program.artifact import MANIFEST, STATE, sha256, write
 from despina_runtime.program.interface import interface_of, module_interfaces
-from despina_runtime.program.load import Loaded, check_same_code, load_despina
+from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.samples import sample
@@ -87,6 +88,52 @@ def test_no_secret_and_no_pickle_is_in_the_artefact(make):
     assert b"sk-very-secret" not in content
     assert b"http://inner" not in content
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".py", ".txt"}
+
+
+NOTES = {
+    "that it is what it was": ('{"abc": "%s"}', True),
+    "that it was something else": ('{"abc": "0123456789abcdef"}', False),
+    "nothing of this revision": ('{"other": "0123456789abcdef"}', True),
+    "nothing that can be read": ("[", True),
+    "nothing": ("[]", True),
+}
+
+
+@pytest.mark.parametrize("sentence", NOTES)
+def test_what_a_revision_was_not_when_it_was_first_loaded_never_runs(sentence, make, tmp_path, monkeypatch):
+    note, is_served = NOTES[sentence]
+    folder, module = make(f"pinned_{sorted(NOTES).index(sentence)}"), f"pinned_{sorted(NOTES).index(sentence)}"
+    config = RuntimeConfig(
+        namespace="ns", program="p", revision="abc", model=ModelRef(name="m", version="7", tracking_uri="http://m")
+    )
+    monkeypatch.setenv("DESPINA_TOOLS_FILE", str(tmp_path / "tools.json"))
+    digest = load(folder, config, tmp_path).digest
+    assert load(folder, config, tmp_path).digest == digest, "a load leaves it as it is"
+    monkeypatch.delitem(sys.modules, module)
+    (tmp_path / "digests.json").write_text(note % digest if "%s" in note else note)
+    if is_served:
+        assert load(folder, config, tmp_path).digest == digest
+        return
+    with pytest.raises(ProgramError) as caught:
+        load(folder, config, tmp_path)
+    assert caught.value.failure.reason == FailureReason.ARTIFACT_CHANGED
+    assert "version 7 is not what it was when revision abc was first loaded" in caught.value.failure.message
+    assert module not in sys.modules
+
+
+def test_a_digest_is_of_code_state_and_the_modules_of_other_versions(make, tmp_path):
+    folder = make("digested")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "x.pyc").write_text("what Python leaves")
+    assert _digest_of([folder]) == _digest_of([other]) != _digest_of([folder, other])
+    (other / MANIFEST).write_text((other / MANIFEST).read_text() + " ")
+    assert _digest_of([folder]) != _digest_of([other])
+    for pickle in (folder, other):
+        (pickle / MANIFEST).unlink()
+    assert _digest_of([folder]) == _digest_of([other])
+    (other / STATE).write_text("{}")
+    assert _digest_of([folder]) != _digest_of([other])
 
 
 async def test_it_loads_warms_up_and_holds_inputs_and_outputs_to_their_types(make):

@@ -124,6 +124,13 @@ def test_pods_that_nobody_hears_get_new_pods_beside_them_after_a_while():
     assert choice(a_program(), now=NOW + 30) == ("BlueGreen", "pods do not answer on their admin port")
 
 
+def test_pods_that_lack_workers_get_new_pods_beside_them_after_a_while():
+    short = PodState(workers=1, wanted_workers=2)
+    assert choice(a_program(), report=short, now=NOW + 10)[0] == "HotSwap"
+    assert choice(a_program(), report=short, now=NOW + 30) == ("BlueGreen", f"qa-{BASE}-0 lacks workers")
+    assert choice(a_program(), report=PodState(workers=2, wanted_workers=2), now=NOW + 30)[0] == "HotSwap"
+
+
 @pytest.mark.parametrize("strategy", ["Auto", "HotSwap"])
 def test_pods_that_take_no_orders_get_new_pods_beside_them_at_once(strategy):
     program = a_program(rollout={"strategy": strategy})
@@ -228,6 +235,20 @@ def test_callers_are_sent_there_when_all_hold_it_and_not_before():
     written = next(i for i, a in enumerate(ready.steps) if isinstance(a, Apply) and "generation" in str(a.document))
     ordered = next(i for i, a in enumerate(ready.steps) if isinstance(a, Tell))
     assert written < ordered, "what is decided is written before anybody acts on it"
+
+
+def test_callers_are_not_sent_there_while_a_worker_is_on_its_way_and_no_version_is_given_up_for_that():
+    short = PodState(revision=BASE, held=held(**{TARGET: "Ready"}), workers=1, wanted_workers=2)
+    found = plan(P, report=short)
+    assert (found.step, told(found), applied(found)) == ("Prepare", [], [])
+    program = a_program(rollout={"strategy": "HotSwap"})
+    target = revision_of(program, ref("2")).hash
+    started = RolloutStatus(
+        id=target, strategy="HotSwap", step="Prepare", started_at=timestamp(NOW - 4000), spent_seconds=4000
+    )
+    short = short.model_copy(update={"held": held(**{target: "Ready"})})
+    o = observed(program, "2", **running(program, report=short), status=ProgramStatus(rollout=started))
+    assert not decide(o, NOW).quarantined
 
 
 def test_a_pod_that_cannot_take_it_in_ends_the_swap_for_all():

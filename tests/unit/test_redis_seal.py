@@ -31,4 +31,5 @@ def test_pods_have_the_keys_as_long_as_a_revision_uses_redis():
         assert told(world) == [own, "before"], "what serves uses them"
         rest(world)
         assert told(world) == []
-        assert world.api.get("ConfigMap", f"{NAME}-tools") is None
+        given = world.api.get("ConfigMap", f"{NAME}-tools")
+        assert list(given["data"]) == ["digests.json"], "nothing of tools and Redis is left"

@@ -246,6 +246,10 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
             f"pod qa-{hash_of(H, '1')}-1 has not been heard); given up in 10 min.",
         ],
     ),
+    "pods that have taken it in, one of which lacks a worker": (
+        in_memory(held(H, "Ready"), held(H, "Ready").model_copy(update={"workers": 1, "wanted_workers": 2})),
+        [f"It waits for all workers of pod qa-{hash_of(H, '1')}-1 to run; given up in 10 min."],
+    ),
     "a gate that takes its time": (
         at_gate(120.0),
         ["It stands at gate score (Evaluate): 120 of 300 examples; 240 s left."],

@@ -47,7 +47,7 @@ from despina.desired.labels import (
 from despina.desired.network import preview_name
 from despina.desired.overlay import CONTAINER
 from despina.desired.toolbox import toolbox_name
-from despina.wire import CONFIG_FILE, EvaluationResult, Failure, RuntimeConfig
+from despina.wire import CONFIG_FILE, TOOLS_FILE, EvaluationResult, Failure, RuntimeConfig
 
 OWNED = ("Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -116,7 +116,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     caches = [program.spec.cache, *(config.cache for config in configured)]
     uses = [*program.spec.tools, *(use for config in configured for use in config.tools)]
     toolbox = toolbox_name(program)
-    is_given = bool(uses) or any(c and c.redis for c in caches) or toolbox in configs
+    is_given = bool(uses) or any(c and c.redis for c in caches) or TOOLS_FILE in data_of(configs.get(toolbox))
     # The program's tokens and keys: read by name, for the operator may not list Secrets.
     tokens = await own_secret(cluster, program, toolbox) if is_given else {}
     return Live(

@@ -17,7 +17,7 @@ from despina.desired.identity import build_service_account, service_account_name
 from despina.desired.labels import ACTIVATED_AT, program_labels, selector
 from despina.desired.network import build_service, preview_name
 from despina.desired.scaling import build_hpa, build_pdb
-from despina.desired.toolbox import build_toolbox, toolbox_name
+from despina.desired.toolbox import build_toolbox, digests_in, toolbox_name
 from despina.wire import RuntimeConfig
 
 
@@ -40,12 +40,27 @@ def identity(r: Situation) -> Iterator[Action]:
 
 
 def _toolbox(o: Observed) -> Iterator[Action]:
-    """What pods know of their tools and of their Redis, and nothing once no revision uses any."""
-    wanted = build_toolbox(o.program, o.tools, o.redis_seal)
-    for document in wanted:
+    """What pods know of their tools, of their Redis and of what they shall load, and nothing that no revision needs."""
+    wanted = {d["kind"]: d for d in build_toolbox(o.program, o.tools, o.redis_seal, digests_of(o))}
+    for document in wanted.values():
         yield from applied(o.objects, document)
-    name = toolbox_name(o.program)
-    yield from (Delete((kind, name)) for kind in ("Secret", "ConfigMap") if not wanted and (kind, name) in o.objects)
+    name, spare = toolbox_name(o.program), [kind for kind in ("Secret", "ConfigMap") if kind not in wanted]
+    yield from (Delete((kind, name)) for kind in spare if (kind, name) in o.objects)
+
+
+def digests_of(o: Observed) -> dict[str, str]:
+    """What each revision that is around was when it was first loaded, as the first pod said: what a server gives for it
+    later, and is something else, is no longer that version."""
+    around = {view.revision for view in o.deployments}
+    around |= {config.revision for view in o.deployments for config in view.configs}
+    said = {
+        name: held.digest
+        for pod in reversed(o.pods)
+        if pod.report
+        for name, held in pod.report.held.items()
+        if held.digest
+    }
+    return {name: digest for name, digest in (said | digests_in(o.objects, o.program)).items() if name in around}
 
 
 def keep(r: Situation, current: Revision, step: Step | None) -> Iterator[Action]:

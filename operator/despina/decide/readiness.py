@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from despina.api.revision import Revision
 from despina.decide.observed import DeploymentView, Observed
-from despina.decide.situation import Situation, holds, serves
+from despina.decide.situation import Situation, holds, is_whole, serves
 from despina.desired.labels import REVISION
 
 
@@ -12,13 +12,13 @@ def is_prepared(r: Situation, candidate: Revision) -> bool:
     """Whether callers can be sent to a revision.
 
     In new pods, it must stand ready in the preview Service's endpoints, which shows that the network knows them; pods
-    that served before have shown that already. In running pods, callers must be led to them: somebody may have changed
-    what the Service selects.
+    that served before have shown that already. In running pods, callers must be led to them (somebody may have changed
+    what the Service selects), and all of their workers run: one that is on its way has yet to take it in.
     """
     if not has_come_up(r, candidate):
         return False
     if r.swaps:
-        return _leads_to(r.o) == candidate.base
+        return _leads_to(r.o) == candidate.base and all(map(is_whole, r.o.ready_pods(candidate.base)))
     view = r.o.deployment(candidate.base)
     has_served = view is not None and view.activated_at is not None
     return has_served or r.o.preview_ready.get(candidate.base, 0) >= r.size

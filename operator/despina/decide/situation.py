@@ -273,3 +273,8 @@ def holds(pod: PodView, revision: str) -> bool:
     """Whether a pod can serve a revision at once."""
     held = pod.held(revision)
     return held is not None and held.phase == "Ready"
+
+
+def is_whole(pod: PodView) -> bool:
+    """Whether all of a pod's workers run, as far as it says."""
+    return pod.report is None or pod.report.workers >= pod.report.wanted_workers

@@ -9,7 +9,7 @@ from despina.api.program import Rollout
 from despina.api.revision import Revision, shape_of
 from despina.decide.observed import Observed
 from despina.decide.plan import Strategy
-from despina.decide.situation import still_there
+from despina.decide.situation import is_whole, still_there
 from despina.wire import FailureReason
 
 MOST_PATIENCE_SECONDS = 20
@@ -63,8 +63,8 @@ def _automatic(o: Observed, wanted: Revision, waited: float) -> Strategy:
     if before and before.id == wanted.hash and before.strategy in ("BlueGreen", "Recreate"):
         return Strategy("Recreate" if before.strategy == "Recreate" else "BlueGreen", before.strategy_reason)
     why = why_not_in_place(o, wanted)
-    if why is None and waited >= patience(o.program.spec.rollout)[0] and _is_silent(o):
-        why = "pods do not answer on their admin port"
+    if why is None and waited >= patience(o.program.spec.rollout)[0]:
+        why = _held_up(o)
     return Strategy("BlueGreen", why) if why else Strategy("HotSwap", "only compiled state, LMs or modules changed")
 
 
@@ -91,8 +91,12 @@ def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(part for part in before.keys() | now.keys() if before.get(part) != now.get(part))
 
 
-def _is_silent(o: Observed) -> bool:
-    return any(pod.report is None for pod in o.ready_pods(o.active))
+def _held_up(o: Observed) -> str | None:
+    """What keeps the running pods from taking a revision in, though they could."""
+    pods = o.ready_pods(o.active)
+    if any(pod.report is None for pod in pods):
+        return "pods do not answer on their admin port"
+    return next((f"{pod.name} lacks workers" for pod in pods if not is_whole(pod)), None)
 
 
 def _without_room(o: Observed, wanted: Revision, waited: float) -> Strategy | None:

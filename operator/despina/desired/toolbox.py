@@ -7,14 +7,18 @@ out of the spec does not take it from the version that still serves.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from despina.api.program import Program
 from despina.api.tool import Backend, Tool, ToolStatus
 from despina.desired.labels import metadata, program_labels
 from despina.wire import (
+    DIGESTS_FILE,
     NEVER,
     REDIS_SEAL,
     TOOL_TOKENS_DIR,
@@ -27,6 +31,7 @@ from despina.wire import (
 )
 
 HOST_PORT = 8080
+DIGESTS = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -53,21 +58,29 @@ def token_file(key: str, backend: str | None = None) -> str:
     return ".".join([*key.split("/"), *([backend] if backend else [])])
 
 
-def build_toolbox(program: Program, views: tuple[ToolView, ...], redis_seal: str = "") -> list[dict[str, Any]]:
-    """The ConfigMap and the Secret; nothing for a program without tools and without Redis."""
-    if not views and not redis_seal:
-        return []
-    config = ToolsConfig(tools={view.key: tool_config(view) for view in views})
+def build_toolbox(
+    program: Program, views: tuple[ToolView, ...], redis_seal: str = "", digests: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The ConfigMap and the Secret, each where there is anything to put into it."""
     tokens = {name: token for view in views for name, token in view.tokens.items()}
-    if redis_seal:
-        tokens[REDIS_SEAL] = redis_seal
-    meta = metadata(program, toolbox_name(program), program_labels(program))
-    data = {TOOLS_FILE: config.model_dump_json(exclude_defaults=True)}
+    tokens |= {REDIS_SEAL: redis_seal} if redis_seal else {}
+    config = ToolsConfig(tools={view.key: tool_config(view) for view in views})
+    data = {TOOLS_FILE: config.model_dump_json(exclude_defaults=True)} if views or redis_seal else {}
+    data |= {DIGESTS_FILE: json.dumps(digests, sort_keys=True)} if digests else {}
     encoded = {name: base64.b64encode(token.encode()).decode() for name, token in sorted(tokens.items())}
-    return [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": dict(meta), "data": data},
-    ]
+    meta = metadata(program, toolbox_name(program), program_labels(program))
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded}
+    given = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": dict(meta), "data": data}
+    return [*([secret] if views or redis_seal else []), *([given] if data else [])]
+
+
+def digests_in(objects: Mapping[tuple[str, str], Mapping[str, Any]], program: Program) -> dict[str, str]:
+    """What revisions were when they were first loaded, as far as it can be read."""
+    data = (objects.get(("ConfigMap", toolbox_name(program))) or {}).get("data") or {}
+    try:
+        return DIGESTS.validate_json(data.get(DIGESTS_FILE) or "{}")
+    except ValueError:
+        return {}
 
 
 def tool_config(view: ToolView) -> ToolConfig:

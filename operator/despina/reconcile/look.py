@@ -28,7 +28,7 @@ from despina.decide.snapshot import Snapshot, snapshot_of
 from despina.desired.labels import PROGRAM, REVISION
 from despina.desired.overlay import CONTAINER
 from despina.desired.tool import hosted
-from despina.desired.toolbox import ToolView, build_toolbox, token_file
+from despina.desired.toolbox import ToolView, build_toolbox, digests_in, token_file
 from despina.reconcile.program import tool_keys, uses_redis
 from despina.sources.outbox import ATTEMPTS
 from despina.status.report import requested
@@ -61,7 +61,7 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         pods=pods.seen,
         active=live.active,
         preview_ready=live.preview_ready,
-        objects={**live.objects, **_toolbox(live.program, tools, redis_seal)},
+        objects={**live.objects, **_toolbox(live.program, tools, redis_seal, digests_in(live.objects, live.program))},
         configs=live.configs,
         interfaces=await _interfaces(cluster, live, pods.seen),
         tools=tools.seen,
@@ -218,10 +218,12 @@ def _tokens(view: ToolView) -> dict[str, str]:
     return own | {token_file(view.key, name): TOKEN for name in backends}
 
 
-def _toolbox(program: Program, tools: Part, redis_seal: str) -> dict[tuple[str, str], Document]:
+def _toolbox(
+    program: Program, tools: Part, redis_seal: str, digests: Mapping[str, str]
+) -> dict[tuple[str, str], Document]:
     """What was not read is taken to be as it should be: the Secret, and what would be made of tools not seen."""
     unread = ("Secret", "ConfigMap") if tools.unseen else ("Secret",)
-    made = build_toolbox(program, tools.seen, redis_seal)
+    made = build_toolbox(program, tools.seen, redis_seal, digests)
     return {(d["kind"], d["metadata"]["name"]): d for d in made if d["kind"] in unread}
 
 

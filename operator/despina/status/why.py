@@ -19,7 +19,7 @@ from despina.decide.memory import asking
 from despina.decide.observed import Observed, PodView
 from despina.decide.plan import Action, Annotate, Apply, Create, Delete, Emit, Plan, Restart, Scale, Tell
 from despina.decide.quarantine import parse_timestamp
-from despina.decide.situation import amiss, holds, previous, recovered, wanted_size
+from despina.decide.situation import amiss, holds, is_whole, previous, recovered, wanted_size
 from despina.decide.sizing import asleep
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
@@ -209,7 +209,9 @@ def _prepare(o: Observed, plan: Plan, now: float) -> Iterator[str]:
 
 def _to_take_in(o: Observed, plan: Plan) -> str:
     pods, revision = o.ready_pods(o.active), plan.candidate.hash if plan.candidate else ""
-    late = [p for p in pods if not holds(p, revision)]
+    late, short = [p for p in pods if not holds(p, revision)], [p for p in pods if not is_whole(p)]
+    if short and not late:
+        return f"for all workers of pod {short[0].name} to run"
     if pods and not late:
         return "for its Service to lead to the pods, which have taken it in"
     named = "; ".join(f"pod {p.name} {_taking_in(p, revision)}" for p in late[:NAMED])

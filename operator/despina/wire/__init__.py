@@ -108,6 +108,9 @@ from despina.wire.names import (
     DEGRADED_HEADER as DEGRADED_HEADER,
 )
 from despina.wire.names import (
+    DIGESTS_FILE as DIGESTS_FILE,
+)
+from despina.wire.names import (
     DRAINING_HEADER as DRAINING_HEADER,
 )
 from despina.wire.names import (

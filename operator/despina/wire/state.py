@@ -18,6 +18,8 @@ class FailureReason(enum.StrEnum):
     LOAD_FAILED = "LoadFailed"
     ARTIFACT_MISSING = "ArtifactMissing"
     ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    ARTIFACT_CHANGED = "ArtifactChanged"
+    """It is not what the revision was when it was first loaded."""
     REQUIREMENTS_MISSING = "RequirementsMissing"
     PICKLE_DENIED = "PickleDenied"
     SIGNATURE_UNKNOWN = "SignatureUnknown"
@@ -33,6 +35,7 @@ class FailureReason(enum.StrEnum):
 CERTAIN = frozenset(
     {
         FailureReason.ARTIFACT_CORRUPT,
+        FailureReason.ARTIFACT_CHANGED,
         FailureReason.REQUIREMENTS_MISSING,
         FailureReason.PICKLE_DENIED,
         FailureReason.SIGNATURE_UNKNOWN,
@@ -114,8 +117,8 @@ class HeldRevision(Report):
 
     phase: Literal["Preparing", "Ready", "Failed"]
     failure: Failure | None = None
-    digest: str = ""
-    """Of the compiled state that was loaded."""
+    digest: str = Field(default="", max_length=64)
+    """Of all that was loaded: code, compiled state, modules of other versions."""
     remark: str = Field(default="", max_length=1024)
     """What its owner should know of it though it can serve."""
 

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,19 @@ import dspy
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError
 
-from despina.wire import FailureReason, ModuleConfig, RuntimeConfig
+from despina.wire import (
+    DIGESTS_FILE,
+    TOOLS_DIR,
+    TOOLS_FILE,
+    TOOLS_FILE_ENV,
+    FailureReason,
+    ModuleConfig,
+    RuntimeConfig,
+)
 from despina_runtime import compat
 from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
-from despina_runtime.program.fetch import folder_of
+from despina_runtime.program.fetch import COMPLETE, folder_of
 from despina_runtime.program.interface import Interface, interface_of, module_interfaces, modules_of
 from despina_runtime.program.served import prepare
 from despina_runtime.program.unservable import ProgramError
@@ -49,7 +57,7 @@ class Loaded:
     modules: Mapping[str, Interface] = field(default_factory=dict)
     """Interfaces of those modules that show theirs, by path (`rewrite`, `steps[0]`, `answer.predict`)."""
     digest: str = ""
-    """Of the compiled state."""
+    """Of all that was loaded."""
     remark: str = ""
     """Why the warm-up told nothing of it; empty where it did, or was left out."""
 
@@ -64,19 +72,53 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
     try:
         if running:
             check_same_code(folder, running)
-        if (folder / MANIFEST).exists():
-            return load_despina(folder, config.modules, lambda version: _state_of(config, version, cache))
-        if any(m.version for m in config.modules):
-            text = "spec.modules: state of single modules needs models logged with despina_runtime.log_program"
-            raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
-        loaded = load_mlflow(folder, config.allow_pickle)
-        check_paths(loaded.program, (m.path for m in config.modules))
-        return loaded
+        digest = _digest_of([folder, *(folder_of(model, cache) for model in config.models[1:])])
+        check_digest(digest, config)  # before anything of it runs
+        return replace(_loaded(folder, config, cache), digest=digest)
     except ProgramError:
         raise
     except Exception as exc:  # whatever the program's own code raises
         log.exception("Program could not be loaded")
         raise ProgramError(FailureReason.LOAD_FAILED, f"{type(exc).__name__}: {exc}") from exc
+
+
+def _loaded(folder: Path, config: RuntimeConfig, cache: Path) -> Loaded:
+    if (folder / MANIFEST).exists():
+        return load_despina(folder, config.modules, lambda version: _state_of(config, version, cache))
+    if any(m.version for m in config.modules):
+        text = "spec.modules: state of single modules needs models logged with despina_runtime.log_program"
+        raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
+    loaded = load_mlflow(folder, config.allow_pickle)
+    check_paths(loaded.program, (m.path for m in config.modules))
+    return loaded
+
+
+def check_digest(found: str, config: RuntimeConfig) -> None:
+    """Raise ARTIFACT_CHANGED where a version is not what its revision was when it was first loaded, as the operator has
+    noted beside the tools."""
+    tools = os.environ.get(TOOLS_FILE_ENV) or f"{TOOLS_DIR}/{TOOLS_FILE}"
+    try:
+        known = json.loads(Path(tools).with_name(DIGESTS_FILE).read_bytes()).get(config.revision, found)
+    except (OSError, ValueError, AttributeError):
+        return
+    if known != found:
+        text = f"version {config.model.version} is not what it was when revision {config.revision} was first loaded:"
+        raise ProgramError(
+            FailureReason.ARTIFACT_CHANGED,
+            f"{text} its files were changed where MLflow keeps them ({found}, not {known}); register a new version",
+        )
+
+
+def _digest_of(folders: Iterable[Path]) -> str:
+    """Of all files that are loaded: a manifest has the digests of its own, and is held to them."""
+    files = (p for folder in folders for p in ([folder / MANIFEST] if (folder / MANIFEST).exists() else _all(folder)))
+    return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()[:16]
+
+
+def _all(folder: Path) -> list[Path]:
+    """But for what a download, or Python, puts beside them."""
+    beside = (COMPLETE, "registered_model_meta")
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in beside and p.suffix != ".pyc")
 
 
 def check_same_code(folder: Path, running: Loaded) -> None:
@@ -148,8 +190,7 @@ def load_despina(
     state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
     program.load_state(state)
     _forget_lms(program)
-    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-    return Loaded(program, interface, manifest.example, manifest=manifest, digest=digest, modules=of_modules)
+    return Loaded(program, interface, manifest.example, manifest=manifest, modules=of_modules)
 
 
 def _forget_lms(program: dspy.Module) -> None:

@@ -454,6 +454,16 @@ def crash(world: World, number: int) -> None:
         nature.set_ready(world, pod, False)
 
 
+@event(st.tuples(st.integers(0, 5), st.sampled_from([1.0, 15.0, 300.0])))
+def worker_lost(world: World, what: tuple[int, float]) -> None:
+    """One of a pod's workers ends. The other one answers until it is replaced, which may take several tries."""
+    number, seconds = what
+    pod = some_pod(world, number)
+    runtime = world.runtimes.get(pod["metadata"]["name"]) if pod else None
+    if runtime:
+        runtime.whole_at = world.now + seconds
+
+
 @event(st.integers(0, 5))
 def starts_with_old_news(world: World, number: int) -> None:
     """A pod starts on a node that has not heard of the latest generation."""

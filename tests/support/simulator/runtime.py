@@ -56,6 +56,8 @@ class Runtime:
     breaker: str = "Closed"
     breaker_at: float | None = None
     window: dict[str, int] = field(default_factory=dict)
+    whole_at: float = 0.0
+    """When the last of its workers is replaced that ended."""
 
     def __post_init__(self) -> None:
         self.keys = frozenset(self.config.order_keys)
@@ -114,7 +116,7 @@ class Runtime:
     def say(self, now: float) -> PodState:
         """The report that the operator gets when it listens."""
         held = {
-            name: HeldRevision(phase="Failed" if h.failure else "Ready", failure=h.failure)
+            name: HeldRevision(phase="Failed" if h.failure else "Ready", failure=h.failure, digest=_digest(h))
             for name, h in self.held.items()
         }
         age = None if self.breaker_at is None else now - self.breaker_at
@@ -125,7 +127,14 @@ class Runtime:
             breakers=(BreakerReport(state=self.breaker, age_seconds=age, window=self.window),),
             tries=dict(self.tries),
             uptime_seconds=now - self.started_at,
+            workers=1 if now < self.whole_at else 2,
+            wanted_workers=2,
         )
 
     def interface(self, revision: str) -> dict[str, object]:
         return NARROWER if "SchemaCompatibility" in self.held[revision].nature.fails else INTERFACE
+
+
+def _digest(held: Held) -> str:
+    model = held.config.model
+    return "" if held.failure else f"{model.version} of {model.created_at}"

@@ -74,7 +74,7 @@ PEOPLE = ("alias", "alias", "alias", "lm", "cpu", "paused", "replicas", "pin", "
 HANDS = ("promote", "promote", "abort", "retry", "restart", "auto_promotion")
 SOURCES = ("default_server", "model_made_anew", "model_exists", "source_version", "registry")
 MISFORTUNE = (
-    "interrupted", "killed", "away", "crash", "starts_with_old_news", "orders_lost", "orders_refused", "failing", "evicted", "unready_for_a_moment",
+    "interrupted", "killed", "away", "crash", "starts_with_old_news", "orders_lost", "orders_refused", "failing", "evicted", "unready_for_a_moment", "worker_lost",
     "start_fails_once", "quota", "mute", "drained", "clock_jumps", "key_replaced", "refused", "unreadable", "permitted", "deleted",
 )  # fmt: skip
 DAMAGE = (
