@@ -205,6 +205,25 @@ NAMES = {
 }
 
 
+ROOM = {
+    "what models need": ({}, "20Gi"),
+    "and the cache's tier on the disk": ({"cache": {"node": {"type": "EmptyDir", "sizeLimit": "1500Mi"}}}, "22Gi"),
+    "but for one in Redis alone": ({"cache": {"node": {"sizeLimit": "1500Mi"}}}, "20Gi"),
+    "or what the manifest says": (
+        {"podTemplate": {"spec": {"volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "100Gi"}}]}}},
+        "100Gi",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", ROOM)
+def test_a_pod_may_not_fill_its_nodes_disk(sentence):
+    spec, room = ROOM[sentence]
+    (deployment,) = [d for d in objects(a_manifest(**spec)) if d["kind"] == "Deployment"]
+    volumes = {v["name"]: v["emptyDir"] for v in deployment["spec"]["template"]["spec"]["volumes"] if "emptyDir" in v}
+    assert volumes == {"cache": {"sizeLimit": room}, "tmp": {"sizeLimit": "5Gi"}}
+
+
 def test_names_that_others_know_stay():
     assert list(NAMES) == list(NAMES.values())
 

@@ -8,6 +8,8 @@ from despina.api.placement import PlacementProfile
 from despina.api.pods import Accelerator, Placement, Resources
 
 ADMIN = "admin"
+MODELS_GIB, TEMPORARY_ROOM = 20, "5Gi"
+"""A pod that writes more is evicted, and says why. A program that needs more says so in `podTemplate`."""
 # Time for the process itself to end, on top of draining and of the longest request.
 EXIT_SECONDS = 5
 

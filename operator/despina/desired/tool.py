@@ -21,6 +21,7 @@ from despina.desired.pods import (
     EXIT_SECONDS,
     POD_SECURITY,
     ROLLING,
+    TEMPORARY_ROOM,
     accelerator_of,
     placed,
     probes,
@@ -193,7 +194,7 @@ def _pod_spec(
         "securityContext": dict(POD_SECURITY),
         "containers": [container],
         "volumes": [
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": TEMPORARY_ROOM}},
             {"name": "callers", "secret": {"secretName": tokens_name(tool)}},
         ],
     } | placed(placement, profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from despina.api.placement import PlacementProfile
 from despina.api.pods import Accelerator
 from despina.api.program import Program
-from despina.api.revision import Revision, secret_refs, shape_of
+from despina.api.revision import Revision, secret_refs, shape_of, size
 from despina.desired.config import dump, generation_name
 from despina.desired.identity import service_account_name
 from despina.desired.labels import CONFIG, RESTART, RESTARTED_BY, SHAPE, metadata, revision_labels, selector
@@ -19,8 +20,10 @@ from despina.desired.pods import (
     ADMIN,
     CONTAINER_SECURITY,
     EXIT_SECONDS,
+    MODELS_GIB,
     POD_SECURITY,
     ROLLING,
+    TEMPORARY_ROOM,
     accelerator_of,
     placed,
     probes,
@@ -126,14 +129,21 @@ def build_pod_spec(program: Program, containers: list[dict[str, Any]]) -> dict[s
         "securityContext": dict(POD_SECURITY),
         "containers": containers,
         "volumes": [
-            {"name": "cache", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "cache", "emptyDir": {"sizeLimit": _room(program)}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": TEMPORARY_ROOM}},
             # Always there, so that a program gets its first tool without new pods.
             {"name": "tools", "configMap": {"name": toolbox_name(program), "optional": True}},
             {"name": "tool-tokens", "secret": {"secretName": toolbox_name(program), "optional": True}},
             *(volume for volume, _ in _mounted_secrets(program)),
         ],
     }
+
+
+def _room(program: Program) -> str:
+    """For models, and the cache on the pod's disk: whatever else is written there must not fill the node's."""
+    node = program.spec.cache.node if program.spec.cache else None
+    cached = size(node.size_limit) if node and node.type == "EmptyDir" else 0
+    return f"{MODELS_GIB + math.ceil(cached / 2**30)}Gi"
 
 
 def build_container(program: Program, default_image: str, accelerator: Accelerator | None = None) -> dict[str, Any]:
