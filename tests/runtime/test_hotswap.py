@@ -168,6 +168,15 @@ def test_what_was_missing_for_a_moment_is_taken_in_at_the_second_try(pod, plain,
     assert held.phase == "Ready"
 
 
+TICKETS = (
+    "My card was charged twice",
+    "The app crashes when I open it",
+    "I cannot log in, the code never comes",
+    "How do I cancel my plan",
+    "When will my parcel arrive",
+)
+
+
 def test_modules_take_state_and_lm_of_their_own(pod, plain, version, servers, lm):
     lms = (lm_config(servers[2], retries=0), lm_config(servers[2], "cheap", adapter="JSON", structured_output=True))
     running = pod(plain, lms=lms)
@@ -176,7 +185,18 @@ def test_modules_take_state_and_lm_of_their_own(pod, plain, version, servers, lm
     module = (ModuleConfig(path="classify", version=version, lm="cheap"),)
     part = prepare(running, of(running.config, plain, "beef0002", modules=module))
     assert part.phase == "Ready"
-    assert part.digest == whole.digest != running.state().held["abcd1234"].digest
+    same = prepare(
+        running, of(running.config, plain, "beef0004", modules=(ModuleConfig(path="classify", version=version),))
+    )
+    digests = {whole.digest, part.digest, running.state().held["abcd1234"].digest}
+    assert (len(digests), same.digest) == (3, part.digest), "of what was loaded, whichever LM it asks"
+    answers = {}
+    for revision in ("abcd1234", "beef0001", "beef0004"):
+        running.order("Commit", subject=revision)
+        answers[revision] = [running.ask({"ticket": text}).json()["category"] for text in TICKETS]
+    assert answers["beef0004"] == answers["beef0001"] != answers["abcd1234"], (
+        "it has the other version's demonstrations"
+    )
     unknown = prepare(running, of(running.config, plain, "beef0003", modules=(ModuleConfig(path="rewrite"),)))
     assert unknown.failure.reason == "UnknownModule"
     assert "it has classify" in unknown.failure.message
