@@ -63,11 +63,12 @@ mutants: install                 ## 300 changes of the decisions, one at a time:
 bench-tools: install             ## calls of tools by name: overhead, routing, failover, at most once
 	@$(PY) hack/bench_tools.py
 
-bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do
+bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do, with a hot swap every 20 s
 	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py
 
-bench-pod: install              ## workers killed, frozen and hanging, ten rounds each, under 100 requests a second
+bench-pod: install               ## workers lost in every way, ten rounds each, under 100 requests a second; 1,000 calls of what may run once; 10,000 requests with secrets
 	@POD_ROUNDS=10 .venv/bin/pytest -q -n0 tests/runtime/test_workers.py -k is_lost
+	@ONCE_REQUESTS=1000 SHARING_TURNS=157 .venv/bin/pytest -q -n0 tests/runtime/test_once.py tests/runtime/test_sharing.py
 
 locks: install                   ## newer versions of everything
 	@rm -f locks/*.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 
@@ -16,7 +17,7 @@ from tests.support.pods import fresh, pods
 from tests.support.world import eventually
 
 BOOK = (ToolUse(name="book", tool="ns/book"),)
-REQUESTS, AT_A_TIME = 300, 10
+REQUESTS, AT_A_TIME = int(os.environ.get("ONCE_REQUESTS", "300")), 10
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 
 import httpx
@@ -139,7 +140,7 @@ class Told:
         self.text += text
 
 
-CALLERS, TURNS = 64, 10
+CALLERS, TURNS = 64, int(os.environ.get("SHARING_TURNS", "10"))
 
 
 def test_no_secret_of_one_caller_is_in_the_answer_of_another(tmp_path, pod, log_model, monkeypatch):

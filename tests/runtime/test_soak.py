@@ -1,4 +1,5 @@
-"""A mixed load for a while: every answer must be the right one, from this revision, and memory must not grow.
+"""A mixed load for a while, with a hot swap now and then: every answer must be the right one, from a revision that was
+there, and memory must not grow.
 
 `make bench-soak` runs it for ten minutes; here it takes one.
 """
@@ -11,13 +12,14 @@ import json
 import os
 import random
 import statistics
+import threading
 from pathlib import Path
 
 import pytest
 
 from despina.wire import CacheConfig, FallbackConfig, LimitsConfig
 from services import free_port, standin_command
-from tests.support.pods import lm_config, pods
+from tests.support.pods import Pod, lm_config, pods
 from tests.support.traffic import capacity, drive
 from tests.support.world import REPORTS, eventually
 
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.alone  # it loads this machine to a part of what it can
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 LOAD_PERCENT = 80
+SWAP_SECONDS = 20
 CONNECTIONS = 256
 """As a proxy keeps them: each holds memory, and how many there ever were at once would depend on the machine's hiccups."""
 CATEGORIES = ["account", "billing", "bug", "feature", "shipping"]
@@ -52,6 +55,31 @@ def rss(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+class Swaps:
+    """The same version under one name after the other."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.pod, self.revisions, self.stop = pod, [pod.config.revision], threading.Event()
+
+    def __enter__(self) -> Swaps:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self.stop.wait(SWAP_SECONDS):
+            before, name = self.revisions[-1], f"{len(self.revisions):08x}"
+            self.pod.order("Prepare", subject=name, config=self.pod.config.model_copy(update={"revision": name}))
+            eventually("held", lambda name=name: self.pod.state().held[name].phase == "Ready", 60)
+            self.revisions.append(name)
+            assert self.pod.order("Commit", subject=name) == 200
+            assert self.pod.order("Release", subject=before) == 200
+
+
 def test_no_answer_is_wrong_or_mixed_up_and_memory_stays_flat(echoing, tmp_path, servers, version):
     cache = CacheConfig(scope="Both", process_entries=500, node_bytes=2**23)
     main = lm_config(echoing, retries=1, request_timeout_seconds=5)
@@ -73,14 +101,17 @@ def test_no_answer_is_wrong_or_mixed_up_and_memory_stays_flat(echoing, tmp_path,
             return body(n)
 
         rate = asyncio.run(capacity(f"{pod.url}/execute", body)) * LOAD_PERCENT / 100
-        traffic = asyncio.run(drive(f"{pod.url}/execute", watched, rate, lambda t: t > SECONDS, CONNECTIONS))
+        with Swaps(pod) as swaps:
+            traffic = asyncio.run(drive(f"{pod.url}/execute", watched, rate, lambda t: t > SECONDS, CONNECTIONS))
+        assert pod.state().revision == swaps.revisions[-1]
         final = pod.metrics()
-    wrong = [a for a in traffic.answers if not is_right(a)]
+    assert len(swaps.revisions) > SECONDS / SWAP_SECONDS - 1
+    wrong = [a for a in traffic.answers if not is_right(a, swaps.revisions)]
     hits = sum("hit" in a.headers.get("cache-status", "") for a in traffic.answers)
     degraded = sum("despina-degraded" in a.headers for a in traffic.answers)
     third, last = (statistics.median(part) for part in (memory[len(memory) // 5 : len(memory) * 3 // 10], memory[-60:]))
     REPORTS.append(
-        f"soak at {rate:.0f}/s: sent={len(traffic.answers)} failed={len(wrong)} hits={hits} degraded={degraded}"
+        f"soak at {rate:.0f}/s, {len(swaps.revisions) - 1} hot swaps: sent={len(traffic.answers)} failed={len(wrong)} hits={hits} degraded={degraded}"
         f" RSS {memory[0]:.0f} -> {third:.0f} -> {last:.0f} MiB"
     )
     Path("out").mkdir(exist_ok=True)
@@ -94,9 +125,9 @@ def test_no_answer_is_wrong_or_mixed_up_and_memory_stays_flat(echoing, tmp_path,
     assert "despina_requests_total" in final
 
 
-def is_right(answer) -> bool:
-    """The category of this very ticket, by this revision; or a fallback that says so."""
-    if answer.status != 200 or not answer.headers["despina-prediction-id"].startswith("abcd1234-"):
+def is_right(answer, revisions: list[str]) -> bool:
+    """The category of this very ticket, by one of these revisions; or a fallback that says so."""
+    if answer.status != 200 or answer.headers["despina-prediction-id"].partition("-")[0] not in revisions:
         return False
     if "despina-degraded" in answer.headers:
         return answer.body == {"category": "bug"}
