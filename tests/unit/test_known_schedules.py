@@ -544,12 +544,23 @@ SCHEDULES = {
     "pods stay at what they were changed to, though that was in no list for a pass": (
         SWAP,
         {},
-        [("alias", "2"), *RELEASED, ("unlabelled", ("ConfigMap", 0)), ("unlabelled", ("ConfigMap", 1)), ("rounds", 1)],
+        [("alias", "2"), *RELEASED, ("unlabelled", ("ConfigMap", 0)), ("unlabelled", ("ConfigMap", 3)), ("rounds", 1)],
     ),
     "a bad version is taken back though its Deployments had lost their labels": (
         BLUE_GREEN,
         {"2": ERRING},
         [("unlabelled", ("Deployment", 0)), ("alias", "2"), *RELEASED, ("rounds", 6)],
+    ),
+    "a bad version is taken back though somebody took the label of its revision off its Deployment": (
+        BLUE_GREEN,
+        {"2": ERRING},
+        [
+            ("alias", "2"),
+            *RELEASED,
+            ("unlabelled", ("Deployment", 1)),
+            ("unlabelled", ("Deployment", 4)),
+            ("rounds", 6),
+        ],
     ),
     "a swap into pods whose Deployment had lost its label": (
         (SWAP, {}, [("unlabelled", ("Deployment", 0)), ("alias", "2"), ("rounds", 6)])

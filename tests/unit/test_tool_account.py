@@ -45,3 +45,9 @@ def test_backends_whose_pools_contradict_each_other_on_one_account_are_told():
     assert message.startswith("spec.serviceAccount.name: backend b needs another eks.amazonaws.com/role-arn")
     own = tool.model_copy(update={"spec": tool.spec.model_copy(update={"service_account": ServiceAccount()})})
     assert decide_tool(replace(observed(own), defaults=defaults)).problems == ()
+    chosen = a_tool(
+        pods("a", placement={"profile": "aws"}),
+        pods("b", placement={"profile": "other"}),
+        serviceAccount={"name": "mine", "annotations": dict.fromkeys(ROLE, "arn:chosen")},
+    )
+    assert decide_tool(replace(observed(chosen), defaults=defaults)).problems == (), "the spec says which"

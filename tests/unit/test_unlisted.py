@@ -10,7 +10,7 @@ import pytest
 from despina.api.status import ProgramStatus
 from despina.cluster.errors import Refused
 from despina.cluster.observe import observe
-from despina.cluster.unlisted import MOST_DEPLOYMENTS, missing
+from despina.cluster.unlisted import MOST_OTHERS, missing
 from despina.decide.observed import DeploymentView
 from despina.decide.plan import Apply, Create, each
 from despina.decide.rollout import decide
@@ -70,6 +70,16 @@ CASES = {
         lists(Service=named("qa"), Deployment=named(FIRST[1])),
         [("ConfigMap", f"qa-{ONE}-generation")],
     ),
+    "what they are being changed to": (
+        status("22222222", f"qa-{ONE}", "candidate"),
+        lists(Service=named("qa"), Deployment=named(FIRST[1])),
+        [("ConfigMap", f"qa-{ONE}-generation")],
+    ),
+    "a name whose generation can have none": (
+        status("x", "a" * 250),
+        lists(Service=named("qa"), Deployment=named("a" * 250)),
+        [],
+    ),
     "what is no name of an object": (
         status("x", "../../secrets/x"),
         lists(Service=named("qa"), Pod=pods("", "a/b", "é")),
@@ -85,7 +95,11 @@ def test_what_is_looked_for_by_its_name(sentence):
 
 
 def test_pods_with_made_up_labels_have_few_names_looked_for():
-    assert len(missing(P, ProgramStatus(), lists(Pod=pods(*map(str, range(1000)))))) == MOST_DEPLOYMENTS + 1
+    made_up = pods(*map(str, range(1000)), "zzz")
+    assert len(missing(P, ProgramStatus(), lists(Pod=made_up))) == MOST_OTHERS + 1
+    assert missing(P, status("zzz", "qa-zzz"), lists(Pod=made_up))[0] == ("Deployment", "qa-zzz"), (
+        "what callers reach comes first"
+    )
 
 
 class Deaf(Client):
@@ -96,7 +110,7 @@ class Deaf(Client):
 
 
 @pytest.mark.parametrize("client", [Client, Deaf])
-@pytest.mark.parametrize("lost", [{PROGRAM}, {PROGRAM, REVISION, "despina.dev/model-version"}])
+@pytest.mark.parametrize("lost", [{PROGRAM}, {REVISION}, {PROGRAM, REVISION, "despina.dev/model-version"}])
 async def test_what_lost_its_labels_is_seen_in_the_same_pass(client, lost):
     api = Api()
     for action in each(decide(observed(P), 0.0).actions):
@@ -113,8 +127,8 @@ async def test_what_lost_its_labels_is_seen_in_the_same_pass(client, lost):
     after = await observe(client(api), P, manifest)
     assert after.active == before.active == ONE
     assert [_as_before(v) for v in after.deployments] == [_as_before(v) for v in before.deployments]
-    is_written = client is Client
-    assert (api.get(*FIRST)["metadata"]["labels"].get(REVISION) == ONE) is (is_written or REVISION not in lost)
+    is_written = client is Client or PROGRAM not in lost
+    assert (PROGRAM in api.get(*FIRST)["metadata"]["labels"]) is is_written
     assert (PROGRAM in api.get(*SERVICE)["metadata"]["labels"]) is is_written
     assert after.versions[FIRST] == api.get(*FIRST)["metadata"]["resourceVersion"], "the next write is not refused"
 

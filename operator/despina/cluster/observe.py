@@ -20,6 +20,7 @@ from despina.cluster.reading import (
     entries,
     is_owned,
     labels_of,
+    labels_of_pods,
     mapping,
     moment,
     names_owner,
@@ -270,9 +271,10 @@ def _deployments(objects: Mapping[ObjectKey, Document], configs: Mapping[str, Do
 def deployment_view(item: Document, configs: Mapping[str, Document]) -> DeploymentView | None:
     """A Deployment as decisions see it, with what its pods were made to run and what they were changed to.
 
-    None for one that lost the label of its revision: nobody can say what it runs, and no Service selects it by that.
+    What its pods are labelled with counts, for that cannot be changed. None where they have no revision: nobody can say
+    what it runs, and no Service selects it by that.
     """
-    name, labels, notes = item["metadata"]["name"], labels_of(item), notes_of(item)
+    name, labels, notes = item["metadata"]["name"], labels_of(item) | labels_of_pods(item), notes_of(item)
     if not labels.get(REVISION):
         return None
     loading = _loading(configs.get(generation_name(name)))

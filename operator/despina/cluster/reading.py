@@ -40,6 +40,12 @@ def labels_of(item: Document) -> dict[str, str]:
     return _texts(item["metadata"].get("labels"))
 
 
+def labels_of_pods(item: Document) -> dict[str, str]:
+    """Those that a Deployment gives its pods."""
+    template = mapping(mapping(item.get("spec")).get("template"))
+    return _texts(mapping(template.get("metadata")).get("labels"))
+
+
 def notes_of(item: Document) -> dict[str, str]:
     """An object's annotations."""
     return _texts(item["metadata"].get("annotations"))

@@ -14,12 +14,12 @@ from despina.cluster.errors import ClusterError
 from despina.cluster.reading import is_owned, labels_of, mapping, text
 from despina.decide.observed import ObjectKey
 from despina.desired.config import generation_name
-from despina.desired.labels import MODEL_VERSION, REVISION, program_labels
+from despina.desired.labels import REVISION, program_labels
 
 log = logging.getLogger(__name__)
 Lists = Mapping[str, list[Document]]
-MOST_DEPLOYMENTS = 5
-"""Anybody who may make a pod can give it the label of a revision."""
+MOST_OTHERS = 5
+"""Beside what callers reach: anybody who may make a pod can give it the label of a revision."""
 
 
 async def with_unlisted(cluster: Cluster, program: Program, status: ProgramStatus, found: Lists) -> Lists:
@@ -37,13 +37,15 @@ async def with_unlisted(cluster: Cluster, program: Program, status: ProgramStatu
 def missing(program: Program, status: ProgramStatus, found: Lists) -> list[ObjectKey]:
     """What leads callers, what has pods, and what those were changed to: where it is in no list."""
     listed = {kind: {item["metadata"]["name"] for item in items} for kind, items in found.items()}
-    known = [entry for entry in (status.active, status.previous) if entry]
-    revisions = {labels_of(pod).get(REVISION, "") for pod in found["Pod"]} | _selected(program, found["Service"])
-    deployments = {f"{program.name}-{revision}" for revision in revisions} | {entry.deployment for entry in known[:1]}
+    known = [entry for entry in (status.active, status.previous, status.candidate) if entry]
+    reached = {f"{program.name}-{revision}" for revision in _selected(program, found["Service"])}
+    reached |= {status.active.deployment} if status.active else set()
+    others = {f"{program.name}-{labels_of(pod).get(REVISION, '')}" for pod in found["Pod"]} - reached
     changed = {entry.deployment for entry in known if entry.deployment != f"{program.name}-{entry.revision}"}
-    wanted: list[ObjectKey] = [("Deployment", name) for name in _first(deployments - listed["Deployment"])]
-    wanted += [("ConfigMap", generation_name(name)) for name in _first(changed & (deployments | listed["Deployment"]))]
-    wanted += [("Service", program.name)] if deployments or listed["Deployment"] else []
+    changed &= reached | others | listed["Deployment"]
+    wanted: list[ObjectKey] = [("Deployment", name) for name in (*_names(reached), *_names(others)[:MOST_OTHERS])]
+    wanted += [("ConfigMap", generation_name(name)) for name in _names(changed)]
+    wanted += [("Service", program.name)] if reached or others or listed["Deployment"] else []
     return [(kind, name) for kind, name in wanted if name not in listed[kind]]
 
 
@@ -53,16 +55,14 @@ def _selected(program: Program, services: Iterable[Document]) -> set[str]:
     return {text(mapping(mapping(item.get("spec")).get("selector")).get(REVISION)) for item in own}
 
 
-def _first(names: Iterable[str]) -> list[str]:
-    return sorted(filter(is_object_name, names))[:MOST_DEPLOYMENTS]
+def _names(found: Iterable[str]) -> list[str]:
+    """Those that can be a Deployment's, and have a generation."""
+    return sorted(name for name in found if is_object_name(name) and is_object_name(generation_name(name)))
 
 
 async def _labelled(cluster: Cluster, program: Program, kind: str, item: Document) -> Document:
     """The object with its labels, also where nobody lets them be written."""
     meta, labels = item["metadata"], program_labels(program)
-    if kind == "Deployment":  # its pods have the same, and there they cannot be changed
-        of_pods = labels_of(mapping(mapping(item.get("spec")).get("template")))
-        labels |= {name: of_pods[name] for name in (REVISION, MODEL_VERSION) if name in of_pods}
     try:
         return await cluster.label(kind, program.namespace, meta["name"], meta["resourceVersion"], labels)
     except ClusterError as exc:

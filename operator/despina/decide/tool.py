@@ -153,7 +153,8 @@ def _account_problem(o: ObservedTool, backend: Backend) -> str:
     """What contradicts itself where backends share an account."""
     account, before = o.tool.spec.service_account, [b for b, _ in hosted(o.tool)]
     others, own = _given(o, before[: before.index(backend)]), profile_of(o, backend).service_account_annotations
-    unlike = sorted(name for name in own.keys() & others.keys() if own[name] != others[name])
+    shared = (own.keys() & others.keys()) - account.annotations.keys()  # what the spec says counts for all
+    unlike = sorted(name for name in shared if own[name] != others[name])
     if not (account.name and account.create == "Enabled" and unlike):
         return ""
     return f"spec.serviceAccount.name: backend {backend.name} needs another {unlike[0]} on it than a backend before"

@@ -100,7 +100,7 @@ class Reconciler:
         self.conflicts[key] = carrier.conflicts + 1 if carrier.is_outdated else 0
         status = report(observed, plan, carrier.outcome, self.clock())
         late = await write_status(self.cluster, manifest, status.dump())
-        await carrier.say(plan.events)
+        await carrier.say(() if late == CONFLICT_AGAIN_SECONDS else plan.events)  # what is not on record is said again
         self.reports.listen(key, live.pods, plan.listen)
         measure_breaker(key, plan.breaker.state if plan.breaker else None)
         reads_secrets = observed.tools or program.spec.source.mlflow.credentials_secret_ref

@@ -339,7 +339,8 @@ def unlabelled(world: World, which: tuple[str, int] | None) -> None:
     names = sorted(world.api.of(kind)) if which else [NAME]
     if item := world.api.get(kind, names[number % len(names)]) if names else None:
         meta = item["metadata"]
-        kept = {name: text for name, text in (meta.get("labels") or {}).items() if name != PROGRAM}
+        lost = ({PROGRAM}, {REVISION}, {PROGRAM, REVISION})[number % 3]
+        kept = {name: text for name, text in (meta.get("labels") or {}).items() if name not in lost}
         world.api.change(kind, meta["name"], metadata={**meta, "labels": kept})
     if which is None:
         world.truth.record_damaged("Service", is_lost=False)
@@ -348,7 +349,7 @@ def unlabelled(world: World, which: tuple[str, int] | None) -> None:
 @event(st.integers(0, 3))
 def selector_edited(world: World, number: int) -> None:
     """Somebody sends callers to another Deployment's pods."""
-    bases = sorted(d["metadata"]["labels"][REVISION] for d in world.api.of("Deployment").values())
+    bases = sorted(nature.base_of(d) for d in world.api.of("Deployment").values())
     service = world.api.get("Service", NAME)
     if service and bases:
         chosen = {**service["spec"]["selector"], REVISION: bases[number % len(bases)]}

@@ -27,16 +27,18 @@ def control_deployments(world: World) -> None:
     """As many pods as asked for, of the present template."""
     _bury(world)
     for view in list(world.api.of("Deployment").values()):
-        mine = [p for p in world.pods_of(_base(view)) if not _is_ending(p)]
+        mine = [p for p in world.pods_of(base_of(view)) if not _is_ending(p)]
         _resize(world, view, mine)
-    known = {_base(d) for d in world.api.of("Deployment").values()}
+    known = {base_of(d) for d in world.api.of("Deployment").values()}
     for pod in [p for p in world.api.of("Pod").values() if p["metadata"]["labels"].get(REVISION, "") not in known]:
         if EVALUATION not in pod["metadata"]["labels"]:
             end(world, pod)
 
 
-def _base(deployment: Document) -> str:
-    return deployment["spec"]["selector"]["matchLabels"][REVISION]
+def base_of(deployment: Document) -> str:
+    """The revision that a Deployment's pods are labelled with, which nobody can change."""
+    base: str = deployment["spec"]["template"]["metadata"]["labels"][REVISION]
+    return base
 
 
 def _resize(world: World, view: Document, mine: list[Document]) -> None:
@@ -132,7 +134,7 @@ def _start(world: World, pod: Document) -> None:
 def config_on_node(world: World, pod: Document, is_stale: bool = False) -> RuntimeConfig | None:
     """What a process finds in its mounted files; None where it cannot even start."""
     owner = next(
-        (d for d in world.api.of("Deployment").values() if _base(d) == pod["metadata"]["labels"][REVISION]), None
+        (d for d in world.api.of("Deployment").values() if base_of(d) == pod["metadata"]["labels"][REVISION]), None
     )
     if owner is None:
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from despina.api.revision import source_digest
 from despina.api.status import Memory
-from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_AT, RESTARTED_BY, RETRY, REVISION
+from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_AT, RESTARTED_BY, RETRY
 from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
@@ -269,7 +269,7 @@ class Truth:
     def _resized(self, name: str, document: Document | None, operator: Operator | None) -> None:
         base, before = self.sizes.pop(name, ("", 0))
         if document:
-            base = document["metadata"]["labels"].get(REVISION, "")
+            base = nature.base_of(document)
             self.sizes[name] = (base, document["spec"].get("replicas", 1))
         size = self.sizes[name][1] if document else 0
         if operator and operator.observed and base == self.world.active and before and not size:
@@ -579,7 +579,7 @@ class Truth:
         return {r for r in beside | inside if self.good.get(r)} - {self.reached or ""}
 
     def _is_beside(self, deployment: Document) -> bool:
-        base = deployment["metadata"]["labels"].get(REVISION)
+        base = nature.base_of(deployment)
         return base != self.world.active and self.world.ready(base) > 0
 
 

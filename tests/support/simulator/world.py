@@ -114,12 +114,12 @@ class World:
 
     def deployment_of(self, base: str | None) -> Document | None:
         found = self.api.of("Deployment").values()
-        return next((d for d in found if d["metadata"]["labels"].get(REVISION) == base), None) if base else None
+        return next((d for d in found if nature.base_of(d) == base), None) if base else None
 
     def served_by(self, deployment: Document) -> str:
         """The revision that a Deployment's pods are meant to serve."""
         later = nature.read_config(self.api.get("ConfigMap", generation_name(deployment["metadata"]["name"])))
-        return later.revision if later else deployment["metadata"]["labels"][REVISION]
+        return later.revision if later else nature.base_of(deployment)
 
     @property
     def reached(self) -> str | None:
