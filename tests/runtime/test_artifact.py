@@ -107,6 +107,7 @@ def test_what_a_revision_was_not_when_it_was_first_loaded_never_runs(sentence, m
         namespace="ns", program="p", revision="abc", model=ModelRef(name="m", version="7", tracking_uri="http://m")
     )
     monkeypatch.setenv("DESPINA_TOOLS_FILE", str(tmp_path / "tools.json"))
+    monkeypatch.setattr("despina_runtime.program.load.prepare", lambda **_: None)  # which is for a whole process
     digest = load(folder, config, tmp_path).digest
     assert load(folder, config, tmp_path).digest == digest, "a load leaves it as it is"
     monkeypatch.delitem(sys.modules, module)
@@ -305,7 +306,7 @@ def test_an_async_program_shows_its_only_predictors_signature(make):
 
 
 def test_a_class_that_stands_in_no_file_cannot_be_logged(monkeypatch):
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
     typed: dict = {"dspy": dspy, "__name__": "__main__"}
     exec("class Program(dspy.Module):\n    def forward(self, question):\n        return question", typed)  # noqa: S102
     with pytest.raises(ValueError, match="stands in no file"):

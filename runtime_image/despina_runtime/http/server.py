@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -16,6 +17,7 @@ KEEP_ALIVE_SECONDS = 75
 MOST_CONNECTIONS = 10_000
 """In one process; requests on more are answered with 503."""
 ARRIVAL_SECONDS = 10.0
+LAST_SECONDS = 0.5
 LOOK_EVERY = 10
 """Ticks of uvicorn's, of a tenth of a second each."""
 
@@ -48,6 +50,14 @@ class Server(uvicorn.Server):
             elif now - since > self._arrival_seconds:
                 connection.transport.close()
             self._arriving[connection] = connection.scope, since
+
+    async def end(self) -> None:
+        """Take no more connections, and end when those that were taken have had a moment to say what they want: what
+        is idle then is closed."""
+        for listener in self.servers:
+            listener.close()
+        await asyncio.sleep(LAST_SECONDS)
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -135,7 +135,7 @@ async def _obey(
         os._exit(0)  # the supervisor has gone before anybody could be served
     engine.retire(True)
     await asyncio.sleep(drain_seconds)
-    server.should_exit = True
+    await server.end()
 
 
 async def _carry_out(engine: Engine, order: object) -> bool:
