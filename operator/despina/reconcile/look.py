@@ -161,13 +161,16 @@ async def _heard(cluster: Onlooker, namespace: str, pod: PodView) -> Part:
     if pod.ip is None or pod.ending:
         return Part(pod)
     try:
-        signature = reading(pod.read_keys, namespace, pod.name)
-        said = PodState.model_validate(await cluster.pod_says(namespace, pod.name, STATE_PATH, signature))
+        said = PodState.model_validate(await _read(cluster, namespace, pod, STATE_PATH))
     except ClusterError as exc:
         return Part(pod, (str(exc),))
     except ValueError:
         return Part(pod, (f"pod {pod.name} does not answer like Despina's runtime",))
     return Part(replace(pod, report=said))
+
+
+async def _read(cluster: Onlooker, namespace: str, pod: PodView, path: str) -> Document:
+    return await cluster.pod_says(namespace, pod.name, path, reading(pod.read_keys, namespace, pod.name))
 
 
 async def _interfaces(cluster: Onlooker, live: Live, pods: Iterable[PodView]) -> Mapping[str, Mapping[str, Any]]:
@@ -180,8 +183,7 @@ async def _interfaces(cluster: Onlooker, live: Live, pods: Iterable[PodView]) ->
         if not is_object_name(revision):  # it would be part of a path that is asked for with a person's rights
             continue
         try:
-            signature = reading(pod.read_keys, namespace, pod.name)
-            found[revision] = await cluster.pod_says(namespace, pod.name, f"{INTERFACE_PATH}/{revision}", signature)
+            found[revision] = await _read(cluster, namespace, pod, f"{INTERFACE_PATH}/{revision}")
         except (ClusterError, ValueError):
             continue  # the gate then waits, in words
     return found

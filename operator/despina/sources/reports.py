@@ -85,9 +85,8 @@ class Reports:
             if is_sooner or name not in there:
                 listener.stop(name)
         for name in there:
-            if (
-                name not in listener.tasks or listener.tasks[name].done()
-            ):  # whatever ended it must not end the listening
+            before = listener.tasks.get(name)
+            if before is None or before.done():  # whatever ended it must not end the listening
                 attending = self._attend(program, listener, name)
                 listener.tasks[name] = asyncio.create_task(attending, name=f"listen {program} {name}")
 

@@ -137,9 +137,14 @@ def build_admin(
             return PlainTextResponse("not all workers have obeyed\n", 503)
         return PlainTextResponse("ok")
 
+    def to_readers(tell: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def told(request: Request) -> Response:
+            is_allowed = is_reader(request.headers.get(SIGNATURE_HEADER, ""))
+            return await tell(request) if is_allowed else PlainTextResponse(UNREADABLE, 403)
+
+        return told
+
     async def tell_state(request: Request) -> Response:
-        if not is_reader(request.headers.get(SIGNATURE_HEADER, "")):
-            return PlainTextResponse(UNREADABLE, 403)
         try:
             waiting = Waiting.model_validate(dict(request.query_params))
         except ValidationError:
@@ -149,15 +154,13 @@ def build_admin(
         return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def tell_interface(request: Request) -> Response:
-        if not is_reader(request.headers.get(SIGNATURE_HEADER, "")):
-            return PlainTextResponse(UNREADABLE, 403)
         found = interface(request.path_params["revision"])
         return Response(found or b"{}", 200 if found else 404, media_type="application/json")
 
     return Starlette(
         routes=[
-            Route(STATE_PATH, tell_state),
-            Route(f"{INTERFACE_PATH}/{{revision}}", tell_interface),
+            Route(STATE_PATH, to_readers(tell_state)),
+            Route(f"{INTERFACE_PATH}/{{revision}}", to_readers(tell_interface)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
