@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from despina.wire import SIGNATURE_HEADER, ProgramBreakerConfig, RuntimeConfig
+from despina_runtime.process.restarts import MOST, WITHIN_SECONDS
 from tests.support.pods import SILENT_SECONDS, Pod, fresh, is_running
 from tests.support.traffic import Given, drive
 from tests.support.world import REPORTS, ROOT, TICKET, eventually
@@ -122,7 +123,7 @@ class Losses:
         self.pod, self.harm, self.versions = pod, harm, versions
         self.eras, self.whole_again = Eras(versions[0]), list[float]()
         self._serves, self._number = pod.config.revision, itertools.count(2)
-        self._lost_at = 0.0
+        self._losses = list[float]()
 
     def round(self) -> None:
         """Three changes of version."""
@@ -135,22 +136,30 @@ class Losses:
         self.asked_often()
 
     def lost(self) -> set[int]:
-        """Those that were there."""
-        before, self._lost_at = set(self.pod.workers()), time.monotonic()
+        """Those that were there. Never so many in a minute that the pod would end itself; how long it takes to notice
+        that one hangs varies."""
+        eventually("another may be lost", lambda: self._lost_within(WITHIN_SECONDS + 5) < MOST - 1, 2 * WITHIN_SECONDS)
+        before = set(self.pod.workers())
+        self._losses.append(time.monotonic())
         self.harm(self.pod)
         return before
+
+    def _lost_within(self, seconds: float) -> int:
+        return sum(at > time.monotonic() - seconds for at in self._losses)
 
     def replaced(self, before: set[int]) -> None:
         def is_made_good() -> bool:
             return len(set(self.pod.workers()) - before) == 1 and is_whole(self.pod)
 
         eventually("replaced", is_made_good, 60)
-        self.whole_again.append(time.monotonic() - self._lost_at)
+        self.whole_again.append(time.monotonic() - self._losses[-1])
         assert self.pod.state().revision == self._serves
 
     def told(self, version: str) -> str:
+        """The order is given again until all have taken it, as the operator does: one that hangs has not."""
         revision = f"beef{next(self._number):04}"
-        assert self.pod.order("Prepare", config=of(self.pod.config, version, revision)) == 200
+        config = of(self.pod.config, version, revision)
+        eventually("told", lambda: self.pod.order("Prepare", config=config) == 200, 60)
         return revision
 
     def prepared(self, version: str) -> str:
@@ -162,7 +171,7 @@ class Losses:
         before, self._serves = self._serves, revision
         self.eras.ordered()
         self.eras.confirmed(commit(self.pod, revision), version)
-        assert self.pod.order("Release", subject=before) == 200
+        eventually("released", lambda: self.pod.order("Release", subject=before) == 200, 60)
 
     def lost_before_a_commit_that_does_not_wait(self, version: str) -> None:
         """It comes while another one loads what served before, or while the lost one still hangs."""

@@ -103,7 +103,8 @@ class Pod:
         return body, {SIGNATURE_HEADER: signature_of(key, body)}
 
     def give(self, body: bytes, headers: dict[str, str]) -> int:
-        return httpx.post(f"{self.admin}/orders", content=body, headers=headers).status_code
+        """Waits for longer than the pod does for its workers."""
+        return httpx.post(f"{self.admin}/orders", content=body, headers=headers, timeout=15).status_code
 
     def order(self, order: str, **changes) -> int:
         return self.give(*self.signed(order=order, **changes))

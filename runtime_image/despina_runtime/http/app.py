@@ -231,13 +231,12 @@ class Service:
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
     async def _stream(self, corridor: Step, call: Call, send: Send) -> None:
-        """Events as they come: `delta` for text, then `result`, which alone counts, or `problem`; `done` with the
-        account."""
+        """Events as they come: `delta` for text, `status` for tools, then `result`, which alone counts, or `problem`;
+        `done` with the account."""
         stream = EventStream(send, self.headers)
 
-        async def emit(field: str, text: str) -> None:
-            if text:
-                await stream.tell("delta", orjson.dumps({"field": field, "text": text}))
+        async def emit(event: str, data: dict[str, str]) -> None:
+            await stream.tell(event, orjson.dumps(data))
 
         call.emit, degraded = emit, None
         try:
@@ -307,5 +306,5 @@ def _status(answer: Answer) -> str:
     return f"despina; fwd=miss{'; collapsed' if answer.collapsed else ''}{stored}{key}"
 
 
-async def _nowhere(field: str, text: str) -> None:
+async def _nowhere(event: str, data: dict[str, str]) -> None:
     """Stands in a call that wants a stream until there is one."""

@@ -95,7 +95,7 @@ def _choices(config: RuntimeConfig) -> list[Schemas]:
 
 def _execute(config: RuntimeConfig, inputs: str, outputs: str) -> Schemas:
     failures = ("400", "413", "422", "429", "500", "502", "503", "504")
-    stream = {"description": "delta, result, problem and done events", "type": "string"}
+    stream = {"description": "delta, status, result, problem and done events", "type": "string"}
     return {
         "summary": f"Run {config.program}",
         "operationId": "execute" if inputs == "Inputs" else f"execute_{inputs.removesuffix('_Inputs')}",

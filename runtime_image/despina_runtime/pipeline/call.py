@@ -13,8 +13,8 @@ from despina_runtime.lm.meter import Meter
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 """ASGI's; once a request's body has been read, it tells that the caller has left."""
-EmitField = Callable[[str, str], Awaitable[None]]
-"""Told the name of an output field and a piece of its text."""
+Emit = Callable[[str, dict[str, str]], Awaitable[None]]
+"""Told what happens while an answer is made: an event's name and data, `delta` {field, text} or `status` {message}."""
 
 
 class Call:
@@ -26,7 +26,7 @@ class Call:
     """False for a request that is itself another program's fallback: two programs must not pass it to and fro."""
     trace: tuple[tuple[str, str], ...] = ()
     """Headers of the caller's trace."""
-    emit: EmitField | None = None
+    emit: Emit | None = None
     """Set when the caller wants the answer as it grows."""
     refusal = ""
     """Why no NonIdempotent tool may be executed for it; empty for a caller's request."""

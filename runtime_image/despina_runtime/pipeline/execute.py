@@ -16,7 +16,7 @@ from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import LMUnavailable
-from despina_runtime.pipeline.call import Call, EmitField, Rejected
+from despina_runtime.pipeline.call import Call, Emit, Rejected
 from despina_runtime.problem import Problem, deadline_exceeded, place_of
 from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
@@ -78,16 +78,24 @@ class Execute:
         call.thread = self._pool.submit(lambda: run(self._program, **inputs))
         return await asyncio.wrap_future(call.thread)
 
-    async def _stream(self, call: Call, emit: EmitField) -> Any:
-        """The prediction, its fields told piece by piece before."""
-        program = _Awaited(self._program, lambda **inputs: self._call(call, inputs))
-        run = dspy.streamify(program, _NoWord(), stream_listeners=self._listeners(), is_async_program=True)
+    async def _stream(self, call: Call, emit: Emit) -> Any:
+        """The prediction; before it, its fields piece by piece, and which tools are called."""
+        status = _Status()
+
+        async def within(**inputs: Any) -> Any:
+            status.stream = dspy.settings.send_stream
+            return await self._call(call, inputs)
+
+        program = _Awaited(self._program, within)
+        run = dspy.streamify(program, status, stream_listeners=self._listeners(), is_async_program=True)
         prediction = None
         async for piece in run(**call.inputs):
             if isinstance(piece, dspy.Prediction):
                 prediction = piece
-            elif isinstance(piece, dspy.streaming.StreamResponse):
-                await emit(piece.signature_field_name, piece.chunk)
+            elif isinstance(piece, dspy.streaming.StreamResponse) and piece.chunk:
+                await emit("delta", {"field": piece.signature_field_name, "text": piece.chunk})
+            elif isinstance(piece, dspy.streaming.StatusMessage):
+                await emit("status", {"message": piece.message})
         return prediction
 
     def _listeners(self) -> list[Any]:
@@ -116,14 +124,28 @@ class _Awaited:
         self.acall = acall
 
 
-class _NoWord(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
-    """Nobody is told that a tool is called, and DSPy says it in its own threads only."""
+class _Status(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
+    """DSPy's own words on tools, put into the stream from any thread. DSPy itself would send them from a second
+    event loop, and the first would stand still until that is done."""
 
-    def tool_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> None:
-        """Nothing."""
+    def __init__(self) -> None:
+        self.stream: Any = None
+        """The request's; a program that streams within has another, and is given DSPy's words as DSPy gives them."""
+        self._loop = asyncio.get_running_loop()
 
-    def tool_end_status_message(self, outputs: Any) -> None:
-        """Nothing."""
+    def tool_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str | None:
+        """Sent; text only for a stream of the program's own."""
+        return self._sent(super().tool_start_status_message(instance, inputs))
+
+    def tool_end_status_message(self, outputs: Any) -> str | None:
+        """As at the start."""
+        return self._sent(super().tool_end_status_message(outputs))
+
+    def _sent(self, message: str) -> str | None:
+        if dspy.settings.send_stream is not self.stream:
+            return message
+        asyncio.run_coroutine_threadsafe(self.stream.send(dspy.streaming.StatusMessage(message)), self._loop)
+        return None
 
 
 def problem_of(exc: Exception) -> Problem:

@@ -431,6 +431,30 @@ class InnerTools(Sorting):
         return self.sort(ticket=ticket)
 
 
+class CallsAToolInAThread(Sorting):
+    """Whoever streams is told of it, as `dspy.streamify` tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look_up = dspy.Tool(look_up)
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        return self.sort(ticket=self.look_up(ticket=ticket))
+
+
+class AwaitsATool(CallsAToolInAThread):
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        return await self.sort.acall(ticket=await self.look_up.acall(ticket=ticket))
+
+
+class CallsAToolOnTheLoop(CallsAToolInAThread):
+    """More often than DSPy's stream holds messages."""
+
+    async def aforward(self, ticket: str) -> dspy.Prediction:
+        found = [self.look_up(ticket=ticket) for _ in range(40)]
+        return await self.sort.acall(ticket=found[-1])
+
+
 class Demanding(Sorting):
     """Its code asks more of an answer than its type says."""
 

@@ -90,6 +90,9 @@ WAYS = {
     "a module in a module": "Nested",
     "an async module in another": "NestedAsync",
     "a predictor that takes tools": "InnerTools",
+    "status messages, a tool awaited": "AwaitsATool",
+    "status messages, a tool called in a thread": "CallsAToolInAThread",
+    "status messages, a tool called on the loop": "CallsAToolOnTheLoop",
     "code that asks more of an answer than its type": "Demanding",
     "a constructor with a default": "ItsOwnArgument",
     "a constructor that needs an argument": "needs_an_argument",
@@ -109,5 +112,7 @@ ROWS: dict[str, list[Row]] = {
     "Adapters": [Row(name, entry) for name, entry in ADAPTERS.items()],
     "Inputs": _typed("taking", TYPES | TAKEN_ONLY),
     "Outputs": _typed("giving", TYPES | GIVEN_ONLY),
-    "Ways of writing a program": [Row(name, entry) for name, entry in WAYS.items()],
+    "Ways of writing a program": [
+        Row(name, entry, told="status" if name.startswith("status") else "result") for name, entry in WAYS.items()
+    ],
 }
