@@ -51,7 +51,7 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
-from despina_runtime.tools.api import SERVING, make_toolbox, refusal_of, rehearsing
+from despina_runtime.tools.api import make_toolbox, refusal_of, rehearsing
 from despina_runtime.tools.grid import Grid
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Revision:
     async def close(self) -> None:
         """Give connections back."""
         await self.service.close()
+        await self.corridors.close()
         await self.lms.close()
 
     async def try_out(self, body: bytes, refusal: str) -> bytes:
@@ -137,14 +138,14 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._beside: list[asyncio.Task[None]] = []
         self.current = self._held[config.revision] = self._revision(loaded, config)
-        SERVING[:] = [self.current.toolbox]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The ASGI entry point; not a coroutine itself, for that would cost each request another one."""
         return self.current.service(scope, receive, send)
 
     def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
-        store = self._first_store.beside(config) if self._first_store else None
+        beside = self.current.store if self._held else self._first_store
+        store = beside.beside(config) if beside else None
         return Revision(loaded, config, store, self._sessions, self._capacity, self._grid)
 
     async def start(self) -> None:
@@ -203,7 +204,10 @@ class Engine:
             message = f"{type(exc).__name__}: {exc}"[:1024]
             self._refuse(config, Failure(reason=FailureReason.LOAD_FAILED, message=message))
         else:
-            self._held[config.revision] = revision
+            if unwanted.is_set():
+                self._later(_free(revision))
+            else:
+                self._held[config.revision] = revision
             self._others.pop(config.revision, None)
         finally:
             self._preparing.pop(config.revision, None)
@@ -229,7 +233,6 @@ class Engine:
             return False
         before, self.current = self.current, self._held[name]
         self.current.service.is_retired = self._is_retired
-        SERVING[:] = [self.current.toolbox]
         if before is not self.current:
             before.service.shadow = None
             log.info("Committed revision=%s version=%s", name, self.current.config.model.version)

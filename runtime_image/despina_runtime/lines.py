@@ -8,9 +8,10 @@ LONGEST_LINE = 2**22
 
 
 async def next_line(reader: asyncio.StreamReader) -> bytes:
-    """The next line, or nothing when the other process has gone: also if a write noticed that first, or if something
-    was left unread, which the reader is told as an error."""
+    """The next line, or nothing when the other process has gone: also if a write noticed that first, if something was
+    left unread, which the reader is told as an error, or if it went in the middle of a line."""
     try:
-        return await reader.readline()
+        line = await reader.readline()
     except ConnectionError:
         return b""
+    return line if line.endswith(b"\n") else b""

@@ -119,7 +119,7 @@ class Service:
     async def _execute(self, corridor: Step, scope: Scope, receive: Receive, send: Send) -> None:
         """One request from its first byte to the last of its answer."""
         started = time.perf_counter()
-        status, tier = 200, None
+        status, tier = 500, None
         self.record.in_flight += 1
         try:
             call = await self._read(scope, receive)
@@ -132,6 +132,7 @@ class Service:
                 await send({"type": "http.response.body", "body": answer.body})
                 if self.shadow is not None and corridor is self._main:
                     self._mirror(call, answer, time.perf_counter() - started)
+            status = 200
         except Disconnected:
             status = 499
         except Exception as exc:
@@ -158,14 +159,14 @@ class Service:
     async def run(self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None) -> Answer:
         """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own."""
         started = time.perf_counter()
-        status, tier = 200, None
+        status, tier = 500, None
         self.record.in_flight += 1
         try:
             call = Call(body, self._time() + self._timeout, self._lm)
             call.receive = receive
             await self._choose(call, headers)
             answer = await self._main(call)
-            tier = answer.tier
+            status, tier = 200, answer.tier
             _count_degraded(answer)
             return answer
         except (Disconnected, asyncio.CancelledError):

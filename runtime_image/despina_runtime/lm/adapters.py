@@ -153,16 +153,21 @@ ADAPTERS = {"Chat": ChatAdapter, "JSON": JSONAdapter}
 
 
 class EachItsOwn(ChatAdapter):
-    """For programs whose modules ask LMs of different adapters: each call is written as its LM wants it."""
+    """For programs whose modules ask LMs of different adapters: each call is written as its LM wants it. An LM of the
+    program's own says nothing of that."""
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        values: list[dict[str, Any]] = ADAPTERS[lm.adapter]()(lm, *args, **kwargs)
+        values: list[dict[str, Any]] = _wanted_by(lm)(lm, *args, **kwargs)
         return values
 
     async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """The same, awaited."""
-        values: list[dict[str, Any]] = await ADAPTERS[lm.adapter]().acall(lm, *args, **kwargs)
+        values: list[dict[str, Any]] = await _wanted_by(lm).acall(lm, *args, **kwargs)
         return values
+
+
+def _wanted_by(lm: Any) -> Any:
+    return ADAPTERS[getattr(lm, "adapter", "Chat")]()
 
 
 def _with_note(message: dict[str, Any], wrong: Mapping[str, str]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from despina_runtime.paths import is_in
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
 
 OUT_OF_REACH = (
-    "the manifest's LMs are known only where a request is worked on, and a thread of one's own knows of none: start it"
-    " by dspy.Parallel, Module.batch or dspy.asyncify, or have it run contextvars.copy_context().run"
+    "the manifest's LMs and tools are known only where a request is worked on, and a thread of one's own knows of none:"
+    " start it by dspy.Parallel, Module.batch or dspy.asyncify, or have it run contextvars.copy_context().run"
 )
 
 
 class OutOfReach(RuntimeError):
-    """An LM was asked where no request is known."""
+    """An LM or a tool was asked where no request is known."""
 
 
 class ServedLM(dspy.BaseLM):  # type: ignore[misc]
@@ -83,8 +83,8 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
-        """On the event loop."""
-        return await self._answer(prompt, messages, kwargs)
+        """On an event loop."""
+        return await _meter().join(self._answer(prompt, messages, kwargs), self._loop)
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         """The first LM of the chain that answers. Each has its share of the time that is left. If none answers,
@@ -101,7 +101,8 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
             except LMError as exc:
                 refusal = refusal or (exc if is_refusal(exc) else None)
                 if left == 1 or (emit and emit.started):
-                    raise refusal or exc from None
+                    meter.failure = refusal or exc
+                    raise meter.failure from None
         raise AssertionError("a chain has at least one LM")
 
     def _module(self) -> str:

@@ -44,6 +44,8 @@ class Meter:
     waited_for: set[Future[Any]] = field(default_factory=set)
     """What threads of this request wait for."""
     is_closed: bool = False
+    failure: Exception | None = None
+    """That of the last LM call that failed, which the program may have hidden in an exception of its own."""
 
     def wait(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
         """From a thread: what the work gives, on the event loop.
@@ -52,12 +54,22 @@ class Meter:
             TimeoutError: after the deadline; if the loop itself waits for this thread, somebody has to give up.
             concurrent.futures.CancelledError: nobody waits for the request any more.
         """
+        return self._begin(work, loop).result(self.deadline - loop.time() + GRACE_SECONDS)
+
+    async def join(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+        """From whichever event loop is running, as `asyncio.run` makes one in a thread: what the work gives on `loop`,
+        to which connections belong."""
+        if asyncio.get_running_loop() is loop:
+            return await work
+        return await asyncio.wrap_future(self._begin(work, loop))
+
+    def _begin(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
         future = asyncio.run_coroutine_threadsafe(work, loop)
         self.waited_for.add(future)
         future.add_done_callback(self.waited_for.discard)
         if self.is_closed:
             future.cancel()
-        return future.result(self.deadline - loop.time() + GRACE_SECONDS)
+        return future
 
     def close(self) -> None:
         """Nobody waits for the request any more: what its threads ask for is not done. They cannot be stopped."""

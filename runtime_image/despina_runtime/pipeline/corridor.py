@@ -14,7 +14,7 @@ from despina_runtime.pipeline.attended import Attended
 from despina_runtime.pipeline.cached import Cache, Replay
 from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
-from despina_runtime.pipeline.fallback import build_fallback
+from despina_runtime.pipeline.fallback import OtherProgram, build_fallback
 from despina_runtime.pipeline.guard import Guard
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
@@ -50,6 +50,7 @@ class Corridors:
         self._lms = lms
         self._capacity = capacity
         self._toolbox = toolbox
+        self._fallback: Step | None = None
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 
@@ -60,7 +61,7 @@ class Corridors:
         if not path:
             step = self._counted(step)
         if config.fallback and not path:
-            step = build_fallback(config.fallback, config.auth_token_file, interface, step)
+            step = self._fallback = build_fallback(config.fallback, config.auth_token_file, interface, step)
         keeps = cache is not None and cache.scope != "LM"
         if cache and self._store:
             step = Cache(self._store, path, keeps, step)
@@ -72,6 +73,11 @@ class Corridors:
     def build_trial(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
         """parse → queue → validate → execute: for a candidate, with slots of its own, so that no caller waits."""
         return Parse(interface, Queue(self._capacity.trial_slots, self._validated(program, is_async, interface)))
+
+    async def close(self) -> None:
+        """Give connections back."""
+        if isinstance(self._fallback, OtherProgram):
+            await self._fallback.close()
 
     def _validated(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
         fields = interface.outputs.model_fields

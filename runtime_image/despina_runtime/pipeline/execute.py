@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dspy
@@ -14,14 +14,17 @@ from dspy.utils.exceptions import AdapterParseError, LMError, LMRateLimitError, 
 
 from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
+from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, Emit, Rejected
-from despina_runtime.problem import Problem, deadline_exceeded, place_of
+from despina_runtime.problem import Disconnected, Problem, deadline_exceeded, place_of
 from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
 
 log = logging.getLogger(__name__)
+Event = tuple[str, dict[str, str]]
+"""As `Emit` takes it."""
 
 
 class Execute:
@@ -53,50 +56,85 @@ class Execute:
         own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
         if toolbox and call.refusal:
             toolbox = toolbox.refusing(call.refusal)
+        until = asyncio.timeout_at(call.deadline)
         try:
-            async with asyncio.timeout_at(call.deadline):
+            async with until:
                 with dspy.context(meter=call.meter, toolbox=toolbox, **own):
                     return await (self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
-        except TimeoutError:
-            call.meter.close()
-            raise deadline_exceeded() from None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Disconnected):
             call.meter.close()
             raise
         except AdapterParseError as exc:
             raise Rejected(unreadable(exc)) from None
         except Exception as exc:
-            problem = problem_of(exc)
+            if until.expired():
+                call.meter.close()
+                raise deadline_exceeded() from None
+            problem = problem_of(cause_of(exc, call.meter))
             if call.refusal:  # which may have led to it: no breaker and no watch shall hold it against the program
                 problem.fault = None
             raise problem from exc
 
     async def _call(self, call: Call, inputs: Mapping[str, Any]) -> Any:
-        if self._is_async:
-            return await self._program.acall(**inputs)
+        """What the program returns. Its own exit or cancellation is an error like any other, and ends no worker."""
+        try:
+            return await (self._program.acall(**inputs) if self._is_async else self._threaded(call, inputs))
+        except SystemExit as exc:
+            raise RuntimeError("the program called sys.exit") from exc
+        except asyncio.CancelledError as exc:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise RuntimeError("the program cancelled itself") from exc
+
+    async def _threaded(self, call: Call, inputs: Mapping[str, Any]) -> Any:
         run = contextvars.copy_context().run
-        call.thread = self._pool.submit(lambda: run(self._program, **inputs))
+
+        def work() -> Any:
+            try:
+                return run(self._program, **inputs)
+            except StopIteration as exc:  # no future can hold one
+                raise RuntimeError("the program raised StopIteration") from exc
+
+        call.thread = self._pool.submit(work)
         return await asyncio.wrap_future(call.thread)
 
     async def _stream(self, call: Call, emit: Emit) -> Any:
-        """The prediction; before it, its fields piece by piece, and which tools are called."""
-        status = _Status()
+        """The prediction; before it, its fields piece by piece, and which tools are called. A caller who reads slowly
+        holds up neither the program nor the LM: what he is told waits for him."""
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        working = asyncio.create_task(self._streamed(call, events.put_nowait))
+        working.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while event := await events.get():
+                await emit(*event)
+            return await working
+        except asyncio.CancelledError:
+            if working.done() and not working.cancelled():
+                raise Disconnected from None  # the program was in time, and its caller does not read
+            raise
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait([working])
 
-        async def within(**inputs: Any) -> Any:
+    async def _streamed(self, call: Call, tell: Callable[[Event], None]) -> Any:
+        """The prediction, in a task that alone has to do with DSPy's stream."""
+        status, results = _Status(), []
+
+        async def within(**inputs: Any) -> dspy.Prediction:
             status.stream = dspy.settings.send_stream
-            return await self._call(call, inputs)
+            results.append(await self._call(call, inputs))
+            await status.all_sent()
+            return dspy.Prediction()  # a stream ends with one only, and a program may give something else
 
         program = _Awaited(self._program, within)
         run = dspy.streamify(program, status, stream_listeners=self._listeners(), is_async_program=True)
-        prediction = None
         async for piece in run(**call.inputs):
-            if isinstance(piece, dspy.Prediction):
-                prediction = piece
-            elif isinstance(piece, dspy.streaming.StreamResponse) and piece.chunk:
-                await emit("delta", {"field": piece.signature_field_name, "text": piece.chunk})
+            if isinstance(piece, dspy.streaming.StreamResponse) and piece.chunk:
+                tell(("delta", {"field": piece.signature_field_name, "text": piece.chunk}))
             elif isinstance(piece, dspy.streaming.StatusMessage):
-                await emit("status", {"message": piece.message})
-        return prediction
+                tell(("status", {"message": piece.message}))
+        return results[0]
 
     def _listeners(self) -> list[Any]:
         """One for each of the program's outputs that a predictor generates; of several, the last in the program.
@@ -132,6 +170,11 @@ class _Status(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
         self.stream: Any = None
         """The request's; a program that streams within has another, and is given DSPy's words as DSPy gives them."""
         self._loop = asyncio.get_running_loop()
+        self._sending: list[Future[None]] = []
+
+    async def all_sent(self) -> None:
+        """Wait until what was said so far is in the stream."""
+        await asyncio.gather(*map(asyncio.wrap_future, self._sending))
 
     def tool_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str | None:
         """Sent; text only for a stream of the program's own."""
@@ -144,8 +187,19 @@ class _Status(dspy.streaming.StatusMessageProvider):  # type: ignore[misc]
     def _sent(self, message: str) -> str | None:
         if dspy.settings.send_stream is not self.stream:
             return message
-        asyncio.run_coroutine_threadsafe(self.stream.send(dspy.streaming.StatusMessage(message)), self._loop)
+        sending = self.stream.send(dspy.streaming.StatusMessage(message))
+        self._sending.append(asyncio.run_coroutine_threadsafe(sending, self._loop))
         return None
+
+
+def cause_of(exc: Exception, meter: Meter) -> Exception:
+    """What a program's error comes from: the first one of a group, or the LM's failure that it was raised after.
+
+    Programs that ask LMs at the same time (`asyncio.TaskGroup`, `dspy.Parallel`) raise an error of their own.
+    """
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, (LMError, ToolError)) else meter.failure or exc
 
 
 def problem_of(exc: Exception) -> Problem:

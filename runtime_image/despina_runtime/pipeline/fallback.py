@@ -62,6 +62,11 @@ class OtherProgram:
                 raise
             return Answer(body, degraded=problem.type)
 
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._session:
+            await self._session.close()
+
     async def _ask(self, body: bytes, deadline: float) -> bytes | None:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout())

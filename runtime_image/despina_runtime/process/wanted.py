@@ -54,7 +54,9 @@ class Wanted:
         return ready | {self.committed.revision} <= settled
 
     def to_join(self, worker: PodState, pod: PodState) -> Iterator[Order]:
-        """What makes a worker that holds all of it as the others are. A breaker that was opened closes with time."""
+        """What makes a worker that holds all of it as the others are; what those still load, it begins to load, too. A
+        breaker that was opened closes with time."""
+        yield from self.to_prepare(worker)
         yield self._order("Commit", subject=self.committed.revision)
         yield from (self._order("Release", subject=name) for name in worker.held if name not in self.known)
         if self._is_retired:

@@ -13,16 +13,18 @@ import dspy
 
 from despina_runtime import compat
 from despina_runtime.lm.client import OUT_OF_REACH, OutOfReach
+from despina_runtime.tools.api import serve_requests_only
 
 log = logging.getLogger(__name__)
 _the_manifests: set[str] = set()
-"""Settings that the program of a request cannot configure, for its manifest has done so."""
+"""Settings that a program cannot configure, for its manifest has done so."""
 
 
 def prepare(has_lm: bool) -> None:
     """Before a program is loaded. `has_lm`: the manifest names an LM."""
     compat.configure_by(_configure)
     compat.print_by(_tell_the_kind)
+    serve_requests_only()
     if has_lm:
         _the_manifests.update(("lm", "adapter"))
         compat.process_settings["lm"] = compat.process_settings["lm"] or NoLM()
@@ -33,10 +35,11 @@ def prepare(has_lm: bool) -> None:
 def _configure(settings: Any, **wanted: Any) -> None:
     """In a request for the call that is under way, else for the process. DSPy lets one thread configure it; but
     revisions are loaded in any, and requests run in all."""
+    own = {name: value for name, value in wanted.items() if name not in _the_manifests}
     if "meter" in compat.own_settings():
-        compat.set_own(**{name: value for name, value in wanted.items() if name not in _the_manifests})
+        compat.set_own(**own)
     else:
-        compat.process_settings.update(wanted)
+        compat.process_settings.update(own)
 
 
 class NoLM(dspy.BaseLM):  # type: ignore[misc]

@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import dspy
@@ -36,7 +39,7 @@ from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 2.0
-"""For the event loop to answer a thread, while nothing else runs on it."""
+"""For the event loop to answer a thread, before it is looked what the loop does."""
 
 BLOCKING = (
     "aforward calls modules without await, and every other request would wait: await them (`await module.acall(...)`,"
@@ -68,6 +71,7 @@ class Rehearsal:
     def __init__(self, program: dspy.Module, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         """On which the program is tried out; the calls of its LMs would have to be made there."""
+        self.loop_thread = 0
         self._paths = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._recorded = recorded
 
@@ -78,7 +82,7 @@ class Rehearsal:
     def check_free(self) -> None:
         """In a thread: raise BlocksTheLoop unless the loop can work for it."""
         if self.loop:
-            _check_free(self.loop)
+            _check_free(self.loop, self.loop_thread)
 
     def values(self, signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of the predictor that is called."""
@@ -115,16 +119,25 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
         return [self._rehearsal.values(signature, inputs)]
 
 
-def _check_free(loop: asyncio.AbstractEventLoop) -> None:
-    """Raise BlocksTheLoop unless the loop can work for this thread."""
+def _check_free(loop: asyncio.AbstractEventLoop, thread: int) -> None:
+    """Raise BlocksTheLoop unless the loop can work for this thread. Others' requests may hold it up for a while, too."""
     if is_on_a_loop():
         raise BlocksTheLoop
     is_free = Future[None]()
     loop.call_soon_threadsafe(is_free.set_result, None)
-    try:
-        is_free.result(PATIENCE_SECONDS)
-    except TimeoutError:
-        raise BlocksTheLoop from None
+    while True:
+        try:
+            return is_free.result(PATIENCE_SECONDS)
+        except TimeoutError:
+            if _is_trying_out(sys._current_frames().get(thread)):
+                raise BlocksTheLoop from None
+
+
+def _is_trying_out(frame: FrameType | None) -> bool:
+    """Whether a thread is at work on the program's first run, by what it has called."""
+    while frame and frame.f_code is not _runs_on_the_loop.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
@@ -221,7 +234,7 @@ def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, A
 
 async def _runs_on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehearsal: Rehearsal) -> bool:
     """Whether the program ran without blocking the event loop."""
-    rehearsal.loop = asyncio.get_running_loop()
+    rehearsal.loop, rehearsal.loop_thread = asyncio.get_running_loop(), threading.get_ident()
     try:
         await program.acall(**inputs)
     except BlocksTheLoop:

@@ -32,6 +32,7 @@ from despina.wire import (
 )
 from despina_runtime import compat
 from despina_runtime.cache.store import Store
+from despina_runtime.lm.client import OUT_OF_REACH, OutOfReach
 from despina_runtime.samples import sample
 from despina_runtime.tools.errors import ToolRefused, ToolUnavailable, ToolUnknown
 from despina_runtime.tools.grid import Grid
@@ -115,6 +116,13 @@ class Toolbox:
         trace = meter.trace if meter else ()
         return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, self.store, trace)
 
+    async def reach(self, name: str, arguments: dict[str, Any]) -> Any:
+        """The same from whichever event loop is running."""
+        meter = dspy.settings.get("meter")
+        return await (
+            meter.join(self.call(name, arguments), self.loop) if meter and self.loop else self.call(name, arguments)
+        )
+
     def wait(self, name: str, arguments: dict[str, Any]) -> Any:
         """The same from a thread."""
         if self.is_rehearsing:
@@ -161,13 +169,26 @@ def _packages() -> list[str]:
     return [p.strip() for p in os.environ.get(TOOL_PACKAGES_ENV, "").split(",") if p.strip()]
 
 
-SERVING: list[Toolbox] = []
-"""That of the revision that serves, for threads that a program starts without its request's settings."""
+class NoToolbox(Toolbox):
+    """What is found in a process that serves where no request is known: whether a tool may be executed there, a gate's
+    try or a caller's request, cannot be told."""
+
+    def __init__(self) -> None:
+        super().__init__((), ToolsFile(Path(os.devnull)))
+
+    def find(self, name: str) -> tuple[ToolUse, ToolConfig]:
+        """There is no tool."""
+        raise OutOfReach(OUT_OF_REACH)
 
 
 def current() -> Toolbox:
     """The tools that may be called here: the key `toolbox` of `dspy.settings`, which DSPy's threads have, too."""
-    return dspy.settings.get("toolbox") or (SERVING[0] if SERVING else DEFAULT)
+    return dspy.settings.get("toolbox") or OUTSIDE[0]
+
+
+def serve_requests_only() -> None:
+    """From now on this process has tools only where a request, or a try, is worked on."""
+    OUTSIDE[:] = [NoToolbox()]
 
 
 def make_toolbox(config: RuntimeConfig) -> Toolbox:
@@ -212,7 +233,7 @@ def execute_tool(name: str, /, **arguments: Any) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return toolbox.wait(name, arguments)
-    return toolbox.call(name, arguments)
+    return toolbox.reach(name, arguments)
 
 
 def tool(name: str) -> dspy.Tool:
@@ -242,4 +263,5 @@ def _made_up(name: str, config: ToolConfig) -> Any:
     return sample(config.contract.returns or {})
 
 
-DEFAULT = LocalToolbox()
+OUTSIDE: list[Toolbox] = [LocalToolbox()]
+"""The tools where no request is known: on a laptop, those of the environment."""

@@ -1,0 +1,384 @@
+"""Programs that are right and unusual: other event loops, other results, exits, groups, tools at the very end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import dspy
+import httpx
+import pytest
+from dspy.utils.exceptions import LMInvalidRequestError
+
+from despina.wire import CacheConfig, LMConfig, ModelRef, ProgramBreakerConfig, RuntimeConfig, ToolUse
+from despina_runtime import compat, execute_tool
+from despina_runtime.engine import Engine, try_out
+from despina_runtime.lm.client import OutOfReach
+from despina_runtime.lm.openai_compatible import Completion, CompatibleClient
+from despina_runtime.program import served
+from despina_runtime.program.interface import interface_of
+from despina_runtime.program.load import Loaded
+from despina_runtime.tools import api
+
+STREAM = {"accept": "text/event-stream"}
+
+
+class Sort(dspy.Signature):
+    ticket: str = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Sorting(dspy.Module):
+    signature = Sort
+
+    def __init__(self):
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+        self.tool = dspy.Tool(lambda ticket: ticket, name="look_up")
+
+    def forward(self, ticket):
+        return self.sort(ticket=ticket)
+
+
+class Awaiting(dspy.Module):
+    signature = Sort
+
+    def __init__(self):
+        super().__init__()
+        self.sort = dspy.Predict(Sort)
+        self.tool = dspy.Tool(lambda ticket: ticket, name="look_up")
+
+    async def aforward(self, ticket):
+        return await self.sort.acall(ticket=ticket)
+
+
+class Answers:
+    """What stands in the LM client's place: it belongs to one event loop, as connections do."""
+
+    def __init__(self) -> None:
+        self.loops, self.fails, self.calls = set(), None, 0
+
+    async def complete(self, client, messages, params, key, emit):
+        self.calls += 1
+        self.loops.add(asyncio.get_running_loop())
+        await asyncio.sleep(0.001)
+        if self.fails:
+            raise self.fails
+        text = "[[ ## category ## ]]\nbilling\n\n[[ ## completed ## ]]"
+        for word in text.split(" ") if emit else ():
+            await emit(f"{word} ")
+        return Completion([text], {})
+
+
+@pytest.fixture
+def lm(monkeypatch) -> Answers:
+    answers = Answers()
+
+    async def complete(client, messages, params, key, emit):
+        return await answers.complete(client, messages, params, key, emit)
+
+    monkeypatch.setattr(CompatibleClient, "complete", complete)
+    return answers
+
+
+@pytest.fixture
+async def serving(tmp_path, lm):
+    """A program as one worker serves it, after its warm-up; asked without a network."""
+    engines = []
+
+    async def serve(program: dspy.Module, **changes) -> httpx.AsyncClient:
+        main = LMConfig(name="main", model="openai/x", base_url="http://nowhere", retries=0)
+        model = ModelRef(name="p", version="1", tracking_uri="http://localhost:1")
+        base = {"lms": (main,), "lm": "main", "request_timeout_seconds": 5}
+        config = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, **{**base, **changes})
+        loaded = await try_out(Loaded(program, interface_of(program)), config)
+        engines.append(Engine(loaded, config, tmp_path / f"cache-{len(engines)}"))
+        await engines[-1].start()
+        transport = httpx.ASGITransport(engines[-1], raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
+        client.engine = engines[-1]
+        return client
+
+    yield serve
+    for engine in engines:
+        await engine.stop()
+
+
+async def ask(client, ticket="a card", **headers) -> httpx.Response:
+    return await client.post("/execute", json={"ticket": ticket}, headers=headers)
+
+
+def events(answer) -> list[str]:
+    return [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+
+
+class Runs(Sorting):
+    """`asyncio.run` where there is no loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Awaiting()
+
+    def forward(self, ticket):
+        return asyncio.run(self.inner.acall(ticket=ticket))
+
+
+class Synced(Sorting):
+    def __init__(self):
+        super().__init__()
+        self.inner = dspy.syncify(Awaiting(), in_place=False)
+
+    def forward(self, ticket):
+        return self.inner(ticket=ticket)
+
+
+@pytest.mark.parametrize("kind", [Runs, Synced])
+async def test_lms_are_asked_on_the_loop_that_serves_wherever_they_are_awaited(serving, lm, kind):
+    client = await serving(kind())
+    for n in range(3):
+        assert (await ask(client, f"{n}")).json() == {"category": "billing"}
+    answers = await asyncio.gather(*(ask(client, f"c{n}") for n in range(8)))
+    assert [a.status_code for a in answers] == [200] * 8
+    assert lm.loops == {asyncio.get_running_loop()}
+
+
+async def test_tools_too(monkeypatch):
+    loops = []
+
+    async def call(self, name, arguments):
+        loops.append(asyncio.get_running_loop())
+        return name
+
+    monkeypatch.setattr(api.Toolbox, "call", call)
+    toolbox = api.make_toolbox(
+        RuntimeConfig(
+            namespace="ns", program="p", revision="r", model=ModelRef(name="m", version="1", tracking_uri="http://m")
+        )
+    )
+    toolbox.serve(None, None)
+    meter = served_meter()
+    with dspy.context(toolbox=toolbox, meter=meter):
+        found = await asyncio.to_thread(lambda: asyncio.run(_awaited("book")))
+    assert (found, loops) == ("book", [asyncio.get_running_loop()])
+
+
+def served_meter():
+    from despina_runtime.lm.meter import Meter
+
+    return Meter(asyncio.get_running_loop().time() + 5)
+
+
+async def _awaited(name):
+    return await execute_tool(name)
+
+
+class GivesDict(Sorting):
+    def forward(self, ticket):
+        return {"category": self.sort(ticket=ticket).category}
+
+
+class GivesExample(Awaiting):
+    async def aforward(self, ticket):
+        return dspy.Example(category=(await self.sort.acall(ticket=ticket)).category)
+
+
+@pytest.mark.parametrize("kind", [GivesDict, GivesExample])
+async def test_what_is_no_prediction_is_streamed_too(serving, kind):
+    client = await serving(kind())
+    assert (await ask(client)).json() == {"category": "billing"}
+    told = events(await ask(client, "another", **STREAM))
+    assert (told[0], told[-2:]) == ("delta", ["result", "done"])
+
+
+class ToolLast(Awaiting):
+    async def aforward(self, ticket):
+        found = await self.sort.acall(ticket=ticket)
+        await self.tool.acall(ticket=ticket)
+        return found
+
+
+class ToolFirst(Awaiting):
+    async def aforward(self, ticket):
+        return await self.sort.acall(ticket=await self.tool.acall(ticket=ticket))
+
+
+class ToolInThread(Sorting):
+    def forward(self, ticket):
+        found = self.sort(ticket=ticket)
+        self.tool(ticket=ticket)
+        return found
+
+
+@pytest.mark.parametrize("kind", [ToolLast, ToolFirst, ToolInThread])
+async def test_every_tool_is_told_of_also_where_nothing_is_waited_for_after_it(serving, kind):
+    client = await serving(kind(), cache=CacheConfig(scope="LM", process_entries=10))
+    for _ in range(2):  # the second time the LM's answer is there at once
+        told = events(await ask(client, **STREAM))
+        assert (told.count("status"), told[-2:]) == (2, ["result", "done"])
+
+
+def leave(_):
+    sys.exit("done")
+
+
+async def cancel(_):
+    raise asyncio.CancelledError
+
+
+def stop(_):
+    raise StopIteration
+
+
+def late(_):
+    raise TimeoutError("of its own")
+
+
+class Raising(Sorting):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, ticket):
+        return self.sort(ticket=ticket) if ticket == "fine" else self.way(ticket)
+
+
+class RaisingAsync(Awaiting):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    async def aforward(self, ticket):
+        if ticket == "fine":
+            return await self.sort.acall(ticket=ticket)
+        found = self.way(ticket)
+        return await found if asyncio.iscoroutine(found) else found
+
+
+WAYS = {
+    "exit in a thread": lambda: Raising(leave),
+    "exit on the loop": lambda: RaisingAsync(leave),
+    "cancellation": lambda: RaisingAsync(cancel),
+    "StopIteration in a thread": lambda: Raising(stop),
+    "a time-out of its own in a thread": lambda: Raising(late),
+    "a time-out of its own on the loop": lambda: RaisingAsync(late),
+}
+
+
+@pytest.mark.parametrize("cache", [None, CacheConfig(scope="Both", process_entries=10)], ids=["plain", "cached"])
+@pytest.mark.parametrize("headers", [{}, STREAM], ids=["whole", "streamed"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_however_a_program_ends_its_worker_goes_on(serving, way, headers, cache):
+    client = await serving(WAYS[way](), cache=cache)
+    began = time.monotonic()
+    answer = await ask(client, "wrong", **headers)
+    assert time.monotonic() - began < 4  # its deadline comes later
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:despina:problem:program-error")
+    assert (await ask(client, "fine")).status_code == 200
+    batch = await client.post("/execute/batch", json={"inputs": [{"ticket": "wrong"}, {"ticket": "fine"}]})
+    assert [list(item) for item in batch.json()["results"]] == [["problem"], ["outputs"]]
+
+
+class Grouped(Awaiting):
+    async def aforward(self, ticket):
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self.sort.acall(ticket=f"{ticket} {n}")) for n in range(2)]
+        return asked[0].result()
+
+
+class Parallel(Sorting):
+    def forward(self, ticket):
+        parallel = dspy.Parallel(num_threads=2, disable_progress_bar=True)
+        return parallel([(self.sort, {"ticket": f"{ticket} {n}"}) for n in range(2)])[0]
+
+
+@pytest.mark.parametrize("kind", [Grouped, Parallel])
+async def test_what_an_lm_refuses_several_times_at_once_is_the_callers_mistake(serving, lm, kind):
+    client = await serving(kind(), breaker=ProgramBreakerConfig(min_requests=3))
+    lm.fails = LMInvalidRequestError("status 400", status=400)
+    answers = [await ask(client, f"{n}") for n in range(5)]
+    assert {(a.status_code, a.json()["type"]) for a in answers} == {(422, "urn:despina:problem:lm-refused")}
+    report = client.engine.current.corridors.tally.report()
+    assert (report.program, report.caller) == (0, 5)
+
+
+class OwnThread(Awaiting):
+    async def aforward(self, ticket):
+        loop = asyncio.get_running_loop()
+        return await self.sort.acall(ticket=await loop.run_in_executor(None, lambda: execute_tool("book")))
+
+
+async def test_threads_of_a_programs_own_have_no_tools_where_requests_are_served(serving, monkeypatch):
+    monkeypatch.setattr(api, "OUTSIDE", [])
+    api.serve_requests_only()
+    with pytest.raises(Exception, match=r"no .* tools|LMs and tools are known only where") as refused:
+        await serving(OwnThread(), tools=(ToolUse(name="book", tool="ns/book"),))
+    assert isinstance(refused.value.__cause__, OutOfReach)
+
+
+def test_the_manifests_lm_is_configured_by_nobody(monkeypatch):
+    monkeypatch.setattr(served, "_the_manifests", {"lm", "adapter"})
+    monkeypatch.setattr(compat, "process_settings", found := {"lm": "the manifest's"})
+    served._configure(None, lm="another", track_usage=True)
+    assert found == {"lm": "the manifest's", "track_usage": True}
+
+
+async def test_a_candidate_is_not_refused_for_what_others_do_on_the_loop(serving, monkeypatch):
+    monkeypatch.setattr("despina_runtime.program.warmup.PATIENCE_SECONDS", 0.05)
+
+    class InThread(Awaiting):
+        async def aforward(self, ticket):
+            began.set()
+            return await asyncio.to_thread(self.sort, ticket=ticket)
+
+    began = asyncio.Event()
+
+    async def another_request():
+        await began.wait()
+        for _ in range(10):
+            time.sleep(0.2)  # what blocks, and lets go only for a moment  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(another_request())
+    client = await serving(InThread())
+    busy.cancel()
+    assert (await ask(client)).status_code == 200
+
+
+async def test_callers_who_do_not_read_hold_up_nobody_else(serving, lm):
+    """Neither the LM's breaker nor the program's knows of them."""
+    client = await serving(Awaiting(), breaker=ProgramBreakerConfig(min_requests=1), request_timeout_seconds=1)
+    never = asyncio.Event()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await never.wait()
+
+    asked = iter([{"type": "http.request", "body": json.dumps({"ticket": "x"}).encode(), "more_body": False}])
+
+    async def receive():
+        return next(asked, None) or await asyncio.Event().wait()
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/execute", "headers": [(b"accept", b"text/event-stream")],
+    }  # fmt: skip
+    await client.engine(scope, receive, send)
+    assert (await ask(client)).status_code == 200
+    report = client.engine.current.corridors.tally.report()
+    assert (report.program, report.upstream, report.timeout) == (0, 0, 0)
+    assert socket and threading and ThreadPoolExecutor
+
+
+async def test_an_lm_of_the_programs_own_where_modules_are_pinned_to_different_ones(lm):
+    from despina_runtime.lm.adapters import EachItsOwn
+
+    class Own(dspy.BaseLM):
+        def __call__(self, prompt=None, *, messages=None, **kwargs):
+            return ["[[ ## category ## ]]\nbilling\n\n[[ ## completed ## ]]"]
+
+    with dspy.context(lm=Own(model="own", cache=False), adapter=EachItsOwn(), meter=served_meter()):
+        assert (await asyncio.to_thread(dspy.Predict(Sort), ticket="t")).category == "billing"
