@@ -9,10 +9,16 @@ import importlib
 from collections.abc import Callable
 from contextvars import Token
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import dspy.adapters.json_adapter
 import dspy.adapters.utils
+import json_repair
+import regex  # type: ignore[import-untyped]
+from dspy.adapters import _legacy_type_markers
+from dspy.adapters.types import base_type
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
 from pydantic import TypeAdapter
@@ -20,6 +26,7 @@ from pydantic import TypeAdapter
 PRINTING = ("dspy.predict.best_of_n", "dspy.predict.refine")
 """These print why a try failed."""
 
+MARKS = base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER
 strict_json_schema: Callable[[dict[str, Any]], dict[str, Any]] = _strict_json_schema
 """A schema in the form that providers hold LMs to, as DSPy writes it."""
 process_settings: dict[str, Any] = main_thread_config
@@ -53,6 +60,27 @@ def configure_by(configure: Callable[..., None]) -> None:
 def validate_by(make: Callable[[Any], TypeAdapter[Any]]) -> None:
     """How DSPy's adapters come to the validator of a type."""
     dspy.adapters.utils.TypeAdapter = make
+
+
+def mark_types_by(word: str) -> None:
+    """What stands around an image and the like in a prompt, until DSPy makes parts of a message of it. It reads that
+    out of the finished text: with the words of its source code, a caller's text or an LM's could be anything there."""
+    for module in (base_type, _legacy_type_markers):
+        module.CUSTOM_TYPE_START_IDENTIFIER, module.CUSTOM_TYPE_END_IDENTIFIER = f"<<{word}>>", f"<</{word}>>"
+
+
+def with_own_marks(state: str) -> str:
+    """A compiled state's text with the marks of this process: its demonstrations may hold images."""
+    own = base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER
+    for mark, word in zip(MARKS, own, strict=True):
+        state = state.replace(mark, word)
+    return state
+
+
+def read_loosely_by(loads: Callable[..., Any], search: Callable[..., Any]) -> None:
+    """How DSPy reads JSON that is none, and how it looks for an object in a text."""
+    json_repair.loads = loads
+    dspy.adapters.json_adapter.regex = SimpleNamespace(search=search, DOTALL=regex.DOTALL)
 
 
 def print_by(say: Callable[..., None]) -> None:

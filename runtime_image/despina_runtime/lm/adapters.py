@@ -18,6 +18,7 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from despina_runtime import compat
+from despina_runtime.lm.loosely import whole_characters
 from despina_runtime.problem import by_field
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
@@ -93,6 +94,19 @@ class _Careful:
             return values
         with dspy.context(send_stream=None):
             return await self._told(wrong).acall(lm, given, signature, demos, inputs)
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        """The values. Whatever an answer does to those who read it, it could not be read."""
+        try:
+            values: dict[str, Any] = super().parse(signature, whole_characters(completion))  # type: ignore[misc]
+        except AdapterParseError:
+            raise
+        except Exception as exc:
+            name, kind = type(self).__name__, type(exc).__name__
+            raise AdapterParseError(
+                adapter_name=name, signature=signature, lm_response=completion, message=kind
+            ) from exc
+        return values
 
     def _amiss(
         self, signature: Any, values: list[dict[str, Any]], collected: list[tuple[str, bytes]]

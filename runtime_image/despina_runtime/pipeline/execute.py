@@ -19,6 +19,7 @@ from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import LMUnavailable
 from despina_runtime.pipeline.call import Call, Emit, Rejected
 from despina_runtime.problem import Disconnected, Problem, deadline_exceeded, place_of
+from despina_runtime.program.contained import awaited, called
 from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
 
@@ -76,26 +77,12 @@ class Execute:
             raise problem from exc
 
     async def _call(self, call: Call, inputs: Mapping[str, Any]) -> Any:
-        """What the program returns. Its own exit or cancellation is an error like any other, and ends no worker."""
-        try:
-            return await (self._program.acall(**inputs) if self._is_async else self._threaded(call, inputs))
-        except SystemExit as exc:
-            raise RuntimeError("the program called sys.exit") from exc
-        except asyncio.CancelledError as exc:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
-            raise RuntimeError("the program cancelled itself") from exc
+        """What the program returns."""
+        return await awaited(self._program.acall(**inputs) if self._is_async else self._threaded(call, inputs))
 
     async def _threaded(self, call: Call, inputs: Mapping[str, Any]) -> Any:
         run = contextvars.copy_context().run
-
-        def work() -> Any:
-            try:
-                return run(self._program, **inputs)
-            except StopIteration as exc:  # no future can hold one
-                raise RuntimeError("the program raised StopIteration") from exc
-
-        call.thread = self._pool.submit(work)
+        call.thread = self._pool.submit(called, lambda: run(self._program, **inputs))
         return await asyncio.wrap_future(call.thread)
 
     async def _stream(self, call: Call, emit: Emit) -> Any:

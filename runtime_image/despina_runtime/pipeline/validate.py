@@ -7,13 +7,15 @@ from typing import Any
 
 import dspy
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
-from despina_runtime.pipeline.execute import Execute
+from despina_runtime.pipeline.execute import Execute, problem_of
 from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
 
 log = logging.getLogger(__name__)
+LONGEST_REASON = 200
 
 
 class Parse:
@@ -56,7 +58,13 @@ class Validate:
     async def __call__(self, call: Call) -> Answer:
         """The outputs as JSON; Problem 502 when they do not fit."""
         try:
-            return Answer(render_outputs(self._interface, await self._execute.run(call)))
+            prediction = await self._execute.run(call)
+            try:
+                return Answer(render_outputs(self._interface, prediction))
+            except (
+                Problem
+            ) as problem:  # `dspy.Parallel` gives None in the place of what an LM's failure kept from being
+                raise problem_of(call.meter.failure) if call.meter.failure else problem from None
         except Rejected as rejected:
             title = "The program's output does not fit its signature"
             raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
@@ -75,7 +83,10 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         ) from None
     except ValidationError as exc:
         raise Rejected(by_field(exc)) from None
-    return outputs.model_dump_json().encode()
+    try:
+        return outputs.model_dump_json().encode()
+    except PydanticSerializationError as exc:  # too deep, or no Unicode
+        raise Rejected({"outputs": f"outputs: they cannot be written as JSON: {exc}"[:LONGEST_REASON]}) from None
 
 
 def _output(prediction: Any, name: str) -> Any:

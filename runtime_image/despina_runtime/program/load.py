@@ -142,7 +142,11 @@ def _state_of(config: RuntimeConfig, version: str, cache: Path) -> dict[str, Any
         text = f"spec.modules: version {version} was not logged with despina_runtime.log_program"
         raise ProgramError(FailureReason.NOT_SWAPPABLE, text)
     read_manifest(folder)
-    state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    return _read_state(folder)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(compat.with_own_marks((folder / STATE).read_text()))
     return state
 
 
@@ -187,7 +191,7 @@ def load_despina(
     # As the author wrote them: what it was compiled to, the state brings, and no caller is told.
     interface, of_modules = interface_of(program, manifest.signature), module_interfaces(program)
     check_paths(program, (m.path for m in modules))
-    state = with_modules(json.loads((folder / STATE).read_bytes()), modules, state_of)
+    state = with_modules(_read_state(folder), modules, state_of)
     program.load_state(state)
     _forget_lms(program)
     return Loaded(program, interface, manifest.example, manifest=manifest, modules=of_modules)

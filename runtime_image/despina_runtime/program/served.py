@@ -6,6 +6,7 @@ Only processes that serve call `prepare`; on a laptop DSPy stays as it is.
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ from despina_runtime.tools.api import serve_requests_only
 log = logging.getLogger(__name__)
 _the_manifests: set[str] = set()
 """Settings that a program cannot configure, for its manifest has done so."""
+_nobody_knows = secrets.token_hex(16)
 
 
 def prepare(has_lm: bool) -> None:
@@ -25,6 +27,7 @@ def prepare(has_lm: bool) -> None:
     compat.configure_by(_configure)
     compat.print_by(_tell_the_kind)
     serve_requests_only()
+    compat.mark_types_by(_nobody_knows)
     if has_lm:
         _the_manifests.update(("lm", "adapter"))
         compat.process_settings["lm"] = compat.process_settings["lm"] or NoLM()

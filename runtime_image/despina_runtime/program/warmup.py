@@ -29,6 +29,7 @@ from despina_runtime import compat
 from despina_runtime.lm.client import OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
+from despina_runtime.program.contained import awaited, called
 from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
 from despina_runtime.program.load import Loaded, check_paths
 from despina_runtime.program.made_up import begin_anew, made_up, submission
@@ -120,7 +121,7 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
 
 
 def _check_free(loop: asyncio.AbstractEventLoop, thread: int) -> None:
-    """Raise BlocksTheLoop unless the loop can work for this thread. Others' requests may hold it up for a while, too."""
+    """Raise BlocksTheLoop unless the loop can work for this thread; others' requests may hold it up for a while."""
     if is_on_a_loop():
         raise BlocksTheLoop
     is_free = Future[None]()
@@ -190,7 +191,7 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
         with dspy.context(lm=lm, adapter=adapter, **own):
             is_async = is_async and await _runs_on_the_loop(loaded.program, inputs, rehearsal)
             if not is_async:
-                await asyncio.to_thread(loaded.program, **inputs)
+                await awaited(asyncio.to_thread(called, lambda: loaded.program(**inputs)))
     except ToolUnavailable as exc:
         log.warning("The program is not tried out before it serves reason=%s", exc)
     except (OutOfReach, ToolUnknown) as exc:
@@ -236,7 +237,7 @@ async def _runs_on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehear
     """Whether the program ran without blocking the event loop."""
     rehearsal.loop, rehearsal.loop_thread = asyncio.get_running_loop(), threading.get_ident()
     try:
-        await program.acall(**inputs)
+        await awaited(program.acall(**inputs))
     except BlocksTheLoop:
         if not hasattr(type(program), "forward"):
             raise ProgramError(FailureReason.WARMUP_FAILED, BLOCKING) from None
