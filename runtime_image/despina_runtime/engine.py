@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,6 +128,7 @@ class Engine:
         self._cache = cache
         self._redis = _redis(config)
         self._capacity = Capacity(config)
+        self._loader = ThreadPoolExecutor(4, "loader")  # the program's own threads may all be busy
         self._grid = Grid()
         self._first_store = Store(config, cache, self._redis) if config.cache else None
         self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
@@ -150,6 +152,7 @@ class Engine:
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
+        asyncio.get_running_loop().set_default_executor(self._capacity.threads)
         await self._follow_epochs()
         self._beside = [asyncio.create_task(work) for work in (self._report(), self._follow(), self._share())]
 
@@ -192,7 +195,9 @@ class Engine:
     async def _load_beside(self, config: RuntimeConfig, unwanted: threading.Event) -> None:
         """In a thread, for files are fetched and code of the program's runs; but for its first run."""
         try:
-            loaded = await asyncio.to_thread(self._fetch_and_load, config, unwanted)
+            loaded = await asyncio.get_running_loop().run_in_executor(
+                self._loader, self._fetch_and_load, config, unwanted
+            )
             loaded = await try_out(loaded, config)
             revision = self._revision(loaded, config)
         except ProgramError as exc:
@@ -358,6 +363,7 @@ class Engine:
         for revision in self._held.values():
             revision.service.record.flush()
         self._capacity.close()
+        self._loader.shutdown(wait=False, cancel_futures=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
                 for revision in self._held.values():

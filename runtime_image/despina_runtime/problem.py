@@ -91,7 +91,7 @@ def as_problem(exc: Exception) -> Problem:
     return exc if isinstance(exc, Problem) else unexpected(exc)
 
 
-def place_of(exc: Exception) -> str:
+def place_of(exc: BaseException) -> str:
     """Where it was raised, call by call. Its own text may quote what callers wrote, and is told nowhere."""
     return "".join(traceback.format_tb(exc.__traceback__))
 

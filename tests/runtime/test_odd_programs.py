@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
 
 import dspy
@@ -464,3 +465,84 @@ def test_demonstrations_with_images_are_read_with_the_marks_of_their_process():
     finally:
         for module in (compat.base_type, compat._legacy_type_markers):
             module.CUSTOM_TYPE_START_IDENTIFIER, module.CUSTOM_TYPE_END_IDENTIFIER = compat.MARKS
+
+
+class Lingering(Awaiting):
+    """It does not end when it is told to, before it is let go."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    async def aforward(self, ticket):
+        if ticket == "linger":
+            await self.way()
+        return await self.sort.acall(ticket=ticket)
+
+
+@pytest.mark.parametrize("headers", [{}, STREAM], ids=["whole", "streamed"])
+@pytest.mark.parametrize("how", ["a coroutine that is not cancelled", "a thread"])
+async def test_what_goes_on_after_its_deadline_holds_its_slot(serving, how, headers):
+    free = threading.Event()
+
+    async def swallow():
+        while not free.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+
+    async def thread():
+        await asyncio.to_thread(free.wait)
+
+    program = Lingering(swallow if "coroutine" in how else thread)
+    client = await serving(program, max_concurrency=1, request_timeout_seconds=1)
+    try:
+        began = time.monotonic()
+        titles = [(await ask(client, ticket, **headers)).json()["title"] for ticket in ("linger", "fine")]
+        assert titles == ["The program took too long", "The program is too busy"]
+        assert time.monotonic() - began < 4
+    finally:
+        free.set()
+    while (await ask(client, "fine")).status_code != 200:
+        assert time.monotonic() - began < 20
+
+
+async def test_a_version_is_loaded_though_all_of_the_programs_threads_are_busy(serving):
+    """Loading has threads of its own."""
+    client, free = await serving(Awaiting()), threading.Event()
+    engine = client.engine
+    busy = [asyncio.create_task(asyncio.to_thread(free.wait)) for _ in range(engine._capacity.threads._max_workers)]
+    try:
+        loading = asyncio.get_running_loop().run_in_executor(engine._loader, lambda: "loaded")
+        assert await asyncio.wait_for(loading, 5) == "loaded"
+    finally:
+        free.set()
+        await asyncio.gather(*busy)
+
+
+async def test_errors_that_nobody_takes_are_told_by_their_kind(caplog):
+    """A program may begin a task or a thread and forget it."""
+    from despina_runtime.process import worker
+
+    words = "My card was charged twice"
+
+    def raising():
+        raise ValueError(words)
+
+    async def forgotten():
+        raising()
+
+    loop = asyncio.get_running_loop()
+    try:
+        forgotten_task = asyncio.create_task(forgotten())
+        await asyncio.wait([forgotten_task])
+        worker._tell_the_kind(loop, {"message": "never retrieved", "exception": forgotten_task.exception()})
+        before, threading.excepthook = threading.excepthook, worker._tell_the_threads_kind
+        thread = threading.Thread(target=raising)
+        thread.start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+    assert caplog.text.count("error=ValueError") == 2
+    assert words not in caplog.text

@@ -32,7 +32,7 @@ def counted(pod) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["compiled", "sync"])
-def test_what_callers_bring_about_neither_opens_the_breaker_nor_counts_in_the_watch(pod, log_model, lm, servers, kind):
+def test_what_callers_bring_about_does_not_open_the_breaker(pod, log_model, lm, servers, kind):
     main = lm_config(servers[2], retries=0, breaker=BreakerConfig(**EAGER))
     running = pod(log_model(kind, kind), kind, lms=(main,), breaker=ProgramBreakerConfig(**EAGER))
     eventually("ready", running.is_ready, 90)

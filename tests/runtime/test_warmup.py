@@ -327,7 +327,7 @@ def test_whoever_logs_a_program_that_cannot_be_served_is_told_so_and_no_lm_is_as
     with dspy.context():
         compat.process_settings["lm"] = lm
         try:
-            assert "WarmupFailed: the manifest's LMs are known only where" in said_of(program)
+            assert "WarmupFailed: the manifest's LMs and tools are known only where" in said_of(program)
             assert "WarmupFailed: aforward calls modules without await" in said_of(Stuck())
         finally:
             compat.process_settings["lm"] = None

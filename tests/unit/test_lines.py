@@ -20,3 +20,11 @@ async def test_the_end_is_the_end(how):
     else:
         reader.feed_eof()
     assert await next_line(reader) == b""
+
+
+async def test_half_of_a_line_is_none():
+    """Who was killed while it wrote has said nothing with that."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(b'{"state": {')
+    reader.feed_eof()
+    assert await next_line(reader) == b""

@@ -86,6 +86,15 @@ def test_a_worker_that_comes_joins_when_it_holds_what_the_others_do(sentence):
     assert wanted.is_held(worker, pod) is joins
 
 
+def test_it_loads_what_the_others_still_load_also_when_it_joins_before_they_do():
+    wanted = Wanted(config("a"))
+    wanted.take(PREPARE)
+    pod = holding(a="Ready", b="Preparing")
+    assert wanted.is_held(holding(a="Ready"), pod)
+    told = [(o.order, o.config.revision if o.config else o.subject) for o in wanted.to_join(holding(a="Ready"), pod)]
+    assert told == [("Prepare", "b"), ("Commit", "a")]
+
+
 def test_it_loads_what_it_lacks():
     wanted = Wanted(config("a"))
     wanted.take(PREPARE)

@@ -23,6 +23,7 @@ TOKENS = Counter("despina_lm_tokens_total", "Tokens that providers counted.", ["
 COST = Counter("despina_lm_cost_usd_total", "What calls cost by the manifest's prices.", ["lm", "module"])
 MILLION = Decimal(1_000_000)
 GRACE_SECONDS = 1.0
+Lingering = Future[Any] | asyncio.Task[Any]
 T = TypeVar("T")
 
 
@@ -44,6 +45,8 @@ class Meter:
     waited_for: set[Future[Any]] = field(default_factory=set)
     """What threads of this request wait for."""
     is_closed: bool = False
+    lingering: list[Lingering] = field(default_factory=list)
+    """Threads that work on it or have worked, and whatever else would not end when it was told to."""
     failure: Exception | None = None
     """That of the last LM call that failed, which the program may have hidden in an exception of its own."""
 

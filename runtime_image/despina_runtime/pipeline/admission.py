@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Iterable
 
+from despina_runtime.lm.meter import Lingering
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem
 
@@ -70,13 +69,19 @@ class Slots:
         finally:
             self._waiting -= 1
 
-    def give_back(self, thread: Future[Any] | None = None) -> None:
+    def give_back(self, lingering: Iterable[Lingering] = ()) -> None:
         """End of an execution. A thread cannot be stopped: if one still works on it, its end is the execution's."""
-        if thread is None or thread.done():
+        loop, busy = asyncio.get_running_loop(), {one for one in lingering if not one.done()}
+
+        def end(one: Lingering) -> None:
+            busy.discard(one)
+            if not busy:
+                self._free.release()
+
+        for one in tuple(busy):
+            one.add_done_callback(lambda ended: loop.call_soon_threadsafe(end, ended))
+        if not busy:
             self._free.release()
-        else:
-            loop = asyncio.get_running_loop()
-            thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
 
 
 class Queue:
@@ -92,4 +97,4 @@ class Queue:
         try:
             return await self._then(call)
         finally:
-            self._slots.give_back(call.thread)
+            self._slots.give_back(call.meter.lingering)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -34,8 +33,6 @@ class Call:
     """The body as the program's inputs, once it was parsed."""
     receive: Receive | None = None
     """Where the caller's leaving is heard of; None where somebody else listens, or nobody can leave."""
-    thread: Future[Any] | None = None
-    """The thread that works on it, or has worked."""
     _meter: Meter | None = None
 
     def __init__(self, body: bytes, deadline: float, lm: str | None = None) -> None:

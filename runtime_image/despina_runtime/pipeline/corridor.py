@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import dspy
 
@@ -22,6 +24,19 @@ from despina_runtime.program.interface import Interface
 from despina_runtime.tools.api import Toolbox
 
 TRIALS = 2
+MOST_THREADS = 32
+T = TypeVar("T")
+
+
+class Threads(ThreadPoolExecutor):
+    """Where `asyncio.to_thread` works: a request's threads are known, for they hold its slot."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """A function, in the context of whoever has it run."""
+        thread = super().submit(fn, *args, **kwargs)
+        if meter := dspy.settings.get("meter"):
+            meter.lingering.append(thread)
+        return thread
 
 
 class Capacity:
@@ -32,11 +47,13 @@ class Capacity:
         self.slots = Slots(slots, -(-config.limits.max_queue // config.workers))
         self.trial_slots = Slots(trials, trials)
         self.pool = ThreadPoolExecutor(slots + trials, thread_name_prefix="program")
+        self.threads = Threads(max(MOST_THREADS, 2 * slots), thread_name_prefix="to_thread")
         self.bucket = _bucket(config)
 
     def close(self) -> None:
         """End the threads that have nothing to do."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Corridors:

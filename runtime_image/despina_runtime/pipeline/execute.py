@@ -24,6 +24,8 @@ from despina_runtime.tools.api import Toolbox
 from despina_runtime.tools.errors import ToolArgumentsInvalid, ToolError, ToolFailed, ToolRefused, ToolTimeout
 
 log = logging.getLogger(__name__)
+LETS_GO_SECONDS = 0.1
+"""For a program that is told to end to do so, before its caller is told that it took too long."""
 Event = tuple[str, dict[str, str]]
 """As `Emit` takes it."""
 
@@ -57,20 +59,16 @@ class Execute:
         own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
         if toolbox and call.refusal:
             toolbox = toolbox.refusing(call.refusal)
-        until = asyncio.timeout_at(call.deadline)
+        with dspy.context(meter=call.meter, toolbox=toolbox, **own):
+            working = asyncio.create_task(self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
         try:
-            async with until:
-                with dspy.context(meter=call.meter, toolbox=toolbox, **own):
-                    return await (self._stream(call, call.emit) if call.emit else self._call(call, call.inputs))
-        except (asyncio.CancelledError, Disconnected):
-            call.meter.close()
-            raise
+            await _in_time(working, call)
+            return working.result()
         except AdapterParseError as exc:
             raise Rejected(unreadable(exc)) from None
+        except (Disconnected, Problem):
+            raise
         except Exception as exc:
-            if until.expired():
-                call.meter.close()
-                raise deadline_exceeded() from None
             problem = problem_of(cause_of(exc, call.meter))
             if call.refusal:  # which may have led to it: no breaker and no watch shall hold it against the program
                 problem.fault = None
@@ -82,8 +80,9 @@ class Execute:
 
     async def _threaded(self, call: Call, inputs: Mapping[str, Any]) -> Any:
         run = contextvars.copy_context().run
-        call.thread = self._pool.submit(called, lambda: run(self._program, **inputs))
-        return await asyncio.wrap_future(call.thread)
+        thread = self._pool.submit(called, lambda: run(self._program, **inputs))
+        call.meter.lingering.append(thread)
+        return await asyncio.wrap_future(thread)
 
     async def _stream(self, call: Call, emit: Emit) -> Any:
         """The prediction; before it, its fields piece by piece, and which tools are called. A caller who reads slowly
@@ -138,6 +137,30 @@ class Execute:
             dspy.streaming.StreamListener(field, predict=predictor, predict_name=name)
             for field, (name, predictor) in sources.items()
         ]
+
+
+async def _in_time(working: asyncio.Task[Any], call: Call) -> None:
+    """Wait for the program until its deadline, or until nobody waits for the request any more; then it is told to end.
+    One that does not holds its slot for as long as it goes on, as its threads do. Raises Problem 504."""
+    done: set[asyncio.Task[Any]] = set()
+    try:
+        done, _ = await asyncio.wait([working], timeout=max(0.0, call.deadline - asyncio.get_running_loop().time()))
+    finally:
+        if not done:
+            call.meter.close()
+            call.meter.lingering.append(working)
+            working.add_done_callback(lambda task: task.cancelled() or task.exception())
+            working.cancel()
+    if not done:
+        await asyncio.wait([working], timeout=LETS_GO_SECONDS)
+        if _was_in_time(working):
+            raise Disconnected
+        raise deadline_exceeded()
+
+
+def _was_in_time(working: asyncio.Task[Any]) -> bool:
+    """Whether it was only the caller who did not read what he was told."""
+    return working.done() and not working.cancelled() and isinstance(working.exception(), Disconnected)
 
 
 class _Awaited:

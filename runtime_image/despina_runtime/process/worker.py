@@ -19,15 +19,17 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from despina.wire import Order, RuntimeConfig
 from despina_runtime.http.server import Server, make_server
 from despina_runtime.lines import LONGEST_LINE, next_line
+from despina_runtime.problem import place_of
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.unservable import ProgramError
 
@@ -73,6 +75,8 @@ async def _serve(
 ) -> None:
     from despina_runtime.engine import settle
 
+    asyncio.get_running_loop().set_exception_handler(_tell_the_kind)
+    threading.excepthook = _tell_the_threads_kind
     engine = await make()
     await engine.start()
     settle()
@@ -96,6 +100,20 @@ async def _serve(
     for task in beside:
         task.cancel()
     await engine.stop()
+
+
+def _tell_the_kind(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Of an error that nobody takes, as of a task that a program began and forgot. Its text may be a caller's words."""
+    exc = context.get("exception")
+    if exc is None:
+        log.error("%s", context["message"])
+    else:
+        log.error("%s error=%s\n%s", context["message"], type(exc).__name__, place_of(exc))
+
+
+def _tell_the_threads_kind(what: threading.ExceptHookArgs) -> None:
+    place = place_of(what.exc_value) if what.exc_value else ""
+    log.error("A thread of the program's ended error=%s\n%s", what.exc_type.__name__, place)
 
 
 def _say(writer: asyncio.StreamWriter, what: object) -> None:

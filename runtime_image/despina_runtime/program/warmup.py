@@ -35,7 +35,7 @@ from despina_runtime.program.load import Loaded, check_paths
 from despina_runtime.program.made_up import begin_anew, made_up, submission
 from despina_runtime.program.served import NoLM
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.tools.api import LocalToolbox, rehearsing
+from despina_runtime.tools.api import OUTSIDE, LocalToolbox, rehearsing, serve_requests_only
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
 
 log = logging.getLogger(__name__)
@@ -216,15 +216,16 @@ def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any]
     copy = program.deepcopy()
     copy.set_lm(None)
     toolbox = LocalToolbox()
-    before = compat.process_settings["lm"]
+    before, outside = compat.process_settings["lm"], [*OUTSIDE]
     compat.process_settings["lm"] = NoLM()
+    serve_requests_only()
     try:
         with rehearsing(toolbox):
             return asyncio.run(warm_up(Loaded(copy, interface, example))).remark
     except ProgramError as exc:
         return "" if isinstance(exc.__cause__, ToolUnknown) else f"{exc.failure.reason}: {exc}"
     finally:
-        compat.process_settings["lm"] = before
+        compat.process_settings["lm"], OUTSIDE[:] = before, outside
 
 
 def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, Any]:
