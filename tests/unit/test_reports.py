@@ -127,6 +127,19 @@ async def test_who_was_heard_is_known_until_they_are_listened_to_again(world):
     assert world.reports.heard(KEY) == set()
 
 
+async def test_who_was_told_to_load_something_is_expected_to_say_something_since(world):
+    world.reports.listen(KEY, [POD], 0.01)
+    await until(lambda: world.reports.said(KEY))
+    world.reports.listen(KEY, [POD], None)
+    world.reports.expect(KEY, "qa-1")
+    assert world.reports.expected(KEY) == {"qa-1"}
+    world.reports.listen(KEY, [POD], 0.01)
+    await until(lambda: not world.reports.expected(KEY))
+    world.reports.expect(KEY, "qa-1")
+    world.reports.listen(KEY, [], None)
+    assert world.reports.expected(KEY) == set(), "a pod that is gone"
+
+
 async def test_listening_that_ended_begins_anew(world):
     world.reports.listen(KEY, [POD], 0.01)
     task = world.reports._listeners[KEY].tasks["qa-1"]

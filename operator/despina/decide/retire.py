@@ -78,8 +78,10 @@ def released(r: Situation) -> Iterator[Action]:
 
 
 def is_released(r: Situation) -> bool:
-    """Whether no pod says that it holds more than it should, or serves something else."""
-    said = [(pod, v) for v in r.o.deployments for pod in r.o.ready_pods(v.revision) if pod.report]
+    """Whether no pod says that it holds more than it should, or serves something else; one that is not ready now may be
+    in a moment."""
+    there = [(pod, v) for v in r.o.deployments for pod in r.o.pods_of(v.revision)]
+    said = [(pod, v) for pod, v in there if pod.report]
     return not any(_spare(pod, v, _kept(r, v)) or not serves(pod, v.serves) for pod, v in said)
 
 

@@ -89,10 +89,10 @@ class Reconciler:
         plan = decide(observed, self.clock())
         orders, writes = split(plan.actions)
         for order in orders:  # before anything is waited for: pods that load a version begin a write's time earlier
-            self.orders.tell(key, order)
+            self._tell(key, order)
         if writes and live.versions and not await self._is_as_read(manifest):
             return CONFLICT_AGAIN_SECONDS
-        tell = partial(self.orders.tell, key)
+        tell = partial(self._tell, key)
         carrier = Carrier(
             program, live.objects, self.cluster, tell, dict(live.versions), conflicts=self.conflicts.get(key, 0)
         )
@@ -119,15 +119,22 @@ class Reconciler:
         now = await read_manifest(self.cluster, Program.kind, meta["namespace"], meta["name"])
         return now is not None and _said(now) == _said(manifest)
 
+    def _tell(self, key: Key, tell: Tell) -> None:
+        if tell.order == "Prepare":
+            self.reports.expect(key, tell.pod.name)
+        self.orders.tell(key, tell)
+
     async def _snapshot(self, key: Key, live: Live) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
         said, heard, refusals = self.reports.said(key), self.reports.heard(key), self.orders.refusals(key)
+        # Where this process stood still, an order is forgotten before anything was heard of it.
+        old = {name for name in self.reports.expected(key) if "Prepare" not in told.get(name, {})}
         pods = tuple(
             replace(
                 p,
                 told=told.get(p.name, {}),
-                report=said.get(p.name),
-                was_heard=p.name in heard,
+                report=said.get(p.name) if p.name not in old else None,
+                was_heard=p.name in heard - old,
                 refusal=refusals.get(p.name, ""),
             )
             for p in live.pods

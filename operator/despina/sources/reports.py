@@ -56,6 +56,7 @@ class Reports:
         self._wake = wake
         self._listeners: dict[Key, _Listener] = {}
         self._heard: dict[Key, set[str]] = {}
+        self._expected: dict[Key, set[str]] = {}
         self._interfaces: dict[Key, dict[str, Mapping[str, Any]]] = {}
 
     def said(self, program: Key) -> Mapping[str, PodState]:
@@ -67,10 +68,19 @@ class Reports:
         """The pods that had said something when they were last listened to; none while they are."""
         return self._heard.get(program, set())
 
+    def expect(self, program: Key, pod: str) -> None:
+        """It was told to load something, and what it said before is not the last word on what it holds."""
+        self._expected.setdefault(program, set()).add(pod)
+
+    def expected(self, program: Key) -> set[str]:
+        """The pods that have said nothing since they were told to load something."""
+        return self._expected.get(program, set())
+
     def listen(self, program: Key, pods: Iterable[PodView], period: float | None) -> None:
         """How closely to listen from now on: after so many seconds a pod is asked anew that had nothing to say. None:
         not at all."""
         there = {p.name: p for p in pods if p.ip and not p.ending}
+        self._expected[program] = self.expected(program) & there.keys()
         if period is None:
             heard = self.heard(program) | self.said(program).keys()
             self._stop(program)
@@ -94,6 +104,7 @@ class Reports:
         """Stop listening, and forget what was heard: the program is gone."""
         self._stop(program)
         self._heard.pop(program, None)
+        self._expected.pop(program, None)
         self._interfaces.pop(program, None)
 
     def _stop(self, program: Key) -> None:
@@ -112,14 +123,16 @@ class Reports:
         loop = asyncio.get_running_loop()
         while True:
             asked, before = loop.time(), listener.said.get(name)
-            await self._ask(program[0], listener, listener.pods[name])
+            if await self._ask(program[0], listener, listener.pods[name]):
+                self.expected(program).discard(name)
             said = listener.said.get(name)
             if _facts(before) != _facts(said):
                 self._wake(program)
             has_news = said and said.number and (before is None or said.number != before.number)
             await asyncio.sleep(asked + (BREATH_SECONDS if has_news else listener.period) - loop.time())
 
-    async def _ask(self, namespace: str, listener: _Listener, pod: PodView) -> None:
+    async def _ask(self, namespace: str, listener: _Listener, pod: PodView) -> bool:
+        """Whether it said something that can be read."""
         before = listener.said.get(pod.name)
         after, wait = before.number if before else 0, min(listener.period, LONGEST_WAIT)
         said = await self._read(namespace, pod, f"{STATE_PATH}?after={after}&wait={wait}", wait)
@@ -129,9 +142,10 @@ class Reports:
             listener.silent[pod.name] = listener.silent.get(pod.name, 0) + 1
             if listener.silent[pod.name] >= STALE_ROUNDS:
                 listener.said.pop(pod.name, None)
-        else:
-            listener.silent.pop(pod.name, None)
-            listener.said[pod.name] = state
+            return False
+        listener.silent.pop(pod.name, None)
+        listener.said[pod.name] = state
+        return True
 
     async def interfaces(
         self, program: Key, pods: Iterable[PodView], revisions: Iterable[str]

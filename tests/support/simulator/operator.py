@@ -86,6 +86,13 @@ class Reports:
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     listens: bool = False
     left: set[str] = field(default_factory=set)
+    awaited: set[str] = field(default_factory=set)
+
+    def expect(self, _: Any, pod: str) -> None:
+        self.awaited.add(pod)
+
+    def expected(self, _: Any) -> set[str]:
+        return self.awaited
 
     def said(self, _: Any) -> Mapping[str, PodState]:
         return self.news
@@ -103,7 +110,7 @@ class Reports:
         self.news = {name: said for name, said in self.news.items() if name in present} if self.listens else {}
 
     def forget(self, _: Any) -> None:
-        self.news, self.left, self.listens = {}, set(), False
+        self.news, self.left, self.awaited, self.listens = {}, set(), set(), False
 
     def hear(self) -> None:
         """One round of listening. News wake the program."""
@@ -111,6 +118,7 @@ class Reports:
             before, said = self.news, self.operator.world.reports()
             # Of a pod that cannot be understood once, the last word counts for a few rounds.
             self.news = {name: now for name, one in said.items() if (now := one or before.get(name))}
+            self.awaited -= {name for name, one in said.items() if one}
             self.operator.is_woken |= _facts(before) != _facts(self.news)
 
     async def interfaces(
