@@ -220,6 +220,19 @@ async def test_every_tool_is_told_of_also_where_nothing_is_waited_for_after_it(s
         assert (told.count("status"), told[-2:]) == (2, ["result", "done"])
 
 
+class Slow(Awaiting):
+    async def aforward(self, ticket):
+        await asyncio.sleep(0.2)
+        return await self.sort.acall(ticket=ticket)
+
+
+async def test_a_stream_that_waits_is_kept_open_by_comments(serving, monkeypatch):
+    monkeypatch.setattr("despina_runtime.http.asgi.PING_SECONDS", 0.02)
+    answer = await ask(await serving(Slow()), **STREAM)
+    assert answer.text.startswith(": ping\n\n")
+    assert events(answer)[-2:] == ["result", "done"]
+
+
 def leave(_):
     sys.exit("done")
 

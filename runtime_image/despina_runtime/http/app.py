@@ -240,6 +240,7 @@ class Service:
             await stream.tell(event, orjson.dumps(data))
 
         call.emit, degraded = emit, None
+        pinging = asyncio.create_task(stream.keep_alive())
         try:
             answer = await corridor(call)
             degraded = answer.degraded
@@ -249,6 +250,8 @@ class Service:
             if not stream.started:
                 raise
             await stream.tell("problem", problem.body())
+        finally:
+            pinging.cancel()
         await stream.tell("done", orjson.dumps(self._account(call.meter, degraded)))
         await stream.end()
 

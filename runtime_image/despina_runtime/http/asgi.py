@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+PING_SECONDS = 15.0
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -70,15 +72,25 @@ class EventStream:
         self.started = False
         self._send = send
         self._headers = headers
+        self._turn = asyncio.Lock()
 
     async def tell(self, event: str, data: bytes) -> None:
         """One event; `data` is JSON, which holds no line break."""
-        if not self.started:
-            self.started = True
-            fixed = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *self._headers()]})
-        body = b"event: %s\ndata: %s\n\n" % (event.encode(), data)
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._write(b"event: %s\ndata: %s\n\n" % (event.encode(), data))
+
+    async def keep_alive(self) -> None:
+        """A comment now and then, which clients pass over: proxies end connections on which nothing comes."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            await self._write(b": ping\n\n")
+
+    async def _write(self, text: bytes) -> None:
+        async with self._turn:
+            if not self.started:
+                self.started = True
+                fixed = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+                await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *self._headers()]})
+            await self._send({"type": "http.response.body", "body": text, "more_body": True})
 
     async def end(self) -> None:
         """Nothing more comes."""
