@@ -77,6 +77,7 @@ class Pod:
             **os.environ,
             "DESPINA_POD_NAME": "pod-1",
             "DESPINA_TERMINATION_LOG": str(self.termination),
+            "DESPINA_POD_IP": "127.0.0.1",
             "TMPDIR": str(self.temporary),
         }
         command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]

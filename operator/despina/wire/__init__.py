@@ -51,6 +51,9 @@ from despina.wire.config import (
     FallbackConfig as FallbackConfig,
 )
 from despina.wire.config import (
+    FeedbackConfig as FeedbackConfig,
+)
+from despina.wire.config import (
     LimitsConfig as LimitsConfig,
 )
 from despina.wire.config import (
@@ -132,6 +135,9 @@ from despina.wire.names import (
     INTERFACE_PATH as INTERFACE_PATH,
 )
 from despina.wire.names import (
+    LABELS_PATH as LABELS_PATH,
+)
+from despina.wire.names import (
     LONGEST_WAIT as LONGEST_WAIT,
 )
 from despina.wire.names import (
@@ -139,6 +145,9 @@ from despina.wire.names import (
 )
 from despina.wire.names import (
     ORDERS_PATH as ORDERS_PATH,
+)
+from despina.wire.names import (
+    POD_IP_ENV as POD_IP_ENV,
 )
 from despina.wire.names import (
     POD_NAME_ENV as POD_NAME_ENV,
@@ -226,6 +235,9 @@ from despina.wire.state import (
 )
 from despina.wire.state import (
     FailureReason as FailureReason,
+)
+from despina.wire.state import (
+    FeedbackReport as FeedbackReport,
 )
 from despina.wire.state import (
     HeldRevision as HeldRevision,

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
 from despina_runtime.http.asgi import read_body
+from despina_runtime.http.feedback import Feedback
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
 from despina_runtime.http.prometheus import metrics
@@ -38,7 +39,12 @@ PAGE = """<!doctype html>
 
 
 def build_routes(
-    interface: Interface, config: RuntimeConfig, modules: Modules, sessions: Sessions, run: Run
+    interface: Interface,
+    config: RuntimeConfig,
+    modules: Modules,
+    sessions: Sessions,
+    run: Run,
+    feedback: Feedback | None = None,
 ) -> Starlette:
     """The application behind `POST /execute`."""
     schema = interface.schema() | {"program": config.program, "version": config.model.version}
@@ -54,6 +60,7 @@ def build_routes(
             Route("/openapi.json", _answer(openapi(interface, config, schemas))),
             Route("/docs", lambda _: HTMLResponse(PAGE.format(title=config.program))),
             Mount("/docs/assets", StaticFiles(directory=_assets())),
+            *([Route("/feedback", feedback.answer, methods=["POST"])] if feedback else ()),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", lambda _: PlainTextResponse("ok")),
             Route("/metrics", metrics),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,10 +153,12 @@ class Target:
         attempt = 0
         while True:
             attempt += 1
+            began = time.perf_counter()
             try:
                 completion = await self._attempt(messages, params, meter, until, emit)
             except LMError as exc:
                 CALLS.labels(self.config.name, module, type(exc).__name__).inc()
+                meter.note(self.config, module, began, error=type(exc).__name__)
                 remaining = until - asyncio.get_running_loop().time()
                 retries = 0 if isinstance(exc, LMUnavailable) else self.config.retries
                 wait = next_delay(attempt, retries, exc, random.random(), remaining)  # noqa: S311 - jitter
@@ -164,7 +167,7 @@ class Target:
                 await asyncio.sleep(wait)
             else:
                 CALLS.labels(self.config.name, module, "ok").inc()
-                meter.spend(self.config, module, completion.usage)
+                meter.spend(self.config, module, completion.usage, began)
                 return completion
 
     async def _attempt(
