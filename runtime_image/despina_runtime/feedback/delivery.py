@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from prometheus_client import Counter
-
+from despina_runtime.feedback.counts import DELIVERED, REFUSED
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
@@ -19,8 +18,6 @@ from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import read_executed
 
 log = logging.getLogger(__name__)
-DELIVERED = Counter("despina_feedback_delivered_total", "Predictions and labels that were delivered.", ["kind"])
-REFUSED = Counter("despina_feedback_refused_total", "Predictions and labels that the sink never takes.", ["kind"])
 AT_ONCE = 100
 LONGEST_PAUSE_SECONDS = 30.0
 GONE_SECONDS = 120.0

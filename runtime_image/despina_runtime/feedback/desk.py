@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from prometheus_client import Counter, Gauge
 from pydantic_core import from_json
 
 from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
+from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import Delivery, pause_seconds
 from despina_runtime.feedback.label import Label, Reply
 from despina_runtime.feedback.peers import Peers
@@ -29,12 +29,6 @@ from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, shared_key
 from despina_runtime.telemetry.redaction import redactor
 
 log = logging.getLogger(__name__)
-LOST = Counter(
-    "despina_feedback_lost_total",
-    "Predictions that were not delivered, and labels that were not stored.",
-    ["kind", "why"],
-)
-WAITING = Gauge("despina_feedback_waiting", "What waits to be delivered.", ["kind"])
 LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
 ON_ITS_WAY_SECONDS = 5.0
@@ -69,13 +63,11 @@ class FeedbackDesk:
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
         self._coming: asyncio.Queue[tuple[bytes, Sequence[Label], asyncio.Future[bool] | None]] = asyncio.Queue()
         self._trouble = ""
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Until it is cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write())
-            group.create_task(self._deliver())
-            group.create_task(self._prune())
+    def start(self) -> None:
+        """Begin to store and to deliver."""
+        self._tasks = [asyncio.create_task(work) for work in (self._write(), self._deliver(), self._prune())]
 
     def record(self, batch: bytes) -> None:
         """A worker's records, as a JSON list. Nobody waits for them."""
@@ -111,11 +103,14 @@ class FeedbackDesk:
 
     async def close(self, seconds: float) -> None:
         """Deliver what can be in this time; what cannot stays in the spool for as long as that lives."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
         while not self._coming.empty():
             await self._write_once()
         await self._delivery.last_rounds(seconds)
         fill = await self._in_spool(self._spool.fill)
-        LOST.labels("prediction", "left").inc(fill.predictions)
+        LOST.labels("left").inc(fill.predictions)
         await asyncio.gather(self._sink.close(), self._peers.close())
         await self._in_spool(self._spool.close)
         self._thread.shutdown()
@@ -139,7 +134,7 @@ class FeedbackDesk:
             is_stored, self._trouble = True, self._delivery.trouble
         except (sqlite3.Error, OSError, TypeError, ValueError) as exc:
             is_stored, self._trouble = False, f"the pod's disk does not take it: {exc}"
-            LOST.labels("batch", "disk").inc(len(found))
+            LOST.labels("disk").inc(len(found))
             log.error("Feedback cannot be stored error=%s", exc)
         for _, _, waiting in found:
             if waiting and not waiting.done():
@@ -185,7 +180,7 @@ class FeedbackDesk:
             with_words = time.time() - self._feedback.label_within_seconds
             try:
                 lost = await self._in_spool(self._spool.prune, with_words)
-                LOST.labels("prediction", "room").inc(lost)
+                LOST.labels("room").inc(lost)
                 fill = await self._in_spool(self._spool.fill)
                 WAITING.labels("prediction").set(fill.predictions)
                 WAITING.labels("label").set(fill.labels)

@@ -1,4 +1,5 @@
-"""Labels from one pod to the one that answered, on the admin port, signed with the key that all of a program's pods have."""
+"""Labels from one pod to the one that answered: on the admin port, signed with the key that all of a program's pods
+have."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from despina_runtime.http.asgi import (
     with_headers,
 )
 from despina_runtime.http.feedback import Feedback
-from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
+from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.routes import build_routes
 from despina_runtime.http.sessions import Sessions
@@ -43,7 +43,7 @@ from despina_runtime.tools.api import refusal_of
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
-EVENTS = b"text/event-stream"
+EVENTS, PREDICTION = b"text/event-stream", "despina-prediction-id"
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
@@ -72,7 +72,8 @@ class Service:
         self._feedback = None
         if config.feedback and self._names:
             self._feedback = Feedback(loaded.interface, config.feedback, self._names, line)
-        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)], config.limits.max_request_bytes)
+        offers = [self._offer(loaded, config), *([self._feedback.offer(config.program)] if self._feedback else ())]
+        self._mcp = McpEndpoint(config.program, offers, config.limits.max_request_bytes)
         self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run, self._feedback)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
@@ -164,8 +165,11 @@ class Service:
         if self.shadow and is_usual and answer.tier is None and not answer.collapsed:
             self.shadow(call.body, answer.body, seconds)
 
-    async def run(self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None) -> Answer:
-        """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own."""
+    async def run(
+        self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None
+    ) -> tuple[Answer, str]:
+        """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own; the
+        answer and its name."""
         started = time.perf_counter()
         status, tier = 500, None
         self.record.in_flight += 1
@@ -176,7 +180,7 @@ class Service:
             answer = await self._main(call)
             status, tier = 200, answer.tier
             _count_degraded(answer)
-            return answer
+            return answer, self._id(answer)
         except (Disconnected, asyncio.CancelledError):
             status = 499
             raise
@@ -192,9 +196,10 @@ class Service:
         """The program as a tool of the Model Context Protocol."""
         schema = loaded.interface.schema()
 
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], receive: Receive | None) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], receive: Receive | None) -> Told:
             try:
-                return (await self.run(to_json(arguments, inf_nan_mode="constants"), headers, receive)).body
+                answer, name = await self.run(to_json(arguments, inf_nan_mode="constants"), headers, receive)
+                return answer.body, {PREDICTION: name}
             except Disconnected:
                 raise Refusal("nobody waits for the answer") from None
             except Exception as exc:
@@ -286,7 +291,7 @@ class Service:
         """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
         if answer.headers is None:
             answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
-        found = [*answer.headers, (b"despina-prediction-id", self._id(answer).encode())]
+        found = [*answer.headers, (PREDICTION.encode(), self._id(answer).encode())]
         if self.is_retired:
             found.append(CLOSE)
         return found if answer.tier else found + _spent(call.meter)

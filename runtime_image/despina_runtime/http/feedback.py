@@ -17,7 +17,9 @@ from despina.wire import FeedbackConfig
 from despina_runtime.feedback.label import LONGEST_LABEL, MOST_LABELS, Given, Label, Reply
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import read_body
+from despina_runtime.http.mcp_server import Offer, Refusal, Told
 from despina_runtime.lm.target import KeyFile
+from despina_runtime.pipeline.call import Receive
 from despina_runtime.problem import Problem, invalid_input
 from despina_runtime.program.interface import Interface
 from despina_runtime.telemetry.prediction import Foreign, Names, Prediction
@@ -47,6 +49,18 @@ class Feedback:
         is_trusted = self._is_trusted(dict(request.scope["headers"]))
         replies = await self.take(document, is_trusted)
         return Response(orjson.dumps(replies), 202, media_type="application/json")
+
+    def offer(self, program: str) -> Offer:
+        """The same as a tool of the Model Context Protocol."""
+
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], _: Receive | None) -> Told:
+            try:
+                return orjson.dumps(await self.take(arguments, self._is_trusted(headers))), {}
+            except Problem as problem:
+                raise Refusal(f"{problem.title}: {problem.detail}".removesuffix(": ")) from None
+
+        text = f"Say whether an answer of {program} was right; its name is in the answer's _meta."
+        return Offer(f"{program}-feedback", text, Given.model_json_schema(), Reply.model_json_schema(), call)
 
     async def take(self, document: Any, is_trusted: bool) -> Any:
         """One label or a list of them as JSON; what became of it. Raises Problem."""

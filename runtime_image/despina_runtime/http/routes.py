@@ -29,7 +29,7 @@ from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem, as_proble
 from despina_runtime.program.interface import Interface
 
 LARGEST_BATCH = 256
-Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Answer]]
+Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[tuple[Answer, str]]]
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
@@ -108,11 +108,11 @@ class Batch:
 
     async def _one(self, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:
         try:
-            answer = await self._run(body, headers)
+            answer, name = await self._run(body, headers)
         except Exception as exc:
             return b'{"problem":%s}' % as_problem(exc).body()
         degraded = b',"degraded":%s' % orjson.dumps(answer.degraded) if answer.degraded else b""
-        return b'{"outputs":%s%s}' % (answer.body, degraded)
+        return b'{"outputs":%s,"prediction_id":"%s"%s}' % (answer.body, name.encode(), degraded)
 
 
 def _items(body: bytes) -> list[Any]:

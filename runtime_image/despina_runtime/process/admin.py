@@ -25,6 +25,7 @@ from despina.wire import (
     OrdersReport,
     PodState,
 )
+from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.feedback.peers import LABELS, REPLIES, is_signed
 from despina_runtime.http.prometheus import metrics
@@ -175,7 +176,7 @@ def build_admin(
             Route(f"{INTERFACE_PATH}/{{revision}}", to_readers(tell_interface)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Route("/metrics", metrics),
+            Route("/metrics", lambda request: metrics(request, REGISTRY)),
             Route(ORDERS_PATH, orders, methods=["POST"]),
         ]
     )

@@ -18,8 +18,9 @@ import httpx
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
+from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew, prepare_folder
+from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
 
@@ -44,6 +45,7 @@ class Follower:
     poll_seconds: float
     current: Crew | None = None
     failed: set[str] = field(default_factory=set)
+    desk: FeedbackDesk | None = None
 
     @property
     def tracking_uri(self) -> str:
@@ -57,6 +59,7 @@ class Follower:
         stop = asyncio.Event()
         on_signals(stop)
         listen = open_port(self.host, self.port)
+        self._open_desk()
         async with httpx.AsyncClient(base_url=self.tracking_uri, timeout=10) as client:
             while not stop.is_set():
                 version = await wanted_version(client, self.program, self.secrets)
@@ -65,7 +68,16 @@ class Follower:
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
+        if self.desk:
+            await self.desk.close(DRAIN_SECONDS)
         return 0
+
+    def _open_desk(self) -> None:
+        """For what callers say; one for all versions, for a label may be about an earlier one."""
+        config = self._config("0")
+        self.desk = desk_of(config, self.cache, 0)
+        if self.desk:
+            self.desk.start()
 
     async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
         """Until the next poll, a signal, or the workers' end."""
@@ -84,7 +96,7 @@ class Follower:
 
     async def _switch(self, version: str, listen: socket.socket) -> None:
         log.info("Starting version=%s", version)
-        crew = Crew(self._config(version), self.cache, listen)
+        crew = Crew(self._config(version), self.cache, listen, self.desk)
         failure = await crew.start()
         if failure:
             self.failed.add(version)

@@ -378,16 +378,15 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     stop = asyncio.Event()
     on_signals(stop)
     desk = desk_of(config, cache, admin_port)
-    delivering = asyncio.create_task(desk.run()) if desk else None
+    if desk:
+        desk.start()
     crew = Crew(config, cache, open_port(host, config.port), desk)
     admin = _serve_admin(crew, stop, open_port(host, admin_port), desk)
     try:
         return await _live(crew, stop)
     finally:
         admin.cancel()
-        if desk and delivering:
-            delivering.cancel()
-            await asyncio.wait([delivering])
+        if desk:
             await desk.close(config.request_timeout_seconds)
 
 

@@ -148,7 +148,7 @@ async def _hand_over(writer: asyncio.StreamWriter, engine: Engine) -> None:
 
 
 def _records(writer: asyncio.StreamWriter, batch: bytes) -> bool:
-    """A line of its own kind, since the supervisor's event loop does not read it. A body's line breaks are white space."""
+    """A line of its own kind: the supervisor's event loop does not read it. A body's line breaks are white space."""
     if writer.transport.get_write_buffer_size() > MOST_UNREAD:
         return False
     writer.write(RECORDS + batch.replace(b"\n", b" ") + b"\n")

@@ -1,8 +1,8 @@
 """What a prediction is called. The name says where it was made, and only the program's pods can make one up.
 
-`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any replica finds the one
-that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name, with `~` and a number of
-its own before the MAC. The key is the program's: all of its pods and revisions have the same.
+`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
+replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
+with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
 """
 
 from __future__ import annotations
