@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from despina_runtime.feedback.counts import DELIVERED, REFUSED
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
-from despina_runtime.feedback.sink import Away, NoTrace, Refused, Sink
+from despina_runtime.feedback.sink import NoTrace, Refused, Sink
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import read_executed
 
@@ -31,13 +30,12 @@ class Delivery:
     def __init__(self, pod: str, spool: Spool, in_spool: InSpool, sink: Sink, peers: Peers) -> None:
         self._pod, self._spool, self._in_spool, self._sink, self._peers = pod, spool, in_spool, sink, peers
         self._silent_since: dict[str, float] = {}
-        self._is_last = False
-        self.trouble = ""
-        """Why nothing could be delivered at the last try; empty if it could."""
+        self.is_last = False
+        """The volume goes with the pod: what was not sampled is delivered, too, and nobody is waited for."""
 
     async def round(self) -> bool:
         """Deliver what is due, as far as it goes; whether anything was there. Raises Away."""
-        predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self._is_last)
+        predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self.is_last)
         if predictions:
             await self._predictions(predictions)
         labels: list[KeptLabel] = await self._in_spool(self._spool.labels, self._pod, AT_ONCE)
@@ -49,20 +47,10 @@ class Delivery:
             await self._forward(pod, list(theirs))
         return bool(predictions or here)
 
-    async def last_rounds(self, seconds: float) -> None:
-        """All that is there, also what was not sampled, while there is time: the volume goes with the pod."""
-        self._is_last = True
-        try:
-            async with asyncio.timeout(seconds):
-                while await self.round():
-                    pass
-        except (Away, TimeoutError) as exc:
-            log.error("Feedback is left behind error=%s", exc or "time is over")
-
     def is_gone(self, pod: str) -> bool:
         """Whether a pod has not answered for so long that it will not come back."""
         since = self._silent_since.get(pod)
-        return since is not None and (self._is_last or time.monotonic() - since > GONE_SECONDS)
+        return since is not None and (self.is_last or time.monotonic() - since > GONE_SECONDS)
 
     async def _predictions(self, kept: Sequence[Kept]) -> None:
         """Together; if they are refused so, each by itself."""

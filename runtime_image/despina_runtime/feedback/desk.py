@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -62,7 +63,7 @@ class FeedbackDesk:
         self._peers = Peers(self.key)
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
         self._coming: asyncio.Queue[tuple[bytes, Sequence[Label], asyncio.Future[bool] | None]] = asyncio.Queue()
-        self._trouble = ""
+        self._disk_trouble = self._sink_trouble = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -99,7 +100,7 @@ class FeedbackDesk:
 
     def report(self) -> FeedbackReport:
         """What goes wrong, for whoever decides or looks."""
-        return FeedbackReport(trouble=self._trouble)
+        return FeedbackReport(trouble=(self._disk_trouble or self._sink_trouble)[:1024])
 
     async def close(self, seconds: float) -> None:
         """Deliver what can be in this time; what cannot stays in the spool for as long as that lives."""
@@ -108,9 +109,15 @@ class FeedbackDesk:
         await asyncio.wait(self._tasks)
         while not self._coming.empty():
             await self._write_once()
-        await self._delivery.last_rounds(seconds)
+        self._delivery.is_last = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(outcome := await self._round()):
+                    await asyncio.sleep(LOOK_SECONDS if outcome[1] else 0)
         fill = await self._in_spool(self._spool.fill)
         LOST.labels("left").inc(fill.predictions)
+        if fill.predictions or fill.labels:
+            log.error("Feedback is left behind predictions=%d labels=%d", fill.predictions, fill.labels)
         await asyncio.gather(self._sink.close(), self._peers.close())
         await self._in_spool(self._spool.close)
         self._thread.shutdown()
@@ -131,9 +138,9 @@ class FeedbackDesk:
             await self._in_spool(
                 self._take, [b for b, _, _ in found if b], [one for _, given, _ in found for one in given]
             )
-            is_stored, self._trouble = True, self._delivery.trouble
-        except (sqlite3.Error, OSError, TypeError, ValueError) as exc:
-            is_stored, self._trouble = False, f"the pod's disk does not take it: {exc}"
+            is_stored, self._disk_trouble = True, ""
+        except (sqlite3.Error, OSError) as exc:
+            is_stored, self._disk_trouble = False, f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(found))
             log.error("Feedback cannot be stored error=%s", exc)
         for _, _, waiting in found:
@@ -142,8 +149,17 @@ class FeedbackDesk:
 
     def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> None:
         """In the spool's thread."""
-        executed = [Executed(*row) for batch in batches for row in from_json(batch)]
-        self._spool.take([self._kept(one) for one in executed], [_kept_label(self._clean_label(one)) for one in labels])
+        kept = [one for batch in batches for one in self._readable(batch)]
+        self._spool.take(kept, [_kept_label(self._clean_label(one)) for one in labels])
+
+    def _readable(self, batch: bytes) -> list[Kept]:
+        """What a worker says may be anything, for it runs a model's code; labels that come with it must not suffer."""
+        try:
+            return [self._kept(Executed(*row)) for row in from_json(batch)]
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+            LOST.labels("unreadable").inc()
+            log.error("Records cannot be read error=%s", type(exc).__name__)
+            return []
 
     def _kept(self, executed: Executed) -> Kept:
         cleaned = self._clean(executed)
@@ -161,19 +177,20 @@ class FeedbackDesk:
     async def _deliver(self) -> None:
         failures = 0
         while True:
-            try:
-                there_was_more = await self._delivery.round()
-                failures, self._trouble = 0, ""
-            except Away as exc:
-                there_was_more, failures, self._trouble = False, failures + 1, str(exc)
-            except Exception as exc:  # whatever it is, what waits must not wait for ever
-                log.exception("Feedback is not delivered")
-                there_was_more, failures, self._trouble = False, failures + 1, f"{type(exc).__name__}: {exc}"
+            there_was_more, self._sink_trouble = await self._round()
+            failures = failures + 1 if self._sink_trouble else 0
             if not there_was_more:
-                await self._pause(pause_seconds(failures) if failures else LOOK_SECONDS)
+                await asyncio.sleep(pause_seconds(failures) if failures else LOOK_SECONDS)
 
-    async def _pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def _round(self) -> tuple[bool, str]:
+        """Whether there was something to deliver, and why it could not be."""
+        try:
+            return await self._delivery.round(), ""
+        except Away as exc:
+            return False, str(exc)
+        except Exception as exc:  # whatever it is, what waits must not wait for ever
+            log.exception("Feedback is not delivered")
+            return False, f"{type(exc).__name__}: {exc}"
 
     async def _prune(self) -> None:
         while True:
