@@ -164,6 +164,11 @@ def test_the_order_of_rows_does_not_matter(pairs, random):
     assert of(other) == of(pairs)
 
 
+def test_the_order_of_many_rows_does_not_matter_where_signs_are_drawn():
+    pairs = np.random.default_rng(3).random((200, 2)).tolist()
+    assert of(pairs[::-1]) == of(pairs) != of(pairs, seed=8)
+
+
 @MANY
 @given(PAIRS)
 def test_what_is_better_one_way_is_not_the_other_way(pairs):

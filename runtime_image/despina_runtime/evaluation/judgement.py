@@ -55,7 +55,7 @@ def judge(base: Sequence[float], candidate: Sequence[float], seed: int) -> Judge
         )
     rows = len(before)
     gain = (math.fsum(after) - math.fsum(before)) / rows  # exact sums: equal scores in another order gain exactly 0
-    differences = np.sort(after - before)
+    differences = after - before
     p = mcnemar(*_changed(differences)) if _is_binary(before, after) else sign_flip(differences, seed)
     means = math.fsum(before) / rows, math.fsum(after) / rows
     return Judgement(*means, gain=gain, interval=_interval(differences, gain, seed), p=p, rows=rows)
