@@ -215,6 +215,20 @@ async def test_a_run_that_cannot_be_logged_is_none_and_no_evaluation_waits_for_i
     assert "Traceback" not in said
 
 
+async def test_a_pod_that_leaves_its_node_takes_no_run_with_it(tmp_path):
+    pid, code = (
+        tmp_path / "pid",
+        "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()}.'); time.sleep(600)",
+    )
+    logging_ = asyncio.create_task(log_run(A_RUN, (sys.executable, "-c", code, str(pid))))
+    while not (pid.exists() and pid.read_text().endswith(".")):
+        await asyncio.sleep(0.05)
+    logging_.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await logging_
+    assert not is_running(int(pid.read_text()[:-1]))
+
+
 async def test_what_cannot_even_be_started_costs_no_evaluation(caplog):
     assert await log_run(A_RUN, ("/nowhere/python",)) is None
     assert "The run was not logged" in caplog.text
