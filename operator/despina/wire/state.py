@@ -189,4 +189,5 @@ class PodState(Report):
         failed = tuple(sorted((name, c.failed.bit_length()) for name, c in self.counts.items()))
         breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in self.breakers)
         mirrors = self.shadow.revision if self.shadow else None
-        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers
+        trouble = bool(self.feedback and self.feedback.trouble)
+        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers, trouble
