@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import json
 import logging
 import os
 import sys
@@ -12,17 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import yaml
 from pydantic import ValidationError
 
 from despina.api import API_VERSION
 from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
 from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
     CONFIG_FILE,
     GENERATION_DIR,
     TOOL_HOST_ENV,
+    ModelRef,
     RuntimeConfig,
     ToolHostConfig,
 )
@@ -75,6 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     contract.set_defaults(run=_contract)
     evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
     evaluate.set_defaults(run=_evaluate)
+    feedback = commands.add_parser("feedback", help="say what was right and what was wrong")
+    ways = feedback.add_subparsers(dest="way", required=True)
+    given = ways.add_parser("give", help="a label for one answer")
+    given.add_argument("prediction", help="the answer's name, as the header despina-prediction-id has it")
+    given.add_argument("label", choices=["success", "failure"])
+    given.add_argument("--url", default="http://localhost:8080", help="where the program is served")
+    given.add_argument("--reason", default="", help="why, in words")
+    given.add_argument("--expected", type=json.loads, help="what the outputs should have been, as a JSON object")
+    given.add_argument("--source", default="", help="who says so")
+    given.set_defaults(run=_give)
+    taken = ways.add_parser("import", help="labels that exist already, as JSON Lines: inputs, expected, label, reason")
+    taken.add_argument("labels", type=argparse.FileType("r"), metavar="FILE")
+    taken.add_argument("-f", "--file", type=Path, required=True, help="the DSPyProgram manifest")
+    taken.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
+    taken.set_defaults(run=_import, lm_base_url=None)
     log = commands.add_parser("log", help="log a program to MLflow")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
@@ -139,6 +158,40 @@ def _evaluate(_: argparse.Namespace) -> int:
     from despina_runtime.evaluation.job import evaluate
 
     return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
+
+
+def _give(args: argparse.Namespace) -> int:
+    body = {"prediction_id": args.prediction, "label": args.label, "reason": args.reason, "source": args.source}
+    body |= {"expected": args.expected} if args.expected is not None else {}
+    answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
+    said = answer.json()
+    if answer.status_code != 202:
+        raise NotServable(": ".join(t for t in (said.get("title", ""), said.get("detail", "")) if t))
+    sys.stdout.write(f"{args.prediction} {said['status']}\n")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from despina_runtime.feedback.importing import read_lines, take_in
+    from despina_runtime.feedback.sink import Away, MLflowSink, Refused
+
+    program = Program.parse(_with_options(yaml.safe_load(args.file.read_text()), args))
+    model = ModelRef(name=program.name, version="0", tracking_uri=program.spec.source.mlflow.tracking_uri or "")
+    config = runtime_config(program, revision_of(program, model))
+    experiment = config.feedback.experiment if config.feedback else f"{program.namespace}/{program.name}"
+
+    async def take() -> int:
+        sink = MLflowSink(config, experiment)
+        try:
+            return await take_in([*read_lines(args.labels)], sink)
+        finally:
+            await sink.close()
+
+    try:
+        sys.stdout.write(f"{asyncio.run(take())} labels in the experiment {experiment}\n")
+    except (Away, Refused) as exc:
+        raise NotServable(str(exc)) from None
+    return 0
 
 
 def _with_options(manifest: Any, args: argparse.Namespace) -> Any:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from despina.wire import CacheConfig, FeedbackConfig, LimitsConfig
+from despina_runtime.main import main
 from tests.runtime.test_edges import mcp
 from tests.support.pods import Pod, fresh
 from tests.support.relay import Relay
@@ -261,3 +262,42 @@ def test_files_in_the_place_of_mlflow(pod, version, tmp_path):
     found = eventually("two lines", lambda: len(lines()) == 2 and lines(), 30)
     assert [line["type"] for line in found] == ["prediction", "label"]
     assert found[0]["id"] == found[1]["id"]
+
+
+MANIFEST = """
+apiVersion: despina.dev/v1alpha1
+kind: DSPyProgram
+metadata: {name: triage, namespace: ns}
+spec:
+  source: {mlflow: {model: serving, alias: production}}
+  feedback: {sink: {mlflow: {experiment: EXPERIMENT}}}
+"""
+
+
+def test_labels_that_exist_already_are_taken_in_once(seen, tmp_path, mlflow_uri, capsys):
+    labels, manifest = tmp_path / "labels.jsonl", tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST.replace("EXPERIMENT", seen.experiment))
+    lines = [
+        {"inputs": {"ticket": "it crashes"}, "expected": {"category": "bug"}},
+        {"inputs": {"ticket": "charged"}, "outputs": {"category": "bug"}, "label": "failure", "reason": "no"},
+    ]
+    labels.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["feedback", "import", str(labels), "-f", str(manifest), "--tracking-uri", mlflow_uri]
+    for _ in range(2):
+        assert main(command) == 0
+    assert f"2 labels in the experiment {seen.experiment}" in capsys.readouterr().out
+    assert sorted(seen.said().values()) == ["failure", "success"]
+    assert {a["metadata"]["despina.trusted"] for a in seen.labels()} == {"true"}
+    labels.write_text('{"inputs": 7}\n')
+    assert main(command) == 2
+    assert "line 1: inputs: Input should be an object" in capsys.readouterr().err
+
+
+def test_a_label_by_the_command_line(pod, version, seen, capsys):
+    running = ready(pod(version, feedback=seen.config()))
+    name = name_of(running.ask(fresh()))
+    command = ["feedback", "give", name, "failure", "--url", running.url, "--expected", '{"category": "bug"}']
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{name} Stored\n"
+    assert main(["feedback", "give", "nonsense", "success", "--url", running.url]) == 2
+    assert "There is no such prediction" in capsys.readouterr().err
