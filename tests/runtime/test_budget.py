@@ -12,7 +12,9 @@ import dspy
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.meter import Meter
+from despina_runtime.optimization.account import account
 from despina_runtime.optimization.budget import Budget, Exhausted, Limits
+from despina_runtime.optimization.paying import Paying
 from tests.support.pods import lm_config
 from tests.support.world import StandIn
 
@@ -30,7 +32,12 @@ def config(servers, fallbacks=(), retries=0) -> RuntimeConfig:
 async def spend(own: RuntimeConfig, budget: Budget, questions: int) -> list[BaseException | None]:
     """Asked from several threads, as an optimiser does; what each question ended with."""
     program = dspy.Predict("question -> answer")
-    lms = LMs(own, None, program, budget.guard)
+    async with account(budget) as address:
+        lms = LMs(own, None, program, lambda lm, client: Paying(address, lm, client))
+        return await ask_all(lms, program, questions)
+
+
+async def ask_all(lms: LMs, program: dspy.Module, questions: int) -> list[BaseException | None]:
     meter = Meter(asyncio.get_running_loop().time() + 60)
 
     def ask(number: int) -> BaseException | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import threading
@@ -15,16 +16,9 @@ from hypothesis import strategies as st
 from despina.wire import LMConfig, Price
 from despina_runtime.lm.meter import price_of
 from despina_runtime.lm.openai_compatible import Completion
-from despina_runtime.optimization.budget import (
-    Budget,
-    Exhausted,
-    Insufficient,
-    Limits,
-    Spent,
-    check_sufficient,
-    cost_of,
-    most_of,
-)
+from despina_runtime.optimization.account import account
+from despina_runtime.optimization.budget import Budget, Exhausted, Insufficient, Limits, check_sufficient
+from despina_runtime.optimization.paying import Paying, cost_of, most_of
 
 ONE_EACH = LMConfig(name="main", model="openai/m", price=Price(input_per_million_usd="1", output_per_million_usd="1"))
 FREE = LMConfig(name="free", model="openai/m")
@@ -88,16 +82,24 @@ def test_the_third_call_is_refused(case):
     assert (budget.spent.calls, budget.spent.usd, budget.spent.dearest) == (2, 2, 1)
 
 
-def test_no_call_starts_after_its_seconds_and_what_went_before_counts():
+def test_no_call_starts_after_its_seconds():
     time = Time()
-    budget = Budget(Limits(calls=9, seconds=10), before=Spent(calls=3, seconds=4), clock=time)
-    budget.reserve(None)
-    time.now += 5.9
+    budget = Budget(Limits(calls=9, seconds=10), clock=time)
+    time.now += 9.9
     budget.reserve(None)
     time.now += 0.1
     with pytest.raises(Exhausted, match="10 seconds are over"):
         budget.reserve(None)
-    assert (budget.spent.calls, budget.spent.seconds) == (5, pytest.approx(10))
+    assert (budget.spent.calls, budget.spent.seconds) == (1, pytest.approx(10))
+    assert budget.refusal == "10 seconds are over"
+
+
+def test_what_was_set_aside_can_be_spent_when_its_time_has_come():
+    budget = Budget(Limits(calls=1, seconds=9), aside=1)
+    with pytest.raises(Exhausted):
+        budget.reserve(None)
+    budget.keep(0)
+    budget.reserve(None)
 
 
 def test_what_was_not_needed_can_be_spent_again():
@@ -145,7 +147,7 @@ ENDINGS = {
     "no count": ({}, RESERVED),
     "a refusal": (LMServerError("no", status=500), 0),
     "no answer in time": (LMTimeoutError("late"), RESERVED),
-    "the caller has left": (KeyboardInterrupt(), RESERVED),
+    "the caller has left": (asyncio.CancelledError(), RESERVED),
 }
 
 
@@ -153,10 +155,34 @@ ENDINGS = {
 async def test_what_a_call_cost_is_booked_when_it_ends(case):
     said, cost = ENDINGS[case]
     budget = Budget(Limits(calls=9, seconds=9, usd=usd("1")))
-    client = budget.guard(ONE_EACH, Provider(said))
-    with contextlib.suppress(LMError, KeyboardInterrupt):
-        await client.complete(MESSAGES, {"max_tokens": 100}, None, None)
-    assert (budget.spent.calls, budget.spent.usd) == (1, cost)
+    async with account(budget) as address:
+        with contextlib.suppress(LMError, asyncio.CancelledError):
+            await Paying(address, ONE_EACH, Provider(said)).complete(MESSAGES, {"max_tokens": 100}, None, None)
+        assert budget.spent.calls == 1
+        while budget.spent.usd != cost:  # or this test does not end
+            await asyncio.sleep(0)
+
+
+async def test_of_one_who_ends_without_a_word_the_whole_reservation_is_booked():
+    budget = Budget(Limits(calls=9, seconds=9, usd=usd("1")))
+    async with account(budget) as address:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(b'{"most": "0.5"}\n')
+        assert await reader.readline() == b'{"refused":null}\n'
+        writer.close()
+        await writer.wait_closed()
+        for nonsense in (b"", b"?\n", b'{"most": -1}\n', b'{"most": "NaN"}\n'):
+            reader, writer = await asyncio.open_unix_connection(address)
+            writer.write(nonsense)
+            writer.write_eof()
+            assert await reader.read() == b""
+    assert (budget.spent.calls, budget.spent.usd) == (1, usd("0.5"))
+
+
+async def test_who_asks_when_nobody_pays_any_more_is_refused():
+    async with account(Budget(Limits(calls=0, seconds=9))) as address:
+        with pytest.raises(Exhausted, match="0 of 0 LM calls are made"):
+            await Paying(address, FREE, Provider({})).complete(MESSAGES, {}, None, None)
 
 
 @given(st.integers(0, 40), st.integers(0, 10), st.integers(0, 500), st.integers(0, 2**32))
