@@ -91,14 +91,26 @@ def test_no_call_starts_after_its_seconds():
     with pytest.raises(Exhausted, match="10 seconds are over"):
         budget.reserve(None)
     assert (budget.spent.calls, budget.spent.seconds) == (1, pytest.approx(10))
-    assert budget.refusal == "10 seconds are over"
+    assert budget.refusal == "10 seconds are over, but for 0 that are set aside"
 
 
 def test_what_was_set_aside_can_be_spent_when_its_time_has_come():
     budget = Budget(Limits(calls=1, seconds=9), aside=1)
     with pytest.raises(Exhausted):
         budget.reserve(None)
-    budget.keep(0)
+    budget.begin()
+    assert budget.refusal == ""
+    budget.reserve(None)
+
+
+def test_seconds_can_be_set_aside():
+    time = Time()
+    budget = Budget(Limits(calls=9, seconds=10), clock=time)
+    budget.begin(aside_seconds=4)
+    time.now += 6
+    with pytest.raises(Exhausted, match="10 seconds are over, but for 4 that are set aside"):
+        budget.reserve(None)
+    budget.begin()
     budget.reserve(None)
 
 
@@ -179,10 +191,13 @@ async def test_of_one_who_ends_without_a_word_the_whole_reservation_is_booked():
     assert (budget.spent.calls, budget.spent.usd) == (1, usd("0.5"))
 
 
-async def test_who_asks_when_nobody_pays_any_more_is_refused():
+async def test_who_asks_for_more_than_there_is_or_when_nobody_pays_any_more_is_refused():
     async with account(Budget(Limits(calls=0, seconds=9))) as address:
+        client = Paying(address, FREE, Provider({}))
         with pytest.raises(Exhausted, match="0 of 0 LM calls are made"):
-            await Paying(address, FREE, Provider({})).complete(MESSAGES, {}, None, None)
+            await client.complete(MESSAGES, {}, None, None)
+    with pytest.raises(Exhausted, match="nobody pays any more"):
+        await client.complete(MESSAGES, {}, None, None)
 
 
 @given(st.integers(0, 40), st.integers(0, 10), st.integers(0, 500), st.integers(0, 2**32))

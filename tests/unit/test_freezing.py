@@ -8,8 +8,15 @@ from typing import Literal
 import dspy
 import pytest
 
-from despina_runtime.optimization.freezing import UnknownModule, check_program, chosen, narrowed, widened
-from despina_runtime.optimization.states import NotThatProgram, check_frozen, readable_diff
+from despina_runtime.optimization.freezing import check_program, narrowed, widened
+from despina_runtime.optimization.states import (
+    NotThatProgram,
+    UnknownModule,
+    check_frozen,
+    chosen,
+    merged,
+    readable_diff,
+)
 from despina_runtime.program.artifact import state_of
 from tests.support.in_memory_lm import InMemoryLM
 
@@ -48,6 +55,10 @@ class Twice(dspy.Module):
         return self.learns(ticket=ticket)
 
 
+def names_of(program) -> list[str]:
+    return [name for name, _ in program.named_predictors()]
+
+
 def is_right(example, prediction, trace=None):
     return example.category == prediction.category
 
@@ -80,7 +91,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_state_of_all_others_is_the_same_to_the_byte(kind, optimizer):
     program = Twice(kind)
-    names = chosen(program, ["learns"])
+    names = chosen(names_of(program), ["learns"])
     before = state_of(program)
     with dspy.context(lm=InMemoryLM(), adapter=dspy.ChatAdapter()):
         found = widened(OPTIMIZERS[optimizer](narrowed(program, names)), program)
@@ -119,13 +130,13 @@ PATHS = {
 @pytest.mark.parametrize("case", PATHS)
 def test_which_predictors_a_path_means(case):
     paths, names = PATHS[case]
-    assert chosen(Nested(), paths) == names
+    assert chosen(names_of(Nested()), paths) == names
 
 
 @pytest.mark.parametrize("path", ["answers", "answer.predic", "step", "plain", "steps[2]"])
 def test_an_unknown_path_is_told_with_those_that_there_are(path):
     with pytest.raises(UnknownModule, match=r"has no module .* it has answer, ") as caught:
-        chosen(Nested(), ["answer", path])
+        chosen(names_of(Nested()), ["answer", path])
     assert path in str(caught.value)
     assert all(name in str(caught.value) for name in PATHS["none means all"][1])
 
@@ -139,7 +150,7 @@ def test_an_lm_that_a_predictor_was_given_stays_with_it():
 
 def test_a_program_that_is_one_predictor():
     program = dspy.Predict(Triage)
-    names = chosen(program, [])
+    names = chosen(names_of(program), [])
     found = widened(dspy.LabeledFewShot(k=2).compile(narrowed(program, names), trainset=ROWS), program)
     assert (names, len(found.demos), type(found)) == (("self",), 2, dspy.Predict)
     check_program(program, found, names)
@@ -178,6 +189,24 @@ class Other(Twice):
 def test_what_is_not_the_program_is_refused(found):
     with pytest.raises(NotThatProgram, match="instead of the Twice that it was given"):
         widened(found, Twice("Predict"))
+
+
+def test_of_what_somebody_says_only_the_named_predictors_are_taken():
+    before, after = state_of(Twice("Predict")), state_of(Twice("Predict"))
+    after["learns"]["demos"] = after["stays"]["demos"] = [{"ticket": "new", "category": "bug"}]
+    assert merged(before, after, ["learns"]) == {**before, "learns": after["learns"]}
+    assert merged(before, {"learns": after["learns"]}, ["learns"])["stays"] == before["stays"]
+    alone = state_of(dspy.Predict(Triage))
+    assert merged(alone, {**alone, "demos": [1]}, ["self"]) == {**alone, "demos": [1]}
+
+
+NONSENSE = [{}, {"learns": None}, {"learns": {}}, {"learns": {"signature": {"fields": [1, 2]}, "demos": []}}]
+
+
+@pytest.mark.parametrize("found", NONSENSE)
+def test_what_is_no_state_of_the_program_is_refused(found):
+    with pytest.raises(NotThatProgram):
+        merged(state_of(Twice("Predict")), found, ["learns"])
 
 
 def test_what_changed_can_be_read():

@@ -40,6 +40,13 @@ class Scorer:
 
     async def run(self, rows: Sequence[Row], budget: Decimal | None) -> EvaluationResult:
         """The mean of all rows' scores, in percent."""
+        percent = 100 * sum(await self.scores(rows, budget)) / len(rows)
+        return EvaluationResult(
+            score_percent=percent, examples=len(rows), failed=self._failed, cost_usd=float(self._cost)
+        )
+
+    async def scores(self, rows: Sequence[Row], budget: Decimal | None) -> list[float]:
+        """Each row's score, from 0 to 1."""
         self._tell(f"0 of {len(rows)} examples")
         slots = asyncio.Semaphore(self._runtime.max_concurrency)
 
@@ -54,10 +61,7 @@ class Scorer:
             tasks = [group.create_task(one(row)) for row in rows]
         if self._failed == len(rows):
             raise Unusable(f"none of {len(rows)} examples was answered: {self._last}")
-        percent = 100 * sum(task.result() for task in tasks) / len(rows)
-        return EvaluationResult(
-            score_percent=percent, examples=len(rows), failed=self._failed, cost_usd=float(self._cost)
-        )
+        return [task.result() for task in tasks]
 
     async def _score(self, row: Row, budget: Decimal | None) -> float:
         said = await self._model.ask({"inputs": row.inputs}, self._runtime.request_timeout_seconds)
@@ -97,7 +101,7 @@ async def score(
             model = await start(f"the {which}'s process", "model", config.tools)
             shape = await model.first_word()
             rows = read_rows(lines, shape, config.metric, config.max_examples)
-            metric = await _metric(config.metric, start, runtime.request_timeout_seconds)
+            metric = await metric_of(config.metric, start, runtime.request_timeout_seconds)
             budget = Decimal(config.budget_usd) if config.budget_usd else None
             try:
                 return await Scorer(model, shape, metric, runtime, tell).run(rows, budget)
@@ -124,7 +128,7 @@ async def subjects(command: Sequence[str], folder: Path) -> AsyncIterator[Start]
             await subject.close()
 
 
-async def _metric(name: str, start: Start, seconds: float) -> Metric:
+async def metric_of(name: str, start: Start, seconds: float) -> Metric:
     """A named metric is measured here; one of the model's code by a process that has that code."""
     if name in BUILT_IN:
         return functools.partial(_measured, BUILT_IN[name])

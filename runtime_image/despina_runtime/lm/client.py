@@ -19,7 +19,7 @@ from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.retry import is_refusal
-from despina_runtime.lm.target import Guard, Target
+from despina_runtime.lm.target import Guard, Target, unguarded
 from despina_runtime.paths import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
@@ -168,7 +168,7 @@ class LMs:
         config: RuntimeConfig,
         store: Store | None,
         program: dspy.Module,
-        guard: Guard = lambda _, client: client,
+        guard: Guard = unguarded,
     ) -> None:
         loop = asyncio.get_running_loop()
         lm_store = store if config.cache and config.cache.scope != "Program" else None

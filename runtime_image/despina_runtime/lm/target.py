@@ -50,6 +50,11 @@ Guard = Callable[[LMConfig, Client], Client]
 """Puts something before each attempt to ask an LM."""
 
 
+def unguarded(_: LMConfig, client: Client) -> Client:
+    """Nothing stands before it."""
+    return client
+
+
 class DspyClient:
     """Everything that DSPy and LiteLLM know. They keep their connections themselves."""
 
@@ -92,9 +97,7 @@ class DspyClient:
 class Target:
     """One entry of `lms`. A request leaves it `share_seconds` at least, if it is asked at once."""
 
-    def __init__(
-        self, config: LMConfig, store: Store | None, share_seconds: float, guard: Guard = lambda _, client: client
-    ) -> None:
+    def __init__(self, config: LMConfig, store: Store | None, share_seconds: float, guard: Guard = unguarded) -> None:
         self.config = config
         self._store = store
         self._client = guard(config, CompatibleClient(config) if is_compatible(config) else DspyClient(config))

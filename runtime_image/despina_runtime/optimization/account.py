@@ -24,6 +24,7 @@ from despina_runtime.optimization.budget import Budget, Exhausted
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 ADDRESS = "account"
 """The file in a process's folder that names the socket."""
+NOBODY = "nobody pays any more"
 
 
 class Wanted(Report):
@@ -92,12 +93,16 @@ class Call:
 @contextlib.asynccontextmanager
 async def paid(address: Path, most: Decimal | None) -> AsyncIterator[Call]:
     """A call that costs at most so much, in whichever process; raises Exhausted instead."""
-    reader, writer = await asyncio.open_unix_connection(address)
+    try:
+        reader, writer = await asyncio.open_unix_connection(address)
+    except OSError:
+        raise Exhausted(NOBODY) from None
     try:
         writer.write(_line(Wanted(most=most)))
-        allowed = Allowed.model_validate_json(await next_line(reader) or '{"refused": "nobody pays any more"}')
-        if allowed.refused is not None:
-            raise Exhausted(allowed.refused)
+        line = await next_line(reader)
+        refused = Allowed.model_validate_json(line).refused if line else NOBODY
+        if refused is not None:
+            raise Exhausted(refused)
         call = Call(most)
         try:
             yield call

@@ -59,7 +59,7 @@ class Budget:
         self._limits, self._aside, self._clock = limits, aside, clock
         self._lock = threading.Lock()
         self._calls, self._usd, self._dearest = 0, Decimal(0), Decimal(0)
-        self._began = clock()
+        self._began, self._aside_seconds = clock(), 0.0
         self._closed = ""
         self.refusal = ""
         """Why the last call was refused that was."""
@@ -77,8 +77,8 @@ class Budget:
         limits = self._limits
         if self._calls + self._aside >= limits.calls:
             return f"{self._calls} of {limits.calls} LM calls are made, and {self._aside} are set aside"
-        if self._clock() - self._began >= limits.seconds:
-            return f"{limits.seconds:g} seconds are over"
+        if self._clock() - self._began >= limits.seconds - self._aside_seconds:
+            return f"{limits.seconds:g} seconds are over, but for {self._aside_seconds:.0f} that are set aside"
         if limits.usd is None:
             return ""
         if most is None:
@@ -98,10 +98,10 @@ class Budget:
         with self._lock:
             self._closed = why
 
-    def keep(self, aside: int) -> None:
-        """Set so many calls aside from now on."""
+    def begin(self, aside: int = 0, aside_seconds: float = 0.0) -> None:
+        """A new part of the work: so much is set aside for later ones, and no call has been refused yet."""
         with self._lock:
-            self._aside = aside
+            self._aside, self._aside_seconds, self.refusal = aside, aside_seconds, ""
 
     @property
     def spent(self) -> Spent:

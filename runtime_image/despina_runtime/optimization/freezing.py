@@ -8,33 +8,16 @@ afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import dspy
 
 from despina_runtime.optimization.states import NotThatProgram, check_frozen
-from despina_runtime.paths import is_in
 from despina_runtime.program.artifact import state_of
-from despina_runtime.program.interface import modules_of
 
 WHOLE = "_narrowed_from"
 """Where a narrowed class keeps the one that it was made from."""
-
-
-class UnknownModule(ValueError):
-    """The program has no such module, or none with a predictor in it."""
-
-
-def chosen(program: dspy.Module, paths: Sequence[str]) -> tuple[str, ...]:
-    """The names of the predictors at these paths, or below them; of all, if no path is given. Raises UnknownModule."""
-    names = [name for name, _ in program.named_predictors()]
-    for path in paths:
-        if not any(is_in(name, path) for name in names):
-            known = [p for p in modules_of(program) if any(is_in(name, p) for name in names)]
-            there = ", ".join(dict.fromkeys([*known, *names])) or "none"
-            raise UnknownModule(f"the program has no module {path} with a predictor; it has {there}")
-    return tuple(name for name in names if not paths or any(is_in(name, path) for path in paths))
 
 
 def narrowed(program: dspy.Module, names: Iterable[str]) -> dspy.Module:

@@ -6,12 +6,19 @@ Pure functions over JSON, so that whoever does not trust a model's code can ask 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from despina_runtime.cache.keys import canonical
+from despina_runtime.paths import is_in
 
 State = Mapping[str, Any]
+STEP = re.compile(r"\.|\[")
+
+
+class UnknownModule(ValueError):
+    """The program has no such module, or none with a predictor in it."""
 
 
 class NotThatProgram(ValueError):
@@ -21,6 +28,38 @@ class NotThatProgram(ValueError):
 def by_predictor(state: State) -> State:
     """Each predictor's own state, by its name; a program that is a single predictor has no names in its own."""
     return {"self": state} if "signature" in state and "demos" in state else state
+
+
+def chosen(names: Sequence[str], paths: Iterable[str]) -> tuple[str, ...]:
+    """Of predictors' names, those at these paths or below them; all, if no path is given. Raises UnknownModule."""
+    wanted = tuple(paths)
+    for path in wanted:
+        if not any(is_in(name, path) for name in names):
+            there = ", ".join(dict.fromkeys(part for name in names for part in _ways(name))) or "none"
+            raise UnknownModule(f"the program has no module {path} with a predictor; it has {there}")
+    return tuple(name for name in names if not wanted or any(is_in(name, path) for path in wanted))
+
+
+def _ways(name: str) -> list[str]:
+    """A predictor's path, after those of the modules that it is in."""
+    return [*(name[: step.start()] for step in STEP.finditer(name)), name]
+
+
+def merged(base: State, found: State, names: Iterable[str]) -> dict[str, Any]:
+    """The base with these predictors as somebody says they are now; raises NotThatProgram for what they cannot be."""
+    own, theirs = by_predictor(base), by_predictor(found)
+    try:
+        new = {**own, **{name: _checked(name, own[name], theirs[name]) for name in names}}
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise NotThatProgram(f"it is no state of the program: {type(exc).__name__} {exc}") from exc
+    return dict(new["self"]) if own is not base else new
+
+
+def _checked(name: str, own: Any, theirs: Any) -> Any:
+    if _fields(own) != _fields(theirs):
+        raise NotThatProgram(f"the signature of {name} has another number of fields")
+    _of_predictor(name, theirs)  # it can be read
+    return theirs
 
 
 def check_frozen(before: State, after: State, names: Iterable[str]) -> None:
