@@ -75,7 +75,7 @@ class Registry:
         return found
 
     def register(
-        self, experiment: str, parent: Path, state: State, tags: Mapping[str, str], files: Mapping[str, bytes]
+        self, program: str, parent: Path, state: State, tags: Mapping[str, str], files: Mapping[str, bytes]
     ) -> str:
         """A new version, with tags from the first moment on; the version's number. The run has the files."""
         import mlflow
@@ -83,7 +83,7 @@ class Registry:
 
         own = {PREFIX + name: value for name, value in tags.items()}
         with self._client():
-            mlflow.set_experiment(experiment)
+            mlflow.set_experiment(program)  # experiments are named after programs
             with mlflow.start_run(run_name=f"optimize {self._model.name}"), tempfile.TemporaryDirectory() as folder:
                 mlflow.set_tags(own)
                 mlflow.log_artifacts(str(_written(Path(folder), files)))
@@ -101,7 +101,7 @@ class Registry:
             if is_better:
                 client.set_registered_model_alias(self._model.name, ALIAS, version)
 
-    def mirror(self, experiment: str, program: str, dataset: Dataset) -> None:
+    def mirror(self, program: str, dataset: Dataset) -> None:
         """The dataset as MLflow's own, by side: each a new one, for MLflow would write over what is in an old one."""
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -109,7 +109,7 @@ class Registry:
         sides = {"train": dataset.train, "validation": dataset.validation, "heldout": dataset.heldout}
         try:
             with self._client():
-                number = mlflow.set_experiment(experiment).experiment_id
+                number = mlflow.set_experiment(program).experiment_id
                 for side, rows in sides.items():
                     _mirror(f"{program}-{side}-{dataset.digest[:DIGITS]}", number, rows, dataset.digest)
         except MlflowException as exc:  # what counts is the run's artefact

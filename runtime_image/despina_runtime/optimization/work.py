@@ -52,6 +52,7 @@ class Work:
             return self._result("Unjudged" if unjudged else "NothingFound", self._why(), unjudged)
         version = unjudged
         if version is None:
+            await asyncio.to_thread(self._registry.mirror, self._base.program, self._plan.dataset)
             found = await self._search(address)
             if found.state is None:
                 return self._result("NothingFound", found.ended, None)
@@ -121,11 +122,8 @@ class Work:
         }
         files = {f"dataset/{name}": text for name, text in dataset.files().items()}
         diff = readable_diff(self._state, found.state or {}).encode()
-        version = self._registry.register(
-            self._base.program, self._parent, found.state or {}, tags, {**files, "candidate.diff": diff}
-        )
-        self._registry.mirror(self._base.program, self._base.program, dataset)
-        return version
+        state, program = found.state or {}, self._base.program
+        return self._registry.register(program, self._parent, state, tags, {**files, "candidate.diff": diff})
 
     def _judge(self, base: Scores, candidate: Scores, version: str) -> OptimizationResult:
         if (len(base.heldout), len(base.golden)) != (len(candidate.heldout), len(candidate.golden)):
