@@ -129,13 +129,6 @@ def test_a_call_of_any_length_is_refused_where_money_counts():
         Budget(Limits(calls=1, seconds=9, usd=usd("5"))).reserve(None)
 
 
-def test_after_it_is_closed_nothing_is_spent():
-    budget = Budget(Limits(calls=9, seconds=9))
-    budget.close("SIGTERM")
-    with pytest.raises(Exhausted, match="SIGTERM"):
-        budget.reserve(usd("0"))
-
-
 def test_it_is_no_exception_that_an_optimiser_would_count():
     assert not issubclass(Exhausted, Exception)
 

@@ -55,19 +55,18 @@ class Budget:
     `aside` calls are kept for later; so is the money for them, as if each were as dear as the dearest one so far.
     """
 
-    def __init__(self, limits: Limits, aside: int = 0, before: Spent = Spent(), clock: Clock = time.monotonic) -> None:
+    def __init__(self, limits: Limits, aside: int = 0, clock: Clock = time.monotonic) -> None:
         self._limits, self._aside, self._clock = limits, aside, clock
         self._lock = threading.Lock()
         self._calls, self._usd, self._dearest = 0, Decimal(0), Decimal(0)
         self._began, self._aside_seconds = clock(), 0.0
-        self._closed = ""
         self.refusal = ""
         """Why the last call was refused that was."""
 
     def reserve(self, most: Decimal | None) -> None:
         """Take a call that can cost as much as that; None where nobody knows. Raises Exhausted."""
         with self._lock:
-            if why := self._closed or self._why_not(most):
+            if why := self._why_not(most):
                 self.refusal = why
                 raise Exhausted(why)
             self._calls += 1
@@ -92,11 +91,6 @@ class Budget:
         with self._lock:
             self._usd += cost - (reserved or 0)
             self._dearest = max(self._dearest, cost)
-
-    def close(self, why: str) -> None:
-        """No call is made from now on."""
-        with self._lock:
-            self._closed = why
 
     def begin(self, aside: int = 0, aside_seconds: float = 0.0) -> None:
         """A new part of the work: so much is set aside for later ones, and no call has been refused yet."""

@@ -75,13 +75,10 @@ class Optimizing:
         toolbox.serve(Grid(), None)
         if self._task.tools == "Refuse":
             toolbox = toolbox.refusing(REFUSAL)
-        own = self._lms.context(self._config.lm, None)
+        own, asked = self._lms.context(self._config.lm, None), self._task.optimizer
         with dspy.context(meter=meter, toolbox=toolbox, **own):
-            ended = await asyncio.to_thread(optimize, self._run, *self._named(), self._tell)
+            ended = await asyncio.to_thread(optimize, self._run, asked.name, asked.params, self._tell)
         await self._news.put(News(ended=ended))
-
-    def _named(self) -> tuple[str, dict[str, Any]]:
-        return self._task.optimizer.name, self._task.optimizer.params
 
     def _tell(self, best: Best) -> None:
         """From the optimiser's thread."""
