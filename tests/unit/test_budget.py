@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina.wire import LMConfig, Price
@@ -51,6 +51,7 @@ def test_the_most_that_a_call_can_cost(case):
     assert most_of(lm, MESSAGES, params) == expected
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 1000), st.integers(0, 1000))
 def test_no_call_within_its_lengths_costs_more_than_was_reserved(text, longest, given_tokens):
     messages = [{"role": "user", "content": text}]
@@ -193,6 +194,7 @@ async def test_who_asks_for_more_than_there_is_or_when_nobody_pays_any_more_is_r
         await client.complete(MESSAGES, {}, None, None)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 10), st.integers(0, 500), st.integers(0, 2**32))
 def test_threads_together_overrun_nothing(calls, aside, cents, seed):
     limits = Limits(calls=calls, seconds=60, usd=Decimal(cents) / 100)

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina_runtime.cache.keys import canonical
@@ -199,12 +199,14 @@ def sides(dataset: Dataset) -> dict[bytes, str]:
     return dict(found)
 
 
+@settings(deadline=None)
 @given(LABELS, LABELS, GROUPS)
 def test_an_input_stays_on_its_side_whatever_else_comes(labels, others, group_by):
     before, after = (sides(make_dataset(some, group_by=group_by)) for some in (labels, labels + others))
     assert all(after[inputs] == side for inputs, side in before.items() if inputs in after)
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_what_is_alike_in_the_grouped_fields_is_on_one_side(labels):
     dataset = make_dataset(labels, group_by=["tenant"])
@@ -213,6 +215,7 @@ def test_what_is_alike_in_the_grouped_fields_is_on_one_side(labels):
         assert by_tenant.setdefault(json.loads(inputs)["tenant"], side) == side
 
 
+@settings(deadline=None)
 @given(LABELS, st.randoms(use_true_random=False))
 def test_the_order_in_which_labels_come_does_not_matter(labels, order: random.Random):
     shuffled = [*labels]
@@ -221,18 +224,21 @@ def test_the_order_in_which_labels_come_does_not_matter(labels, order: random.Ra
     assert make_dataset(shuffled).digest == make_dataset(labels).digest
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_equal_datasets_and_no_others_have_equal_names(labels):
     whole, part = make_dataset(labels), make_dataset(labels[1:])
     assert (whole.digest == part.digest) == (whole == part)
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_nothing_is_held_out_that_nobody_trusted_has_said(labels):
     trusted = {canonical(said.inputs) for said in labels if said.trusted and said.right is not None}
     assert {canonical(row.inputs) for row in make_dataset(labels).heldout} <= trusted
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_every_row_is_what_a_last_label_says_and_contradicts_none_that_counts(labels):
     said = datasets.last_labels(labels)
@@ -242,6 +248,7 @@ def test_every_row_is_what_a_last_label_says_and_contradicts_none_that_counts(la
         assert row.expected == agreed([v.right for v in trusted or votes])
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_failures_that_nobody_mended_give_no_row(labels):
     mended = {canonical(said.inputs) for said in labels if said.right is not None}
@@ -250,6 +257,7 @@ def test_failures_that_nobody_mended_give_no_row(labels):
     assert all(side_of(r.inputs) == "train" for r in dataset.reasons)
 
 
+@settings(deadline=None)
 @given(LABELS, st.integers(1, 50))
 def test_no_source_is_more_than_its_percent_or_one_row(labels, percent):
     dataset = make_dataset(labels, max_percent_per_source=percent)
@@ -263,12 +271,14 @@ def test_no_source_is_more_than_its_percent_or_one_row(labels, percent):
     assert all(count <= max(1, percent * len(seen) / 100) for count in alone.values())
 
 
+@settings(deadline=None)
 @given(LABELS, st.sampled_from(["ticket 1", "billing", "t2", "true"]))
 def test_nothing_that_is_hidden_is_anywhere(labels, word):
     dataset = make_dataset(labels, is_hidden=lambda value: word in json.dumps(value))
     assert word.encode() not in b"".join(dataset.files().values())
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_every_input_is_on_a_side_or_counted(labels):
     dataset = make_dataset(labels)
