@@ -144,6 +144,9 @@ from despina.wire.names import (
     MAX_ORDER_BYTES as MAX_ORDER_BYTES,
 )
 from despina.wire.names import (
+    OPTIMIZATION_ENV as OPTIMIZATION_ENV,
+)
+from despina.wire.names import (
     ORDERS_PATH as ORDERS_PATH,
 )
 from despina.wire.names import (
@@ -202,6 +205,30 @@ from despina.wire.names import (
 )
 from despina.wire.names import (
     VERSION_HEADER as VERSION_HEADER,
+)
+from despina.wire.optimization import (
+    BudgetConfig as BudgetConfig,
+)
+from despina.wire.optimization import (
+    Comparison as Comparison,
+)
+from despina.wire.optimization import (
+    LabelsConfig as LabelsConfig,
+)
+from despina.wire.optimization import (
+    OptimizationConfig as OptimizationConfig,
+)
+from despina.wire.optimization import (
+    OptimizationReason as OptimizationReason,
+)
+from despina.wire.optimization import (
+    OptimizationResult as OptimizationResult,
+)
+from despina.wire.optimization import (
+    OptimizerConfig as OptimizerConfig,
+)
+from despina.wire.optimization import (
+    PromotionConfig as PromotionConfig,
 )
 from despina.wire.orders import (
     Order as Order,

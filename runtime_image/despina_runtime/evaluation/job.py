@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,6 +33,7 @@ from despina_runtime.surroundings import leave_word, on_signals, prepare_environ
 
 log = logging.getLogger(__name__)
 TERMINATED = 143
+T = TypeVar("T")
 LONGEST_ERROR = 600
 """As JSON it must fit into a termination message, whatever its characters."""
 
@@ -130,9 +131,9 @@ async def evaluate(cache: Path, host: str, port: int, command: Sequence[str] = A
     stop = asyncio.Event()
     on_signals(stop)
     evaluation = Evaluation(EvaluationConfig.model_validate_json(os.environ.pop(EVALUATION_ENV)), cache, command)
-    serving = asyncio.create_task(_serve(evaluation, host, port))
+    serving = asyncio.create_task(serve_progress(lambda: evaluation.progress, host, port))
     try:
-        result = await _unless(stop, evaluation.run())
+        result = await unless(stop, evaluation.run())
     finally:
         serving.cancel()
     if result is None:
@@ -142,15 +143,17 @@ async def evaluate(cache: Path, host: str, port: int, command: Sequence[str] = A
     return 1 if result.error else 0
 
 
-async def _serve(evaluation: Evaluation, host: str, port: int) -> None:
+async def serve_progress(progress: Callable[[], str], host: str, port: int) -> None:
+    """Tell on the admin port how far the Job is."""
+
     async def tell(_: Request) -> PlainTextResponse:
-        return PlainTextResponse(evaluation.progress)
+        return PlainTextResponse(progress())
 
     app = Starlette(routes=[Route(PROGRESS_PATH, tell)])
     await make_server(app, 1).serve(sockets=[open_port(host, port)])
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, EvaluationResult]) -> EvaluationResult | None:
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """What the work gives, or None when the process is told to end: a pod that leaves its node says nothing."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -112,7 +112,7 @@ async def score(
             model = await start(f"the {which}'s process", "model", config.tools)
             shape = await model.first_word()
             rows = read_rows(lines, shape, config.metric, config.max_examples)
-            metric = await _metric(config.metric, start, runtime.request_timeout_seconds)
+            metric = await metric_of(config.metric, start, runtime.request_timeout_seconds)
             budget = Decimal(config.budget_usd) if config.budget_usd else None
             try:
                 return await Scorer(model, shape, metric, runtime, tell).run(rows, budget)
@@ -139,7 +139,7 @@ async def subjects(command: Sequence[str], folder: Path) -> AsyncIterator[Start]
             await subject.close()
 
 
-async def _metric(name: str, start: Start, seconds: float) -> Metric:
+async def metric_of(name: str, start: Start, seconds: float) -> Metric:
     """A named metric is measured here; one of the model's code by a process that has that code."""
     if name in BUILT_IN:
         return functools.partial(_measured, BUILT_IN[name])
