@@ -258,7 +258,7 @@ async def test_a_head_that_does_not_end_is_read_no_further_than_it_may_be(what):
                 await writer.drain()
 
 
-@pytest.mark.parametrize("length, status", [(60_000, b" 200 "), (70_000, b" 431 ")])
+@pytest.mark.parametrize(("length", "status"), [(60_000, b" 200 "), (70_000, b" 431 ")])
 @pytest.mark.parametrize("pieces", [1, 7])
 async def test_a_head_may_be_64_kib_long_and_a_body_longer(length, status, pieces):
     head = HEAD.replace(b": 2", b": 200000") + b"x-big: " + b"x" * length + b"\r\n\r\n"
