@@ -7,14 +7,17 @@ import inspect
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, TypeGuard
 
 import dspy
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaValidator
 
 from despina.wire import FailureReason
+from despina_runtime.bounded import bounded
 from despina_runtime.program.unservable import ProgramError
 
 REFS = "#/components/schemas/{model}"
@@ -27,6 +30,11 @@ class Interface:
     inputs: type[BaseModel]
     outputs: type[BaseModel]
     instructions: str = ""
+
+    @cached_property
+    def large_inputs(self) -> SchemaValidator:
+        """What validates inputs that are not short."""
+        return bounded(self.inputs)
 
     def schema(self) -> dict[str, Any]:
         """Both as JSON Schema."""
