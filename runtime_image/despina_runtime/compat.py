@@ -1,6 +1,6 @@
-"""The private parts of DSPy and MLflow that the runtime touches, and nothing else of it does.
+"""The private parts of other libraries that the runtime touches, and nothing else of it does.
 
-They may be gone with any release of either: `tests/runtime/test_compat.py` says of each what would break.
+They may be gone with any release: `tests/runtime/test_compat.py` says of each what would break.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import dspy.adapters.utils
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
 from pydantic import TypeAdapter
+from pydantic_core import CoreSchema, SchemaSerializer
 
 PRINTING = ("dspy.predict.best_of_n", "dspy.predict.refine")
 """These print why a try failed."""
@@ -59,6 +60,11 @@ def print_by(say: Callable[..., None]) -> None:
     """What DSPy's modules do where they print."""
     for module in map(importlib.import_module, PRINTING):
         vars(module)["print"] = say
+
+
+def serializer(schema: CoreSchema) -> SchemaSerializer:
+    """What writes as a schema says. pydantic would take the serializers that the classes in it have already."""
+    return SchemaSerializer(schema, _use_prebuilt=False)
 
 
 def load_mlflow_model(folder: Path) -> dspy.Module:

@@ -1,4 +1,4 @@
-"""What we know of the insides of DSPy and MLflow: each test says what breaks where a release is made otherwise."""
+"""What we know of the insides of other libraries: each test says what breaks where a release is made otherwise."""
 
 from __future__ import annotations
 
@@ -50,6 +50,17 @@ def test_providers_would_refuse_a_schema_that_is_not_strict():
     inner = schema["$defs"]["Inner"]
     assert (inner["additionalProperties"], inner["required"]) == (False, ["text", "note"])
     assert schema["additionalProperties"] is False
+
+
+def test_images_in_a_users_model_would_be_written_as_in_prompts():
+    class Page(BaseModel):
+        image: dspy.Image
+
+    schema: Any = {**Page.__pydantic_core_schema__}
+    image = schema["schema"]["fields"]["image"]["schema"] = {**schema["schema"]["fields"]["image"]["schema"]}
+    assert image.pop("serialization")["function"] is dspy.Type.serialize_model
+    url = "https://example.com/a.png"
+    assert compat.serializer(schema).to_python(Page(image=dspy.Image(url=url))) == {"image": {"url": url}}
 
 
 def test_each_call_would_make_its_validators_anew(monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
+from despina_runtime.program.written import serializer_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         ) from None
     except ValidationError as exc:
         raise Rejected(by_field(exc)) from None
-    return outputs.model_dump_json().encode()
+    return serializer_of(interface.outputs).to_json(outputs)
 
 
 def _output(prediction: Any, name: str) -> Any:
