@@ -14,6 +14,7 @@ from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute, problem_of
 from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
+from despina_runtime.program.written import serializer_of
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 200
@@ -87,7 +88,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
     except ValidationError as exc:
         raise Rejected(by_field(exc)) from None
     try:
-        return outputs.model_dump_json().encode()
+        return serializer_of(interface.outputs).to_json(outputs)
     except PydanticSerializationError as exc:  # too deep, or no Unicode
         raise Rejected({"outputs": f"outputs: they cannot be written as JSON: {exc}"[:LONGEST_REASON]}) from None
 

@@ -19,6 +19,7 @@ from pydantic_core import SchemaValidator
 from despina.wire import FailureReason
 from despina_runtime.bounded import bounded
 from despina_runtime.program.unservable import ProgramError
+from despina_runtime.program.written import Published
 
 REFS = "#/components/schemas/{model}"
 
@@ -40,8 +41,8 @@ class Interface:
         """Both as JSON Schema."""
         return {
             "instructions": self.instructions,
-            "inputs": self.inputs.model_json_schema(),
-            "outputs": self.outputs.model_json_schema(mode="serialization"),
+            "inputs": self.inputs.model_json_schema(schema_generator=Published),
+            "outputs": self.outputs.model_json_schema(schema_generator=Published, mode="serialization"),
         }
 
     def without_instructions(self) -> Interface:
