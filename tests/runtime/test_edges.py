@@ -247,15 +247,19 @@ ENDLESS = {
 }
 
 
+async def pouring(writer) -> None:
+    for _ in range(16):
+        writer.write(LARGE_VALUE)
+        await writer.drain()
+
+
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_a_head_that_does_not_end_is_read_no_further_than_it_may_be(what):
     async with listening(answered, 20) as address, asyncio.timeout(15):
         _, writer = await asyncio.open_connection(*address)
         writer.write(ENDLESS[what])
         with pytest.raises(ConnectionError):
-            for _ in range(16):
-                writer.write(LARGE_VALUE)
-                await writer.drain()
+            await pouring(writer)
 
 
 @pytest.mark.parametrize(("length", "status"), [(60_000, b" 200 "), (70_000, b" 431 ")])

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from despina_runtime.http.asgi import Scope, Send, send_body
-from despina_runtime.pipeline.call import Receive
+from despina_runtime.messages import Receive
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
 # Longer than the idle time-outs of common load balancers (60 s), so that it is they who close first.
