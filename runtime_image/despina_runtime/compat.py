@@ -1,27 +1,32 @@
-"""The private parts of DSPy and MLflow that the runtime touches, and nothing else of it does.
+"""The private parts of other libraries that the runtime touches, and nothing else of it does.
 
-They may be gone with any release of either: `tests/runtime/test_compat.py` says of each what would break.
+They may be gone with any release: `tests/runtime/test_compat.py` says of each what would break.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import dspy.adapters.decision
 import dspy.adapters.json_adapter
 import dspy.adapters.utils
 import json_repair
 import regex  # type: ignore[import-untyped]
 from dspy.adapters import _legacy_type_markers
+from dspy.adapters.decision import DecisionAdapter
+from dspy.adapters.decision_state import DecisionState
 from dspy.adapters.types import base_type
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
+from prometheus_client import Histogram
 from pydantic import TypeAdapter
+from pydantic_core import CoreSchema, SchemaSerializer
 
 PRINTING = ("dspy.predict.best_of_n", "dspy.predict.refine")
 """These print why a try failed."""
@@ -87,6 +92,47 @@ def print_by(say: Callable[..., None]) -> None:
     """What DSPy's modules do where they print."""
     for module in map(importlib.import_module, PRINTING):
         vars(module)["print"] = say
+
+
+def check_decisions(predictor: dspy.Predict) -> None:
+    """Raise ValueError, as DSPy does in each request, where a decision (Noul, Score, Choice) is not said to be about
+    anything."""
+    state = DecisionState(predictor.signature, predictor.fields)
+    for name, kind in state.types.items():
+        state._question(name, predictor.signature.output_fields[name], kind)
+
+
+class _Unstreamed(DecisionAdapter):  # type: ignore[misc]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with dspy.context(send_stream=None):
+            return super().__call__(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with dspy.context(send_stream=None):
+            return await super().acall(*args, **kwargs)
+
+
+def stream_no_decisions() -> None:
+    """A decision comes whole in a stream. DSPy would raise."""
+    dspy.adapters.decision.DecisionAdapter = _Unstreamed
+
+
+def serializer(schema: CoreSchema) -> SchemaSerializer:
+    """What writes as a schema says. pydantic would take the serializers that the classes in it have already."""
+    return SchemaSerializer(schema, _use_prebuilt=False)
+
+
+def bounds_of(histogram: Histogram) -> list[float]:
+    """The upper bounds of its buckets; the last one is infinite."""
+    return [*histogram._upper_bounds]
+
+
+def observe_together(histogram: Histogram, counts: Sequence[int], total: float) -> None:
+    """Many values at once: how many are in each bucket, and their sum. `observe` takes one, which costs as much."""
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)
 
 
 def load_mlflow_model(folder: Path) -> dspy.Module:

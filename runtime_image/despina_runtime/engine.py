@@ -44,7 +44,8 @@ from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Call, Receive
+from despina_runtime.messages import Receive
+from despina_runtime.pipeline.call import Call
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
 from despina_runtime.pipeline.shadow import Ask, Shadow

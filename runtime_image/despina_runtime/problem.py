@@ -15,6 +15,10 @@ from despina.wire import ErrorClass
 
 log = logging.getLogger(__name__)
 UNFIT = "The input does not fit the program's signature"
+MOST_TOLD, MOST_GATHERED = 100, 1000
+"""Errors of one input: so many are told, and beyond the second number, for which pydantic takes milliseconds, none."""
+LONGEST_WORDS, LONGEST_DETAIL = 200, 4000
+"""Characters: a path holds what a caller wrote, and a message what a type of the program's makes of it."""
 MEDIA_TYPE = b"application/problem+json"
 
 
@@ -64,12 +68,27 @@ class Problem(Exception):
 
 def invalid_input(exc: ValidationError) -> Problem:
     """422, with each field by its path. The values themselves are not repeated."""
-    found = tuple(
-        {"field": ".".join(map(str, e["loc"])) or "(body)", "message": e["msg"]}
-        for e in exc.errors(include_url=False, include_input=False, include_context=False)
-    )
+    found = _told(exc)
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
-    return Problem(422, "invalid-input", UNFIT, detail, found)
+    return Problem(422, "invalid-input", UNFIT, _cut(detail, LONGEST_DETAIL), found)
+
+
+def _told(exc: ValidationError) -> tuple[dict[str, str], ...]:
+    count, found = exc.error_count(), []
+    if count <= MOST_GATHERED:
+        errors = exc.errors(include_url=False, include_input=False, include_context=False)[:MOST_TOLD]
+        found = [{"field": _path(e["loc"]), "message": _cut(e["msg"], LONGEST_WORDS)} for e in errors]
+    if count > len(found):
+        found.append({"field": _path(()), "message": f"{count} errors in all"})
+    return tuple(found)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    return _cut(".".join(map(str, loc)), LONGEST_WORDS) or "(body)"
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def by_field(exc: ValidationError) -> dict[str, str]:

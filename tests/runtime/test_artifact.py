@@ -17,7 +17,7 @@ from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import write
+from despina_runtime.program.artifact import remarks_on, write
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
 from despina_runtime.program.manifest import CODE as CODE_FOLDER
@@ -365,3 +365,71 @@ def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be
 )
 def test_samples_fit_their_schema(schema, value):
     assert sample(schema) == value
+
+
+BESIDE = """
+import dspy
+import packaging  # it is installed
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import not_imported_at_all
+{}
+
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.ask = dspy.Predict("question -> answer")
+
+    def forward(self, question):
+        return self.ask(question=question)
+"""
+WAYS_OF_IMPORTING = {
+    "a module beside it": ("import beside_it", "beside_it.py"),
+    "a name of one": ("from beside_it import NAME", "beside_it.py"),
+    "a package beside it": ("import beside_it.inner", "beside_it"),
+}
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """The folder of the code, with what a test makes there; and what is imported from it is forgotten."""
+    source = tmp_path / "src"
+    (source / "beside_it").mkdir(parents=True)
+    yield source
+    for name in [n for n in sys.modules if n.partition(".")[0] == "beside_it"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("way", WAYS_OF_IMPORTING)
+def test_code_that_imports_a_file_which_is_not_logged_is_refused_with_what_to_pass(way, make, beside):
+    line, path = WAYS_OF_IMPORTING[way]
+    if path.endswith(".py"):
+        (beside / path).write_text("NAME = 1")
+        (beside / "beside_it").rmdir()
+    else:
+        (beside / path / "inner.py").write_text("")
+    name = f"alone_{sorted(WAYS_OF_IMPORTING).index(way)}"
+    expected = f"{name}.py imports beside_it, .* pass code_paths=.*{name}.py', '{beside / path}']"
+    with pytest.raises(ValueError, match=expected):
+        make(name, BESIDE.format(line))
+
+
+def test_code_that_holds_what_it_imports_is_logged_and_loads(make, beside):
+    (beside / "beside_it" / "__init__.py").write_text("")
+    folder = make(
+        "accompanied", BESIDE.format("import beside_it"), code_paths=[beside / "accompanied.py", beside / "beside_it"]
+    )
+    assert [file.path for file in load_despina(folder).manifest.code] == ["accompanied.py", "beside_it/__init__.py"]
+
+
+def test_a_file_beside_it_that_the_image_has_installed_is_only_a_requirement(make, beside):
+    (beside / "beside_it" / "__init__.py").write_text("")
+    make("brought", BESIDE.format("import beside_it"), requirements=["beside-it>=1"])
+
+
+def test_lms_of_its_own_are_remarked_on_once():
+    program = dspy.ChainOfThought("question -> answer")
+    assert remarks_on(program, interface_of(program), None) == []
+    program.set_lm(dspy.LM("openai/x", api_key="sk-very-secret"))
+    (said,) = remarks_on(program, interface_of(program), None)
+    assert said.startswith("predict has an LM of its own, which is not logged: pods ask spec.lm")

@@ -1,7 +1,8 @@
-"""What we know of the insides of DSPy and MLflow: each test says what breaks where a release is made otherwise."""
+"""What we know of the insides of other libraries: each test says what breaks where a release is made otherwise."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import dspy
 import dspy.adapters.utils
 import pytest
+from dspy.experimental import Noul
+from prometheus_client import Histogram, Metric
 from pydantic import BaseModel, TypeAdapter
 
 from despina_runtime import compat
@@ -50,6 +53,60 @@ def test_providers_would_refuse_a_schema_that_is_not_strict():
     inner = schema["$defs"]["Inner"]
     assert (inner["additionalProperties"], inner["required"]) == (False, ["text", "note"])
     assert schema["additionalProperties"] is False
+
+
+def test_a_decision_without_description_would_be_logged_and_raise_in_each_request():
+    with pytest.raises(ValueError, match=r"Decision output 'x' requires an OutputField\(desc=...\)"):
+        compat.check_decisions(deciding(dspy.OutputField()))
+    compat.check_decisions(deciding(dspy.OutputField(desc="Is it late?")))
+    compat.check_decisions(dspy.Predict("question -> answer: bool"))
+
+
+def deciding(field: Any) -> dspy.Predict:
+    return dspy.Predict(dspy.Signature({"q": (str, dspy.InputField()), "x": (Noul, field)}, "Decide."))
+
+
+def test_a_stream_of_a_decision_would_be_an_error(apart):
+    source = """
+from dspy.experimental import Noul
+compat.stream_no_decisions()
+fields = {"q": (str, dspy.InputField()), "x": (Noul, dspy.OutputField(desc="Is it late?"))}
+program = dspy.Predict(dspy.Signature(fields, "Decide."))
+with dspy.context(lm=dspy.utils.DummyLM([{"x": '{"noul": 0.75}'}]), send_stream="a stream"):
+    print(program(q="a parcel").x.value)
+"""
+    assert apart(source) == "True"
+
+
+def test_requests_that_were_counted_together_would_be_in_no_bucket():
+    metric = Histogram("together", "Of this test.", ["of"], registry=None)
+    one_by_one, together = metric.labels("one by one"), metric.labels("together")
+    bounds = compat.bounds_of(together)
+    assert (bounds[0], bounds[-1]) == (0.005, math.inf)
+    for value in (0.001, 0.001, 99.0):
+        one_by_one.observe(value)
+    compat.observe_together(together, [2, *[0] * (len(bounds) - 2), 1], 99.002)
+    (found,) = metric.collect()
+    assert told(found, "together") == told(found, "one by one")
+
+
+def told(metric: Metric, of: str) -> dict[Any, float]:
+    return {
+        (s.name, s.labels.get("le")): s.value
+        for s in metric.samples
+        if s.labels["of"] == of and not s.name.endswith("_created")
+    }
+
+
+def test_images_in_a_users_model_would_be_written_as_in_prompts():
+    class Page(BaseModel):
+        image: dspy.Image
+
+    schema: Any = {**Page.__pydantic_core_schema__}
+    image = schema["schema"]["fields"]["image"]["schema"] = {**schema["schema"]["fields"]["image"]["schema"]}
+    assert image.pop("serialization")["function"] is dspy.Type.serialize_model
+    url = "https://example.com/a.png"
+    assert compat.serializer(schema).to_python(Page(image=dspy.Image(url=url))) == {"image": {"url": url}}
 
 
 def test_each_call_would_make_its_validators_anew(monkeypatch: pytest.MonkeyPatch):

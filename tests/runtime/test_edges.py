@@ -237,6 +237,58 @@ async def test_more_connections_than_there_may_be_are_refused(monkeypatch):
             writer.close()
 
 
+LARGE_VALUE = b"x" * 2**20
+ENDLESS = {
+    "a header": b"GET / HTTP/1.1\r\nx-big: ",
+    "a line": b"GET /",
+    "a name": b"GET / HTTP/1.1\r\n",
+    "a second head": WHOLE + b"GET / HTTP/1.1\r\nx-big: ",
+    "a trailer": HEAD.replace(b"content-length: 2", b"transfer-encoding: chunked") + b"\r\n2\r\n{}\r\n0\r\nx-big: ",
+}
+
+
+async def pouring(writer) -> None:
+    for _ in range(16):
+        writer.write(LARGE_VALUE)
+        await writer.drain()
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_a_head_that_does_not_end_is_read_no_further_than_it_may_be(what):
+    async with listening(answered, 20) as address, asyncio.timeout(15):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(ENDLESS[what])
+        with pytest.raises(ConnectionError):
+            await pouring(writer)
+
+
+@pytest.mark.parametrize(("length", "status"), [(60_000, b" 200 "), (70_000, b" 431 ")])
+@pytest.mark.parametrize("pieces", [1, 7])
+async def test_a_head_may_be_64_kib_long_and_a_body_longer(length, status, pieces):
+    head = HEAD.replace(b": 2", b": 200000") + b"x-big: " + b"x" * length + b"\r\n\r\n"
+    async with listening(answered, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        for start in range(0, len(head), 1 + len(head) // pieces):
+            writer.write(head[start : start + 1 + len(head) // pieces])
+            await asyncio.sleep(0.05)
+        writer.write(b"x" * 200_000 if status == b" 200 " else b"")
+        assert status in await reader.readline()
+        writer.close()
+
+
+async def test_requests_that_are_sent_before_others_are_answered_are_not_gathered_without_end(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "GO", asyncio.Event())  # one of this test's event loop
+    async with listening(answered, 5) as address, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(WHOLE.replace(b"/execute", b"/slow"))
+        for _ in range(8):
+            writer.write(WHOLE * 20_000)
+            await writer.drain()
+        GO.set()
+        assert 64 < (await reader.read()).count(b"200 OK") < 20_000, "as many as one read brings"
+        writer.close()
+
+
 async def test_a_websocket_is_answered_like_any_other_get(served):
     client = served()
     upgrade = b"GET /execute HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"

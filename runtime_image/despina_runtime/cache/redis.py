@@ -1,19 +1,20 @@
 """The tier that all replicas share. A Redis that is slow, full or down is a miss, never an error.
 
-Every command has 50 ms; after three failures in a row Redis is left alone for a second. What is only to be kept is sent
-while nobody waits, many commands at a time.
+Every command has 50 ms; after three failures in a row Redis is left alone for a second. Making a connection (TCP, TLS,
+AUTH) may take longer than that: it goes on when the command is given up, for the next one. What is only to be kept is
+sent while nobody waits, many commands at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -24,6 +25,7 @@ from despina_runtime.cache.seal import PLAIN, Keys, seal, unseal
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 0.05
+CONNECT_SECONDS = 2.0
 LEASE_SECONDS = 2.0
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.4
@@ -35,6 +37,33 @@ BREAKER = BreakerConfig(
     error_rate_percent=100, window_seconds=10, min_requests=10**6, consecutive_failures=3, open_seconds=1,
     half_open_requests=1,
 )  # fmt: skip
+
+
+class _Pool(ConnectionPool):
+    """Its connections are made in tasks of their own, which go on when nobody waits any more."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        """A connection that is ready; raises RedisError."""
+        making = self._begun(super().get_connection(*args, **options))  # type: ignore[no-untyped-call]
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, made: asyncio.Task[Any]) -> None:
+        if not made.cancelled() and made.exception() is None:
+            self._begun(self.release(made.result()))
+
+    def _begun(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class RedisTier:
@@ -52,12 +81,14 @@ class RedisTier:
         self._waiting: list[tuple[Any, ...]] = []
         self._sending: asyncio.Task[None] | None = None
         # Any: its annotations say bytes or str of every answer, and here it is bytes.
-        self.redis: Any = Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=256,
+        self.redis: Any = Redis.from_pool(
+            _Pool.from_url(
+                url,
+                socket_timeout=CONNECT_SECONDS,  # of what a connection begins with, too: AUTH, HELLO; `run` has its own
+                socket_connect_timeout=CONNECT_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+                max_connections=256,
+            )
         )
 
     def key(self, name: str) -> str:

@@ -32,7 +32,8 @@ from despina_runtime.http.routes import build_routes
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Answer, Call, Receive, Step
+from despina_runtime.messages import Receive
+from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors
 from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from despina_runtime.pipeline.call import Message, Receive
+from despina_runtime.messages import Message, Receive
 from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem
 
 Scope = MutableMapping[str, Any]

@@ -19,7 +19,7 @@ from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import read_body
 from despina_runtime.http.mcp_server import Offer, Refusal, Told
 from despina_runtime.lm.target import KeyFile
-from despina_runtime.pipeline.call import Receive
+from despina_runtime.messages import Receive
 from despina_runtime.problem import Problem, invalid_input
 from despina_runtime.program.interface import Interface
 from despina_runtime.telemetry.prediction import Foreign, Names, Prediction

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from despina_runtime.http.asgi import Scope, Send
-from despina_runtime.pipeline.call import Receive
+from despina_runtime.messages import Receive
 
 Told = tuple[bytes, dict[str, Any]]
 """A result as JSON, and what else a client may want to know of it (`_meta`)."""

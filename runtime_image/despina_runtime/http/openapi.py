@@ -9,6 +9,7 @@ from despina.wire import RuntimeConfig
 from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE
 from despina_runtime.program.interface import REFS, Interface
+from despina_runtime.program.written import Published
 
 JSON = "application/json"
 PROBLEMS = {
@@ -48,7 +49,7 @@ def openapi(interface: Interface, config: RuntimeConfig, modules: dict[str, Any]
     """The document."""
     schemas: Schemas = {"Problem": PROBLEM, "Variables": Variables.model_json_schema()}
     for model, mode in ((interface.inputs, "validation"), (interface.outputs, "serialization")):
-        schema = model.model_json_schema(ref_template=REFS, mode=mode)  # type: ignore[arg-type]
+        schema = model.model_json_schema(schema_generator=Published, ref_template=REFS, mode=mode)  # type: ignore[arg-type]
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
     secured = config.auth_token_file is not None

@@ -10,12 +10,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from despina_runtime.http.asgi import Scope, Send, send_body
+from despina_runtime.messages import Receive
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
 # Longer than the idle time-outs of common load balancers (60 s), so that it is they who close first.
 KEEP_ALIVE_SECONDS = 75
 MOST_CONNECTIONS = 10_000
 """In one process; requests on more are answered with 503."""
+LONGEST_HEAD_BYTES = 65_536
+"""Of a request's line and headers together, and of what follows a body in chunks."""
+MOST_PIPELINED = 64
+"""So many requests of one connection may wait while another one of it is answered; then no more of it is read."""
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 ARRIVAL_SECONDS = 10.0
 LAST_SECONDS = 0.5
 LOOK_EVERY = 10
@@ -65,6 +74,53 @@ class Server(uvicorn.Server):
         yield
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which has no bound on what it and its parser keep of a connection before they call the application."""
+
+    _unread = 0
+    """Bytes that came since the last that were given on, as headers or as a part of a body."""
+    _is_ended = False
+
+    def data_received(self, data: bytes) -> None:
+        """What has come."""
+        if self._is_ended:
+            return
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > LONGEST_HEAD_BYTES or len(self.pipeline) > MOST_PIPELINED:
+            self._end()
+
+    def on_headers_complete(self) -> None:
+        """A head is there; with its body it may have come in one piece."""
+        if self._unread > LONGEST_HEAD_BYTES and self._head_bytes() > LONGEST_HEAD_BYTES:
+            self.app = refuse_head
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._unread = 0
+        super().on_body(body)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _end(self) -> None:
+        """Read no more of it. What came before is answered first: an application that still writes on a transport that
+        was closed meanwhile logs an error."""
+        self._is_ended = True
+        if is_arriving(self):
+            self.transport.write(TOO_LONG)
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+
+async def refuse_head(scope: Scope, receive: Receive, send: Send) -> None:
+    """Takes the application's place for a request whose head is too long."""
+    await send_body(send, 431, b"", b"text/plain", [(b"connection", b"close")])
+
+
 def is_arriving(connection: Any) -> bool:
     """Whether more of a request must come before it can be answered: of uvicorn's protocol, its private parts.
 
@@ -87,7 +143,7 @@ def make_server(app: Any, graceful_seconds: int, arrival_seconds: float = ARRIVA
         uvicorn.Config(
             app,
             interface="asgi3",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             access_log=False,

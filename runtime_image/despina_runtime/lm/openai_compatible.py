@@ -7,10 +7,11 @@ Reference: https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
+import math
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,11 +27,17 @@ from dspy.utils.exceptions import (
     LMTransportError,
     LMUnsupportedModelError,
 )
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from despina.wire import LMConfig
 
 PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llamafile"}
 KEEP_ALIVE_SECONDS = 30
+IDENTITY = "identity"
+HEADERS = {"content-type": "application/json", "accept-encoding": IDENTITY}
+LONGEST_ANSWER = 16 * 2**20
+"""Bytes, of a stream, too."""
 KINDS: dict[int, type[LMError]] = {
     400: LMInvalidRequestError,
     401: LMAuthError,
@@ -62,6 +69,82 @@ class Completion:
     usage: dict[str, Any]
 
 
+def _text_of(content: Any) -> Any:
+    """A content's text, which the format lets be in parts; what is something else is refused after this."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _counted(usage: Any) -> dict[str, Any]:
+    """What of a usage are counts: a provider that counts oddly has answered all the same."""
+    if not isinstance(usage, dict):
+        return {}
+    counts = {k: _counted(v) if isinstance(v, dict) else v for k, v in usage.items()}
+    return {k: v for k, v in counts.items() if isinstance(v, dict) or _is_count(v)}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+Text = Annotated[str | None, BeforeValidator(_text_of)]
+Usage = Annotated[dict[str, Any], BeforeValidator(_counted)]
+
+
+class _Function(TypedDict):
+    """What a tool call names; what else stands there is kept."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    name: str
+
+
+class _ToolCall(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    function: _Function
+
+
+class _Message(BaseModel):
+    content: Text = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = Field(None, fail_fast=True)
+
+
+class _Choice(BaseModel):
+    message: _Message
+    logprobs: dict[str, Any] | None = None
+
+
+class _Document(BaseModel):
+    """A whole answer."""
+
+    choices: list[_Choice] = Field(min_length=1, fail_fast=True)
+    usage: Usage = {}
+
+
+class _Delta(BaseModel):
+    content: Text = None
+    reasoning_content: str | None = None
+
+
+class _Part(BaseModel):
+    """What an event of a stream adds to one choice."""
+
+    index: int | None = None
+    delta: _Delta | None = None
+    logprobs: dict[str, Any] | None = None
+    finish_reason: Any = None
+
+
+class _Event(BaseModel):
+    choices: list[_Part] | None = Field(None, fail_fast=True)
+    usage: Usage = {}
+    error: Any = None
+
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
 def is_compatible(config: LMConfig) -> bool:
     """Whether this client serves an LM: one with an address of its own that speaks OpenAI's language."""
     return config.base_url is not None and config.model.partition("/")[0] in PREFIXES
@@ -84,7 +167,7 @@ class CompatibleClient:
         body = {"model": self._model, "messages": messages, **params}
         if emit:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        headers = {"content-type": "application/json", "authorization": f"Bearer {key or 'none'}"}
+        headers = {**HEADERS, "authorization": f"Bearer {key or 'none'}"}
         try:
             async with self._pool().post(
                 self._url, data=orjson.dumps(body), headers=headers, proxy=self._proxy
@@ -93,7 +176,7 @@ class CompatibleClient:
                     raise self._error(response.status, response.headers.get("retry-after"))
                 if emit:
                     return await self._read_stream(response, emit, params.get("n") or 1)
-                return self._parse(await response.read())
+                return self._parse(b"".join([piece async for piece in self._pieces(response)]))
         except aiohttp.ClientError as exc:
             raise LMTransportError(type(exc).__name__, model=self._name) from exc
 
@@ -101,7 +184,8 @@ class CompatibleClient:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
             # The caller holds the deadline.
-            self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout())
+            timeout = aiohttp.ClientTimeout()
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         return self._session
 
     async def close(self) -> None:
@@ -110,27 +194,53 @@ class CompatibleClient:
             await self._session.close()
 
     def _parse(self, body: bytes) -> Completion:
-        try:
-            document = orjson.loads(body)
-            outputs = [_output(choice) for choice in document["choices"]]
-            return Completion(outputs, document.get("usage") or {})
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise LMServerError("the answer is not a chat completion", model=self._name) from exc
+        document = self._read(_Document, body)
+        return Completion([_output(choice) for choice in document.choices], document.usage)
 
     async def _read_stream(self, response: aiohttp.ClientResponse, emit: Emit, wanted: int) -> Completion:
         """The same as if it had come whole; what is passed on meanwhile is the first choice's text."""
         choices: dict[int, _Growing] = {}
         usage: dict[str, Any] = {}
-        async for event in _events(response, self._name):
-            usage = event.get("usage") or usage
-            for part in event.get("choices") or ():
-                index = part.get("index") or 0
+        async for event in self._events(response):
+            usage = event.usage or usage
+            for part in event.choices or ():
+                index = part.index or 0
                 piece = choices.setdefault(index, _Growing()).add(part)
                 if piece and index == 0:
                     await emit(piece)
         if sum(choice.is_finished for choice in choices.values()) < wanted:
             raise LMTransportError("the stream ended before the answer did", model=self._name)
         return Completion([_output(choices[index].whole()) for index in sorted(choices)], usage)
+
+    async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[_Event]:
+        """The data of server-sent events until `[DONE]`."""
+        async for line in _lines(self._pieces(response)):
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            event = self._read(_Event, data)
+            if event.error is not None:
+                raise LMServerError("the stream broke off with an error", model=self._name)
+            yield event
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """An answer's bytes as they come. What is compressed could be anything, once unpacked."""
+        if response.headers.get("content-encoding", IDENTITY) != IDENTITY:
+            raise LMServerError("the answer is compressed, though it was not to be", model=self._name)
+        size = 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > LONGEST_ANSWER:
+                raise LMServerError(f"the answer is longer than {LONGEST_ANSWER} bytes", model=self._name)
+            yield piece
+
+    def _read(self, kind: type[Read], data: bytes) -> Read:
+        try:
+            return kind.model_validate_json(data)
+        except (ValueError, KeyError, TypeError):
+            raise LMServerError("the answer is not a chat completion", model=self._name) from None
 
     def _error(self, status: int, retry_after: str | None) -> LMError:
         """A provider's own words may hold keys or prompts, so only the status is told."""
@@ -146,47 +256,39 @@ class _Growing:
         self._texts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
         self._logprobs: dict[str, list[Any]] = {}
 
-    def add(self, part: dict[str, Any]) -> str | None:
+    def add(self, part: _Part) -> str | None:
         """The text that the part brings."""
-        self.is_finished = self.is_finished or bool(part.get("finish_reason"))
-        delta = part.get("delta") or {}
+        self.is_finished = self.is_finished or bool(part.finish_reason)
+        delta = part.delta or _Delta()
         for name, texts in self._texts.items():
-            texts.append(delta.get(name) or "")
-        for name, tokens in (part.get("logprobs") or {}).items():
-            self._logprobs.setdefault(name, []).extend(tokens or ())
-        text: str | None = delta.get("content")
-        return text
+            texts.append(getattr(delta, name) or "")
+        for name, tokens in (part.logprobs or {}).items():
+            self._logprobs.setdefault(name, []).extend(tokens if isinstance(tokens, list) else ())
+        return delta.content
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> _Choice:
         """As a choice of an answer that is not streamed."""
-        return {"message": {k: "".join(v) for k, v in self._texts.items()}, "logprobs": self._logprobs}
+        texts = {name: "".join(parts) for name, parts in self._texts.items()}
+        return _Choice(message=_Message(**texts), logprobs=self._logprobs)
 
 
-def _output(choice: dict[str, Any]) -> Any:
+def _output(choice: _Choice) -> Any:
     """A plain text where that is all there is; else what DSPy's adapters look for beside it."""
-    message = choice["message"]
-    rest = {"tool_calls": message.get("tool_calls"), "reasoning_content": message.get("reasoning_content")}
-    rest["logprobs"] = choice.get("logprobs")
-    rest = {k: v for k, v in rest.items() if v}
-    text = message.get("content")
-    return {"text": text, **attributes(rest)} if rest else text
+    message = choice.message
+    rest: dict[str, Any] = {"tool_calls": message.tool_calls, "reasoning_content": message.reasoning_content}
+    rest = {k: v for k, v in {**rest, "logprobs": choice.logprobs}.items() if v}
+    return {"text": message.content, **attributes(rest)} if rest else message.content
 
 
-async def _events(response: aiohttp.ClientResponse, model: str) -> AsyncIterator[dict[str, Any]]:
-    """The data of server-sent events until `[DONE]`."""
-    async for line in response.content:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            event = orjson.loads(data)
-        except ValueError as exc:
-            raise LMServerError("the stream is not JSON", model=model) from exc
-        if not isinstance(event, dict) or "error" in event:
-            raise LMServerError("the stream broke off with an error", model=model)
-        yield event
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines. A long one comes in many pieces, which are put together once."""
+    begun: list[bytes] = []
+    async for piece in pieces:
+        *ended, rest = piece.split(b"\n")
+        for line in ended:
+            yield b"".join([*begun, line])
+            begun = []
+        begun.append(rest)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -38,8 +38,8 @@ class Questions:
 class Scores:
     """A version's, row by row, from 0 to 1."""
 
-    heldout: list[float]
-    golden: list[float]
+    heldout: Sequence[float]
+    golden: Sequence[float]
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from despina_runtime.pipeline.call import Answer, Call, Receive, Step
+from despina_runtime.messages import Receive
+from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Disconnected
 
 NOTICED_SECONDS = 0.1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from despina_runtime.lm.meter import Meter
+from despina_runtime.messages import Receive
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-"""ASGI's; once a request's body has been read, it tells that the caller has left."""
 Emit = Callable[[str, dict[str, str]], Awaitable[None]]
 """Told what happens while an answer is made: an event's name and data, `delta` {field, text} or `status` {message}."""
 

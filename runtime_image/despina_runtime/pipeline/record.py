@@ -6,6 +6,8 @@ from bisect import bisect_left
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from despina_runtime import compat
+
 REQUESTS = Counter("despina_requests_total", "Answers given.", ["version", "status"])
 SECONDS = Histogram("despina_request_seconds", "Time to answer.", ["version"])
 IN_FLIGHT = Gauge("despina_in_flight_requests", "Requests being answered.", multiprocess_mode="livesum")
@@ -27,7 +29,7 @@ class Record:
         self._version = version
         self._counts: dict[tuple[int, str | None], int] = {}
         self._seconds = SECONDS.labels(version)
-        self._bounds = list(self._seconds._upper_bounds)
+        self._bounds = compat.bounds_of(self._seconds)
         self._buckets = [0] * len(self._bounds)
         self._sum = 0.0
 
@@ -39,16 +41,13 @@ class Record:
         self._sum += seconds
 
     def flush(self) -> None:
-        """Hand the sums over. prometheus-client cannot observe many values at once but by its private parts."""
+        """Hand the sums over."""
         if not self._counts:
             return
         for (status, tier), count in self._counts.items():
             REQUESTS.labels(self._version, str(status)).inc(count)
             if status == 200:
                 HITS.labels(tier or "none").inc(count)
-        for index, count in enumerate(self._buckets):
-            if count:
-                self._seconds._buckets[index].inc(count)
-        self._seconds._sum.inc(self._sum)
+        compat.observe_together(self._seconds, self._buckets, self._sum)
         self._counts.clear()
         self._buckets, self._sum = [0] * len(self._bounds), 0.0

@@ -9,10 +9,12 @@ import dspy
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from despina_runtime.bounded import SHORT_BYTES
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute, problem_of
 from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
 from despina_runtime.program.interface import Interface, by_name
+from despina_runtime.program.written import serializer_of
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 200
@@ -34,7 +36,9 @@ class Parse:
 def parse_inputs(interface: Interface, body: bytes) -> dict[str, Any]:
     """A request's body as the program's inputs; raises a 422 Problem that names each field."""
     try:
-        return by_name(interface.inputs.model_validate_json(body))
+        is_short = len(body) <= SHORT_BYTES
+        validate = interface.inputs.model_validate_json if is_short else interface.large_inputs.validate_json
+        return by_name(validate(body))
     except ValidationError as exc:
         raise invalid_input(exc) from None
     except Exception as exc:  # a type may refuse a value in a way of its own
@@ -84,7 +88,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
     except ValidationError as exc:
         raise Rejected(by_field(exc)) from None
     try:
-        return outputs.model_dump_json().encode()
+        return serializer_of(interface.outputs).to_json(outputs)
     except PydanticSerializationError as exc:  # too deep, or no Unicode
         raise Rejected({"outputs": f"outputs: they cannot be written as JSON: {exc}"[:LONGEST_REASON]}) from None
 

@@ -17,7 +17,9 @@ from typing import Any
 import dspy
 import orjson
 
-from despina_runtime.program.interface import interface_of
+from despina_runtime import compat
+from despina_runtime.program.beside import check_complete
+from despina_runtime.program.interface import Interface, interface_of
 from despina_runtime.program.manifest import CODE, FLAVOR, MANIFEST, STATE, CodeFile, Manifest, sha256
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ def log_program(
 ) -> int:
     """Log a program as a new version of the registered model `name`; returns the version's number.
 
-    A copy of it is tried out as a pod will do, without its LMs, and what that finds is logged as a warning.
+    A copy of it is tried out as a pod will do, without its LMs, and what that finds is logged as a warning, and so is
+    that an LM of its own is left out.
 
     Args:
         program: the program, compiled or not. Its LMs are left out: the manifest names those.
@@ -49,13 +52,14 @@ def log_program(
 
     Raises:
         ProgramError: the program's interface is unknown.
-        ValueError: the entry point cannot be found again in the code, or is not callable without arguments.
+        ValueError: the entry point cannot be found again in the code, or is not callable without arguments; or the code
+            imports a file of yours that is not in it, or an output that is a decision has no description.
     """
     import mlflow
     from mlflow.models import Model
 
     text = _signature_text(signature)
-    if said := _tried(program, text, input_example):
+    for said in remarks_on(program, interface_of(program, text), input_example):
         log.warning("%s", said)
     info = Model.log(
         artifact_path=None,
@@ -75,13 +79,25 @@ def log_program(
     return version
 
 
-def _tried(program: dspy.Module, signature: str | None, example: dict[str, Any] | None) -> str:
+def remarks_on(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> list[str]:
+    """What its owner shall know, and what refuses nothing here: one sentence each."""
+    owners = [name for name, predictor in program.named_predictors() if predictor.lm is not None]
+    return [said for said in (_tried(program, interface, example), _of_own_lms(owners)) if said]
+
+
+def _tried(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> str:
     """What a pod would say of the program, in a thread: a notebook has an event loop of its own."""
     from despina_runtime.program.warmup import rehearse  # it needs what loads artefacts
 
-    interface = interface_of(program, signature)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(rehearse, program, interface, example).result()
+
+
+def _of_own_lms(owners: Sequence[str]) -> str:
+    if not owners:
+        return ""
+    have = "have LMs of their own, which are" if len(owners) > 1 else "has an LM of its own, which is"
+    return f"{', '.join(owners)} {have} not logged: pods ask spec.lm, or what spec.modules says for a module (lm: NAME)"
 
 
 def save_model(path: str, mlflow_model: Any = None, **kwargs: Any) -> None:
@@ -106,10 +122,13 @@ def write(
     """Write all of the artefact but MLflow's own MLmodel."""
     entry = entrypoint or _entrypoint_of(program)
     _check_can_be_made(program, entrypoint)
+    for predictor in program.predictors():
+        compat.check_decisions(predictor)
     sources = code_paths if code_paths is not None else [_source_of(program)]
     state = json.dumps(state_of(program), indent=1, sort_keys=True)
     code = tuple(_copy_code(sources, folder / CODE))
     _check_entrypoint(entry, code)
+    check_complete(folder / CODE, requirements, sources)
     (folder / STATE).write_text(state)
     (folder / "requirements.txt").write_text("".join(f"{r}\n" for r in requirements))
     manifest = Manifest(
@@ -135,9 +154,9 @@ def state_of(program: dspy.Module) -> dict[str, Any]:
 
 
 def _without_lms(node: Any) -> Any:
-    """A module's `lm` stands beside its `signature`; a user's field named lm does not."""
+    """A module's `lm` stands beside its `signature`, or a Flex's source; a user's field named lm does not."""
     if isinstance(node, dict):
-        is_module = "signature" in node or "demos" in node
+        is_module = bool({"signature", "demos", "module_src"} & node.keys())
         return {k: _without_lms(v) if not (k == "lm" and is_module) else None for k, v in node.items()}
     return [_without_lms(v) for v in node] if isinstance(node, list) else node
 

@@ -7,15 +7,19 @@ import inspect
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, TypeGuard
 
 import dspy
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaValidator
 
 from despina.wire import FailureReason
+from despina_runtime.bounded import bounded
 from despina_runtime.program.unservable import ProgramError
+from despina_runtime.program.written import Published
 
 REFS = "#/components/schemas/{model}"
 
@@ -28,12 +32,17 @@ class Interface:
     outputs: type[BaseModel]
     instructions: str = ""
 
+    @cached_property
+    def large_inputs(self) -> SchemaValidator:
+        """What validates inputs that are not short."""
+        return bounded(self.inputs)
+
     def schema(self) -> dict[str, Any]:
         """Both as JSON Schema."""
         return {
             "instructions": self.instructions,
-            "inputs": self.inputs.model_json_schema(),
-            "outputs": self.outputs.model_json_schema(mode="serialization"),
+            "inputs": self.inputs.model_json_schema(schema_generator=Published),
+            "outputs": self.outputs.model_json_schema(schema_generator=Published, mode="serialization"),
         }
 
     def without_instructions(self) -> Interface:

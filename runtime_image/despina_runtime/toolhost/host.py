@@ -42,8 +42,8 @@ from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body,
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
+from despina_runtime.messages import Receive
 from despina_runtime.pipeline.admission import Slots
-from despina_runtime.pipeline.call import Receive
 from despina_runtime.problem import Disconnected, Problem, invalid_input, place_of
 from despina_runtime.surroundings import on_signals
 from despina_runtime.tools.errors import NotReady

@@ -369,6 +369,12 @@ def several_files() -> dspy.Module:
     return Program()
 
 
+def a_module_beside() -> dspy.Module:
+    from alone import Program
+
+    return Program()
+
+
 class Streaming(Sorting):
     """A status message for whoever listens, and what is made in parts is put together."""
 

@@ -83,6 +83,7 @@ WAYS = {
     "a thread pool of its own": "Pooling",
     "a class in a notebook": "in_a_notebook",
     "several files": "several_files",
+    "a module beside the program's": "a_module_beside",
     "an LM called directly": "DirectCall",
     "dspy.streamify within": "Streaming",
     "a list of modules": "Lists",

@@ -21,12 +21,11 @@ import httpx
 from despina.wire import ModelRef, Order, RuntimeConfig
 from despina_runtime.engine import Engine, load_program, try_out
 from despina_runtime.evaluation import answering
-from despina_runtime.program.artifact import write
+from despina_runtime.program.artifact import remarks_on, write
 from despina_runtime.program.fetch import COMPLETE, folder_of
 from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import Loaded
 from despina_runtime.program.unservable import ProgramError
-from despina_runtime.program.warmup import rehearse
 from tests.support.pods import lm_config
 
 PROGRAMS = Path(__file__).with_name("programs.py")
@@ -89,7 +88,7 @@ def _log(row: Row, folder: Path) -> str:
 
         made = getattr(programs, row.entry)
         program = made()
-        remark = rehearse(program, interface_of(program), None)
+        remark = "; ".join(remarks_on(program, interface_of(program), None))
         folder.mkdir(parents=True)
         is_own = not type(program).__module__.startswith("dspy.") and not row.entry.endswith("adapter")
         entry = None if is_own else f"programs:{row.entry}"
@@ -106,7 +105,7 @@ def _log(row: Row, folder: Path) -> str:
         return remark
     finally:
         sys.path.remove(str(PROGRAMS.parent))
-        for name in [n for n in sys.modules if n.split(".")[0] in ("programs", "parts")]:
+        for name in [n for n in sys.modules if n.split(".")[0] in ("programs", "parts", "alone", "beside")]:
             del sys.modules[name]
 
 

@@ -1,0 +1,202 @@
+"""LM servers that answer oddly, compressed or without an end: their failure, and none of the program's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils.exceptions import LMServerError
+from dspy.utils.usage_tracker import UsageTracker
+
+from despina_runtime.http.asgi import send_body
+from despina_runtime.http.server import make_server, open_port
+from despina_runtime.lm.meter import CALLS, Meter
+from despina_runtime.lm.openai_compatible import LONGEST_ANSWER
+from despina_runtime.lm.target import Target
+from tests.support.pods import lm_config
+
+CHAT = [{"role": "user", "content": "hello"}]
+WORDS = "fine"
+CHOICE = {"message": {"content": WORDS}, "finish_reason": "stop"}
+PART = {"index": 0, "delta": {"content": WORDS}, "finish_reason": "stop"}
+
+
+@dataclass
+class Provider:
+    """A server that gives one answer, whatever it is asked."""
+
+    body: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    is_endless: bool = False
+    asked: list[dict[bytes, bytes]] = field(default_factory=list)
+
+    async def __call__(self, scope, receive, send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        self.asked.append(dict(scope["headers"]))
+        if self.is_endless:
+            await self._go_on(send)
+        else:
+            await send_body(send, 200, self.body, headers=self.headers)
+
+    async def _go_on(self, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(2 + LONGEST_ANSWER // len(self.body)):
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def asking(provider: Provider, retries: int = 1) -> AsyncIterator[Callable]:
+    """A function that asks it once for a request, and gives the outputs and the request's meter."""
+    port = open_port("127.0.0.1", 0)
+    port.listen()
+    server = make_server(provider, 0)
+    serving = asyncio.create_task(server.serve(sockets=[port]))
+    target = Target(lm_config(f"http://127.0.0.1:{port.getsockname()[1]}", retries=retries), None, 20)
+
+    async def ask(emit=None, **params) -> tuple[list, Meter]:
+        meter = Meter(asyncio.get_running_loop().time() + 20)
+        return await target.answer(CHAT, params, meter, "", meter.deadline, emit), meter
+
+    try:
+        yield ask
+    finally:
+        await target.close()
+        server.should_exit = True
+        await serving
+
+
+class Told:
+    """What is passed on of a stream."""
+
+    started = False
+    text = ""
+
+    async def __call__(self, text: str) -> None:
+        self.text += text
+
+
+def whole(**changes: Any) -> bytes:
+    return json.dumps({"choices": [CHOICE], "usage": {"prompt_tokens": 3, "completion_tokens": 4}} | changes).encode()
+
+
+def message(**changes: Any) -> bytes:
+    return whole(choices=[{"message": {"content": WORDS} | changes}])
+
+
+def events(*found: Any) -> bytes:
+    return b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in found) + b"data: [DONE]\n\n"
+
+
+ODD = {
+    "no choices": whole(choices=[]),
+    "choices that are no list": whole(choices={"a": 1}),
+    "a choice that is none": whole(choices=["", ""]),
+    "no message": whole(choices=[{}]),
+    "a number as content": message(content=5),
+    "an object as content": message(content={"a": 1}),
+    "parts that are none": message(content=["a", "b"]),
+    "a part without its text": message(content=[{"type": "text"}]),
+    "a part whose text is none": message(content=[{"type": "text", "text": 5}]),
+    "tool calls that are no list": message(tool_calls="x"),
+    "a tool call without a name": message(tool_calls=[{"function": {}}]),
+    "reasoning that is no text": message(reasoning_content=5),
+    "logprobs that are none": whole(choices=[CHOICE | {"logprobs": [1]}]),
+    "a list": b"[1]",
+    "no JSON": b"<html>",
+}
+ODD_STREAMS = {
+    "choices that are no list": events({"choices": {"a": 1}}),
+    "a text as choices": events({"choices": "abc"}),
+    "a delta that is no object": events({"choices": [PART | {"delta": "x"}]}),
+    "a number as content": events({"choices": [PART | {"delta": {"content": 5}}]}),
+    "an index that is none": events({"choices": [PART, PART | {"index": "x"}]}),
+    "a list of logprobs": events({"choices": [PART | {"logprobs": [1]}]}),
+    "an event that is a list": events([1]),
+    "an error": events({"error": {"message": "overloaded"}}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_odd_answer_is_the_providers_failure_and_is_asked_for_again(odd):
+    provider = Provider(ODD[odd])
+    before = CALLS.labels("main", "", "LMServerError")._value.get()
+    async with asking(provider) as ask:
+        with pytest.raises(LMServerError):
+            await ask()
+    assert len(provider.asked) == 2
+    assert CALLS.labels("main", "", "LMServerError")._value.get() == before + 2
+
+
+@pytest.mark.parametrize("odd", ODD_STREAMS)
+async def test_so_is_an_odd_stream(odd):
+    provider = Provider(ODD_STREAMS[odd])
+    async with asking(provider) as ask:
+        with pytest.raises(LMServerError):
+            await ask(Told())
+    assert len(provider.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ("x", (0, 0)), ([1], (0, 0)), (None, (0, 0)), ({"prompt_tokens": "many", "completion_tokens": 4}, (0, 4)),
+        ({"prompt_tokens": -5, "completion_tokens": 4}, (0, 4)), ({"prompt_tokens": [3]}, (0, 0)),
+        ({"prompt_tokens": True, "completion_tokens": 1e999}, (0, 0)),
+        ({"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": "x"}}, (3, 4)),
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_a_usage_that_is_none_is_left_out(usage, counted):
+    tracker = UsageTracker()
+    with dspy.context(usage_tracker=tracker):
+        async with asking(Provider(whole(usage=usage))) as ask:
+            outputs, meter = await ask()
+        async with asking(Provider(events({"choices": [PART], "usage": usage}))) as ask:
+            streamed, streams = await ask(Told())
+    assert outputs == streamed == [WORDS]
+    assert (meter.input_tokens, meter.output_tokens) == (streams.input_tokens, streams.output_tokens) == counted
+    tracker.get_total_tokens()
+
+
+async def test_a_content_may_come_in_parts():
+    parts = [{"type": "text", "text": "fi"}, {"type": "refusal", "refusal": "x"}, {"type": "text", "text": "ne"}]
+    async with asking(Provider(message(content=parts))) as ask:
+        assert (await ask())[0] == [WORDS]
+    told = Told()
+    async with asking(Provider(events({"choices": [PART | {"delta": {"content": parts}}]}))) as ask:
+        assert (await ask(told))[0] == [told.text] == [WORDS]
+
+
+@pytest.mark.parametrize("emit", [None, Told()], ids=["whole", "streamed"])
+async def test_nothing_compressed_is_asked_for_or_unpacked(emit):
+    packed = gzip.compress(whole() if emit is None else events({"choices": [PART]}))
+    provider = Provider(packed, [(b"content-encoding", b"gzip")])
+    async with asking(provider, retries=0) as ask:
+        with pytest.raises(LMServerError, match="compressed"):
+            await ask(emit)
+    assert provider.asked[0][b"accept-encoding"] == b"identity"
+
+
+@pytest.mark.parametrize("piece", [b" " * 2**16, b": a comment\n" * 2**12], ids=["one line", "many lines"])
+@pytest.mark.parametrize("emit", [None, Told()], ids=["whole", "streamed"])
+async def test_an_answer_that_does_not_end_is_read_up_to_a_bound(emit, piece):
+    async with asking(Provider(piece, is_endless=True), retries=0) as ask, asyncio.timeout(20):
+        with pytest.raises(LMServerError, match="longer"):
+            await ask(emit)
+
+
+async def test_a_long_event_comes_whole_and_a_short_one_in_the_midst_of_bytes():
+    words = "é" * 500_000
+    told = Told()
+    async with asking(Provider(events({"choices": [PART | {"delta": {"content": words}}]}))) as ask:
+        assert (await ask(told))[0] == [words]
+    assert told.text == words
