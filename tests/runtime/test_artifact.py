@@ -19,6 +19,7 @@ from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
 from despina_runtime.program.artifact import MANIFEST, STATE, remarks_on, sha256, write
+from despina_runtime.program.fetch import COMPLETE
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
 from despina_runtime.program.unservable import ProgramError
@@ -126,13 +127,21 @@ def test_a_digest_is_of_code_state_and_the_modules_of_other_versions(make, tmp_p
     folder = make("digested")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
-    (other / "x.pyc").write_text("what Python leaves")
     assert _digest_of([folder]) == _digest_of([other]) != _digest_of([folder, other])
     (other / MANIFEST).write_text((other / MANIFEST).read_text() + " ")
     assert _digest_of([folder]) != _digest_of([other])
     for pickle in (folder, other):
         (pickle / MANIFEST).unlink()
+        (pickle / COMPLETE).write_text(str(pickle))
+        (pickle / "registered_model_meta").write_text(str(pickle))
     assert _digest_of([folder]) == _digest_of([other])
+    for name in ("code/__pycache__/x.pyc", "code/x.pyc", f"code/{COMPLETE}"):
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).touch()
+        assert _digest_of([folder]) != _digest_of([other]), name
+        (other / name).unlink()
+    (other / STATE).rename(other / "renamed")
+    assert _digest_of([folder]) != _digest_of([other]), "a name counts as what stands under it"
     (other / STATE).write_text("{}")
     assert _digest_of([folder]) != _digest_of([other])
 
