@@ -18,7 +18,7 @@ from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import CODE as CODE_FOLDER
-from despina_runtime.program.artifact import MANIFEST, STATE, remarks_on, sha256, write
+from despina_runtime.program.artifact import MANIFEST, STATE, remarks_on, sha256, state_of, write
 from despina_runtime.program.fetch import COMPLETE
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
@@ -441,3 +441,9 @@ def test_lms_of_its_own_are_remarked_on_once():
     program.set_lm(dspy.LM("openai/x", api_key="sk-very-secret"))
     (said,) = remarks_on(program, interface_of(program), None)
     assert said.startswith("predict has an LM of its own, which is not logged: pods ask spec.lm")
+
+
+def test_a_flex_is_logged_without_its_lm_too():
+    program = dspy.Flex("question -> answer", interpreter_factory=dspy.LocalInterpreter)
+    program.set_lm(dspy.LM("openai/x", api_key="sk-very-secret", api_base="http://inner"))
+    assert state_of(program)["lm"] is None

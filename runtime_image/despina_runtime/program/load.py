@@ -69,7 +69,7 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
         ProgramError: the version cannot be served, with the reason.
     """
     prepare(has_lm=bool(config.lms))
-    compat.stream_no_decisions()
+    compat.serve_decisions()
     try:
         if running:
             check_same_code(folder, running)
