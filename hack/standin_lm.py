@@ -114,7 +114,7 @@ def _of_note(note: str) -> Any:
 
 
 def _of_schema(schema: dict, definitions: dict) -> Any:
-    """The smallest value that fits; of a list, one item."""
+    """The smallest value that fits; of a list, one item; between two bounds the middle, for there probabilities lie."""
     if "$ref" in schema:
         return _of_schema(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if choices := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
@@ -128,6 +128,8 @@ def _of_schema(schema: dict, definitions: dict) -> Any:
             return {name: OF_NAME.get(name) or _of_schema(parts.get(name, {}), definitions) for name in named}
         case "array":
             return [_of_schema(part, definitions) for part in schema.get("prefixItems", [schema.get("items", {})])]
+        case "number" if {"minimum", "maximum"} <= schema.keys():
+            return (schema["minimum"] + schema["maximum"]) / 2
         case "integer" | "number":
             return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
         case "boolean" | "null":

@@ -24,6 +24,7 @@ from dspy.adapters.decision_state import DecisionState
 from dspy.adapters.types import base_type
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
+from dspy.utils.exceptions import AdapterParseError
 from prometheus_client import Histogram
 from pydantic import TypeAdapter
 from pydantic_core import CoreSchema, SchemaSerializer
@@ -102,7 +103,7 @@ def check_decisions(predictor: dspy.Predict) -> None:
         state._question(name, predictor.signature.output_fields[name], kind)
 
 
-class _Unstreamed(DecisionAdapter):  # type: ignore[misc]
+class _Decisions(DecisionAdapter):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with dspy.context(send_stream=None):
             return super().__call__(*args, **kwargs)
@@ -111,10 +112,17 @@ class _Unstreamed(DecisionAdapter):  # type: ignore[misc]
         with dspy.context(send_stream=None):
             return await super().acall(*args, **kwargs)
 
+    def _decode(self, completions: Any) -> Any:
+        try:
+            return super()._decode(completions)
+        except ValueError as exc:
+            raise AdapterParseError("DecisionAdapter", self.state.signature, "", str(exc)) from exc
 
-def stream_no_decisions() -> None:
-    """A decision comes whole in a stream. DSPy would raise."""
-    dspy.adapters.decision.DecisionAdapter = _Unstreamed
+
+def serve_decisions() -> None:
+    """A decision comes whole in a stream, where DSPy raises; and probabilities that are none, such as zeros alone, are
+    an LM's bad answer, not an error of the program's."""
+    dspy.adapters.decision.DecisionAdapter = _Decisions
 
 
 def serializer(schema: CoreSchema) -> SchemaSerializer:

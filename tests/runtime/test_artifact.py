@@ -17,7 +17,8 @@ from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import remarks_on, write
+from despina_runtime.program.artifact import remarks_on, state_of, write
+from despina_runtime.program.fetch import COMPLETE
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
 from despina_runtime.program.manifest import CODE as CODE_FOLDER
@@ -127,13 +128,21 @@ def test_a_digest_is_of_code_state_and_the_modules_of_other_versions(make, tmp_p
     folder = make("digested")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
-    (other / "x.pyc").write_text("what Python leaves")
     assert _digest_of([folder]) == _digest_of([other]) != _digest_of([folder, other])
     (other / MANIFEST).write_text((other / MANIFEST).read_text() + " ")
     assert _digest_of([folder]) != _digest_of([other])
     for pickle in (folder, other):
         (pickle / MANIFEST).unlink()
+        (pickle / COMPLETE).write_text(str(pickle))
+        (pickle / "registered_model_meta").write_text(str(pickle))
     assert _digest_of([folder]) == _digest_of([other])
+    for name in ("code/__pycache__/x.pyc", "code/x.pyc", f"code/{COMPLETE}"):
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).touch()
+        assert _digest_of([folder]) != _digest_of([other]), name
+        (other / name).unlink()
+    (other / STATE).rename(other / "renamed")
+    assert _digest_of([folder]) != _digest_of([other]), "a name counts as what stands under it"
     (other / STATE).write_text("{}")
     assert _digest_of([folder]) != _digest_of([other])
 
@@ -433,3 +442,9 @@ def test_lms_of_its_own_are_remarked_on_once():
     program.set_lm(dspy.LM("openai/x", api_key="sk-very-secret"))
     (said,) = remarks_on(program, interface_of(program), None)
     assert said.startswith("predict has an LM of its own, which is not logged: pods ask spec.lm")
+
+
+def test_a_flex_is_logged_without_its_lm_too():
+    program = dspy.Flex("question -> answer", interpreter_factory=dspy.LocalInterpreter)
+    program.set_lm(dspy.LM("openai/x", api_key="sk-very-secret", api_base="http://inner"))
+    assert state_of(program)["lm"] is None

@@ -69,13 +69,29 @@ def deciding(field: Any) -> dspy.Predict:
 def test_a_stream_of_a_decision_would_be_an_error(apart):
     source = """
 from dspy.experimental import Noul
-compat.stream_no_decisions()
+compat.serve_decisions()
 fields = {"q": (str, dspy.InputField()), "x": (Noul, dspy.OutputField(desc="Is it late?"))}
 program = dspy.Predict(dspy.Signature(fields, "Decide."))
 with dspy.context(lm=dspy.utils.DummyLM([{"x": '{"noul": 0.75}'}]), send_stream="a stream"):
     print(program(q="a parcel").x.value)
 """
     assert apart(source) == "True"
+
+
+def test_an_lm_that_finds_nothing_probable_would_be_the_programs_fault(apart):
+    source = """
+from dspy.experimental import Score
+compat.serve_decisions()
+fields = {"q": (str, dspy.InputField()), "x": (Score["bad", "good"], dspy.OutputField(desc="How good?"))}
+program = dspy.Predict(dspy.Signature(fields, "Judge."))
+zeros = '{"probabilities": {"0": 0, "1": 0}, "confidence": 0}'
+try:
+    with dspy.context(lm=dspy.utils.DummyLM([{"x": zeros}])):
+        program(q="a parcel")
+except dspy.utils.exceptions.AdapterParseError as exc:
+    print(*exc.signature.output_fields)
+"""
+    assert apart(source) == "x"
 
 
 def test_requests_that_were_counted_together_would_be_in_no_bucket():

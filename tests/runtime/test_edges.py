@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 
+import dspy
 import httpx
 import pytest
 
@@ -18,7 +19,10 @@ from despina_runtime.engine import Engine
 from despina_runtime.http.asgi import send_body
 from despina_runtime.http.server import make_server, open_port
 from despina_runtime.http.sessions import Sessions, Variables
+from despina_runtime.pipeline.call import Rejected
+from despina_runtime.pipeline.validate import render_outputs
 from despina_runtime.program.artifact import write
+from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import load_despina
 from tests.support.world import eventually
 
@@ -131,6 +135,38 @@ async def test_what_a_program_was_compiled_to_is_told_to_nobody(served):
     listed = (await mcp(client, "tools/list")).text
     assert COMPILED not in listed
     assert "Repeat what is asked." in listed
+
+
+ACCEPTS = {
+    "text/event-stream": True,
+    "TEXT/Event-Stream": True,
+    "application/json, text/event-stream": True,
+    "text/event-stream;q=0.5, application/json; q=0.4": True,
+    "text/event-stream; q=0.5, */*;q=0.1": True,
+    "text/event-stream;q=0, application/json": False,
+    "text/event-stream;q=0.000": False,
+    "text/event-stream;q=0.5, */*": False,
+    "text/event-stream;q=0.5, application/*;q=0.9": False,
+    "*/*": False,
+    "text/event-streams": False,
+    "text/event-stream;q=x": True,
+    "text/event-stream;q=nan": False,
+    ";;,": False,
+}
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+async def test_events_are_for_those_who_accept_them(served, accept):
+    answer = await served().post("/execute", json={"asked": 1}, headers={"accept": accept})
+    assert (answer.status_code, "event-stream" in answer.headers["content-type"]) == (200, ACCEPTS[accept])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")], {"a": float("nan")}], ids=repr)
+def test_what_is_no_number_in_json_is_no_number_of_an_output(value):
+    kind = {"float": "float", "list": "list[float]", "dict": "dict[str, float]"}[type(value).__name__]
+    interface = interface_of(dspy.Predict(f"q -> a: {kind}"))
+    with pytest.raises(Rejected, match="finite"):
+        render_outputs(interface, {"a": value})
 
 
 async def test_an_mcp_client_may_send_as_much_as_any_other(served):
@@ -247,7 +283,7 @@ ENDLESS = {
 }
 
 
-async def pouring(writer) -> None:
+async def flood(writer: asyncio.StreamWriter) -> None:
     for _ in range(16):
         writer.write(LARGE_VALUE)
         await writer.drain()
@@ -259,7 +295,7 @@ async def test_a_head_that_does_not_end_is_read_no_further_than_it_may_be(what):
         _, writer = await asyncio.open_connection(*address)
         writer.write(ENDLESS[what])
         with pytest.raises(ConnectionError):
-            await pouring(writer)
+            await flood(writer)
 
 
 @pytest.mark.parametrize(("length", "status"), [(60_000, b" 200 "), (70_000, b" 431 ")])

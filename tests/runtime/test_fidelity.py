@@ -16,9 +16,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 HEAD = """# What of DSPy is served
 
 Made by `tests/runtime/test_fidelity.py`: each line is a program that was logged, tried out as a pod does before it serves, asked
-for one answer, for a batch and for a stream, swapped for another version under it, and asked as an evaluation asks. *refused*:
-`log_program` says the sentence at the line's end. What `log_program` and the pod only remark on stands there, too; such a
-version is served.
+for two answers, for a batch and for a stream, swapped for another version under it, and asked as an evaluation asks. Each answer
+fits the schema that `/schema` publishes. *refused*: `log_program` says the sentence at the line's end. What `log_program` and the
+pod only remark on stands there, too; such a version is served.
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from despina.wire import CacheConfig, LimitsConfig, ModelRef, RedisConfig, RuntimeConfig
-from despina_runtime.cache.redis import RedisTier
+from despina_runtime.cache.redis import GROWTH, RedisTier
 from despina_runtime.cache.store import Found, Store
 from despina_runtime.pipeline.cached import Cache
 from despina_runtime.pipeline.call import Answer, Call
@@ -335,7 +335,7 @@ async def test_a_leader_that_lost_its_lease_does_not_renew_another_ones(redis):
         await go.wait()
         return "done"
 
-    leading = asyncio.create_task(tier.once("k", nothing, work))
+    leading = asyncio.create_task(tier.once("k", nothing, work, float("inf")))
     await leads.wait()
     redis.cli("set", lease, "another", "px", "1500")
     await seen("the other's lease ends", lambda: redis.cli("exists", lease) == "0")
@@ -344,6 +344,28 @@ async def test_a_leader_that_lost_its_lease_does_not_renew_another_ones(redis):
     assert await leading == "done"
     await tier.close()
     assert redis.cli("get", lease) == "another"
+
+
+async def test_a_lease_that_somebody_else_holds_for_ever_is_waited_for_within_half_the_deadline(redis, tmp_path):
+    store = Store(PROGRAM, tmp_path, tier_at(redis.port))
+    key = store.keys.of_answer("", None, None, b"{}")
+    redis.cli("set", f"despina:ns:p:flight:{key}", "theirs")
+    loop = asyncio.get_running_loop()
+
+    async def then(call: Call) -> Answer:
+        assert call.deadline - loop.time() > 0.5
+        return Answer(b"[]")
+
+    assert (await Cache(store, "", True, then)(Call(b"{}", loop.time() + 2))).body == b"[]"
+    await store.close()
+
+
+async def test_members_that_others_add_lower_a_workers_share_to_a_bound(redis):
+    tier = tier_at(redis.port)
+    assert await tier.count_members(3) == 1
+    redis.cli("zadd", "despina:ns:p:members", *(part for n in range(500) for part in (str(time.time()), str(n))))
+    assert await tier.count_members(3) == GROWTH
+    await tier.close()
 
 
 async def test_a_user_who_may_touch_one_programs_keys_is_enough_and_changes_no_others(redis, tmp_path):

@@ -438,6 +438,25 @@ async def test_who_waits_along_for_a_whole_answer_has_its_own_deadline(tmp_path)
     assert [a.collapsed for a in answers] == [False, True, True]
 
 
+async def test_whom_no_other_program_may_answer_takes_nobodys_fallback_away(tmp_path):
+    store = Store(config(cache=CacheConfig(scope="Both")), tmp_path, None)
+    asked = []
+
+    async def then(call: Call) -> Answer:
+        asked.append(call)
+        await asyncio.sleep(0)
+        if call.may_ask_others:
+            return Answer(b"{}", degraded="lm-failure")
+        raise Problem(502, "lm-failure", "The language model could not be used")
+
+    step, calls = Cache(store, "", True, then), [Call(b"{}", FOREVER) for _ in range(4)]
+    for fallback in calls[:2]:
+        fallback.may_ask_others = False
+    results = await asyncio.gather(*map(step, calls), return_exceptions=True)
+    assert [getattr(r, "degraded", None) for r in results] == [None, None, "lm-failure", "lm-failure"]
+    assert len(asked) == 2, "each kind has its flight"
+
+
 async def until_over(deadline: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):

@@ -18,7 +18,7 @@ from despina.decide.plan import Tell
 from despina.sources import runtime_admin
 from despina.sources.outbox import ATTEMPTS, Outbox
 from despina.sources.runtime_admin import FORGET_SECONDS, Orders
-from despina.wire import Order, OrdersReport, PodState
+from despina.wire import ORDERS_PATH, Order, OrdersReport, PodState
 from despina_runtime.process.admin import NotNew, OrderDesk, OrderRefused, build_admin
 from despina_runtime.process.news import News
 from tests.support.drip import Drip
@@ -142,6 +142,20 @@ def test_one_of_several_keys_and_one_of_several_signatures_is_enough():
     both = f"{signature_of(THEIRS, body)}, {signature_of(OURS, body)}"
     for keys in ((OURS,), (THEIRS, OURS)):
         OrderDesk("ns", "qa-1", tuple(map(public_half, keys)), "b").accept(body, both)
+
+
+async def test_who_leaves_in_the_midst_of_an_order_is_no_error():
+    app = build_admin(lambda: True, OrderDesk("ns", "pod", [], "boot"), None, PodState, News(PodState), lambda _: None)
+    said = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(said)
+
+    async def send(message):
+        return None
+
+    scope = {"type": "http", "method": "POST", "path": ORDERS_PATH, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
 
 
 def test_a_key_that_cannot_be_read_is_none():

@@ -29,6 +29,8 @@ CONNECT_SECONDS = 2.0
 LEASE_SECONDS = 2.0
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.4
+GROWTH = 100
+"""How many times as many workers there may be as the configuration says, which knows of no edit and no autoscaler."""
 MOST_TOGETHER, MOST_WAITING = 100, 1000
 """Commands that go to Redis at once, and that wait while it is slow: what comes beyond that is not kept."""
 RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
@@ -76,6 +78,7 @@ class RedisTier:
         self._ttl = redis.ttl_seconds
         self._keys = keys
         self._me = uuid4().hex
+        self._most_members = GROWTH * config.replicas * config.workers
         self._breaker = Breaker(BREAKER)
         self.failures = Failures(self.name)
         self._waiting: list[tuple[Any, ...]] = []
@@ -171,14 +174,19 @@ class RedisTier:
         await self._sent()
         await self.run(self.redis.delete(self.key(key)), 0)
 
-    async def once(self, key: str, look: Callable[[], Awaitable[T | None]], work: Callable[[], Awaitable[T]]) -> T:
+    async def once(
+        self, key: str, look: Callable[[], Awaitable[T | None]], work: Callable[[], Awaitable[T]], until: float
+    ) -> T:
         """Of all workers that share this Redis, one does the work; the others look for what it left.
 
         The leader holds a lease of two seconds, renews it while it is its own, and gives it back after what it left.
-        When it dies, or ends without leaving anything, a waiter takes over. Without Redis everybody leads.
+        When it dies, or ends without leaving anything, a waiter takes over. Without Redis everybody leads, and so does
+        who has waited until the event loop's time `until`: whoever may write here can hold a lease for ever.
         """
         name, token = self.key(f"flight:{key}"), uuid4().hex
         while not await self.run(self.redis.set(name, token, nx=True, px=int(LEASE_SECONDS * 1000)), True):
+            if asyncio.get_running_loop().time() > until:
+                return await work()
             await asyncio.sleep(POLL_SECONDS)
             found = await look()
             if found is not None:
@@ -199,10 +207,11 @@ class RedisTier:
             is_ours = await self.run(self.redis.eval(RENEW, 1, name, token, int(LEASE_SECONDS * 1000)), True)
 
     async def count_members(self, seconds: float) -> int:
-        """How many workers said so within the last seconds, this one included; 0 without Redis."""
+        """How many workers said so within the last seconds, this one included, but no more than there may well be, for
+        others may write here, too; 0 without Redis."""
         name, now = self.key("members"), time.time()
         say = ("ZADD", name, now, self._me), ("ZREMRANGEBYSCORE", name, 0, now - seconds), ("ZCARD", name)
-        return int((await self.run(self._together([*say]), [0]))[-1])
+        return min(int((await self.run(self._together([*say]), [0]))[-1]), self._most_members)
 
     async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Call `changed` at each published word, and every 0.4 s in any case: a message may be missed."""

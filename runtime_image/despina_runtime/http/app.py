@@ -17,12 +17,14 @@ from pydantic_core import to_json
 from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import (
+    EVENTS,
     EventStream,
     Header,
     Scope,
     Send,
     read_body,
     send_problem,
+    wants_events,
     with_headers,
 )
 from despina_runtime.http.feedback import Feedback
@@ -44,7 +46,7 @@ from despina_runtime.tools.api import refusal_of
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
-EVENTS, PREDICTION = b"text/event-stream", "despina-prediction-id"
+PREDICTION = "despina-prediction-id"
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
@@ -221,7 +223,8 @@ class Service:
         call.receive = receive
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
-        if EVENTS in headers.get(b"accept", b""):
+        accept = headers.get(b"accept", b"").lower()
+        if EVENTS in accept and wants_events(accept):
             call.emit = _nowhere
         return call
 

@@ -13,6 +13,8 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 PING_SECONDS = 15.0
+EVENTS = b"text/event-stream"
+JSON_KINDS = b"application/json", b"application/*", b"*/*"
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -65,6 +67,22 @@ def with_headers(send: Send, headers: Callable[[], list[Header]]) -> Send:
     return adding
 
 
+def wants_events(accept: bytes) -> bool:
+    """Whether an Accept header, in small letters, asks for events, and for JSON no more than for them (RFC 9110)."""
+    wanted = dict(map(_preference, accept.split(b",")))
+    json = next((wanted[kind] for kind in JSON_KINDS if kind in wanted), 0.0)
+    return wanted.get(EVENTS, 0.0) >= max(json, 0.001)  # the least that is not nothing
+
+
+def _preference(entry: bytes) -> tuple[bytes, float]:
+    kind, *parameters = (part.strip() for part in entry.split(b";"))
+    weights = [p[2:] for p in parameters if p.startswith(b"q=")]
+    try:
+        return kind, float(weights[0]) if weights else 1.0
+    except ValueError:
+        return kind, 1.0
+
+
 class EventStream:
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as an answer."""
 
@@ -88,7 +106,7 @@ class EventStream:
         async with self._turn:
             if not self.started:
                 self.started = True
-                fixed = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+                fixed = [(b"content-type", EVENTS), (b"cache-control", b"no-cache")]
                 await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *self._headers()]})
             await self._send({"type": "http.response.body", "body": text, "more_body": True})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -77,7 +78,7 @@ class Cache:
 
         try:
             # A little later than its own deadline, at which a fallback may still answer.
-            answer, leads = await self._store.flights.share(key, call.deadline + GRACE_SECONDS, work)
+            answer, leads = await self._store.flights.share(_flight(call, key), call.deadline + GRACE_SECONDS, work)
         except TimeoutError:
             raise deadline_exceeded() from None
         return (
@@ -100,7 +101,9 @@ class Cache:
             return await make()
         if found := await look():
             return found
-        answer: Answer = await redis.once(key, look, make)
+        now = asyncio.get_running_loop().time()
+        until = now + (call.deadline - now) / 2  # what is left then is enough for most to do it themselves
+        answer: Answer = await redis.once(_flight(call, key), look, make, until)
         return answer
 
     async def _make(self, call: Call, key: str) -> Answer:
@@ -119,3 +122,8 @@ def _kept(found: Found, key: str) -> Answer:
     """What is kept is the body; where predictions are recorded, the prediction's name is a second line of it."""
     body, _, origin = found.value.partition(b"\n")
     return Answer(body, found.tier, key, origin=origin.decode() or None)
+
+
+def _flight(call: Call, key: str) -> str:
+    """Whom no other program may answer shares with his like alone: by him, others would lose their fallback."""
+    return key if call.may_ask_others else f"{key}/fallback"

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -87,6 +87,16 @@ class OrderDesk:
         return any(is_signature(key, signature, body) for key in self._keys for signature in given)
 
 
+async def read_order(request: Request) -> bytes:
+    """An order's bytes; raises OrderRefused for what is too long."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_ORDER_BYTES:
+            raise OrderRefused(413, "an order is not that long")
+    return body
+
+
 def read_key(text: str) -> Ed25519PublicKey | None:
     """A public key; None for what is none."""
     try:
@@ -125,15 +135,13 @@ def build_admin(
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     async def orders(request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_ORDER_BYTES:
-                return PlainTextResponse("an order is not that long\n", 413)
         try:
+            body = await read_order(request)
             order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
         except NotNew as exc:
             return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
         except OrderRefused as exc:
             return PlainTextResponse(f"{exc}\n", exc.status)
         obeyed = await obey(order)

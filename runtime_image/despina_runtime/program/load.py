@@ -68,7 +68,7 @@ def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | Non
         ProgramError: the version cannot be served, with the reason.
     """
     prepare(has_lm=bool(config.lms))
-    compat.stream_no_decisions()
+    compat.serve_decisions()
     try:
         if running:
             check_same_code(folder, running)
@@ -111,14 +111,18 @@ def check_digest(found: str, config: RuntimeConfig) -> None:
 
 def _digest_of(folders: Iterable[Path]) -> str:
     """Of all files that are loaded: a manifest has the digests of its own, and is held to them."""
-    files = (p for folder in folders for p in ([folder / MANIFEST] if (folder / MANIFEST).exists() else _all(folder)))
-    return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()[:16]
+    hashed = hashlib.sha256()
+    for folder in folders:
+        for path in [folder / MANIFEST] if (folder / MANIFEST).exists() else _all(folder):
+            for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()):
+                hashed.update(hashlib.sha256(part).digest())
+    return hashed.hexdigest()[:16]
 
 
 def _all(folder: Path) -> list[Path]:
-    """But for what a download, or Python, puts beside them."""
-    beside = (COMPLETE, "registered_model_meta")
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in beside and p.suffix != ".pyc")
+    """But for what a download puts beside them. Bytecode counts, for Python may prefer it to the code that is there."""
+    beside = {folder / COMPLETE, folder / "registered_model_meta"}
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p not in beside)
 
 
 def check_same_code(folder: Path, running: Loaded) -> None:
@@ -231,6 +235,7 @@ def load_mlflow(folder: Path, allow_pickle: bool) -> Loaded:
             f"written by mlflow.dspy.log_model, which is a pickle: add `{ALLOW_LINE}`, or log it with"
             " despina_runtime.log_program",
         )
+    sys.dont_write_bytecode = True  # it would be hashed, too
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     program = compat.load_mlflow_model(folder)
     _forget_lms(program)

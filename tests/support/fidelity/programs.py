@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import dspy
 from dspy.adapters.baml_adapter import BAMLAdapter
+from dspy.experimental import Choice, Citations, Document, Noul, Score
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -98,6 +99,14 @@ def rlm() -> dspy.Module:
         dspy.Example(variables_info="ticket", reasoning="It is known.", code="SUBMIT(category='billing')")
     ]
     return program
+
+
+def flex() -> dspy.Module:
+    return dspy.Flex(Sort, interpreter_factory=dspy.LocalInterpreter)
+
+
+def flex_needs_deno() -> dspy.Module:
+    return dspy.Flex(Sort)
 
 
 class BestOfN(Sorting):
@@ -252,6 +261,13 @@ TYPES: dict[str, Any] = {
     "dspy.Code": dspy.Code["python"],
     "dspy.ToolCalls": dspy.ToolCalls,
 }
+EXPERIMENTAL: dict[str, Any] = {
+    "experimental Noul": Noul,
+    "experimental Choice": Choice[("a", "one"), ("b", "another")],
+    "experimental Score": Score["bad", "good"],
+    "experimental Document": Document,
+    "experimental Citations": Citations,
+}
 GIVEN_ONLY, TAKEN_ONLY = {"dspy.Reasoning": dspy.Reasoning}, {"dspy.History": dspy.History}
 
 
@@ -261,7 +277,7 @@ def taking(kind: Any) -> dspy.Module:
 
 
 def giving(kind: Any) -> dspy.Module:
-    fields = {"ticket": (str, dspy.InputField()), "x": (kind, dspy.OutputField())}
+    fields = {"ticket": (str, dspy.InputField()), "x": (kind, dspy.OutputField(desc="What it is."))}
     return dspy.Predict(dspy.Signature(fields, "Read it."))
 
 
@@ -270,11 +286,38 @@ def name_of(prefix: str, kind: str) -> str:
 
 
 globals().update(
-    {name_of("taking", name): lambda kind=kind: taking(kind) for name, kind in (TYPES | TAKEN_ONLY).items()}
+    {
+        name_of("taking", name): lambda kind=kind: taking(kind)
+        for name, kind in (TYPES | TAKEN_ONLY | EXPERIMENTAL).items()
+    }
 )
 globals().update(
-    {name_of("giving", name): lambda kind=kind: giving(kind) for name, kind in (TYPES | GIVEN_ONLY).items()}
+    {
+        name_of("giving", name): lambda kind=kind: giving(kind)
+        for name, kind in (TYPES | GIVEN_ONLY | EXPERIMENTAL).items()
+    }
 )
+
+
+def undescribed() -> dspy.Module:
+    return dspy.Predict(
+        dspy.Signature({"ticket": (str, dspy.InputField()), "x": (Noul, dspy.OutputField())}, "Read it.")
+    )
+
+
+class WithImages(BaseModel):
+    images: dict[str, list[dspy.Image]]
+    code: dspy.Code | None = None
+
+
+class GivingImages(Sorting):
+    """As a field of a user's model."""
+
+    signature = dspy.Signature({"ticket": (str, dspy.InputField()), "x": (WithImages, dspy.OutputField())}, "Draw it.")
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        image = dspy.Image(url=f"https://example.com/{self.sort(ticket=ticket).category}.png")
+        return dspy.Prediction(x=WithImages(images={"a": [image]}, code={"code": "draw()"}))
 
 
 # --- ways of writing a program

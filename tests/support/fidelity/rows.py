@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.fidelity.programs import GIVEN_ONLY, TAKEN_ONLY, TYPES, name_of
+from tests.support.fidelity.programs import EXPERIMENTAL, GIVEN_ONLY, TAKEN_ONLY, TYPES, name_of
 from tests.support.fidelity.trial import Row
 
 PIXEL = (
@@ -40,6 +40,13 @@ VALUES: dict[str, Any] = {
     "dspy.File": {"file_data": "data:text/plain;base64,YQ==", "filename": "a.txt"},
     "dspy.Code": {"code": "print(1)"},
     "dspy.ToolCalls": {"tool_calls": []},
+    "experimental Noul": {"value": True, "confidence": 0.5, "probability": 0.75},
+    "experimental Choice": {"value": "a", "confidence": 0.5},
+    "experimental Score": {"value": 0.5, "confidence": 0.5, "probabilities": {"0": 0.5, "1": 0.5}},
+    "experimental Document": {"data": "text", "title": "a"},
+    "experimental Citations": {
+        "citations": [{"cited_text": "a", "document_index": 0, "start_char_index": 0, "end_char_index": 1}]
+    },
     "dspy.History": {"messages": [{"x": "q", "category": "a"}]},
 }
 
@@ -52,6 +59,8 @@ MODULES = {
     "dspy.ProgramOfThought, LocalInterpreter": "program_of_thought",
     "dspy.CodeAct, LocalInterpreter": "code_act",
     "dspy.RLM, LocalInterpreter": "rlm",
+    "dspy.Flex, no Deno": "flex_needs_deno",
+    "dspy.Flex, LocalInterpreter": "flex",
     "dspy.BestOfN": "BestOfN",
     "dspy.Refine": "Refine",
     "dspy.Parallel": "Parallel",
@@ -111,8 +120,12 @@ def _typed(prefix: str, kinds: dict[str, Any]) -> list[Row]:
 ROWS: dict[str, list[Row]] = {
     "Modules": [Row(name, entry) for name, entry in MODULES.items()],
     "Adapters": [Row(name, entry) for name, entry in ADAPTERS.items()],
-    "Inputs": _typed("taking", TYPES | TAKEN_ONLY),
-    "Outputs": _typed("giving", TYPES | GIVEN_ONLY),
+    "Inputs": _typed("taking", TYPES | TAKEN_ONLY | EXPERIMENTAL),
+    "Outputs": [
+        *_typed("giving", TYPES | GIVEN_ONLY | EXPERIMENTAL),
+        Row("experimental Noul without desc=", "undescribed"),
+        Row("a pydantic model with dspy.Image in it", "GivingImages"),
+    ],
     "Ways of writing a program": [
         Row(name, entry, told="status" if name.startswith("status") else "result") for name, entry in WAYS.items()
     ],
