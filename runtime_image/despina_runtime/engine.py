@@ -38,6 +38,7 @@ from despina.wire import (
 from despina_runtime.breaker import State
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
+from despina_runtime.feedback.line import Line
 from despina_runtime.http.app import Service
 from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.http.sessions import Sessions
@@ -53,6 +54,8 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
+from despina_runtime.telemetry.prediction import names_of
+from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import make_toolbox, refusal_of, rehearsing
 from despina_runtime.tools.grid import Grid
 
@@ -96,6 +99,8 @@ class Revision:
         sessions: Sessions,
         capacity: Capacity,
         grid: Grid,
+        recorder: Recorder,
+        line: Line,
     ) -> None:
         self.config = config
         self.loaded = loaded
@@ -103,8 +108,9 @@ class Revision:
         self.lms = LMs(config, store, loaded.program)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox)
-        self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names))
+        recording = (recorder, names_of(config)) if config.feedback else ()
+        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording)
+        self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
     async def close(self) -> None:
@@ -130,6 +136,7 @@ class Engine:
         self._redis = _redis(config)
         self._capacity = Capacity(config)
         self._loader = ThreadPoolExecutor(4, "loader")  # the program's own threads may all be busy
+        self.recorder, self.line = Recorder(), Line()
         self._grid = Grid()
         self._first_store = Store(config, cache, self._redis) if config.cache else None
         self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
@@ -149,7 +156,7 @@ class Engine:
     def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
         beside = self.current.store if self._held else self._first_store
         store = beside.beside(config) if beside else None
-        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid)
+        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid, self.recorder, self.line)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""

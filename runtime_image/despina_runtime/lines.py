@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 LONGEST_LINE = 2**22
+RECORDS = b"R"
+"""So begins a line that is no document of its own but a list of what a worker has executed."""
 
 
 async def next_line(reader: asyncio.StreamReader) -> bytes:

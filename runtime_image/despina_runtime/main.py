@@ -5,29 +5,40 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import yaml
 from pydantic import ValidationError
 
 from despina.api import API_VERSION
 from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
 from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
     CONFIG_FILE,
     GENERATION_DIR,
+    OPTIMIZATION_ENV,
     TOOL_HOST_ENV,
+    BudgetConfig,
+    LabelsConfig,
+    ModelRef,
+    OptimizationConfig,
+    OptimizerConfig,
+    PromotionConfig,
     RuntimeConfig,
     ToolHostConfig,
 )
 from despina_runtime.http.server import EVERYWHERE
-from despina_runtime.process.follow import NotServable, follow
+from despina_runtime.process.follow import NotServable, config_of, follow
 from despina_runtime.process.supervisor import latest, serve_pod
 from despina_runtime.tools.errors import NotATool
 
@@ -75,6 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     contract.set_defaults(run=_contract)
     evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
     evaluate.set_defaults(run=_evaluate)
+    _add_optimize(commands.add_parser("optimize", help="make a better version of a program from labelled predictions"))
+    feedback = commands.add_parser("feedback", help="say what was right and what was wrong")
+    ways = feedback.add_subparsers(dest="way", required=True)
+    given = ways.add_parser("give", help="a label for one answer")
+    given.add_argument("prediction", help="the answer's name, as the header despina-prediction-id has it")
+    given.add_argument("label", choices=["success", "failure"])
+    given.add_argument("--url", default="http://localhost:8080", help="where the program is served")
+    given.add_argument("--reason", default="", help="why, in words")
+    given.add_argument("--expected", type=json.loads, help="what the outputs should have been, as a JSON object")
+    given.add_argument("--source", default="", help="who says so")
+    given.set_defaults(run=_give)
+    taken = ways.add_parser("import", help="labels that exist already, as JSON Lines: inputs, expected, label, reason")
+    taken.add_argument("labels", type=argparse.FileType("r"), metavar="FILE")
+    taken.add_argument("-f", "--file", type=Path, required=True, help="the DSPyProgram manifest")
+    taken.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
+    taken.set_defaults(run=_import, lm_base_url=None)
     log = commands.add_parser("log", help="log a program to MLflow")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
@@ -85,6 +112,62 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--alias", help="an alias to move to the new version")
     log.set_defaults(run=_log)
     return parser
+
+
+def _add_optimize(optimize: argparse.ArgumentParser) -> None:
+    optimize.add_argument(
+        "-f", "--file", type=Path, help=f"a DSPyProgram manifest; without one, {OPTIMIZATION_ENV} says what to do"
+    )
+    optimize.add_argument("--labels", type=Path, help="labelled predictions, as JSON Lines")
+    optimize.add_argument("--golden", type=Path, help="examples from elsewhere, at which nothing may get worse")
+    optimize.add_argument("--module", action="append", default=[], help="a module that may change; all without any")
+    optimize.add_argument("--optimizer", default=OptimizerConfig().name, help="DSPy's name, or module:function")
+    optimize.add_argument("--param", action="append", default=[], help="NAME=JSON, for the optimiser")
+    optimize.add_argument("--seed", type=int, default=0, help="for the optimiser")
+    optimize.add_argument("--metric", default="ExactMatch", help="ExactMatch, F1, Contains or module:function")
+    optimize.add_argument("--max-lm-calls", type=int, help="how many attempts to ask an LM may be made")
+    optimize.add_argument("--max-usd", help="what they may cost by the manifest's prices")
+    optimize.add_argument("--seconds", type=int, default=3600, help="after which no LM is asked any more")
+    optimize.add_argument("--group-by", action="append", default=[], help="an input by which rows belong together")
+    optimize.add_argument("--min-examples", type=int, default=100, help="held-out rows that a verdict needs")
+    optimize.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
+    optimize.add_argument("--secrets", type=Path, default=Path("secrets"), help="a folder of SECRET/KEY files")
+    optimize.add_argument("--lm-base-url", help="an OpenAI-compatible server in place of the manifest's")
+    optimize.set_defaults(run=_optimize)
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    from despina_runtime.optimization.job import optimize, optimize_job, tell
+
+    if args.file is None:
+        return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
+    if args.labels is None or args.max_lm_calls is None:
+        raise NotServable("with -f, optimize needs --labels and --max-lm-calls")
+    program = Program.parse(_with_options(yaml.safe_load(args.file.read_text()), args))
+    config = asyncio.run(_optimization(program, args))
+    with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
+        return tell(asyncio.run(optimize(config, Path(cache))))
+
+
+async def _optimization(program: Program, args: argparse.Namespace) -> OptimizationConfig:
+    """What the options ask of the version that the manifest means now."""
+    return OptimizationConfig(
+        base=await config_of(program, args.secrets),
+        modules=tuple(args.module),
+        optimizer=OptimizerConfig(name=args.optimizer, seed=args.seed, params=dict(map(_param, args.param))),
+        metric=args.metric,
+        budget=BudgetConfig(max_lm_calls=args.max_lm_calls, max_usd=args.max_usd, seconds=args.seconds),
+        labels=LabelsConfig(file=str(args.labels), group_by=tuple(args.group_by)),
+        golden=str(args.golden) if args.golden else None,
+        promotion=PromotionConfig(min_examples=args.min_examples),
+    )
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise NotServable(f"--param takes NAME=JSON, not {text}")
+    return name, json.loads(value)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -139,6 +222,40 @@ def _evaluate(_: argparse.Namespace) -> int:
     from despina_runtime.evaluation.job import evaluate
 
     return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
+
+
+def _give(args: argparse.Namespace) -> int:
+    body = {"prediction_id": args.prediction, "label": args.label, "reason": args.reason, "source": args.source}
+    body |= {"expected": args.expected} if args.expected is not None else {}
+    answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
+    said = answer.json()
+    if answer.status_code != 202:
+        raise NotServable(": ".join(t for t in (said.get("title", ""), said.get("detail", "")) if t))
+    sys.stdout.write(f"{args.prediction} {said['status']}\n")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from despina_runtime.feedback.importing import read_lines, take_in
+    from despina_runtime.feedback.sink import Away, MLflowSink, Refused
+
+    program = Program.parse(_with_options(yaml.safe_load(args.file.read_text()), args))
+    model = ModelRef(name=program.name, version="0", tracking_uri=program.spec.source.mlflow.tracking_uri or "")
+    config = runtime_config(program, revision_of(program, model))
+    experiment = config.feedback.experiment if config.feedback else f"{program.namespace}/{program.name}"
+
+    async def take() -> int:
+        sink = MLflowSink(config, experiment)
+        try:
+            return await take_in([*read_lines(args.labels)], sink)
+        finally:
+            await sink.close()
+
+    try:
+        sys.stdout.write(f"{asyncio.run(take())} labels in the experiment {experiment}\n")
+    except (Away, Refused) as exc:
+        raise NotServable(str(exc)) from None
+    return 0
 
 
 def _with_options(manifest: Any, args: argparse.Namespace) -> Any:

@@ -125,6 +125,15 @@ BAD = {
     "a metric of no known form": (
         gate("Evaluate", evaluate={"datasetRef": ROWS, "metric": "Accuracy"}), "gates[0].evaluate.metric"),
     "a budget in floats": (gate("Evaluate", evaluate={"datasetRef": ROWS, "budgetUSD": 0.5}), "evaluate.budgetUSD"),
+    "a significance of a test of means": (
+        gate("Evaluate", evaluate={"datasetRef": ROWS, "significancePercent": 5}), "significancePercent belongs to test Paired"),
+    "a number of pairs of a test of means": (
+        gate("Evaluate", evaluate={"datasetRef": ROWS, "test": "Mean", "minExamples": 9}), "minExamples belongs to test Paired"),
+    "more pairs than there are examples": (
+        gate("Evaluate", evaluate={"datasetRef": ROWS, "test": "Paired", "maxExamples": 49}), "must not be more than maxExamples"),
+    "a significance of a half and more": (
+        gate("Evaluate", evaluate={"datasetRef": ROWS, "test": "Paired", "significancePercent": 51}), "significancePercent"),
+    "an unknown test": (gate("Evaluate", evaluate={"datasetRef": ROWS, "test": "Welch"}), "evaluate.test"),
     "a shadow of more than all": (gate("Shadow", shadow={"percent": 101}), "gates[0].shadow.percent"),
     "two gates of one name": (
         changed("spec.rollout.gates", [{"name": "g", "type": "Shadow"}] * 2), "spec.rollout.gates"),
@@ -151,6 +160,12 @@ def test_a_bad_manifest_is_rejected_with_the_fields_name(case):
 @pytest.mark.parametrize("cpu", [1, "1", "100m", ".5", "1e3", "+2"])
 def test_a_quantity_of_any_form_is_taken(cpu):
     document = changed("spec.resources", {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})
+    Kube()("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
+
+
+@pytest.mark.parametrize("settings", [{}, {"significancePercent": 1, "minExamples": 9, "maxExamples": 9}])
+def test_a_paired_test_is_taken(settings):
+    document = gate("Evaluate", evaluate={"datasetRef": ROWS, "test": "Paired", **settings})
     Kube()("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document))
 
 

@@ -17,11 +17,12 @@ from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import CODE as CODE_FOLDER
-from despina_runtime.program.artifact import MANIFEST, STATE, remarks_on, sha256, state_of, write
+from despina_runtime.program.artifact import remarks_on, state_of, write
 from despina_runtime.program.fetch import COMPLETE
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
+from despina_runtime.program.manifest import CODE as CODE_FOLDER
+from despina_runtime.program.manifest import MANIFEST, STATE, sha256
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.samples import sample

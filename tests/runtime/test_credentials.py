@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from despina.wire import DatasetConfig, ModelRef, RuntimeConfig
+from despina_runtime.evaluation.run import Run, log_run
 from despina_runtime.process.follow import wanted_version
 from despina_runtime.program.fetch import fetch_beside
 from tests.support.gen import a_program
@@ -175,6 +176,21 @@ def test_a_dataset_comes_with_the_same_credentials_and_one_from_elsewhere_with_n
         assert lines_of(elsewhere, guard.url, folder).startswith("unusable")
     assert guard.shown == {OLD}
     assert stranger.shown == {None}
+
+
+@pytest.mark.parametrize("lets_in", [OLD, NEW], ids=["let in", "refused"])
+async def test_an_evaluations_run_is_made_with_the_same_credentials_alone(servers, secret, monkeypatch, capfd, lets_in):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "pods")
+    with guarded(servers[1], lets_in) as guard:
+        run = Run(
+            tracking_uri=guard.url, credentials_dir=secret(TOKEN="old-token"), experiment="refusing", name="n", tags={},
+            metrics={"candidate": 1.0}, rows="{}\n",
+        )  # fmt: skip
+        made = await log_run(run, seconds=90)
+    assert guard.shown == {OLD}
+    said = capfd.readouterr().err
+    assert "old-token" not in said
+    assert (made is None) == (lets_in == NEW) == ("The run was not logged" in said)
 
 
 async def test_a_manifest_that_is_served_without_a_cluster_is_followed_with_them_too(secret):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from despina.wire import (
     EVALUATION_ENV,
@@ -124,9 +125,37 @@ def test_both_versions_are_scored_on_the_same_examples(score, version, plain):
     assert found.examples == min(50, len(HELDOUT))
     assert found.score_percent > 80 > 40 > found.baseline_percent
     assert found.cost_usd > 0
+    assert found.p < 0.001
+    assert found.gain_low_percent < found.score_percent - found.baseline_percent < found.gain_high_percent
     nested = [{"inputs": {"ticket": r["ticket"]}, "expectations": {"category": r["category"]}} for r in HELDOUT[:10]]
     assert score(version, rows=nested, metric="F1").score_percent > 50
     assert score(plain, rows=HELDOUT[:5], metric="judges:lenient").score_percent == 100
+
+
+def test_an_evaluation_leaves_a_run_that_tells_its_scores_example_by_example(
+    score, version, plain, mlflow_uri, tmp_path
+):
+    found = score(version, plain, HELDOUT[:12])
+    client = MlflowClient(mlflow_uri)
+    run = client.get_run(found.run)
+    assert client.get_experiment(run.info.experiment_id).name == "triage"
+    assert run.info.status == "FINISHED"
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("despina.")}
+    assert tags == {
+        "despina.namespace": "ns", "despina.program": "triage", "despina.model": "serving", "despina.metric": "ExactMatch",
+        "despina.candidate": version, "despina.baseline": plain,
+    }  # fmt: skip
+    means = {"base": found.baseline_percent / 100, "candidate": found.score_percent / 100, "p": found.p}
+    assert run.data.metrics | means == pytest.approx(run.data.metrics)
+    text = Path(client.download_artifacts(found.run, "examples.jsonl", str(tmp_path))).read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert len({row["inputs"] for row in rows}) == len(rows) == 12
+    assert sum(row["candidate"] for row in rows) / 12 == pytest.approx(means["candidate"])
+    assert sum(row["base"] for row in rows) / 12 == pytest.approx(means["base"])
+    assert HELDOUT[0]["ticket"] not in text
+    again = score(version, rows=HELDOUT[:2])
+    assert client.get_run(again.run).info.experiment_id == run.info.experiment_id
+    assert client.get_run(again.run).data.metrics == {"candidate": again.score_percent / 100}
 
 
 def test_a_metric_may_ask_lms_and_what_that_costs_counts(score, plain):

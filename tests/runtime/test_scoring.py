@@ -6,6 +6,7 @@ The processes here are fakes without dspy (`tests/support/fake_subject.py`); `te
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 from despina.wire import EVALUATION_ENV, DatasetConfig, EvaluationConfig, EvaluationResult, ModelRef, RuntimeConfig
 from despina_runtime.evaluation import apart, subject
 from despina_runtime.evaluation.job import Evaluation
+from despina_runtime.evaluation.run import Run, log_run
 from services import free_port
 from tests.support.pods import is_running
 from tests.support.world import ROOT, eventually
@@ -55,12 +57,22 @@ def evaluation(
 
 
 @pytest.fixture
-def score(tmp_path):
+def logged() -> list[Run]:
+    """The runs that an evaluation wanted to be made."""
+    return []
+
+
+@pytest.fixture
+def score(tmp_path, logged):
     """The result of an evaluation of fakes, which must come soon."""
+
+    async def log(run: Run) -> str:
+        logged.append(run)
+        return "run1"
 
     async def run(kind: str, baseline: str | None = None, **changes) -> EvaluationResult:
         config = evaluation(tmp_path, kind, baseline, **changes)
-        return await asyncio.wait_for(Evaluation(config, tmp_path / "cache", FAKE).run(), 30)
+        return await asyncio.wait_for(Evaluation(config, tmp_path / "cache", FAKE, log).run(), 30)
 
     return run
 
@@ -132,6 +144,103 @@ async def test_both_versions_share_a_budget_and_no_folder(score, tmp_path):
     found = await score("honest", "honest", budget_usd="0.1", concurrency=1)
     assert found.error == "it costs more than budgetUSD: 0.0500 USD after 4 examples"
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+COMPARED: dict[str, tuple[str, str, dict[str, object]]] = {
+    "three of six are mended": ("honest", "late", {"p": 1 / 16}),
+    "three of six are broken": ("late", "honest", {"p": 15 / 16}),
+    "all are mended": ("honest", "wrong", {"p": 1 / 128, "gain_low_percent": 100.0, "gain_high_percent": 100.0}),
+    "nothing differs": ("honest", "honest", {"p": 0.5, "gain_low_percent": 0.0, "gain_high_percent": 0.0}),
+}
+
+
+@pytest.mark.parametrize("sentence", COMPARED)
+async def test_both_versions_are_compared_example_by_example(score, sentence):
+    kind, baseline, expected = COMPARED[sentence]
+    found = await score(kind, baseline)
+    assert found.model_dump() | expected == found.model_dump()
+    gain = found.score_percent - found.baseline_percent
+    assert found.gain_low_percent <= gain <= found.gain_high_percent
+
+
+async def test_a_graded_metric_is_compared_by_flips(score):
+    found = await score("honest", "late", metric="judge:half")
+    assert (found.score_percent, found.baseline_percent, found.p) == (50.0, 25.0, 1 / 8)
+
+
+async def test_one_version_alone_is_compared_with_nothing(score, logged):
+    found = await score("honest")
+    assert (found.p, found.gain_low_percent, found.gain_high_percent, found.run) == (None, None, None, "run1")
+    assert logged[0].metrics == {"candidate": 1.0}
+    assert {json.loads(line)["base"] for line in logged[0].rows.splitlines()} == {None}
+
+
+async def test_a_run_tells_scores_example_by_example_and_nothing_that_may_be_private(score, logged):
+    await score("honest", "late")
+    (run,) = logged
+    assert (run.experiment, run.tracking_uri) == ("p", "http://mlflow")
+    assert run.tags == {
+        "despina.namespace": "ns", "despina.program": "p", "despina.model": "honest", "despina.candidate": "1",
+        "despina.baseline": "1", "despina.metric": "ExactMatch",
+    }  # fmt: skip
+    assert run.metrics | {"base": 0.5, "candidate": 1.0, "gain": 0.5, "p": 1 / 16} == run.metrics
+    assert run.metrics["gain_low"] < 0.5 < run.metrics["gain_high"]
+    lines = [json.loads(line) for line in run.rows.splitlines()]
+    assert [(line["base"], line["candidate"]) for line in lines] == [(1, 1), (0, 1)] * 3
+    digests = [line["inputs"] for line in lines]
+    assert digests[1] == hashlib.sha256(b'{"text":"t1"}').hexdigest()
+    assert len(set(digests)) == 6
+    assert set(lines[0]) == {"inputs", "base", "candidate"}
+
+
+A_RUN = Run(
+    tracking_uri="http://127.0.0.1:9", credentials_dir=None, experiment="p", name="n", tags={}, metrics={}, rows=""
+)
+COMMANDS = {
+    "one that says an id": (("-c", "print('abc')"), "abc"),
+    "one that says an id and fails": (("-c", "print('abc'); raise SystemExit(1)"), None),
+    "one that says nothing": (("-c", ""), None),
+    "one that never ends": (("-c", "print('abc', flush=True); import time; time.sleep(600)"), None),
+    "MLflow's client, where no MLflow is": (("-m", "despina_runtime.evaluation.run"), None),
+}
+
+
+@pytest.mark.parametrize("sentence", COMMANDS)
+async def test_a_run_that_cannot_be_logged_is_none_and_no_evaluation_waits_for_it_long(sentence, capfd, caplog):
+    command, expected = COMMANDS[sentence]
+    seconds = 1 if "never" in sentence else 60
+    assert await asyncio.wait_for(log_run(A_RUN, (sys.executable, *command), seconds), 90) == expected
+    said = capfd.readouterr().err + caplog.text
+    assert ("The run was not logged" in said) == ("never" in sentence or "MLflow" in sentence)
+    assert "Traceback" not in said
+
+
+async def test_a_pod_that_leaves_its_node_takes_no_run_with_it(tmp_path):
+    pid, code = (
+        tmp_path / "pid",
+        "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()}.'); time.sleep(600)",
+    )
+    logging_ = asyncio.create_task(log_run(A_RUN, (sys.executable, "-c", code, str(pid))))
+    while not (pid.exists() and pid.read_text().endswith(".")):
+        await asyncio.sleep(0.05)
+    logging_.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await logging_
+    assert not is_running(int(pid.read_text()[:-1]))
+
+
+async def test_what_cannot_even_be_started_costs_no_evaluation(caplog):
+    assert await log_run(A_RUN, ("/nowhere/python",)) is None
+    assert "The run was not logged" in caplog.text
+
+
+async def test_a_score_counts_without_a_run(tmp_path):
+    async def refuse(_: Run) -> None:
+        return None
+
+    config = evaluation(tmp_path, "honest", "wrong")
+    found = await Evaluation(config, tmp_path / "cache", FAKE, refuse).run()
+    assert (found.score_percent, found.p, found.run, found.error) == (100.0, 1 / 128, None, None)
 
 
 async def test_an_error_of_the_serving_version_is_told_as_its_own(score):

@@ -53,6 +53,9 @@ def guarded(upstream: str = "", *lets_in: str | None):
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_PUT(self) -> None:
+            self.do_GET()
+
         def answer(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             if guard.redirect:
                 return 302, {"Location": f"{guard.redirect}{self.path}"}, b""

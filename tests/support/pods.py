@@ -67,7 +67,7 @@ class Pod:
     """One runtime as a process of this machine."""
 
     def __init__(self, folder, config: RuntimeConfig, admin: int, silent_seconds: float = SILENT_SECONDS) -> None:
-        self.config, self.admin = config, f"http://127.0.0.1:{admin}"
+        self.config, self.admin_port, self.admin = config, admin, f"http://127.0.0.1:{admin}"
         self.url = f"http://127.0.0.1:{config.port}"
         self.termination = folder / "termination-log"
         self.temporary = folder / "tmp"
@@ -77,6 +77,7 @@ class Pod:
             **os.environ,
             "DESPINA_POD_NAME": "pod-1",
             "DESPINA_TERMINATION_LOG": str(self.termination),
+            "DESPINA_POD_IP": "127.0.0.1",
             "TMPDIR": str(self.temporary),
         }
         command = [sys.executable, "-c", RUN, str(folder / "config.json"), str(folder / "cache"), str(admin)]
@@ -134,7 +135,7 @@ def pods(folder, mlflow_uri: str, lm_url: str):
 
     def start(version: str, model: str = "serving", home: str = "", **changes) -> Pod:
         uri, timeout = changes.pop("tracking_uri", mlflow_uri), changes.pop("lm_timeout", 10)
-        silent_seconds = changes.pop("silent_seconds", SILENT_SECONDS)
+        silent_seconds, admin = changes.pop("silent_seconds", SILENT_SECONDS), changes.pop("admin", 0) or free_port()
         lms = changes.pop("lms", None) or (lm_config(lm_url, retries=0, request_timeout_seconds=timeout),)
         config = RuntimeConfig(
             namespace="ns",
@@ -148,7 +149,7 @@ def pods(folder, mlflow_uri: str, lm_url: str):
         )
         home = folder / home if home else folder
         home.mkdir(exist_ok=True)
-        started.append(Pod(home, config, free_port(), silent_seconds))
+        started.append(Pod(home, config, admin, silent_seconds))
         return started[-1]
 
     yield start

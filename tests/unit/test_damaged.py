@@ -173,7 +173,7 @@ JSON = st.recursive(
 )
 GATES = [
     {"name": "g", "type": "Smoke", "smoke": {"inputs": {}}},
-    {"name": "e", "type": "Evaluate", "evaluate": {"datasetRef": {"uri": "x"}}},
+    {"name": "e", "type": "Evaluate", "evaluate": {"datasetRef": {"uri": "x"}, "test": "Paired"}},
 ]
 MANIFEST = a_manifest(
     breaker={}, rollout={"gates": GATES, "postPromotion": {"maxP95LatencyMillis": 5, "maxCostIncreasePercent": 5}}
@@ -234,7 +234,12 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
             "endpoints": endpoints,
         }
     )
-    ended = {"message": EvaluationResult(score_percent=5, examples=3).model_dump_json(), "exitCode": 0}
+    ended = {
+        "message": EvaluationResult(
+            score_percent=5, baseline_percent=4, examples=3, gain_low_percent=0, gain_high_percent=2, p=0.5, run="0a1b"
+        ).model_dump_json(),
+        "exitCode": 0,
+    }
     made.append(
         {
             "kind": "Evaluation",

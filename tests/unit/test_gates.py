@@ -189,6 +189,8 @@ EDITS = {
     "another score": (SCORE, {"evaluate": EVALUATE | {"minScorePercent": 95}}, "Running"),
     "more requests": (MIRROR, {"shadow": {"minRequests": 99}}, "Running"),
     "another time": (SMOKE, {"timeoutSeconds": 9}, "Passed"),
+    "the test of means, in words": (SCORE, {"evaluate": EVALUATE | {"test": "Mean"}}, "Passed"),
+    "a test that asks for more": (SCORE, {"evaluate": EVALUATE | {"test": "Paired"}}, "Running"),
     "the default, in words": (SCORE, {"evaluate": EVALUATE | {"maxExamples": 50}}, "Passed"),
 }  # fmt: skip
 
@@ -487,6 +489,7 @@ SAME_JOB: dict[str, Any] = {
     "another name": {"name": "other"},
     "another threshold": {"evaluate": EVALUATE | {"minScorePercent": 95}},
     "another distance": {"evaluate": EVALUATE | {"maxRegressionPercent": 0}},
+    "another test": {"evaluate": EVALUATE | {"test": "Paired", "significancePercent": 1, "minExamples": 9}},
 }
 OTHER_JOB: dict[str, Any] = {
     "other rows": {"evaluate": EVALUATE | {"datasetRef": {"configMap": {"name": "rows", "key": "s.jsonl"}}}},
@@ -517,6 +520,8 @@ AFTER_THE_JOB: dict[str, Any] = {
     "with a higher threshold": ({"minScorePercent": 95}, {}, "Failed"),
     "with a higher threshold, though it had passed": (
         {"minScorePercent": 95}, {"result": "Passed", "settings": "before"}, "Failed"),
+    "by a test that needs more than was found": (
+        {"test": "Paired"}, {"result": "Passed", "settings": "before"}, "Failed"),
     "with other rows": ({"maxExamples": 51}, {"result": "Passed", "settings": "before"}, "Running"),
 }  # fmt: skip
 

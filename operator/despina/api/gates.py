@@ -11,6 +11,11 @@ from despina.api.serving import DecimalStr
 from despina.wire import TrialTools
 
 Percent = Annotated[int, Field(ge=0, le=100)]
+PAIRED = {"significancePercent": "significance_percent", "minExamples": "min_examples"}
+"""What only a paired test asks for. None of it has a default of its own, which would stand beside a test of means."""
+PAIRED_SIGNIFICANCE = 5
+PAIRED_EXAMPLES = 50
+"""As many as maxExamples is by default, so that a gate that says no more than `test: Paired` can be passed."""
 
 
 class Smoke(ApiModel):
@@ -74,6 +79,20 @@ class Dataset(ApiModel):
 class Evaluate(ApiModel):
     """Score the version on a dataset, in a Job."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(
+                rule(f"self.test == 'Paired' || !has(self.{name})", f"evaluate: {name} belongs to test Paired")
+                for name in PAIRED
+            ),
+            rule(
+                f"self.test != 'Paired' || (has(self.minExamples) ? self.minExamples : {PAIRED_EXAMPLES})"
+                " <= self.maxExamples",
+                f"evaluate: minExamples ({PAIRED_EXAMPLES} when left out) must not be more than maxExamples",
+            ),
+        )
+    )
+
     dataset_ref: Dataset
     """The examples."""
     metric: Annotated[
@@ -88,6 +107,14 @@ class Evaluate(ApiModel):
     """The least mean score, in percent."""
     max_regression_percent: Percent | None = None
     """How many points less than the version that serves, scored on the same examples in the same Job."""
+    test: Literal["Mean", "Paired"] = "Mean"
+    """Mean: the mean scores alone count. Paired: it must also be better than the version that serves by more than
+    chance explains, example by example: by a one-sided mid-p McNemar test where all scores are 0 or 1, else by a paired
+    permutation test. Where nothing has served yet, there is nothing to be better than."""
+    significance_percent: Annotated[int, Field(ge=1, le=50)] | None = None
+    """With test Paired: how often a version that is no better may pass, in percent; 5 when left out."""
+    min_examples: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """With test Paired: the fewest examples that it is judged on; 50 when left out."""
     max_examples: Annotated[int, Field(ge=1, le=10000)] = 50
     """How many of the examples are used, from the first on."""
     budget_usd: DecimalStr | None = Field(default=None, alias="budgetUSD")
@@ -95,6 +122,30 @@ class Evaluate(ApiModel):
     tools: TrialTools = "Refuse"
     """Refuse: no tool that is NonIdempotent is executed, and a version whose tools include one waits before this gate.
     Execute: they are executed, for each example and each version."""
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether chance must not explain that it is better."""
+        return self.test == "Paired"
+
+    @property
+    def significance(self) -> float:
+        """What p may be at most, as a fraction."""
+        return (PAIRED_SIGNIFICANCE if self.significance_percent is None else self.significance_percent) / 100
+
+    @property
+    def fewest(self) -> int:
+        """How many examples a paired test needs."""
+        return PAIRED_EXAMPLES if self.min_examples is None else self.min_examples
+
+    @model_validator(mode="after")
+    def _of_its_test(self) -> Self:
+        for name, field in PAIRED.items():
+            if getattr(self, field) is not None and not self.is_paired:
+                raise ValueError(f"evaluate: {name} belongs to test Paired")
+        if self.is_paired and self.fewest > self.max_examples:
+            raise ValueError(f"evaluate: minExamples ({self.fewest}) must not be more than maxExamples")
+        return self
 
 
 class Shadow(ApiModel):

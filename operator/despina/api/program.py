@@ -20,6 +20,7 @@ from despina.api.base import (
     rule,
     rules,
 )
+from despina.api.feedback import Feedback
 from despina.api.gates import Gate, PostPromotion
 from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
@@ -245,6 +246,8 @@ class ProgramSpec(ApiModel):
     """What answers when the program cannot."""
     sessions: Sessions = Field(default_factory=Sessions)
     """Variables that callers set once for many requests."""
+    feedback: Feedback | None = None
+    """Record predictions, and take what callers say of them; nothing is recorded when left out."""
     tools: Annotated[tuple[UsedTool, ...], Field(max_length=32, json_schema_extra=map_list("name"))] = ()
     """The tools that the program may call, by the names that it calls them by."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from despina.api.base import ApiModel
+from despina.api.feedback import Feedback
 from despina.api.program import Module, Program, WarmUp
 from despina.api.serving import LM, Cache, ProgramBreaker, SecretKeyRef
 from despina.wire import (
@@ -19,6 +20,7 @@ from despina.wire import (
     BreakerConfig,
     CacheConfig,
     FallbackConfig,
+    FeedbackConfig,
     LimitsConfig,
     LMConfig,
     ModelRef,
@@ -34,7 +36,7 @@ from despina.wire import (
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
     "runtime", "lms", "lm", "fallbacks", "modules", "warmUp", "tools", "cache", "limits", "breaker", "fallback",
-    "placement", "resources", "podTemplate", "serviceAccount", "security",
+    "feedback", "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
 SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "warmUp", "tools")
 FIRST_DEFAULTS: dict[str, Any] = {}
@@ -187,6 +189,7 @@ def runtime_config(
         limits=LimitsConfig(**spec.limits.model_dump()),
         breaker=_breaker(spec.breaker) if spec.breaker else None,
         fallback=_fallback(program),
+        feedback=_feedback(program, spec.feedback, path) if spec.feedback else None,
         auth_token_file=path(spec.security.auth.secret_ref),
         session_ttl_seconds=spec.sessions.ttl_seconds,
         order_keys=order_keys,
@@ -254,6 +257,24 @@ def _fallback(program: Program) -> FallbackConfig | None:
     )
 
 
+def _feedback(
+    program: Program, feedback: Feedback, path: Callable[[SecretKeyRef | None], str | None]
+) -> FeedbackConfig:
+    sink = feedback.sink
+    experiment = sink.mlflow.experiment if sink.mlflow else None
+    return FeedbackConfig(
+        payloads=feedback.payloads,
+        redacted_fields=feedback.redaction.fields,
+        redacted_patterns=feedback.redaction.patterns,
+        sample_percent=feedback.sample_percent,
+        label_within_seconds=feedback.label_within_seconds,
+        spool_bytes=size(feedback.spool_size_limit),
+        experiment=experiment or f"{program.namespace}/{program.name}",
+        folder=sink.json_lines.folder if sink.json_lines else "",
+        trusted_token_file=path(feedback.trusted_secret_ref),
+    )
+
+
 def size(quantity: str) -> int:
     """Bytes of a quantity such as 512Mi."""
     return int(quantity[:-2]) * UNITS[quantity[-2:]]
@@ -273,5 +294,6 @@ def secret_refs(program: Program) -> list[SecretKeyRef]:
     refs += [
         spec.cache.redis.url_secret_ref if spec.cache and spec.cache.redis else None,
         spec.security.auth.secret_ref,
+        spec.feedback.trusted_secret_ref if spec.feedback else None,
     ]
     return [ref for ref in refs if ref]

@@ -78,6 +78,14 @@ class Score(ApiModel):
     """How many of them the candidate could not answer."""
     cost_usd: Word = Field(default="0", alias="costUSD")
     """What it cost."""
+    gain_low_percent: Word | None = None
+    """The lower end of the 95 % interval of what it scores more than the version that serves, in points."""
+    gain_high_percent: Word | None = None
+    """Its upper end."""
+    p: Word | None = None
+    """How probable so much gain is, or more, if both versions are equally good."""
+    run: Word | None = None
+    """The run on the program's MLflow server that holds the scores example by example."""
     error: Sentence | None = None
     """Why there is no score."""
 

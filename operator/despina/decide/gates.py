@@ -235,7 +235,7 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     score = _score(r, candidate, gate)
     result = score.result() if score else None
     if result:
-        return replace(_scored(policy, result), score=score)
+        return replace(_scored(policy, result, has_answered(r)), score=score)
     name = _job_name(r, candidate, gate)
     job = _found(r, name)
     if job is None:
@@ -299,19 +299,56 @@ def has_answered(r: Situation) -> bool:
     return r.active is not None and r.active.activated_at is not None
 
 
-def _scored(policy: Evaluate, result: EvaluationResult) -> Verdict:
+def _scored(policy: Evaluate, result: EvaluationResult, is_compared: bool) -> Verdict:
+    """What a score means; `is_compared` says whether there is a version that serves to compare with."""
     if result.error is not None or result.score_percent is None or result.examples < 1:
         return Verdict(False, result.error or "there is no score")
+    gain, why = _gain(result) if policy.is_paired else "", _too_low(policy, result)
+    if not why and policy.is_paired and is_compared:
+        why = _no_better(policy, result)
+    return Verdict(not why, "; ".join(filter(None, (_figures(result), gain, why))))
+
+
+def _figures(result: EvaluationResult) -> str:
     score, baseline = result.score_percent, result.baseline_percent
     text = f"score {score:.1f} %" + (f", {baseline:.1f} % now" if baseline is not None else "")
     text += f", on {result.examples} examples" + (f", {result.failed} unanswered" if result.failed else "")
-    text += f", {result.cost_usd:.4f} USD" if result.cost_usd else ""
+    return text + (f", {result.cost_usd:.4f} USD" if result.cost_usd else "")
+
+
+def _gain(result: EvaluationResult) -> str:
+    """What a paired test says, and where its scores can be read example by example."""
+    score, baseline, low, high = (
+        result.score_percent, result.baseline_percent, result.gain_low_percent, result.gain_high_percent,
+    )  # fmt: skip
+    text = f"gain {score - baseline:+.1f} points" if score is not None and baseline is not None else ""
+    text += f" (95 % interval {low:+.1f} to {high:+.1f})" if text and low is not None and high is not None else ""
+    p, run = f"p {result.p:.2g}" if result.p is not None else "", f"MLflow run {result.run}" if result.run else ""
+    return ", ".join(filter(None, (text, p, run)))
+
+
+def _too_low(policy: Evaluate, result: EvaluationResult) -> str:
+    score, baseline = result.score_percent or 0.0, result.baseline_percent
     if policy.min_score_percent is not None and score < policy.min_score_percent:
-        return Verdict(False, f"{text}; at least {policy.min_score_percent} % is asked for")
+        return f"at least {policy.min_score_percent} % is asked for"
     allowed = policy.max_regression_percent
     if allowed is not None and baseline is not None and score < baseline - allowed:
-        return Verdict(False, f"{text}; at most {allowed} points less are allowed")
-    return Verdict(True, text)
+        return f"at most {allowed} points less are allowed"
+    return ""
+
+
+def _no_better(policy: Evaluate, result: EvaluationResult) -> str:
+    """Why a paired test is not passed. A p without both means, or against them, proves nothing."""
+    score, baseline = result.score_percent, result.baseline_percent
+    if result.p is None or score is None or baseline is None:
+        return "it was not compared with the version that serves example by example, which test Paired needs"
+    if result.examples < policy.fewest:
+        return f"test Paired needs at least {policy.fewest} examples"
+    if score <= baseline:
+        return "it is no better than the version that serves"
+    if result.p > policy.significance:
+        return f"chance may explain the gain: p must be at most {policy.significance:.2f}"
+    return ""
 
 
 def shadow(r: Situation, candidate: Revision, gate: Gate) -> Verdict:

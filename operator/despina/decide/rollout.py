@@ -30,7 +30,7 @@ from despina.decide.strategy import choose, patience
 from despina.decide.versions import asked_model, ref_of, served_models
 from despina.decide.watch import promoted, summary, watch_left
 
-SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN = 0.15, 0.5, 5.0
+SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN, FEEDBACK_LISTEN = 0.15, 0.5, 5.0, 25.0
 GATE_SECONDS = WATCH_SECONDS = 1.0
 SOON_SECONDS = 0.1
 
@@ -296,7 +296,9 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
         return SWAP_LISTEN
     if step in ("Gate", "Watch", "AwaitPromotion") or r.candidate or r.o.program.spec.breaker or not _are_as_left(r):
         return WATCH_LISTEN
-    return STEADY_LISTEN if unlike or _may_hold_more(r) else None
+    if unlike or _may_hold_more(r):
+        return STEADY_LISTEN
+    return FEEDBACK_LISTEN if r.o.program.spec.feedback else None
 
 
 def _may_hold_more(r: Situation) -> bool:

@@ -42,7 +42,7 @@ class Evaluation:
 def evaluation_name(program: Program, gate: Gate, revision: str, started_at: str) -> str:
     """One Job for all that a rollout computes alike: what is tried again is scored again, and a threshold, a time-out
     or a gate's name changes no figure."""
-    thresholds = {"min_score_percent", "max_regression_percent"}
+    thresholds = {"min_score_percent", "max_regression_percent", "test", "significance_percent", "min_examples"}
     settings = gate.evaluate.model_dump(mode="json", exclude_defaults=True) if gate.evaluate else {}
     computed = {name: value for name, value in settings.items() if name not in thresholds}
     return f"{program.name}-eval-{digest([revision, computed, is_compared(gate), started_at])}"
@@ -50,7 +50,8 @@ def evaluation_name(program: Program, gate: Gate, revision: str, started_at: str
 
 def is_compared(gate: Gate) -> bool:
     """Whether what serves is scored beside the candidate."""
-    return gate.evaluate is not None and gate.evaluate.max_regression_percent is not None
+    policy = gate.evaluate
+    return policy is not None and (policy.max_regression_percent is not None or policy.is_paired)
 
 
 def evaluation_config(policy: Evaluate, candidate: RuntimeConfig, baseline: RuntimeConfig | None) -> EvaluationConfig:

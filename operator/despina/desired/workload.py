@@ -36,6 +36,7 @@ from despina.wire import (
     CONFIG_DIR,
     CONFIG_FILE,
     GENERATION_DIR,
+    POD_IP_ENV,
     POD_NAME_ENV,
     SECRET_CHECK_ENV,
     SECRETS_DIR,
@@ -97,7 +98,9 @@ def build_template(program: Program, profile: PlacementProfile, default_image: s
 
 def _serving(program: Program, revision: Revision, labels: Mapping[str, str]) -> PodParts:
     generation = {"name": generation_name(revision.deployment), "optional": True}
+    address = {"name": POD_IP_ENV, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     return PodParts(
+        env=(address,) if program.spec.feedback else (),
         labels=labels,
         container={
             "args": ["serve", "--config", f"{CONFIG_DIR}/{CONFIG_FILE}"],
@@ -143,7 +146,8 @@ def _room(program: Program) -> str:
     """For models, and the cache on the pod's disk: whatever else is written there must not fill the node's."""
     node = program.spec.cache.node if program.spec.cache else None
     cached = size(node.size_limit) if node and node.type == "EmptyDir" else 0
-    return f"{MODELS_GIB + math.ceil(cached / 2**30)}Gi"
+    spooled = size(program.spec.feedback.spool_size_limit) if program.spec.feedback else 0
+    return f"{MODELS_GIB + math.ceil((cached + spooled) / 2**30)}Gi"
 
 
 def build_container(program: Program, default_image: str, accelerator: Accelerator | None = None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         refs_resolved(o, plan),
         orders_accepted(o),
         breaker_closed(plan),
+        feedback_delivered(o),
         reconciled(outcome),
     )
     return ProgramStatus(
@@ -352,6 +353,16 @@ def breaker_closed(plan: Plan) -> Finding:
     if breaker is None or breaker.state == "Closed":
         return Finding(Type.BREAKER_CLOSED, True, Reason.CLOSED)
     return Finding(Type.BREAKER_CLOSED, False, Reason.BREAKER_OPEN, f"{breaker.state}: {breaker.reason}")
+
+
+def feedback_delivered(o: Observed) -> Finding:
+    """False while a pod says that what it keeps of predictions gets nowhere."""
+    pods = [p for p in o.pods_of(o.active) if p.report and p.report.feedback and p.report.feedback.trouble]
+    if not pods:
+        return Finding(Type.FEEDBACK_DELIVERED, True, Reason.DELIVERED)
+    report = pods[0].report
+    trouble = report.feedback.trouble if report and report.feedback else ""
+    return Finding(Type.FEEDBACK_DELIVERED, False, Reason.NOT_DELIVERED, f"{pods[0].name}: {trouble}")
 
 
 def refs_resolved(o: Observed, plan: Plan) -> Finding:

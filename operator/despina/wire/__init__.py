@@ -51,6 +51,9 @@ from despina.wire.config import (
     FallbackConfig as FallbackConfig,
 )
 from despina.wire.config import (
+    FeedbackConfig as FeedbackConfig,
+)
+from despina.wire.config import (
     LimitsConfig as LimitsConfig,
 )
 from despina.wire.config import (
@@ -132,13 +135,22 @@ from despina.wire.names import (
     INTERFACE_PATH as INTERFACE_PATH,
 )
 from despina.wire.names import (
+    LABELS_PATH as LABELS_PATH,
+)
+from despina.wire.names import (
     LONGEST_WAIT as LONGEST_WAIT,
 )
 from despina.wire.names import (
     MAX_ORDER_BYTES as MAX_ORDER_BYTES,
 )
 from despina.wire.names import (
+    OPTIMIZATION_ENV as OPTIMIZATION_ENV,
+)
+from despina.wire.names import (
     ORDERS_PATH as ORDERS_PATH,
+)
+from despina.wire.names import (
+    POD_IP_ENV as POD_IP_ENV,
 )
 from despina.wire.names import (
     POD_NAME_ENV as POD_NAME_ENV,
@@ -194,6 +206,30 @@ from despina.wire.names import (
 from despina.wire.names import (
     VERSION_HEADER as VERSION_HEADER,
 )
+from despina.wire.optimization import (
+    BudgetConfig as BudgetConfig,
+)
+from despina.wire.optimization import (
+    Comparison as Comparison,
+)
+from despina.wire.optimization import (
+    LabelsConfig as LabelsConfig,
+)
+from despina.wire.optimization import (
+    OptimizationConfig as OptimizationConfig,
+)
+from despina.wire.optimization import (
+    OptimizationReason as OptimizationReason,
+)
+from despina.wire.optimization import (
+    OptimizationResult as OptimizationResult,
+)
+from despina.wire.optimization import (
+    OptimizerConfig as OptimizerConfig,
+)
+from despina.wire.optimization import (
+    PromotionConfig as PromotionConfig,
+)
 from despina.wire.orders import (
     Order as Order,
 )
@@ -226,6 +262,9 @@ from despina.wire.state import (
 )
 from despina.wire.state import (
     FailureReason as FailureReason,
+)
+from despina.wire.state import (
+    FeedbackReport as FeedbackReport,
 )
 from despina.wire.state import (
     HeldRevision as HeldRevision,

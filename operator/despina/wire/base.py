@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Annotated
@@ -33,11 +34,22 @@ def _known(histogram: tuple[int, ...]) -> tuple[int, ...]:
     return histogram[: len(SECONDS_BOUNDS) + 1]
 
 
+def _named(text: str | None) -> str | None:
+    """Without what can be no id: it only leads people, and must not cost a document."""
+    return text if text is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
+
+
 Count = Annotated[int, AfterValidator(_bounded)]
 Histogram = Annotated[tuple[Count, ...], AfterValidator(_known)]
 """How many took how long; see SECONDS_BOUNDS."""
+RunId = Annotated[str | None, AfterValidator(_named)]
+"""A run of MLflow."""
 Amount = Annotated[float, AfterValidator(_bounded)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""What is out of bounds is refused, and not drawn into them: the least ones mean most."""
+Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+"""A difference of two percentages."""
 
 
 class Report(Document):

@@ -144,6 +144,25 @@ class ContractConfig(Document):
     idempotent: bool = False
 
 
+class FeedbackConfig(Document):
+    """What is recorded of predictions, and where that and what callers say of them goes."""
+
+    payloads: Literal["None", "Redacted", "Full"] = "Redacted"
+    """What of callers' words is kept."""
+    redacted_fields: tuple[str, ...] = ()
+    redacted_patterns: tuple[str, ...] = ()
+    sample_percent: int = 10
+    """How many predictions are delivered that nobody speaks of."""
+    label_within_seconds: int = 604800
+    spool_bytes: int = 2**30
+    experiment: str = ""
+    """Of the program's MLflow server."""
+    folder: str = ""
+    """Where files are written in its place."""
+    trusted_token_file: str | None = None
+    """A mounted file; who shows what it holds is trusted."""
+
+
 class RuntimeConfig(Document):
     """What one pod shall run. Immutable for the life of a revision."""
 
@@ -173,6 +192,7 @@ class RuntimeConfig(Document):
     limits: LimitsConfig = LimitsConfig()
     breaker: ProgramBreakerConfig | None = None
     fallback: FallbackConfig | None = None
+    feedback: FeedbackConfig | None = None
     auth_token_file: str | None = None
     """A mounted file that holds the bearer token callers must present; re-read when it changes."""
     session_ttl_seconds: int = 86400

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from despina.wire.base import Count, Document, Report, Score
+from despina.wire.base import Count, Document, Points, Probability, Report, RunId, Score
 from despina.wire.config import RuntimeConfig
 from despina.wire.orders import TrialTools
 
@@ -37,5 +37,13 @@ class EvaluationResult(Report):
     failed: Count = 0
     """Examples that the candidate could not answer; they score 0."""
     cost_usd: Score = 0.0
+    gain_low_percent: Points | None = None
+    """The lower end of the 95 % interval of what the candidate scores more than the baseline, in points."""
+    gain_high_percent: Points | None = None
+    """Its upper end."""
+    p: Probability | None = None
+    """How probable so much gain is, or more, if both versions are equally good: of a one-sided paired test."""
+    run: RunId = None
+    """The id of the run of MLflow that holds the scores example by example, if there is one."""
     error: str | None = None
     """Why there is no score."""

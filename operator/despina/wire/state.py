@@ -153,6 +153,13 @@ class OrdersReport(Report):
     number: int = 0
 
 
+class FeedbackReport(Report):
+    """How a pod fares with what it records and what callers say."""
+
+    trouble: str = Field(default="", max_length=1024)
+    """Why nothing is stored or delivered now; empty where all is well."""
+
+
 class PodState(Report):
     """What one pod says of itself on its admin port: what it holds, what it serves, and how that goes."""
 
@@ -164,6 +171,7 @@ class PodState(Report):
     """One for each worker."""
     tries: dict[str, TryReport] = Field(default_factory=dict)
     shadow: ShadowReport | None = None
+    feedback: FeedbackReport | None = None
     uptime_seconds: Amount = 0.0
     workers: Count = 0
     """How many serve; fewer than are wanted while one that ended is not replaced yet."""
@@ -181,4 +189,5 @@ class PodState(Report):
         failed = tuple(sorted((name, c.failed.bit_length()) for name, c in self.counts.items()))
         breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in self.breakers)
         mirrors = self.shadow.revision if self.shadow else None
-        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers
+        trouble = bool(self.feedback and self.feedback.trouble)
+        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers, trouble

@@ -13,9 +13,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dspy
 import orjson
@@ -28,6 +28,7 @@ from despina_runtime.evaluation.subject import CONFIG
 from despina_runtime.lines import LONGEST_LINE, next_line
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.meter import Meter
+from despina_runtime.lm.target import Guard, unguarded
 from despina_runtime.pipeline.call import Call, Step
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.problem import Problem, unexpected
@@ -47,23 +48,25 @@ def line_of(what: Document) -> bytes:
     return orjson.dumps(what) + b"\n"
 
 
-async def answer(loaded: Loaded, config: RuntimeConfig, control: socket.socket, refusal: str) -> None:
+async def answer(
+    loaded: Loaded, config: RuntimeConfig, control: socket.socket, refusal: str, guard: Guard = unguarded
+) -> None:
     """Answer questions, many at a time, until nobody asks any more; raises ProgramError."""
     loaded = await try_out(loaded, config)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
-    step = _step(loaded, config)
+    step = _step(loaded, config, guard)
     writer.write(line_of({"interface": loaded.interface.schema()}))
     async with asyncio.TaskGroup() as group:
         while line := await next_line(reader):
             group.create_task(_answer(step, config, refusal, orjson.loads(line), writer))
 
 
-def _step(loaded: Loaded, config: RuntimeConfig) -> Step:
+def _step(loaded: Loaded, config: RuntimeConfig, guard: Guard) -> Step:
     """The program without cache, limits and fallback."""
     toolbox = make_toolbox(config)
     toolbox.serve(Grid(), None)
     capacity = Capacity(config, trials=config.max_concurrency)
-    corridors = Corridors(config, None, LMs(config, None, loaded.program), capacity, toolbox)
+    corridors = Corridors(config, None, LMs(config, None, loaded.program, guard), capacity, toolbox)
     return corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
 
@@ -94,10 +97,12 @@ def metric_named(name: str) -> Metric:
     return found  # type: ignore[no-any-return]
 
 
-async def judge(loaded: Loaded, config: RuntimeConfig, metric: Metric, control: socket.socket) -> None:
+async def judge(
+    loaded: Loaded, config: RuntimeConfig, metric: Metric, control: socket.socket, guard: Guard = unguarded
+) -> None:
     """Judge answers, one at a time, until nobody asks any more. A metric may ask the version's LMs, too."""
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
-    lms = LMs(config, None, loaded.program)
+    lms = LMs(config, None, loaded.program, guard)
     writer.write(line_of({"interface": {"inputs": {}, "outputs": {}}}))
     while line := await next_line(reader):
         meter = Meter(asyncio.get_running_loop().time() + config.request_timeout_seconds)
@@ -118,21 +123,40 @@ def _judge(interface: Interface, metric: Metric, question: Document) -> Document
 
 def main(role: str, fd: str, folder: str, word: str) -> None:
     """Load the version and do what the role says."""
+    work = judging if role == "judge" else answering
+    run_process(fd, folder, lambda loaded, config, control: work(loaded, config, control, word))
+
+
+Work = Callable[[Loaded, RuntimeConfig, socket.socket], Coroutine[Any, Any, None]]
+
+
+def run_process(fd: str, folder: str, work: Work) -> NoReturn:
+    """Load the version that a folder is for, and do the work; what is wrong with it is said on the socket."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     control, cache = socket.socket(fileno=int(fd)), Path(folder)
     config = RuntimeConfig.model_validate_json((cache / CONFIG).read_bytes())
     try:
         Fetching(str(cache / CONFIG), config, cache).result()
-        loaded = load_program(config, cache)
-        if role == "judge":
-            asyncio.run(judge(loaded, config, metric_named(word), control))
-        else:
-            refusal = refusal_of("Execute" if word == "Execute" else "Refuse", "evaluate")
-            asyncio.run(answer(loaded, config, control, refusal))
+        asyncio.run(work(load_program(config, cache), config, control))
     except (Unusable, ProgramError) as exc:
         control.sendall(line_of({"failure": str(exc)}))
     sys.stdout.flush()
     os._exit(0)  # threads that a request left behind at its deadline must not keep the process
+
+
+async def judging(
+    loaded: Loaded, config: RuntimeConfig, control: socket.socket, word: str, guard: Guard = unguarded
+) -> None:
+    """Have the metric of that name judge."""
+    await judge(loaded, config, metric_named(word), control, guard)
+
+
+async def answering(
+    loaded: Loaded, config: RuntimeConfig, control: socket.socket, word: str, guard: Guard = unguarded
+) -> None:
+    """Answer; the word says what becomes of NonIdempotent tools."""
+    refusal = refusal_of("Execute" if word == "Execute" else "Refuse", "evaluate")
+    await answer(loaded, config, control, refusal, guard)
 
 
 if __name__ == "__main__":

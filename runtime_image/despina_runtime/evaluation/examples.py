@@ -84,12 +84,12 @@ def load_lines(dataset: DatasetConfig, tracking_uri: str, secret: str | None = N
     `secret` is the folder of the program's own credentials for MLflow.
     """
     if dataset.file:
-        return _parsed(_taken(Path(dataset.file)))
+        return parsed(_taken(Path(dataset.file)))
     try:
         with told(tracking_uri, secret), tempfile.TemporaryDirectory() as folder:
             if dataset.mlflow:
                 return _of_mlflow(dataset.mlflow, tracking_uri)
-            return _parsed(_taken(_download(dataset.uri or "", tracking_uri, folder)))
+            return parsed(_taken(_download(dataset.uri or "", tracking_uri, folder)))
     except Lacking as exc:
         raise Unusable(str(exc)) from exc
 
@@ -105,7 +105,8 @@ def _taken(path: Path) -> bytes:
     return text
 
 
-def _parsed(text: bytes) -> list[Line]:
+def parsed(text: bytes) -> list[Line]:
+    """JSON Lines; raises Unusable."""
     try:
         lines = [orjson.loads(line) for line in text.splitlines() if line.strip()]
     except orjson.JSONDecodeError as exc:

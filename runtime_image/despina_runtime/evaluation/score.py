@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from despina.wire import EvaluationConfig, EvaluationResult, RuntimeConfig
+from despina.wire import EvaluationConfig, RuntimeConfig
 from despina_runtime.evaluation.apart import Below
 from despina_runtime.evaluation.examples import Line, Row, Shape, Unusable, read_rows
 from despina_runtime.evaluation.metrics import BUILT_IN
@@ -29,8 +30,25 @@ Start = Callable[..., Awaitable[Subject]]
 Tell = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one version's answers are worth, row by row, from 0 to 1."""
+
+    rows: tuple[Row, ...]
+    scores: tuple[float, ...]
+    failed: int
+    """Rows that it could not answer."""
+    cost: Decimal
+    """In US dollars."""
+
+    @property
+    def percent(self) -> float:
+        """The mean."""
+        return 100 * sum(self.scores) / len(self.scores)
+
+
 class Scorer:
-    """One version's score."""
+    """Scores one version."""
 
     def __init__(self, model: Subject, shape: Shape, metric: Metric, runtime: RuntimeConfig, tell: Tell) -> None:
         self._model, self._shape, self._metric, self._runtime, self._tell = model, shape, metric, runtime, tell
@@ -38,8 +56,8 @@ class Scorer:
         self._done = self._failed = 0
         self._last = ""
 
-    async def run(self, rows: Sequence[Row], budget: Decimal | None) -> EvaluationResult:
-        """The mean of all rows' scores, in percent."""
+    async def run(self, rows: Sequence[Row], budget: Decimal | None) -> Scored:
+        """The scores of all rows."""
         self._tell(f"0 of {len(rows)} examples")
         slots = asyncio.Semaphore(self._runtime.max_concurrency)
 
@@ -54,10 +72,7 @@ class Scorer:
             tasks = [group.create_task(one(row)) for row in rows]
         if self._failed == len(rows):
             raise Unusable(f"none of {len(rows)} examples was answered: {self._last}")
-        percent = 100 * sum(task.result() for task in tasks) / len(rows)
-        return EvaluationResult(
-            score_percent=percent, examples=len(rows), failed=self._failed, cost_usd=float(self._cost)
-        )
+        return Scored(tuple(rows), tuple(task.result() for task in tasks), self._failed, self._cost)
 
     async def _score(self, row: Row, budget: Decimal | None) -> float:
         said = await self._model.ask({"inputs": row.inputs}, self._runtime.request_timeout_seconds)
@@ -88,8 +103,8 @@ def _problem(said: Said | None) -> str:
 
 async def score(
     config: EvaluationConfig, which: str, lines: Sequence[Line], cache: Path, tell: Tell, command: Sequence[str]
-) -> EvaluationResult:
-    """One version's score on the examples; raises Unusable. No process of the version's outlives this."""
+) -> Scored:
+    """One version's scores on the examples; raises Unusable. No process of the version's outlives this."""
     runtime: RuntimeConfig = getattr(config, which)
     tell("loading")
     with fresh_folder(cache, runtime) as folder:
@@ -97,7 +112,7 @@ async def score(
             model = await start(f"the {which}'s process", "model", config.tools)
             shape = await model.first_word()
             rows = read_rows(lines, shape, config.metric, config.max_examples)
-            metric = await _metric(config.metric, start, runtime.request_timeout_seconds)
+            metric = await metric_of(config.metric, start, runtime.request_timeout_seconds)
             budget = Decimal(config.budget_usd) if config.budget_usd else None
             try:
                 return await Scorer(model, shape, metric, runtime, tell).run(rows, budget)
@@ -124,7 +139,7 @@ async def subjects(command: Sequence[str], folder: Path) -> AsyncIterator[Start]
             await subject.close()
 
 
-async def _metric(name: str, start: Start, seconds: float) -> Metric:
+async def metric_of(name: str, start: Start, seconds: float) -> Metric:
     """A named metric is measured here; one of the model's code by a process that has that code."""
     if name in BUILT_IN:
         return functools.partial(_measured, BUILT_IN[name])

@@ -15,6 +15,7 @@ import orjson
 from pydantic_core import to_json
 
 from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
+from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import (
     EVENTS,
     EventStream,
@@ -26,7 +27,8 @@ from despina_runtime.http.asgi import (
     wants_events,
     with_headers,
 )
-from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
+from despina_runtime.http.feedback import Feedback
+from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.routes import build_routes
 from despina_runtime.http.sessions import Sessions
@@ -44,6 +46,7 @@ from despina_runtime.tools.api import refusal_of
 CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
+PREDICTION = "despina-prediction-id"
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
@@ -55,7 +58,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Service:
     """One revision of one program as an ASGI application."""
 
-    def __init__(self, loaded: Loaded, config: RuntimeConfig, corridors: Corridors, sessions: Sessions) -> None:
+    def __init__(
+        self, loaded: Loaded, config: RuntimeConfig, corridors: Corridors, sessions: Sessions, line: Line
+    ) -> None:
         self.is_retired = False
         self.shadow: Shadow | None = None
         self._config = config
@@ -66,11 +71,16 @@ class Service:
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
-        self._mcp = McpEndpoint(config.program, [self._offer(loaded, config)], config.limits.max_request_bytes)
-        self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run)
+        self._names = corridors.names
+        self._feedback = None
+        if config.feedback and self._names:
+            self._feedback = Feedback(loaded.interface, config.feedback, self._names, line)
+        offers = [self._offer(loaded, config), *([self._feedback.offer(config.program)] if self._feedback else ())]
+        self._mcp = McpEndpoint(config.program, offers, config.limits.max_request_bytes)
+        self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run, self._feedback)
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
-        self._id_prefix = f"{config.revision}-{os.urandom(4).hex()}-".encode()
+        self._id_prefix = f"{config.revision}-{os.urandom(4).hex()}-"
         self._ids = itertools.count(1)
         self._limit, self._timeout = config.limits.max_request_bytes, config.request_timeout_seconds
         self._lm = config.lm
@@ -158,8 +168,11 @@ class Service:
         if self.shadow and is_usual and answer.tier is None and not answer.collapsed:
             self.shadow(call.body, answer.body, seconds)
 
-    async def run(self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None) -> Answer:
-        """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own."""
+    async def run(
+        self, body: bytes, headers: Mapping[bytes, bytes], receive: Receive | None = None
+    ) -> tuple[Answer, str]:
+        """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own; the
+        answer and its name."""
         started = time.perf_counter()
         status, tier = 500, None
         self.record.in_flight += 1
@@ -170,7 +183,7 @@ class Service:
             answer = await self._main(call)
             status, tier = 200, answer.tier
             _count_degraded(answer)
-            return answer
+            return answer, self._id(answer)
         except (Disconnected, asyncio.CancelledError):
             status = 499
             raise
@@ -186,9 +199,10 @@ class Service:
         """The program as a tool of the Model Context Protocol."""
         schema = loaded.interface.schema()
 
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], receive: Receive | None) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], receive: Receive | None) -> Told:
             try:
-                return (await self.run(to_json(arguments, inf_nan_mode="constants"), headers, receive)).body
+                answer, name = await self.run(to_json(arguments, inf_nan_mode="constants"), headers, receive)
+                return answer.body, {PREDICTION: name}
             except Disconnected:
                 raise Refusal("nobody waits for the answer") from None
             except Exception as exc:
@@ -242,11 +256,10 @@ class Service:
         async def emit(event: str, data: dict[str, str]) -> None:
             await stream.tell(event, orjson.dumps(data))
 
-        call.emit, degraded = emit, None
+        call.emit, answer = emit, None
         pinging = asyncio.create_task(stream.keep_alive())
         try:
             answer = await corridor(call)
-            degraded = answer.degraded
             _count_degraded(answer)
             await stream.tell("result", answer.body)
         except Problem as problem:
@@ -255,29 +268,34 @@ class Service:
             await stream.tell("problem", problem.body())
         finally:
             pinging.cancel()
-        await stream.tell("done", orjson.dumps(self._account(call.meter, degraded)))
+        await stream.tell("done", orjson.dumps(self._account(call.meter, answer)))
         await stream.end()
 
-    def _account(self, meter: Meter, degraded: str | None) -> dict[str, Any]:
+    def _account(self, meter: Meter, answer: Answer | None) -> dict[str, Any]:
         account: dict[str, Any] = {
-            "prediction_id": self._id().decode(),
+            "prediction_id": self._id(answer),
             "lm_attempts": meter.attempts,
             "input_tokens": meter.input_tokens,
             "output_tokens": meter.output_tokens,
         }
-        if degraded:
-            account["degraded"] = degraded
+        if answer and answer.degraded:
+            account["degraded"] = answer.degraded
         return account | ({"cost_usd": format(meter.cost, "f")} if meter.cost is not None else {})
 
-    def _id(self) -> bytes:
-        """A prediction's name: its revision, its worker, its number there."""
-        return b"%s%x" % (self._id_prefix, next(self._ids))
+    def _id(self, answer: Answer | None) -> str:
+        """An answer's name; without recording, only to tell it from others."""
+        if self._names is None:
+            return f"{self._id_prefix}{next(self._ids):x}"
+        if answer is None or answer.origin is None:
+            return self._names.signed(self._names.origin())
+        is_first = answer.tier is None and not answer.collapsed
+        return self._names.signed(answer.origin) if is_first else self._names.hit(answer.origin)
 
     def _headers_of(self, answer: Answer, call: Call) -> list[Header]:
         """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
         if answer.headers is None:
             answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
-        found = [*answer.headers, (b"despina-prediction-id", self._id())]
+        found = [*answer.headers, (PREDICTION.encode(), self._id(answer).encode())]
         if self.is_retired:
             found.append(CLOSE)
         return found if answer.tier else found + _spent(call.meter)

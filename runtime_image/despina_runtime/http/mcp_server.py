@@ -15,6 +15,9 @@ from pydantic_core import from_json
 from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.messages import Receive
 
+Told = tuple[bytes, dict[str, Any]]
+"""A result as JSON, and what else a client may want to know of it (`_meta`)."""
+
 
 class Refusal(Exception):
     """The call failed; the text is what the caller's LM is told."""
@@ -28,9 +31,8 @@ class Offer:
     description: str
     parameters: dict[str, Any]
     returns: dict[str, Any]
-    call: Callable[[dict[str, Any], dict[bytes, bytes], Receive | None], Awaitable[bytes]]
-    """Given the arguments, the request's headers, and where it is heard that the caller leaves; the result as JSON, or
-    Refusal."""
+    call: Callable[[dict[str, Any], dict[bytes, bytes], Receive | None], Awaitable[Told]]
+    """Given the arguments, the request's headers, and where it is heard that the caller leaves. Raises Refusal."""
 
 
 class McpEndpoint:
@@ -83,12 +85,13 @@ class McpEndpoint:
         request = getattr(context, "request", None)
         headers, receive = (dict(request.scope["headers"]), request.receive) if request else ({}, None)
         try:
-            result = await offer.call(params.arguments or {}, headers, receive)
+            result, meta = await offer.call(params.arguments or {}, headers, receive)
         except Refusal as exc:
             return CallToolResult(content=[TextContent(text=str(exc))], is_error=True)
         value = from_json(result)
         structured = value if is_object(offer.returns) else {"result": value}
-        return CallToolResult(content=[TextContent(text=result.decode())], structured_content=structured)
+        content = [TextContent(text=result.decode())]
+        return CallToolResult(content=content, structured_content=structured, _meta=meta or None)
 
     async def close(self) -> None:
         """End its tasks."""

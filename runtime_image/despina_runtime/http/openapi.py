@@ -116,7 +116,8 @@ def _batch(config: RuntimeConfig) -> Schemas:
     items = {"type": "array", "minItems": 1, "maxItems": 256, "items": {}}
     result = {
         "type": "object",
-        "properties": {"outputs": _ref("Outputs"), "problem": _ref("Problem"), "degraded": {"type": "string"}},
+        "properties": {"outputs": _ref("Outputs"), "problem": _ref("Problem")}
+        | {name: {"type": "string"} for name in ("prediction_id", "degraded")},
     }
     return {
         "summary": f"Run {config.program} on many inputs; each has a result of its own",

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from despina.wire import RuntimeConfig
 from despina_runtime.http.asgi import read_body
+from despina_runtime.http.feedback import Feedback
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
 from despina_runtime.http.prometheus import metrics
@@ -28,7 +29,7 @@ from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem, as_proble
 from despina_runtime.program.interface import Interface
 
 LARGEST_BATCH = 256
-Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Answer]]
+Run = Callable[[bytes, Mapping[bytes, bytes]], Awaitable[tuple[Answer, str]]]
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <link rel="stylesheet" href="docs/assets/swagger-ui.css"></head>
@@ -38,7 +39,12 @@ PAGE = """<!doctype html>
 
 
 def build_routes(
-    interface: Interface, config: RuntimeConfig, modules: Modules, sessions: Sessions, run: Run
+    interface: Interface,
+    config: RuntimeConfig,
+    modules: Modules,
+    sessions: Sessions,
+    run: Run,
+    feedback: Feedback | None = None,
 ) -> Starlette:
     """The application behind `POST /execute`."""
     schema = interface.schema() | {"program": config.program, "version": config.model.version}
@@ -54,6 +60,7 @@ def build_routes(
             Route("/openapi.json", _answer(openapi(interface, config, schemas))),
             Route("/docs", lambda _: HTMLResponse(PAGE.format(title=config.program))),
             Mount("/docs/assets", StaticFiles(directory=_assets())),
+            *([Route("/feedback", feedback.answer, methods=["POST"])] if feedback else ()),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", lambda _: PlainTextResponse("ok")),
             Route("/metrics", metrics),
@@ -101,11 +108,11 @@ class Batch:
 
     async def _one(self, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:
         try:
-            answer = await self._run(body, headers)
+            answer, name = await self._run(body, headers)
         except Exception as exc:
             return b'{"problem":%s}' % as_problem(exc).body()
         degraded = b',"degraded":%s' % orjson.dumps(answer.degraded) if answer.degraded else b""
-        return b'{"outputs":%s%s}' % (answer.body, degraded)
+        return b'{"outputs":%s,"prediction_id":"%s"%s}' % (answer.body, name.encode(), degraded)
 
 
 def _items(body: bytes) -> list[Any]:

@@ -19,7 +19,7 @@ from despina_runtime.cache.store import Store
 from despina_runtime.lm.adapters import ADAPTERS, EachItsOwn
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.retry import is_refusal
-from despina_runtime.lm.target import Target
+from despina_runtime.lm.target import Guard, Target, unguarded
 from despina_runtime.paths import is_in
 
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
@@ -164,11 +164,17 @@ def is_on_a_loop() -> bool:
 class LMs:
     """All LMs of one worker, and what DSPy is told of them for one request."""
 
-    def __init__(self, config: RuntimeConfig, store: Store | None, program: dspy.Module) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        store: Store | None,
+        program: dspy.Module,
+        guard: Guard = unguarded,
+    ) -> None:
         loop = asyncio.get_running_loop()
         lm_store = store if config.cache and config.cache.scope != "Program" else None
         share_seconds = config.request_timeout_seconds / (1 + len(config.fallbacks))
-        self._targets = {lm.name: Target(lm, lm_store, share_seconds) for lm in config.lms}
+        self._targets = {lm.name: Target(lm, lm_store, share_seconds, guard) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
         self._is_mixed = self._pin(program, config)

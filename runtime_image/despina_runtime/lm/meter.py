@@ -7,11 +7,12 @@ A request's meter is the key `meter` of `dspy.settings`. DSPy carries these into
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import dspy
 from prometheus_client import Counter
@@ -25,6 +26,23 @@ MILLION = Decimal(1_000_000)
 GRACE_SECONDS = 1.0
 Lingering = Future[Any] | asyncio.Task[Any]
 T = TypeVar("T")
+
+
+class LMCall(NamedTuple):
+    """One attempt at an LM."""
+
+    lm: str
+    model: str
+    module: str
+    began: float
+    """By `time.perf_counter`."""
+    seconds: float
+    tokens: tuple[int, int]
+    """Input and output, as the provider counted."""
+    cost: str
+    """In US dollars, as decimal digits; empty where no price is known."""
+    error: str
+    """The type of what was raised; empty for an answer."""
 
 
 @dataclass(slots=True)
@@ -49,6 +67,8 @@ class Meter:
     """Threads that work on it or have worked, and whatever else would not end when it was told to."""
     failure: Exception | None = None
     """That of the last LM call that failed, which the program may have hidden in an exception of its own."""
+    calls: list[LMCall] = field(default_factory=list)
+    """All attempts, in the order in which they ended."""
 
     def wait(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
         """From a thread: what the work gives, on the event loop.
@@ -80,8 +100,9 @@ class Meter:
         for future in tuple(self.waited_for):
             future.cancel()
 
-    def spend(self, lm: LMConfig, module: str, usage: dict[str, Any]) -> None:
-        """Book the usage of one answer, also for a program that tracks it by DSPy's means."""
+    def spend(self, lm: LMConfig, module: str, usage: dict[str, Any], began: float) -> None:
+        """Book the usage of one answer to a question asked at `began`, also for a program that tracks it by DSPy's
+        means."""
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
@@ -89,10 +110,18 @@ class Meter:
         TOKENS.labels(lm.name, module, "output").inc(tokens[1])
         if tracker := dspy.settings.usage_tracker:
             tracker.add_usage(lm.model, usage)
-        if lm.price:
-            cost = price_of(lm, *tokens)
+        cost = price_of(lm, *tokens) if lm.price else None
+        self.note(lm, module, began, tokens=tokens, cost="" if cost is None else format(cost, "f"))
+        if cost is not None:
             self.cost = (self.cost or Decimal(0)) + cost
             COST.labels(lm.name, module).inc(float(cost))
+
+    def note(
+        self, lm: LMConfig, module: str, began: float, tokens: tuple[int, int] = (0, 0), cost: str = "", error: str = ""
+    ) -> None:
+        """Write down an attempt that has ended."""
+        seconds = time.perf_counter() - began
+        self.calls.append(LMCall(lm.name, lm.model, module, began, seconds, tokens, cost, error))
 
 
 def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +45,15 @@ class Client(Protocol):
     async def close(self) -> None:
         """Give the connections back."""
         ...
+
+
+Guard = Callable[[LMConfig, Client], Client]
+"""Puts something before each attempt to ask an LM."""
+
+
+def unguarded(_: LMConfig, client: Client) -> Client:
+    """Nothing stands before it."""
+    return client
 
 
 class DspyClient:
@@ -87,10 +98,10 @@ class DspyClient:
 class Target:
     """One entry of `lms`. A request leaves it `share_seconds` at least, if it is asked at once."""
 
-    def __init__(self, config: LMConfig, store: Store | None, share_seconds: float) -> None:
+    def __init__(self, config: LMConfig, store: Store | None, share_seconds: float, guard: Guard = unguarded) -> None:
         self.config = config
         self._store = store
-        self._client: Client = CompatibleClient(config) if is_compatible(config) else DspyClient(config)
+        self._client = guard(config, CompatibleClient(config) if is_compatible(config) else DspyClient(config))
         self._breaker = Breaker(config.breaker) if config.breaker else None
         self._key = KeyFile(config.api_key_file)
         self._own_seconds = min(config.request_timeout_seconds, share_seconds) / 2
@@ -152,10 +163,12 @@ class Target:
         attempt = 0
         while True:
             attempt += 1
+            began = time.perf_counter()
             try:
                 completion = await self._attempt(messages, params, meter, until, emit)
             except LMError as exc:
                 CALLS.labels(self.config.name, module, type(exc).__name__).inc()
+                meter.note(self.config, module, began, error=type(exc).__name__)
                 remaining = until - asyncio.get_running_loop().time()
                 retries = 0 if isinstance(exc, LMUnavailable) else self.config.retries
                 wait = next_delay(attempt, retries, exc, random.random(), remaining)  # noqa: S311 - jitter
@@ -164,7 +177,7 @@ class Target:
                 await asyncio.sleep(wait)
             else:
                 CALLS.labels(self.config.name, module, "ok").inc()
-                meter.spend(self.config, module, completion.usage)
+                meter.spend(self.config, module, completion.usage, began)
                 return completion
 
     async def _attempt(

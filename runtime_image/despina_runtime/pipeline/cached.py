@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from despina_runtime.cache.flight import is_over
-from despina_runtime.cache.store import Store
+from despina_runtime.cache.store import Found, Store
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem, deadline_exceeded
 
@@ -54,7 +54,7 @@ class Cache:
         """The stored answer, somebody else's who asks the same, or what follows, which is then stored."""
         key = self._store.keys.of_answer(self._path, call.lm, call.temperature, call.body)
         if self._stores_answers and (found := self._store.here(key)):
-            return Answer(found.value, tier=found.tier, key=key)
+            return _kept(found, key)
         if call.refusal:  # its answer is no caller's, and may differ for what was refused
             return await self._look(key) or await self._then(call)
         if call.emit or not self._store.flights.is_shared:
@@ -63,7 +63,7 @@ class Cache:
 
     async def _look(self, key: str) -> Answer | None:
         found = await self._store.get(key) if self._stores_answers else None
-        return Answer(found.value, found.tier, key) if found else None
+        return _kept(found, key) if found else None
 
     async def _together(self, call: Call, key: str) -> Answer:
         """One flight of this worker, led among all workers where a Redis joins them."""
@@ -81,7 +81,11 @@ class Cache:
             answer, leads = await self._store.flights.share(_flight(call, key), call.deadline + GRACE_SECONDS, work)
         except TimeoutError:
             raise deadline_exceeded() from None
-        return answer if leads else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True)
+        return (
+            answer
+            if leads
+            else Answer(answer.body, answer.tier, answer.key, answer.degraded, collapsed=True, origin=answer.origin)
+        )
 
     async def _alone(self, call: Call, key: str) -> Answer:
         """What Redis has, or what is made by one of all workers. A crowd of one worker asks Redis only once."""
@@ -109,9 +113,15 @@ class Cache:
         kept = list(call.meter.pending)
         if self._stores_answers:
             answer.key = key
-            kept.append((key, answer.body))
+            kept.append((key, b"%s\n%s" % (answer.body, answer.origin.encode()) if answer.origin else answer.body))
         self._store.put(kept)
         return answer
+
+
+def _kept(found: Found, key: str) -> Answer:
+    """What is kept is the body; where predictions are recorded, the prediction's name is a second line of it."""
+    body, _, origin = found.value.partition(b"\n")
+    return Answer(body, found.tier, key, origin=origin.decode() or None)
 
 
 def _flight(call: Call, key: str) -> str:

@@ -13,6 +13,9 @@ from despina_runtime.messages import Receive
 Emit = Callable[[str, dict[str, str]], Awaitable[None]]
 """Told what happens while an answer is made: an event's name and data, `delta` {field, text} or `status` {message}."""
 
+Traced = tuple[Any, Mapping[str, Any], Any]
+"""A predictor, its inputs and its prediction, as DSPy traces them."""
+
 
 class Call:
     """One request. Its defaults stand on the class, so that a cached answer pays for three assignments."""
@@ -31,6 +34,10 @@ class Call:
     """The body as the program's inputs, once it was parsed."""
     receive: Receive | None = None
     """Where the caller's leaving is heard of; None where somebody else listens, or nobody can leave."""
+    origin: str | None = None
+    """Its prediction's name, once it is executed and recorded; without a MAC."""
+    steps: list[Traced] | None = None
+    """Where predictors leave what they were given and gave; None where nobody records."""
     _meter: Meter | None = None
 
     def __init__(self, body: bytes, deadline: float, lm: str | None = None) -> None:
@@ -62,6 +69,8 @@ class Answer:
     """What this answer's headers were, where it is given again."""
     collapsed: bool = False
     """Whether another request at the same time had it made."""
+    origin: str | None = None
+    """The name of the prediction that it is, where predictions are recorded."""
 
 
 class Rejected(Exception):

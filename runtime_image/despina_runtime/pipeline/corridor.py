@@ -18,9 +18,12 @@ from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.pipeline.fallback import OtherProgram, build_fallback
 from despina_runtime.pipeline.guard import Guard
+from despina_runtime.pipeline.recorded import Recorded
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
+from despina_runtime.telemetry.prediction import Names
+from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import Toolbox
 
 TRIALS = 2
@@ -60,7 +63,14 @@ class Corridors:
     """Builds corridors, for a revision of the program and for its modules."""
 
     def __init__(
-        self, config: RuntimeConfig, store: Store | None, lms: LMs, capacity: Capacity, toolbox: Toolbox | None = None
+        self,
+        config: RuntimeConfig,
+        store: Store | None,
+        lms: LMs,
+        capacity: Capacity,
+        toolbox: Toolbox | None = None,
+        recorder: Recorder | None = None,
+        names: Names | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -68,13 +78,18 @@ class Corridors:
         self._capacity = capacity
         self._toolbox = toolbox
         self._fallback: Step | None = None
+        self._recorder, self.names = recorder, names
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 
     def build(self, program: dspy.Module, is_async: bool, interface: Interface, path: str = "") -> Step:
-        """rate limit → replay → attended → parse → cache → fallback → tally → breaker → queue → validate → execute."""
+        """rate limit → replay → attended → parse → cache → fallback → tally → breaker → queue → recorded → validate →
+        execute."""
         config, cache = self._config, self._config.cache
-        step: Step = Queue(self._capacity.slots, self._validated(program, is_async, interface))
+        step: Step = self._validated(program, is_async, interface)
+        if self._recorder and self.names:
+            step = Recorded(self._recorder, self.names, program, (config.revision, config.model.version, path), step)
+        step = Queue(self._capacity.slots, step)
         if not path:
             step = self._counted(step)
         if config.fallback and not path:

@@ -57,6 +57,8 @@ class Execute:
             Rejected: an LM's answer could not be read, nor that of a second try.
         """
         own, toolbox = self._lms.context(call.lm, call.temperature), self._toolbox
+        if call.steps is not None:
+            own = own | {"trace": call.steps}
         if toolbox and call.refusal:
             toolbox = toolbox.refusing(call.refusal)
         with dspy.context(meter=call.meter, toolbox=toolbox, **own):

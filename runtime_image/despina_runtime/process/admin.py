@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from despina.wire import (
     INTERFACE_PATH,
+    LABELS_PATH,
     LONGEST_WAIT,
     MAX_ORDER_BYTES,
     ORDERS_PATH,
@@ -24,6 +25,9 @@ from despina.wire import (
     OrdersReport,
     PodState,
 )
+from despina_runtime.feedback.counts import REGISTRY
+from despina_runtime.feedback.desk import FeedbackDesk
+from despina_runtime.feedback.peers import LABELS, REPLIES, is_signed
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.process.news import News
 
@@ -118,6 +122,7 @@ def build_admin(
     news: News,
     interface: Callable[[str], bytes | None],
     is_reader: Callable[[str], bool] = lambda _: True,
+    feedback: FeedbackDesk | None = None,
 ) -> Starlette:
     """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
     whether it lets its bearer read."""
@@ -165,13 +170,21 @@ def build_admin(
         found = interface(request.path_params["revision"])
         return Response(found or b"{}", 200 if found else 404, media_type="application/json")
 
+    async def take_labels(request: Request) -> Response:
+        body = await request.body()
+        if not feedback or not is_signed(feedback.key, feedback.pod, body, request.headers.get(SIGNATURE_HEADER, "")):
+            return PlainTextResponse("not for this pod\n", 421)
+        replies = await feedback.store(LABELS.validate_json(body))
+        return Response(REPLIES.dump_json(replies), media_type="application/json")
+
     return Starlette(
         routes=[
+            Route(LABELS_PATH, take_labels, methods=["POST"]),
             Route(STATE_PATH, to_readers(tell_state)),
             Route(f"{INTERFACE_PATH}/{{revision}}", to_readers(tell_interface)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Route("/metrics", metrics),
+            Route("/metrics", lambda request: metrics(request, REGISTRY)),
             Route(ORDERS_PATH, orders, methods=["POST"]),
         ]
     )

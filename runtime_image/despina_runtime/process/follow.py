@@ -18,8 +18,9 @@ import httpx
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
 from despina.wire import ModelRef, RuntimeConfig
+from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew, prepare_folder
+from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
 
@@ -44,11 +45,7 @@ class Follower:
     poll_seconds: float
     current: Crew | None = None
     failed: set[str] = field(default_factory=set)
-
-    @property
-    def tracking_uri(self) -> str:
-        """The registry; there is no operator here to name one."""
-        return self.program.spec.source.mlflow.tracking_uri or ""
+    desk: FeedbackDesk | None = None
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
@@ -57,7 +54,8 @@ class Follower:
         stop = asyncio.Event()
         on_signals(stop)
         listen = open_port(self.host, self.port)
-        async with httpx.AsyncClient(base_url=self.tracking_uri, timeout=10) as client:
+        self._open_desk()
+        async with httpx.AsyncClient(base_url=tracking_uri(self.program), timeout=10) as client:
             while not stop.is_set():
                 version = await wanted_version(client, self.program, self.secrets)
                 if version and version not in self.failed and version != self._version():
@@ -65,7 +63,16 @@ class Follower:
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
+        if self.desk:
+            await self.desk.close(DRAIN_SECONDS)
         return 0
+
+    def _open_desk(self) -> None:
+        """For what callers say; one for all versions, for a label may be about an earlier one."""
+        config = self._config("0")
+        self.desk = desk_of(config, self.cache, 0)
+        if self.desk:
+            self.desk.start()
 
     async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
         """Until the next poll, a signal, or the workers' end."""
@@ -84,7 +91,7 @@ class Follower:
 
     async def _switch(self, version: str, listen: socket.socket) -> None:
         log.info("Starting version=%s", version)
-        crew = Crew(self._config(version), self.cache, listen)
+        crew = Crew(self._config(version), self.cache, listen, self.desk)
         failure = await crew.start()
         if failure:
             self.failed.add(version)
@@ -98,15 +105,36 @@ class Follower:
             old.drain()
 
     def _config(self, version: str) -> RuntimeConfig:
-        name = self.program.spec.source.mlflow.model
-        revision = revision_of(self.program, ModelRef(name=name, version=version, tracking_uri=self.tracking_uri))
-        config = runtime_config(self.program, revision, secrets_dir=str(self.secrets))
+        config = _of_version(self.program, version, self.secrets)
         return config.model_copy(update={"drain_seconds": DRAIN_SECONDS, "port": self.port})
 
     async def _end(self) -> None:
         if self.current:
             self.current.drain()
             await self.current.ended.wait()
+
+
+def tracking_uri(program: Program) -> str:
+    """The registry, which the manifest must name: there is no operator here. Raises NotServable."""
+    found = program.spec.source.mlflow.tracking_uri
+    if found is None:
+        raise NotServable("set spec.source.mlflow.trackingURI, --tracking-uri or MLFLOW_TRACKING_URI")
+    return found
+
+
+def _of_version(program: Program, version: str, secrets: Path) -> RuntimeConfig:
+    name = program.spec.source.mlflow.model
+    revision = revision_of(program, ModelRef(name=name, version=version, tracking_uri=tracking_uri(program)))
+    return runtime_config(program, revision, secrets_dir=str(secrets))
+
+
+async def config_of(program: Program, secrets: Path) -> RuntimeConfig:
+    """What a pod of the version that the manifest means now would run; raises NotServable."""
+    async with httpx.AsyncClient(base_url=tracking_uri(program), timeout=10) as client:
+        version = await wanted_version(client, program, secrets)
+    if version is None:
+        raise NotServable(f"MLflow names no version of {program.spec.source.mlflow.model} that is meant")
+    return _of_version(program, version, secrets)
 
 
 async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: Path) -> str | None:
@@ -132,7 +160,6 @@ async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: P
 
 async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:
     """Serve a manifest on this machine."""
-    if program.spec.source.mlflow.tracking_uri is None:
-        raise NotServable("set spec.source.mlflow.trackingURI, --tracking-uri or MLFLOW_TRACKING_URI")
+    tracking_uri(program)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         return await Follower(program, host, port, Path(cache), secrets, poll_seconds).run()

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from despina.wire import (
     ADMIN_PORT,
+    POD_IP_ENV,
     POD_NAME_ENV,
     Failure,
     FailureReason,
@@ -39,14 +40,17 @@ from despina.wire import (
     RuntimeConfig,
     may_read,
 )
+from despina_runtime.feedback.desk import FeedbackDesk, prepare
+from despina_runtime.feedback.label import Label
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
-from despina_runtime.lines import LONGEST_LINE, next_line
+from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
+from despina_runtime.telemetry.prediction import pod_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,6 +78,7 @@ class Worker:
     state: PodState = field(default_factory=PodState)
     """What it last said of itself."""
     asked: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
+    _storing: set[asyncio.Task[Any]] = field(default_factory=set)
     silent_seconds: float = 0.0
     """Counted where it is looked for: in seconds that the supervisor itself was awake."""
 
@@ -99,10 +104,17 @@ class Worker:
         except ValidationError:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    async def listen(self, heard: Callable[[], None]) -> None:
+    async def listen(self, heard: Callable[[], None], desk: FeedbackDesk | None) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
-            said, self.silent_seconds = json.loads(line), 0.0
+            self.silent_seconds = 0.0
+            if line.startswith(RECORDS):
+                if desk:
+                    desk.record(line[len(RECORDS) :])
+                continue
+            said = json.loads(line)
+            if desk and "labels" in said:
+                _task(self._store(desk, said), self._storing)
             self.is_ready = self.is_ready or "ready" in said
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
@@ -111,6 +123,10 @@ class Worker:
                 waiting.set_result(said["ok"])
         for waiting in self.asked.values():
             waiting.set_result(True)
+
+    async def _store(self, desk: FeedbackDesk, said: dict[str, Any]) -> None:
+        replies = await desk.store([Label.model_validate(label) for label in said["labels"]])
+        self.say({"id": said["id"], "replies": [reply.model_dump() for reply in replies]})
 
     def say(self, what: dict[str, object]) -> None:
         """One line; a worker that has gone meanwhile does not hear it."""
@@ -147,7 +163,10 @@ class Crew:
     within a minute.
     """
 
-    def __init__(self, config: RuntimeConfig, cache: Path, listen: socket.socket) -> None:
+    def __init__(
+        self, config: RuntimeConfig, cache: Path, listen: socket.socket, desk: FeedbackDesk | None = None
+    ) -> None:
+        self._desk = desk
         self.ended = asyncio.Event()
         self._wanted = Wanted(config)
         self._file = cache / WORKERS / f"{config.revision}.json"
@@ -196,7 +215,7 @@ class Crew:
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(self.news.look), self._watching)
+        listening = _task(worker.listen(self.news.look, self._desk), self._watching)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -302,7 +321,8 @@ class Crew:
     def state(self) -> PodState:
         """All workers' states as one."""
         uptime = asyncio.get_running_loop().time() - self._began
-        return merged([w.state for w in self._workers], uptime, self.config.workers)
+        found = merged([w.state for w in self._workers], uptime, self.config.workers)
+        return found.model_copy(update={"feedback": self._desk.report()}) if self._desk else found
 
     def interface(self, revision: str) -> bytes | None:
         """A held revision's interface as JSON Schema, as its workers left it."""
@@ -357,15 +377,29 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     prepare_folder(cache)
     stop = asyncio.Event()
     on_signals(stop)
-    crew = Crew(config, cache, open_port(host, config.port))
-    admin = _serve_admin(crew, stop, open_port(host, admin_port))
+    desk = desk_of(config, cache, admin_port)
+    if desk:
+        desk.start()
+    crew = Crew(config, cache, open_port(host, config.port), desk)
+    admin = _serve_admin(crew, stop, open_port(host, admin_port), desk)
     try:
         return await _live(crew, stop)
     finally:
         admin.cancel()
+        if desk:
+            await desk.close(config.request_timeout_seconds)
 
 
-def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asyncio.Task[None]:
+def desk_of(config: RuntimeConfig, cache: Path, admin_port: int) -> FeedbackDesk | None:
+    """Where feedback goes to, if the manifest wants it."""
+    if config.feedback is None:
+        return None
+    pod = pod_of(os.environ.get(POD_IP_ENV, ""), admin_port)
+    prepare(cache, pod)
+    return FeedbackDesk(config, config.feedback, cache, pod)
+
+
+def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket, desk: FeedbackDesk | None) -> asyncio.Task[None]:
     config, boot = crew.config, secrets.token_hex(8)
     here = config.namespace, os.environ.get(POD_NAME_ENV, "")
     app = build_admin(
@@ -376,6 +410,7 @@ def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket) -> asynci
         crew.news,
         crew.interface,
         partial(may_read, config.read_key, *here),
+        desk,
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 

@@ -21,6 +21,8 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ import uvloop
 
 from despina.wire import Order, RuntimeConfig
 from despina_runtime.http.server import Server, make_server
-from despina_runtime.lines import LONGEST_LINE, next_line
+from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
 from despina_runtime.problem import place_of
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.unservable import ProgramError
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TELL_SECONDS = 0.1
+MOST_UNREAD = 2**24
+"""Bytes that may wait for the supervisor."""
 TELL_ANYWAY = 10
 """After so many looks the state is told though it is the same."""
 
@@ -85,10 +89,12 @@ async def _serve(
     server = make_server(engine, config.request_timeout_seconds, config.request_timeout_seconds)
     reader, writer = await asyncio.open_connection(sock=control, limit=LONGEST_LINE)
     _say(writer, {"loaded": True})
+    engine.line.connect(lambda said: _say(writer, said))
     joined = asyncio.Event()
     beside = [
         asyncio.create_task(_obey(reader, writer, engine, server, joined, config.drain_seconds)),
         asyncio.create_task(_tell(writer, engine)),
+        asyncio.create_task(_hand_over(writer, engine)),
     ]
     await joined.wait()
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=listen_fd)]))
@@ -99,6 +105,9 @@ async def _serve(
     await serving
     for task in beside:
         task.cancel()
+    engine.recorder.hand_over(partial(_records, writer))
+    with suppress(ConnectionError):  # the supervisor may have gone first
+        await writer.drain()
     await engine.stop()
 
 
@@ -131,6 +140,21 @@ async def _tell(writer: asyncio.StreamWriter, engine: Engine) -> None:
         await asyncio.sleep(TELL_SECONDS)
 
 
+async def _hand_over(writer: asyncio.StreamWriter, engine: Engine) -> None:
+    """What was executed, a few times a second."""
+    while True:
+        engine.recorder.hand_over(partial(_records, writer))
+        await asyncio.sleep(TELL_SECONDS)
+
+
+def _records(writer: asyncio.StreamWriter, batch: bytes) -> bool:
+    """A line of its own kind: the supervisor's event loop does not read it. A body's line breaks are white space."""
+    if writer.transport.get_write_buffer_size() > MOST_UNREAD:
+        return False
+    writer.write(RECORDS + batch.replace(b"\n", b" ") + b"\n")
+    return True
+
+
 async def _obey(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
@@ -146,6 +170,8 @@ async def _obey(
             break
         if "serve" in said:
             joined.set()
+        elif "replies" in said:
+            engine.line.heard(said["id"], said["replies"])
         else:
             ok = await _carry_out(engine, said["order"])
             _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})

@@ -1,12 +1,4 @@
-"""Despina's own model format: an MLflow model made of JSON and source files, with no pickle and no secret.
-
-    despina.json      entry point, signature, code files with digests, requirements, the format's version
-    state.json        what `dump_state()` gives (instructions, demonstrations), without any LM
-    code/             the files that the entry point is imported from, all of them listed in despina.json
-    requirements.txt  what must be installed beside dspy
-
-Both formats of `mlflow.dspy.log_model` are pickles and hold the configured LM's API key in plain text.
-"""
+"""Writing a program in Despina's own format (`manifest.py` describes it), and logging it to MLflow."""
 
 from __future__ import annotations
 
@@ -20,50 +12,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
 
 from despina_runtime import compat
 from despina_runtime.program.beside import check_complete
 from despina_runtime.program.interface import Interface, interface_of
+from despina_runtime.program.manifest import CODE, FLAVOR, MANIFEST, STATE, CodeFile, Manifest, sha256
 
 log = logging.getLogger(__name__)
-MANIFEST = "despina.json"
-STATE = "state.json"
-CODE = "code"
-FLAVOR = "despina"
-
-
-class CodeFile(BaseModel):
-    """One source file of the artefact."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """What is in the artefact."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: Literal[1] = 1
-    entrypoint: str
-    """`module:name` of a class or function that, called without arguments, gives the program."""
-    signature: str | None = None
-    """The declared signature; None when the program shows its own."""
-    interface: dict[str, Any]
-    """JSON Schemas of inputs and outputs, for readers that do not run the code."""
-    code: tuple[CodeFile, ...] = ()
-    state_sha256: str
-    requirements: tuple[str, ...] = ()
-    example: dict[str, Any] | None = Field(default=None)
-    """Inputs for the warm-up."""
-    dspy_version: str
 
 
 def log_program(
@@ -268,11 +227,6 @@ def _copy_code(sources: Sequence[str | Path], target: Path) -> list[CodeFile]:
             shutil.copy(source, target / source.name)
     files = sorted(p for p in target.rglob("*") if p.is_file())
     return [CodeFile(path=str(p.relative_to(target)), sha256=sha256(p)) for p in files]
-
-
-def sha256(path: Path) -> str:
-    """A file's digest, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_entrypoint(entrypoint: str, code: tuple[CodeFile, ...]) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import dspy
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import ValidationError
 
 from despina.wire import (
     DIGESTS_FILE,
@@ -33,9 +32,9 @@ from despina.wire import (
 )
 from despina_runtime import compat
 from despina_runtime.paths import is_in
-from despina_runtime.program.artifact import CODE, MANIFEST, STATE, Manifest, sha256
 from despina_runtime.program.fetch import COMPLETE, folder_of
 from despina_runtime.program.interface import Interface, interface_of, module_interfaces, modules_of
+from despina_runtime.program.manifest import CODE, MANIFEST, STATE, Manifest, read_manifest
 from despina_runtime.program.served import prepare
 from despina_runtime.program.unservable import ProgramError
 
@@ -206,23 +205,6 @@ def _forget_lms(program: dspy.Module) -> None:
     """The manifest says which LM is used: one of the state's would know no cache, breaker, price or deadline."""
     for predictor in program.predictors():
         predictor.lm = None
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest, once every file's digest is as it says, and no other file is where code is imported from."""
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except ValidationError as exc:
-        where = ".".join(map(str, exc.errors()[0]["loc"]))
-        raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{MANIFEST}: {where} is not valid") from exc
-    expected = {f"{CODE}/{f.path}": f.sha256 for f in manifest.code} | {STATE: manifest.state_sha256}
-    for path, digest in expected.items():
-        if not (folder / path).is_file() or sha256(folder / path) != digest:
-            raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{path} is not what {MANIFEST} says")
-    there = (p for p in (folder / CODE).rglob("*") if p.is_symlink() or not p.is_dir())
-    if unlisted := sorted({str(p.relative_to(folder)) for p in there} - expected.keys()):
-        raise ProgramError(FailureReason.ARTIFACT_CORRUPT, f"{MANIFEST} does not list {', '.join(unlisted)}")
-    return manifest
 
 
 def check_requirements(requirements: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ from despina.wire import (
     ToolProblemReport,
 )
 from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
-from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal
+from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.messages import Receive
@@ -194,9 +194,9 @@ class Host:
                 work.cancel()
 
     def _offer(self, function: Function) -> Offer:
-        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], _: Receive | None) -> bytes:
+        async def call(arguments: dict[str, Any], headers: dict[bytes, bytes], _: Receive | None) -> Told:
             try:
-                return await self.execute(function.name, arguments, headers)
+                return await self.execute(function.name, arguments, headers), {}
             except Problem as problem:
                 raise Refusal(": ".join(t for t in (problem.title, problem.detail) if t)) from None
 

@@ -224,11 +224,13 @@ def end_job(world: World, name: str, how: str) -> None:
 
 
 def result_of(world: World, job: Document) -> EvaluationResult:
-    nature = world.nature_of(evaluated_by(job).candidate.model)
+    config = evaluated_by(job)
+    nature = world.nature_of(config.candidate.model)
     if nature.broken:
         return EvaluationResult(error="it cannot be loaded")
-    score = 20.0 if "Evaluate" in nature.fails else 90.0
-    return EvaluationResult(score_percent=score, baseline_percent=80.0, examples=50, cost_usd=0.1)
+    score, p = (70.0, 0.95) if "Evaluate" in nature.fails else (90.0, 0.03)
+    compared = {"baseline_percent": 80.0, "gain_low_percent": 1.0, "gain_high_percent": 19.0, "p": p}
+    return EvaluationResult(score_percent=score, examples=50, cost_usd=0.1, **(compared if config.baseline else {}))
 
 
 def evaluated_by(job: Document) -> EvaluationConfig:

@@ -26,7 +26,7 @@ SCORE = {
     "name": "score",
     "type": "Evaluate",
     "timeoutSeconds": 300,
-    "evaluate": {"datasetRef": {"configMap": {"name": "held-out", "key": "all.jsonl"}}, "minScorePercent": 60},
+    "evaluate": {"datasetRef": {"configMap": {"name": "held-out", "key": "all.jsonl"}}, "test": "Paired"},
 }
 NATURES = st.fixed_dictionaries(
     {

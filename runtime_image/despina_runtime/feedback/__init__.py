@@ -1,0 +1,1 @@
+"""What callers say of answers: kept, brought together with what was answered, and delivered."""

@@ -1,0 +1,117 @@
+"""Bringing what waits in the spool to where it belongs: a prediction first, then what was said of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+from despina_runtime.feedback.counts import DELIVERED, REFUSED
+from despina_runtime.feedback.label import Label
+from despina_runtime.feedback.otlp import unrecorded
+from despina_runtime.feedback.peers import Peers, Unreachable
+from despina_runtime.feedback.sink import NoTrace, Refused, Sink
+from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
+from despina_runtime.telemetry.executed import read_executed
+
+log = logging.getLogger(__name__)
+AT_ONCE = 100
+LONGEST_PAUSE_SECONDS = 30.0
+GONE_SECONDS = 120.0
+"""A pod that did not answer for so long does not come back, and what it alone knew is lost with it."""
+InSpool = Callable[..., Any]
+
+
+class Delivery:
+    """One pod's. `in_spool` runs a function in the thread that the spool belongs to."""
+
+    def __init__(self, pod: str, spool: Spool, in_spool: InSpool, sink: Sink, peers: Peers) -> None:
+        self._pod, self._spool, self._in_spool, self._sink, self._peers = pod, spool, in_spool, sink, peers
+        self._silent_since: dict[str, float] = {}
+        self.is_last = False
+        """The volume goes with the pod: what was not sampled is delivered, too, and nobody is waited for."""
+
+    async def round(self) -> bool:
+        """Deliver what is due, as far as it goes; whether anything was there. Raises Away."""
+        predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self.is_last)
+        if predictions:
+            await self._predictions(predictions)
+        labels: list[KeptLabel] = await self._in_spool(self._spool.labels, self._pod, AT_ONCE)
+        here = [one for one in labels if one.pod == self._pod]
+        for one in here:
+            await self._label(one)
+        there = [one for one in labels if one.pod != self._pod]
+        for pod, theirs in groupby(sorted(there, key=lambda one: one.pod), key=lambda one: one.pod):
+            await self._forward(pod, list(theirs))
+        return bool(predictions or here)
+
+    def is_gone(self, pod: str) -> bool:
+        """Whether a pod has not answered for so long that it will not come back."""
+        since = self._silent_since.get(pod)
+        return since is not None and (self.is_last or time.monotonic() - since > GONE_SECONDS)
+
+    async def _predictions(self, kept: Sequence[Kept]) -> None:
+        """Together; if they are refused so, each by itself."""
+        try:
+            await self._sink.deliver([read_executed(one.body) for one in kept])
+        except Refused as exc:
+            if len(kept) > 1:
+                for one in kept:
+                    await self._predictions([one])
+                return
+            await self._without_words(kept[0], exc)
+        await self._in_spool(self._spool.delivered, [one.origin for one in kept])
+        DELIVERED.labels("prediction").inc(len(kept))
+
+    async def _without_words(self, kept: Kept, why: Refused) -> None:
+        """Something in it is not taken: that it was, and what is said of it, shall not be lost with that."""
+        log.warning("A prediction is delivered without what was said error=%s", why)
+        REFUSED.labels("prediction").inc()
+        bare = read_executed(kept.body)._replace(inputs=None, outputs=None, spans=[])
+        try:
+            await self._sink.deliver([bare])
+        except Refused as exc:
+            log.error("A prediction is not taken error=%s", exc)
+
+    async def _label(self, kept: KeptLabel) -> None:
+        label = Label.model_validate_json(kept.body)
+        try:
+            await self._give(label)
+            DELIVERED.labels("label").inc()
+        except Refused as exc:
+            log.error("A label is not taken prediction=%s error=%s", label.prediction, exc)
+            REFUSED.labels("label").inc()
+        await self._in_spool(self._spool.done, [kept])
+
+    async def _give(self, label: Label) -> None:
+        """The label; where its prediction is known to nobody any more, that is delivered in its place first."""
+        try:
+            await self._sink.label(label)
+        except NoTrace:
+            revision, at = label.prediction.partition("-")[0], label.at
+            await self._sink.deliver([unrecorded(label.origin, revision, at)])
+            await self._sink.label(label)
+
+    async def _forward(self, pod: str, kept: Sequence[KeptLabel]) -> None:
+        """To the pod that answered; if it is there no more, to where it has delivered what it knew."""
+        try:
+            replies = await self._peers.forward(pod, [Label.model_validate_json(one.body) for one in kept])
+        except Unreachable:
+            self._silent_since.setdefault(pod, time.monotonic())
+            if self.is_gone(pod):
+                for one in kept:
+                    await self._label(one)
+            return
+        self._silent_since.pop(pod, None)
+        status = {reply.prediction_id: reply.status for reply in replies}
+        await self._in_spool(self._spool.done, [one for one in kept if status.get(one.prediction) == "Stored"])
+        for one in kept:
+            if status.get(one.prediction) == "Gone":
+                await self._label(one)
+
+
+def pause_seconds(failures: int) -> float:
+    """How long to wait after so many tries in a row that failed."""
+    return min(0.5 * float(2 ** min(failures, 10)), LONGEST_PAUSE_SECONDS)

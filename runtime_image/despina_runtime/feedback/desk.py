@@ -1,0 +1,229 @@
+"""A pod's desk for feedback, in the supervisor: takes in what workers record and callers say, and has it delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic_core import from_json
+
+from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
+from despina_runtime.feedback.counts import LOST, WAITING
+from despina_runtime.feedback.delivery import Delivery, pause_seconds
+from despina_runtime.feedback.label import Label, Reply
+from despina_runtime.feedback.peers import Peers
+from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
+from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
+from despina_runtime.telemetry.executed import Executed
+from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, shared_key
+from despina_runtime.telemetry.redaction import redactor
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 0.5
+PRUNE_SECONDS = 30.0
+ON_ITS_WAY_SECONDS = 5.0
+"""A worker hands over what it executed after a moment; if it is killed before, nobody has it."""
+KEY_FILE = "prediction-key"
+
+
+def prepare(cache: Path, pod: str) -> None:
+    """Leave for the workers who this pod is, and a key for where no operator gave one."""
+    os.environ[POD_ENV] = pod
+    file = cache / KEY_FILE
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_hex(32))
+    os.environ[KEY_ENV] = file.read_text()
+
+
+class FeedbackDesk:
+    """One pod's."""
+
+    def __init__(self, config: RuntimeConfig, feedback: FeedbackConfig, cache: Path, pod: str) -> None:
+        self._feedback, self.pod = feedback, pod
+        self._clean = _cleaner(feedback)
+        self._spool = Spool(cache / "feedback" / "spool.sqlite", feedback.spool_bytes)
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._sink: Sink = (
+            FileSink(Path(feedback.folder), pod) if feedback.folder else MLflowSink(config, feedback.experiment)
+        )
+        self.key = shared_key(config)
+        self._peers = Peers(self.key)
+        self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
+        self._coming: asyncio.Queue[tuple[bytes, Sequence[Label], asyncio.Future[bool] | None]] = asyncio.Queue()
+        self._disk_trouble = self._sink_trouble = ""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to store and to deliver."""
+        self._tasks = [asyncio.create_task(work) for work in (self._write(), self._deliver(), self._prune())]
+
+    def record(self, batch: bytes) -> None:
+        """A worker's records, as a JSON list. Nobody waits for them."""
+        self._coming.put_nowait((batch, (), None))
+
+    async def store(self, labels: Sequence[Label]) -> list[Reply]:
+        """What becomes of each: Stored once it is on the disk."""
+        replies = [Reply(prediction_id=one.prediction, status=await self._status(one)) for one in labels]
+        wanted = [one for one, reply in zip(labels, replies, strict=True) if reply.status == "Stored"]
+        if wanted:
+            stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._coming.put_nowait((b"", wanted, stored))
+            if not await stored:
+                return [r.model_copy(update={"status": "Failed"}) if r.status == "Stored" else r for r in replies]
+        return replies
+
+    async def _status(self, label: Label) -> Any:
+        """Whether what it is about is still known to anybody; if that cannot be found out, it is."""
+        if label.pod == self.pod:
+            is_fresh = time.time() - int(label.origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
+            return "Stored" if is_fresh or await self._in_spool(self._spool.knows, label.origin) else "Gone"
+        if self._delivery.is_gone(label.pod):
+            try:
+                async with asyncio.timeout(1):
+                    return "Stored" if await self._sink.has(label.origin) else "Gone"
+            except (Away, TimeoutError):
+                pass
+        return "Stored"
+
+    def report(self) -> FeedbackReport:
+        """What goes wrong, for whoever decides or looks."""
+        return FeedbackReport(trouble=(self._disk_trouble or self._sink_trouble)[:1024])
+
+    async def close(self, seconds: float) -> None:
+        """Deliver what can be in this time; what cannot stays in the spool for as long as that lives."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        while not self._coming.empty():
+            await self._write_once()
+        self._delivery.is_last = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(outcome := await self._round()):
+                    await asyncio.sleep(LOOK_SECONDS if outcome[1] else 0)
+        fill = await self._in_spool(self._spool.fill)
+        LOST.labels("left").inc(fill.predictions)
+        if fill.predictions or fill.labels:
+            log.error("Feedback is left behind predictions=%d labels=%d", fill.predictions, fill.labels)
+        await asyncio.gather(self._sink.close(), self._peers.close())
+        await self._in_spool(self._spool.close)
+        self._thread.shutdown()
+
+    async def _in_spool(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def _write(self) -> None:
+        while True:
+            await self._write_once()
+
+    async def _write_once(self) -> None:
+        """All that has come so far, in one transaction."""
+        found = [await self._coming.get()]
+        while not self._coming.empty():
+            found.append(self._coming.get_nowait())
+        try:
+            await self._in_spool(
+                self._take, [b for b, _, _ in found if b], [one for _, given, _ in found for one in given]
+            )
+            is_stored, self._disk_trouble = True, ""
+        except (sqlite3.Error, OSError) as exc:
+            is_stored, self._disk_trouble = False, f"the pod's disk does not take it: {exc}"
+            LOST.labels("disk").inc(len(found))
+            log.error("Feedback cannot be stored error=%s", exc)
+        for _, _, waiting in found:
+            if waiting and not waiting.done():
+                waiting.set_result(is_stored)
+
+    def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> None:
+        """In the spool's thread."""
+        kept = [one for batch in batches for one in self._readable(batch)]
+        self._spool.take(kept, [_kept_label(self._clean_label(one)) for one in labels])
+
+    def _readable(self, batch: bytes) -> list[Kept]:
+        """What a worker says may be anything, for it runs a model's code; labels that come with it must not suffer."""
+        try:
+            return [self._kept(Executed(*row)) for row in from_json(batch)]
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+            LOST.labels("unreadable").inc()
+            log.error("Records cannot be read error=%s", type(exc).__name__)
+            return []
+
+    def _kept(self, executed: Executed) -> Kept:
+        cleaned = self._clean(executed)
+        part = int(hashlib.sha256(executed.origin.encode()).hexdigest()[:8], 16) % 100
+        return Kept(executed.origin, executed.at, orjson.dumps(tuple(cleaned)), part < self._feedback.sample_percent)
+
+    def _clean_label(self, label: Label) -> Label:
+        if self._feedback.payloads == "Full":
+            return label
+        if self._feedback.payloads == "None":
+            return label.model_copy(update={"reason": "", "expected": None})
+        hide = redactor(self._feedback.redacted_fields, self._feedback.redacted_patterns)
+        return label.model_copy(update={"reason": hide(label.reason), "expected": hide(label.expected)})
+
+    async def _deliver(self) -> None:
+        failures = 0
+        while True:
+            there_was_more, self._sink_trouble = await self._round()
+            failures = failures + 1 if self._sink_trouble else 0
+            if not there_was_more:
+                await asyncio.sleep(pause_seconds(failures) if failures else LOOK_SECONDS)
+
+    async def _round(self) -> tuple[bool, str]:
+        """Whether there was something to deliver, and why it could not be."""
+        try:
+            return await self._delivery.round(), ""
+        except Away as exc:
+            return False, str(exc)
+        except Exception as exc:  # whatever it is, what waits must not wait for ever
+            log.exception("Feedback is not delivered")
+            return False, f"{type(exc).__name__}: {exc}"
+
+    async def _prune(self) -> None:
+        while True:
+            with_words = time.time() - self._feedback.label_within_seconds
+            try:
+                lost = await self._in_spool(self._spool.prune, with_words)
+                LOST.labels("room").inc(lost)
+                fill = await self._in_spool(self._spool.fill)
+                WAITING.labels("prediction").set(fill.predictions)
+                WAITING.labels("label").set(fill.labels)
+            except (sqlite3.Error, OSError) as exc:
+                log.error("The spool cannot be pruned error=%s", exc)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+
+def _kept_label(label: Label) -> KeptLabel:
+    return KeptLabel(label.prediction, label.origin, label.pod, label.at, label.model_dump_json().encode())
+
+
+def _cleaner(feedback: FeedbackConfig) -> Callable[[Executed], Executed]:
+    """What is kept of a record."""
+    if feedback.payloads == "Full":
+        return lambda executed: executed
+    if feedback.payloads == "None":
+        return lambda executed: executed._replace(
+            inputs=None, outputs=None, spans=[s for s in executed.spans if s[0] == "lm"], is_redacted=True
+        )
+    hide = redactor(feedback.redacted_fields, feedback.redacted_patterns)
+
+    def cleaned(executed: Executed) -> Executed:
+        words = [executed.inputs, executed.outputs, executed.spans]
+        kept = hide(words)
+        inputs, outputs, spans = kept
+        return executed._replace(inputs=inputs, outputs=outputs, spans=spans, is_redacted=kept != words)
+
+    return cleaned

@@ -1,0 +1,104 @@
+"""Predictions as traces: OTLP/JSON, with the attributes by which MLflow shows them (pure).
+
+https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from despina_runtime.telemetry.executed import Executed, Span
+
+Attributes = dict[str, Any]
+UNRECORDED = "not recorded: the worker ended before it could be, or what was recorded is not kept any more"
+OK, ERROR = 1, 2
+KINDS = {"module": "CHAIN", "lm": "CHAT_MODEL"}
+
+
+def traces(program: str, namespace: str, executed: Iterable[tuple[str, Executed]]) -> Mapping[str, Any]:
+    """A request for `/v1/traces` of all of these, each with its trace id (32 hexadecimal digits)."""
+    resource = {"service.name": program, "service.namespace": namespace}
+    spans = [span for trace_id, one in executed for span in _spans(program, trace_id, one)]
+    scope = {"scope": {"name": "despina"}, "spans": spans}
+    return {"resourceSpans": [{"resource": {"attributes": _attributes(resource)}, "scopeSpans": [scope]}]}
+
+
+def unrecorded(origin: str, revision: str, at: float) -> Executed:
+    """What stands in the place of a prediction of which nothing is known but its name."""
+    return Executed(origin, at, 0.0, revision, "", "", 0, "unrecorded", "", 0, 0, "", "", None, None, [])
+
+
+def _spans(program: str, trace_id: str, one: Executed) -> Iterator[dict[str, Any]]:
+    root = _id(trace_id, "root")
+    facts: Attributes = {
+        "mlflow.spanType": "CHAIN",
+        "mlflow.spanInputs": one.inputs,
+        "mlflow.spanOutputs": one.outputs,
+        "despina.prediction": one.origin,
+        "despina.revision": one.revision,
+        "despina.model_version": one.version,
+        "despina.module": one.path,
+        "despina.lm": one.lm,
+        "despina.cost_usd": one.cost_usd,
+        "despina.traceparent": one.traceparent,
+        "despina.problem": one.problem,
+        "gen_ai.usage.input_tokens": one.input_tokens or None,
+        "gen_ai.usage.output_tokens": one.output_tokens or None,
+    }
+    yield _span(trace_id, root, None, program, one.at, one.seconds, facts, one.problem)
+    for number, given in enumerate(one.spans):
+        span = Span(*given)
+        name = f"chat {span.facts['model']}" if span.kind == "lm" else span.name
+        at = one.at + span.start
+        error = str(span.facts.get("error") or "")
+        yield _span(trace_id, _id(trace_id, str(number)), root, name, at, span.seconds, _facts(span), error)
+
+
+def _facts(span: Span) -> Attributes:
+    facts, kind = span.facts, {"mlflow.spanType": KINDS[span.kind]}
+    if span.kind == "module":
+        return kind | {"mlflow.spanInputs": facts.get("inputs"), "mlflow.spanOutputs": facts.get("outputs")}
+    return kind | {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": facts["model"],
+        "despina.lm": span.name,
+        "despina.module": facts["module"],
+        "despina.cost_usd": facts["cost_usd"],
+        "gen_ai.usage.input_tokens": facts["input_tokens"],
+        "gen_ai.usage.output_tokens": facts["output_tokens"],
+    }
+
+
+def _span(
+    trace_id: str, span_id: str, parent: str | None, name: str, at: float, seconds: float, facts: Attributes, error: str
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "traceId": trace_id,
+        "spanId": span_id,
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": str(int(at * 1e9)),
+        "endTimeUnixNano": str(int((at + seconds) * 1e9)),
+        "attributes": _attributes(facts),
+        "status": {"code": ERROR, "message": error} if error else {"code": OK},
+    }
+    return found | ({"parentSpanId": parent} if parent else {})
+
+
+def _attributes(facts: Attributes) -> list[dict[str, Any]]:
+    """Without those that say nothing; what is no plain value goes as JSON."""
+    return [{"key": k, "value": _value(v)} for k, v in facts.items() if v is not None and v != ""]
+
+
+def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"intValue": str(value)}
+    return {"stringValue": value if isinstance(value, str) else orjson.dumps(value).decode()}
+
+
+def _id(trace_id: str, part: str) -> str:
+    return hashlib.sha256(f"{trace_id} {part}".encode()).hexdigest()[:16]

@@ -1,0 +1,153 @@
+"""One optimisation, once its data are known: the version that serves is scored, a better one is searched for and
+registered, and both are compared.
+
+The final scoring is set aside first, as large as the scoring of the version that serves turned out to be. A candidate
+is registered before it is judged, so that whatever happens to this process costs no second search.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from despina.wire import OptimizationReason, OptimizationResult, RuntimeConfig
+from despina_runtime.cache.keys import canonical
+from despina_runtime.evaluation.examples import Unusable
+from despina_runtime.evaluation.job import unless
+from despina_runtime.optimization.budget import Budget, check_sufficient
+from despina_runtime.optimization.plan import Plan
+from despina_runtime.optimization.registry import HELDOUT_ROWS, JUDGED, PARENT, SETTINGS, Registry
+from despina_runtime.optimization.scoring import Questions, Scores, Tell, score_version
+from despina_runtime.optimization.search import Found, Search
+from despina_runtime.optimization.states import by_predictor, chosen, readable_diff
+from despina_runtime.optimization.task import Task, TaskRow
+from despina_runtime.optimization.verdict import comparison, verdict
+from despina_runtime.program.manifest import STATE
+
+SLOWER = 1.5
+"""As many times as long as the version that serves a candidate may take: demonstrations make prompts longer."""
+
+
+class Work:
+    """Raises Insufficient and UnknownModule before any call."""
+
+    def __init__(
+        self, plan: Plan, parent: Path, registry: Registry, cache: Path, command: Sequence[str], stop: asyncio.Event,
+        tell: Tell,
+    ) -> None:  # fmt: skip
+        self._plan, self._parent, self._registry, self._cache = plan, parent, registry, cache
+        self._command, self._stop, self._tell = command, stop, tell
+        self._config, self._base = plan.config, plan.config.base
+        self._state = json.loads((parent / STATE).read_bytes())
+        self._names = chosen(list(by_predictor(self._state)), self._config.modules)
+        check_sufficient(plan.limits, plan.least_calls(len(by_predictor(self._state))), self._base.lms)
+        self.budget = Budget(plan.limits)
+
+    async def run(self, address: Path, unjudged: str | None) -> OptimizationResult:
+        """Search and judge; or judge a version that an earlier run has left unjudged."""
+        base = await self._score(self._base, "base", address)
+        if base is None:
+            return self._result("Unjudged" if unjudged else "NothingFound", self._why(), unjudged)
+        version = unjudged
+        if version is None:
+            await asyncio.to_thread(self._registry.mirror, self._base.program, self._plan.dataset)
+            found = await self._search(address)
+            if found.state is None:
+                return self._result("NothingFound", found.ended, None)
+            version = await asyncio.to_thread(self._register, found)
+            if canonical(found.state) == canonical(self._state):
+                return await self._conclude(self._result("Unchanged", "the best program is the parent", version))
+        candidate = await self._score(self._version(version), "candidate", address)
+        if candidate is None:
+            return self._result("Unjudged", self._why(), version)
+        return await self._conclude(await asyncio.to_thread(self._judge, base, candidate, version))
+
+    def _why(self) -> str:
+        return self.budget.refusal or "it was told to end"
+
+    async def _score(self, runtime: RuntimeConfig, which: str, address: Path) -> Scores | None:
+        """None where the budget or a signal ended it first; raises Unusable."""
+        self.budget.begin()
+        asked = Questions(self._plan.dataset.heldout, self._plan.golden, self._config.metric, self._config.tools)
+        work = score_version(runtime, which, asked, self._tell, self._cache, address, self._command)
+        try:
+            scores = await unless(self._stop, work)
+        except Unusable:
+            if self.budget.refusal:
+                return None
+            raise
+        return None if self.budget.refusal else scores
+
+    async def _search(self, address: Path) -> Found:
+        """The best program within what is left when as much is set aside as the first scoring took."""
+        spent = self.budget.spent
+        aside = SLOWER * spent.seconds
+        self.budget.begin(spent.calls, aside)
+        task = self._task(max(0.0, self._plan.limits.seconds - spent.seconds - aside))
+        search = Search(task, self._state, self.budget, self._stop, self._tell)
+        return await search.run(self._base, self._cache, address, self._command)
+
+    def _task(self, seconds: float) -> Task:
+        dataset, config = self._plan.dataset, self._config
+        train, validation = (tuple(TaskRow(**vars(r)) for r in side) for side in (dataset.train, dataset.validation))
+        return Task(
+            names=self._names, optimizer=config.optimizer, metric=config.metric, seconds=seconds, tools=config.tools,
+            train=train, validation=validation,
+        )  # fmt: skip
+
+    def _version(self, version: str) -> RuntimeConfig:
+        """The parent's configuration, for another version of its model."""
+        model = self._base.model.model_copy(update={"version": version, "created_at": None})
+        return self._base.model_copy(update={"model": model})
+
+    def _register(self, found: Found) -> str:
+        """The candidate's version, unjudged."""
+        dataset, optimizer, spent = self._plan.dataset, self._config.optimizer, self.budget.spent
+        self._tell("registering")
+        tags = {
+            PARENT: self._base.model.version,
+            SETTINGS: self._plan.settings,
+            JUDGED: "no",
+            HELDOUT_ROWS: self._plan.heldout_rows,
+            "dataset": dataset.digest,
+            "modules": ", ".join(self._names),
+            "optimizer": optimizer.name,
+            "seed": str(optimizer.seed),
+            "validation": "" if found.score is None else f"{found.score:.4f}",
+            "ended": found.ended,
+            "lm-calls": str(spent.calls),
+            "cost-usd": f"{spent.usd:f}",
+        }
+        files = {f"dataset/{name}": text for name, text in dataset.files().items()}
+        diff = readable_diff(self._state, found.state or {}).encode()
+        state, program = found.state or {}, self._base.program
+        return self._registry.register(program, self._parent, state, tags, {**files, "candidate.diff": diff})
+
+    def _judge(self, base: Scores, candidate: Scores, version: str) -> OptimizationResult:
+        if (len(base.heldout), len(base.golden)) != (len(candidate.heldout), len(candidate.golden)):
+            raise Unusable("the two versions say that they take different rows")
+        times = 1 + self._registry.times_used(self._plan.heldout_rows)
+        seed = self._config.optimizer.seed
+        reason, words, heldout, golden = verdict(base, candidate, self._config.promotion, times, seed)
+        own = {"heldout": comparison(heldout), "golden": comparison(golden)}
+        return self._result(reason, words, version).model_copy(update=own)
+
+    async def _conclude(self, result: OptimizationResult) -> OptimizationResult:
+        """Write down what was found; the alias is moved for nothing but a better version."""
+        spent = self.budget.spent
+        tags = {"reason": result.reason or "", "message": result.message, "lm-calls": str(spent.calls)}
+        tags["cost-usd"] = f"{spent.usd:f}"
+        for name, found in (("heldout", result.heldout), ("golden", result.golden)):
+            if found:
+                tags[name] = found.model_dump_json()
+        tags[JUDGED] = "yes"
+        await asyncio.to_thread(
+            self._registry.tag, result.candidate_version or "", tags, is_better=result.reason == "Better"
+        )
+        return result
+
+    def _result(self, reason: OptimizationReason, message: str, version: str | None) -> OptimizationResult:
+        digest = self._plan.dataset.digest
+        return OptimizationResult(reason=reason, message=message, candidate_version=version, dataset_digest=digest)

@@ -1,0 +1,1 @@
+"""What was answered, as data: recorded once, for whoever wants to know."""

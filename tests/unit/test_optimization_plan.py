@@ -1,0 +1,162 @@
+"""What is known of an optimisation before an LM is asked, and what becomes of its scores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from despina.wire import (
+    BudgetConfig,
+    LabelsConfig,
+    LMConfig,
+    ModelRef,
+    OptimizationConfig,
+    PromotionConfig,
+    RuntimeConfig,
+)
+from despina_runtime.evaluation.examples import Unusable
+from despina_runtime.optimization.plan import read_plan
+from despina_runtime.optimization.scoring import Scores
+from despina_runtime.optimization.verdict import comparison, verdict
+from tests.support.tickets import tickets, write_labels, write_lines
+
+MODEL = ModelRef(name="triage", version="3", tracking_uri="http://mlflow")
+BASE = RuntimeConfig(
+    namespace="ns",
+    program="triage",
+    revision="r",
+    model=MODEL,
+    lms=(LMConfig(name="main", model="openai/m"),),
+    lm="main",
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(rows: int = 200, golden: int = 4, **changes) -> OptimizationConfig:
+        labels = write_labels(tmp_path / "labels.jsonl", tickets(rows, seed=1))
+        lines = [{"ticket": text, "category": category} for text, category in tickets(golden, seed=2)]
+        own = {"labels": LabelsConfig(file=str(labels)), "budget": BudgetConfig(max_lm_calls=500)}
+        own["golden"] = str(write_lines(tmp_path / "golden.jsonl", lines)) if golden else None
+        return OptimizationConfig(**{"base": BASE, **own, **changes})
+
+    return make
+
+
+def test_what_is_read(config):
+    plan = read_plan(config())
+    dataset = plan.dataset
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.heldout) == 200
+    assert len(plan.golden) == 4
+    assert plan.questions == len(dataset.heldout) + 4
+    assert plan.least_calls(3) == 2 * 3 * (len(dataset.validation) + plan.questions)
+    assert (plan.limits.calls, plan.limits.seconds, plan.limits.usd) == (500, 3600, None)
+
+
+OTHER = {
+    "the same again": ({}, True),
+    "how many pods there are": ({"base": BASE.model_copy(update={"replicas": 9, "revision": "other"})}, True),
+    "a module": ({"modules": ("classify",)}, False),
+    "a budget": ({"budget": BudgetConfig(max_lm_calls=501)}, False),
+    "a base version": ({"base": BASE.model_copy(update={"model": MODEL.model_copy(update={"version": "4"})})}, False),
+    "an LM": ({"base": BASE.model_copy(update={"lms": (LMConfig(name="main", model="openai/n"),)})}, False),
+    "when it is better": ({"promotion": PromotionConfig(min_examples=7)}, False),
+    "golden rows": ({"golden": 5}, False),
+    "labels": ({"rows": 201}, False),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_what_gives_a_run_another_name(config, case):
+    changes, is_same = OTHER[case]
+    before = read_plan(config()).settings
+    assert (read_plan(config(**changes)).settings == before) is is_same
+
+
+def test_where_the_files_are_gives_it_none(config, tmp_path):
+    before = read_plan(config()).settings
+    moved = shutil.copy(tmp_path / "labels.jsonl", tmp_path / "moved.jsonl")
+    assert read_plan(config(labels=LabelsConfig(file=str(moved)))).settings == before
+
+
+LACKS = {
+    "too few held-out rows": ({"rows": 100}, "held-out rows of trusted sources, and it takes 100"),
+    "no rows": ({"rows": 0}, "there are no labelled rows to learn from"),
+    "enough": ({"rows": 100, "promotion": PromotionConfig(min_examples=5)}, ""),
+}
+
+
+@pytest.mark.parametrize("case", LACKS)
+def test_what_is_missing(config, case):
+    changes, words = LACKS[case]
+    lack = read_plan(config(**changes)).lack
+    assert words in lack
+    assert bool(words) == bool(lack)
+
+
+BROKEN = {
+    "no JSON": ("{", "labels.jsonl, line 2: (line): Invalid JSON"),
+    "a field of a wrong type": (
+        json.dumps({"prediction_id": 1}),
+        "labels.jsonl, line 2: prediction_id: Input should be",
+    ),
+    "an unknown label": (json.dumps({"label": "maybe"}), "labels.jsonl, line 2: "),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_line_is_told_by_its_number(config, tmp_path, case):
+    line, words = BROKEN[case]
+    own = config(rows=1)
+    path = tmp_path / "labels.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(Unusable) as caught:
+        read_plan(own)
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_not_there(config):
+    with pytest.raises(Unusable, match="nowhere cannot be read: FileNotFoundError"):
+        read_plan(config(golden=0, labels=LabelsConfig(file="nowhere")))
+
+
+def scores(heldout: list[float], golden: list[float] | None = None) -> Scores:
+    return Scores(heldout, golden or [])
+
+
+NONE, ALL, HALF = [0.0] * 40, [1.0] * 40, [0.0, 1.0] * 20
+VERDICTS = {
+    "better on both": (scores(NONE, NONE), scores(ALL, ALL), {}, "Better"),
+    "better, and nothing golden to lose": (scores(NONE), scores(ALL), {}, "Better"),
+    "better, and golden is as it was": (scores(NONE, HALF), scores(ALL, HALF), {}, "Better"),
+    "better on its own rows only": (scores(NONE, ALL), scores(ALL, HALF), {}, "GoldenWorse"),
+    "golden better only": (scores(HALF, NONE), scores(HALF, ALL), {}, "NotBetter"),
+    "worse": (scores(ALL), scores(NONE), {}, "NotBetter"),
+    "perhaps by chance": (scores(NONE), scores([1.0] * 2 + [0.0] * 38), {}, "NotBetter"),
+    "surely, but by too little": (scores(NONE), scores([1.0] * 8 + [0.0] * 32), {"min_gain_percent": 21}, "NotBetter"),
+    "surely, and by enough": (scores(NONE), scores([1.0] * 8 + [0.0] * 32), {"min_gain_percent": 20}, "Better"),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_what_becomes_of_a_candidate(case):
+    base, candidate, rules, expected = VERDICTS[case]
+    reason, words, heldout, golden = verdict(base, candidate, PromotionConfig(**rules), times=1, seed=1)
+    assert reason == expected
+    assert words.count(" rows (gain ") == 1 + bool(base.golden)
+    assert comparison(heldout).rows == 40
+    assert (comparison(golden) is None) == (not base.golden)
+
+
+def test_rows_that_were_used_before_must_show_more():
+    base, candidate = scores(NONE), scores([1.0] * 5 + [0.0] * 35)
+    found = [verdict(base, candidate, PromotionConfig(), times, seed=1)[0] for times in (1, 2, 3, 4)]
+    assert found == ["Better", "Better", "Better", "NotBetter"]
+
+
+def test_the_words_for_people():
+    said = verdict(scores(NONE, HALF), scores(ALL, ALL), PromotionConfig(), 1, 1)[1]
+    assert said.startswith("0.0 → 100.0 % of 40 held-out rows (gain +100.0 points, 95 % interval +100.0 to +100.0, p ")
+    assert "; 50.0 → 100.0 % of 40 golden rows (gain +50.0 points" in said
