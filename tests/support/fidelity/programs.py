@@ -339,6 +339,26 @@ class Gathering(OnlyAsync):
         return (await asyncio.gather(*(self.sort.acall(ticket=f"{ticket} {n}") for n in range(3))))[0]
 
 
+class RunsALoop(Sorting):
+    """An event loop of its own, in each request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = OnlyAsync()
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        return asyncio.run(self.inner.acall(ticket=ticket))
+
+
+class Synced(Sorting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dspy.syncify(OnlyAsync(), in_place=False)
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        return self.inner(ticket=ticket)
+
+
 class Asyncified(OnlyAsync):
     async def aforward(self, ticket: str) -> dspy.Prediction:
         return await dspy.asyncify(self.sort)(ticket=ticket)

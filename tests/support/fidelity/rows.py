@@ -83,6 +83,8 @@ WAYS = {
     "asyncio.gather": "Gathering",
     "dspy.asyncify": "Asyncified",
     "asyncio.to_thread": "InThreads",
+    "asyncio.run in forward": "RunsALoop",
+    "dspy.syncify": "Synced",
     "aforward that does not await": "Blocking",
     "set_lm in the constructor": "OwnLM",
     "dspy.context": "InContext",
