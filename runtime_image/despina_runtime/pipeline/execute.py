@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError, LMRateLimitError, LMTimeoutError
 
+from despina_runtime.cache.flight import is_over
 from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.meter import Meter
@@ -71,6 +72,8 @@ class Execute:
         except (Disconnected, Problem):
             raise
         except Exception as exc:
+            if is_over(call.deadline):  # an LM is given up at the same moment, and its failure may come first
+                raise deadline_exceeded() from exc
             problem = problem_of(cause_of(exc, call.meter))
             if call.refusal:  # which may have led to it: no breaker and no watch shall hold it against the program
                 problem.fault = None
