@@ -115,29 +115,29 @@ def test_those_that_are_spoken_of_come_first_sampled_or_not(spool):
 
 def test_a_label_waits_for_its_prediction(spool):
     spool.take([kept(1)], [label(1), label(7)])
-    assert [one.origin for one in spool.labels(POD, 10)] == ["origin-7"], "nobody here knows what it is about"
+    assert [one.origin for one in spool.labels(10)] == ["origin-7"], "nobody here knows what it is about"
     spool.delivered(["origin-1"])
-    assert [one.origin for one in spool.labels(POD, 10)] == ["origin-1", "origin-7"]
-    spool.done(spool.labels(POD, 10))
-    assert spool.labels(POD, 10) == []
+    assert [one.origin for one in spool.labels(10)] == ["origin-1", "origin-7"]
+    spool.done(spool.labels(10))
+    assert spool.labels(10) == []
     assert spool.knows("origin-1")
 
 
 def test_the_later_of_two_labels_counts_whichever_comes_first(spool):
     spool.take([], [label(1, 5.0, body=b'"b"'), label(1, 4.0, body=b'"a"')])
-    assert [one.body for one in spool.labels(POD, 10)] == [b'"b"']
-    sent = spool.labels(POD, 10)
+    assert [one.body for one in spool.labels(10)] == [b'"b"']
+    sent = spool.labels(10)
     spool.take([], [label(1, 6.0, body=b'"c"')])
     spool.done(sent)
-    assert [one.body for one in spool.labels(POD, 10)] == [b'"c"'], "what came meanwhile is not done with that"
+    assert [one.body for one in spool.labels(10)] == [b'"c"'], "what came meanwhile is not done with that"
 
 
 def test_what_is_taken_twice_is_there_once(spool):
     spool.take([kept(1)], [label(1)])
     spool.delivered(["origin-1"])
-    spool.done(spool.labels(POD, 10))
+    spool.done(spool.labels(10))
     spool.take([kept(1)], [label(1)])
-    assert (spool.due(10), spool.labels(POD, 10)) == ([], [])
+    assert (spool.due(10), spool.labels(10)) == ([], [])
 
 
 def test_what_is_old_is_forgotten_but_not_what_somebody_waits_for(spool):

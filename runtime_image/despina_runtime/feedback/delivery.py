@@ -38,7 +38,7 @@ class Delivery:
         predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self.is_last)
         if predictions:
             await self._predictions(predictions)
-        labels: list[KeptLabel] = await self._in_spool(self._spool.labels, self._pod, AT_ONCE)
+        labels: list[KeptLabel] = await self._in_spool(self._spool.labels, AT_ONCE)
         here = [one for one in labels if one.pod == self._pod]
         for one in here:
             await self._label(one)

@@ -27,7 +27,7 @@ from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import Executed
 from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, shared_key
-from despina_runtime.telemetry.redaction import redactor
+from despina_runtime.telemetry.redaction import Hide, redactor
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
@@ -53,7 +53,8 @@ class FeedbackDesk:
 
     def __init__(self, config: RuntimeConfig, feedback: FeedbackConfig, cache: Path, pod: str) -> None:
         self._feedback, self.pod = feedback, pod
-        self._clean = _cleaner(feedback)
+        self._hide = redactor(feedback.redacted_fields, feedback.redacted_patterns)
+        self._clean = _cleaner(feedback.payloads, self._hide)
         self._spool = Spool(cache / "feedback" / "spool.sqlite", feedback.spool_bytes)
         self._thread = ThreadPoolExecutor(1, "spool")
         self._sink: Sink = (
@@ -171,8 +172,7 @@ class FeedbackDesk:
             return label
         if self._feedback.payloads == "None":
             return label.model_copy(update={"reason": "", "expected": None})
-        hide = redactor(self._feedback.redacted_fields, self._feedback.redacted_patterns)
-        return label.model_copy(update={"reason": hide(label.reason), "expected": hide(label.expected)})
+        return label.model_copy(update={"reason": self._hide(label.reason), "expected": self._hide(label.expected)})
 
     async def _deliver(self) -> None:
         failures = 0
@@ -210,15 +210,14 @@ def _kept_label(label: Label) -> KeptLabel:
     return KeptLabel(label.prediction, label.origin, label.pod, label.at, label.model_dump_json().encode())
 
 
-def _cleaner(feedback: FeedbackConfig) -> Callable[[Executed], Executed]:
+def _cleaner(payloads: str, hide: Hide) -> Callable[[Executed], Executed]:
     """What is kept of a record."""
-    if feedback.payloads == "Full":
+    if payloads == "Full":
         return lambda executed: executed
-    if feedback.payloads == "None":
+    if payloads == "None":
         return lambda executed: executed._replace(
             inputs=None, outputs=None, spans=[s for s in executed.spans if s[0] == "lm"], is_redacted=True
         )
-    hide = redactor(feedback.redacted_fields, feedback.redacted_patterns)
 
     def cleaned(executed: Executed) -> Executed:
         words = [executed.inputs, executed.outputs, executed.spans]

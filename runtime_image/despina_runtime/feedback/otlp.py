@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from despina_runtime.telemetry.executed import Executed, Span
+from despina_runtime.telemetry.prediction import trace_id_of
 
 Attributes = dict[str, Any]
 UNRECORDED = "not recorded: the worker ended before it could be, or what was recorded is not kept any more"
@@ -19,10 +20,10 @@ OK, ERROR = 1, 2
 KINDS = {"module": "CHAIN", "lm": "CHAT_MODEL"}
 
 
-def traces(program: str, namespace: str, executed: Iterable[tuple[str, Executed]]) -> Mapping[str, Any]:
-    """A request for `/v1/traces` of all of these, each with its trace id (32 hexadecimal digits)."""
+def traces(program: str, namespace: str, executed: Iterable[Executed]) -> Mapping[str, Any]:
+    """A request for `/v1/traces` of all of these."""
     resource = {"service.name": program, "service.namespace": namespace}
-    spans = [span for trace_id, one in executed for span in _spans(program, trace_id, one)]
+    spans = [span for one in executed for span in _spans(program, one)]
     scope = {"scope": {"name": "despina"}, "spans": spans}
     return {"resourceSpans": [{"resource": {"attributes": _attributes(resource)}, "scopeSpans": [scope]}]}
 
@@ -32,7 +33,8 @@ def unrecorded(origin: str, revision: str, at: float) -> Executed:
     return Executed(origin, at, 0.0, revision, "", "", 0, "unrecorded", "", 0, 0, "", "", None, None, [])
 
 
-def _spans(program: str, trace_id: str, one: Executed) -> Iterator[dict[str, Any]]:
+def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
+    trace_id = trace_id_of(one.origin)
     root = _id(trace_id, "root")
     facts: Attributes = {
         "mlflow.spanType": "CHAIN",

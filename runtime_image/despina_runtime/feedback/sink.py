@@ -64,8 +64,7 @@ class MLflowSink:
 
     async def deliver(self, executed: Sequence[Executed]) -> None:
         """As one request, which MLflow takes whole or not at all."""
-        found = [(trace_id_of(one.origin), one) for one in executed]
-        body = gzip.compress(orjson.dumps(otlp.traces(self._config.program, self._config.namespace, found)), 1)
+        body = gzip.compress(orjson.dumps(otlp.traces(self._config.program, self._config.namespace, executed)), 1)
         headers = {"content-type": "application/json", "content-encoding": "gzip"}
         headers |= {EXPERIMENT_HEADER: await self._id_of_experiment()}
         status, _ = await self._ask("POST", "/v1/traces", data=body, headers=headers)

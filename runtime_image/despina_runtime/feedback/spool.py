@@ -108,8 +108,8 @@ class Spool:
                 "UPDATE predictions SET is_delivered = 1, body = NULL WHERE origin = ?", [(o,) for o in origins]
             )
 
-    def labels(self, own: str, most: int) -> list[KeptLabel]:
-        """Labels to be delivered, the oldest first: of this pod's predictions only where those have been."""
+    def labels(self, most: int) -> list[KeptLabel]:
+        """Labels to be delivered, the oldest first: of predictions that are here only where those have been."""
         query = (
             "SELECT l.prediction, l.origin, l.pod, l.at, l.body FROM labels l LEFT JOIN predictions p USING (origin) "
             "WHERE NOT l.is_done AND (p.is_delivered OR p.origin IS NULL) ORDER BY l.at LIMIT ?"
