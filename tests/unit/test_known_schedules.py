@@ -50,6 +50,21 @@ SCHEDULES = {
     "a prepared version waits as long as it must": (
         (BY_HAND, {}, [("alias", "2"), ("rounds", 6), ("wait", 700.0), ("unready_for_a_moment", 1), ("operate", None)])
     ),
+    "a gate's time goes on over a pass that meant another version and was outrun": (
+        (
+            BY_HAND,
+            {},
+            [
+                ("lm", "a"),
+                ("rounds", 2),
+                ("wait", 700.0),
+                ("replicas", 0),
+                ("pin", 2),
+                ("interrupted", 1),
+                ("pin", 1),
+            ],
+        )
+    ),
     "an evaluation under way outlives a moment of unreadiness": (
         (BLUE_GREEN, {}, [("alias", "2"), ("rounds", 4), ("unready_for_a_moment", 3), ("operate", None), ("rounds", 6)])
     ),

@@ -412,7 +412,9 @@ class Truth:
         then, counted, step = self.was
         passed = max(0.0, now - max(then, operator.began)) if counted else 0.0  # nobody looked before
         candidate = plan.candidate.hash if plan.candidate else None
-        self.adds_up |= candidate not in (None, self.candidate)  # its time begins now
+        rollout = o.status.rollout
+        is_on_record = rollout is not None and rollout.id == candidate  # a pass between may have meant another one
+        self.adds_up |= candidate not in (None, self.candidate) and not is_on_record  # its time begins now
         self.adds_up &= operator is self.world.operators[0] and (STATUS, "patch") not in self.world.api.refused
         self.versions |= {candidate: plan.candidate.version} if plan.candidate else {}
         failed = candidate is None and any(self._is_new(q.dump()) for q in plan.quarantined)
