@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-rag demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak bench-pod schedules mutants locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-loop demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-soak bench-pod schedules mutants locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -35,6 +35,9 @@ demo: install                    ## the example on a real Kubernetes, with a rel
 
 demo-rag: install                ## retrieval through tools on AWS (a fake) and pgvector, on a real Kubernetes
 	@$(PY) hack/rag.py
+
+demo-loop: install               ## what callers say makes the program better, on a real Kubernetes; wrong labels are refused
+	@$(PY) hack/demo_loop.py
 
 demo-down:                       ## end what a demo left running
 	@test ! -x $(PY) || $(PY) hack/demo.py down

@@ -48,6 +48,9 @@ class Demo:
     """One run of the demo, and what it measured."""
 
     name = "ticket-triage"
+    figures_name = "demo.json"
+    files = ("heldout.yaml", "program.yaml")
+    """Manifests of the example; the program is the last."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -55,7 +58,8 @@ class Demo:
         self.processes = Processes(STATE / "logs")
         kind = type(self.stage).__name__.removesuffix("Stage").lower()
         self.figures: dict[str, Any] = {"cluster": kind, "seconds": {}}
-        self.figures_file = OUT / ("demo.json" if self.name == Demo.name else f"demo-{self.name}.json")
+        self.figures_file = OUT / self.figures_name
+        self.figures_file.unlink(missing_ok=True)  # an earlier run's would stand beside a failure of this one
         STATE.mkdir(parents=True, exist_ok=True)
         (STATE / "cluster").write_text(kind)  # for demo-down
 
@@ -109,19 +113,12 @@ class Demo:
         self._check_split()
         accuracy = self.figures["accuracy"] = {"1": self._accuracy("1")}
         self.step(f"Version 1 is right on {accuracy['1']:.0%} of the held-out tickets")
-        self.step(f"Steady traffic: {RATE} requests/s, new and kept-alive connections, no retries")
-        path = STATE / "traffic.jsonl"
-        script = ROOT / "tests" / "support" / "load.py"
-        body = json.dumps({"ticket": self._tickets("heldout")[0]["ticket"]})
-        traffic = [sys.executable, str(script), f"{self.url}/execute", body, str(RATE), str(path)]
-        self.processes.start("traffic", traffic)
+        traffic = self._start_traffic(RATE)
         self.step("Logging version 2, compiled with BootstrapFewShot on 60 tickets; alias champion -> 2")
         release("compiled", self.uri, self.lm, self.stage.prefix)
         moved = time.time()
         wait_for("version 2 in the status", lambda: self._status("active.version") == "2", 180)
-        self.step(f"{self._status('rollout.strategy')}: {self._status('rollout.strategyReason')}")
-        for gate in json.loads(self._status("rollout.gates") or "[]"):
-            say(f"         gate {gate['name']}: {gate['result']}: {gate['message']}")
+        self._tell_gates()
         wait_for("the end of the watch", lambda: self._status("rollout.step") == "Done", 60)
         accuracy["2"] = self._accuracy("2")
         self.step(f"Version 2 is right on {accuracy['2']:.0%} of the held-out tickets")
@@ -130,10 +127,28 @@ class Demo:
         wait_for("version 3 to be refused", lambda: self._status("model.quarantined[*].message"), 180)
         self.step(f"Version 3 is quarantined: {self._status('model.quarantined[*].message')}")
         say(self._get())
-        self.processes.stop("traffic", seconds=40)
-        self._judge_traffic([json.loads(line) for line in path.read_text().splitlines()], moved)
+        self._judge_traffic(traffic, moved)
 
-    def _judge_traffic(self, records: list[dict[str, Any]], moved: float) -> None:
+    def _start_traffic(self, rate: int) -> Path:
+        """Where a line is written for each request, of which no two are alike."""
+        self.step(f"Steady traffic: {rate} requests/s, new and kept-alive connections, no retries")
+        path = STATE / "traffic.jsonl"
+        script = ROOT / "tests" / "support" / "load.py"
+        body = json.dumps({"ticket": self._tickets("heldout")[0]["ticket"]})
+        self.processes.start(
+            "traffic", [sys.executable, str(script), f"{self.url}/execute", body, str(rate), str(path)]
+        )
+        return path
+
+    def _tell_gates(self) -> None:
+        self.step(f"{self._status('rollout.strategy')}: {self._status('rollout.strategyReason')}")
+        for gate in json.loads(self._status("rollout.gates") or "[]"):
+            say(f"         gate {gate['name']}: {gate['result']}: {gate['message']}")
+
+    def _judge_traffic(self, path: Path, moved: float) -> None:
+        """End the traffic, and say what became of it since the alias moved and before."""
+        self.processes.stop("traffic", seconds=40)
+        records = [json.loads(line) for line in path.read_text().splitlines()]
         failed = [r for r in records if r.get("status") != 200 or r.get("version") not in ("1", "2")]
         first_new = min(r["until"] for r in records if r.get("version") == "2")
         self.figures |= {"sent": len(records), "failed": len(failed)}
@@ -147,12 +162,8 @@ class Demo:
 
     def _leave_open(self) -> None:
         self.figures["seconds"]["total"] = round(time.monotonic() - self.started, 1)
-        self.figures_file.write_text(json.dumps(self.figures, indent=1) + "\n")
-        listen = listening_socket(PORT)
-        listen.set_inheritable(True)
-        command = forward_command(listen.fileno(), self._cluster_ip(), 80)
-        self.processes.start("forward", command, pass_fds=[listen.fileno()])
-        listen.close()
+        self.figures_file.write_text(json.dumps(self._document(), indent=1) + "\n")
+        self._forward("forward", PORT, self._cluster_ip(), 80)
         commands = self._commands()
         write_commands(OUT, commands)
         (STATE / "pids.json").write_text(json.dumps(self.processes.pids))
@@ -164,6 +175,18 @@ class Demo:
             say("  out/release compiled    (logs a version and moves the alias there)")
         say(f"  http://localhost:{PORT}/docs")
 
+    def _document(self) -> dict[str, Any]:
+        """What is written down of the figures."""
+        return self.figures
+
+    def _forward(self, name: str, port: int, host: str, target: int) -> None:
+        """From a port of this machine to one within the cluster's network."""
+        listen = listening_socket(port)
+        listen.set_inheritable(True)
+        command = forward_command(listen.fileno(), host, target)
+        self.processes.start(name, command, pass_fds=[listen.fileno()])
+        listen.close()
+
     def _commands(self) -> dict[str, list[str]]:
         found = {"kubectl": self.stage.wrapper(), "despina": self.stage.despina()}
         if self.name == Demo.name:
@@ -171,22 +194,21 @@ class Demo:
         return found
 
     def _manifests(self) -> list[dict[str, Any]]:
-        """The example's manifest; another LM than the stand-in takes its place, its key in a Secret."""
-        manifest = yaml.safe_load((EXAMPLE / "program.yaml").read_text())
-        examples = yaml.safe_load((EXAMPLE / "heldout.yaml").read_text())
+        """The example's manifests; another LM than the stand-in takes its place, its key in a Secret."""
+        *others, manifest = (yaml.safe_load((EXAMPLE / file).read_text()) for file in self.files)
         if not os.environ.get("LM"):
-            return [examples, manifest]
+            return [*others, manifest]
         lm = manifest["spec"]["lms"][0]
         lm["model"] = self.lm["LM"]
         lm.pop("baseURL")
         if "LM_BASE_URL" in self.lm:
             lm["baseURL"] = self.lm["LM_BASE_URL"]
         if "LM_API_KEY" not in self.lm:
-            return [examples, manifest]
+            return [*others, manifest]
         lm["apiKeySecretRef"] = {"name": "lm", "key": "key"}
         meta = {"name": "lm", "namespace": NAMESPACE}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"key": self.lm["LM_API_KEY"]}}
-        return [secret, examples, manifest]
+        return [secret, *others, manifest]
 
     def _cluster_ip(self) -> str:
         return self._read("service", "spec.clusterIP")

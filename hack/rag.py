@@ -154,6 +154,7 @@ class RagDemo(demo.Demo):
     """The example on a cluster of its own, which is left running."""
 
     name = "rag"
+    figures_name = "demo-rag.json"
 
     def run(self) -> None:
         """All of it."""

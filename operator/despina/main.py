@@ -23,6 +23,8 @@ from despina.reconcile.tool import ToolReconciler
 from despina.reconcile.uses import Uses
 from despina.settings import Settings
 from despina.sources.keys import CURRENT, minter, read_keys
+from despina.sources.labels import Labels
+from despina.sources.marks import Marks
 from despina.sources.mlflow import Registry
 from despina.sources.probes import Probes
 from despina.sources.reports import Reports
@@ -60,7 +62,8 @@ async def run(settings: Settings) -> None:
     defaults = settings.defaults(orders.public_keys)
     reports = Reports(make_client(REPORT_TIMEOUT_SECONDS), queue.add)
     registry = make_registry(settings, queue.add)
-    reconcilers.append(Reconciler(cluster, registry, orders, reports, defaults, mint, clock, clock()))
+    labels, marks = Labels(registry.tracking, queue.add), Marks(registry.tracking, queue.add, clock)
+    reconcilers.append(Reconciler(cluster, registry, labels, marks, orders, reports, defaults, mint, clock, clock()))
     tool_reconcilers.append(ToolReconciler(cluster, probes, uses, mint, defaults, settings.namespaces, clock))
     QUEUE_DEPTH.set_function(lambda: queue.depth + tool_queue.depth)
     health = await serve(settings.health_port, lambda: max(queue.lag, tool_queue.lag))
@@ -77,6 +80,8 @@ async def run(settings: Settings) -> None:
         await asyncio.wait([tasks[0]], timeout=10)
         for task in tasks:
             task.cancel()
+        await labels.close()
+        await marks.close()
         await registry.close()
         await orders.close()
         await reports.close()

@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import yaml
 from pydantic import ValidationError
 
 from despina.api import API_VERSION
+from despina.api.optimization import Optimization
+from despina.api.optimizing import optimization_config
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
 from despina.wire import (
@@ -28,12 +31,9 @@ from despina.wire import (
     GENERATION_DIR,
     OPTIMIZATION_ENV,
     TOOL_HOST_ENV,
-    BudgetConfig,
-    LabelsConfig,
+    DatasetConfig,
     ModelRef,
     OptimizationConfig,
-    OptimizerConfig,
-    PromotionConfig,
     RuntimeConfig,
     ToolHostConfig,
 )
@@ -44,6 +44,19 @@ from despina_runtime.tools.errors import NotATool
 
 if TYPE_CHECKING:
     from despina_runtime.tools.functions import Function
+
+OF_OPTIMIZATION: dict[str, tuple[str, ...]] = {
+    "module": ("modules",),
+    "optimizer": ("optimizer", "name"),
+    "seed": ("optimizer", "seed"),
+    "metric": ("metric",),
+    "max_lm_calls": ("budget", "maxLMCalls"),
+    "max_usd": ("budget", "maxUSD"),
+    "seconds": ("budget", "maxSeconds"),
+    "group_by": ("dataset", "groupBy"),
+    "min_examples": ("promotion", "minExamples"),
+}
+"""Where in `spec.optimization` an option of `optimize` stands."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,20 +129,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_optimize(optimize: argparse.ArgumentParser) -> None:
     optimize.add_argument(
-        "-f", "--file", type=Path, help=f"a DSPyProgram manifest; without one, {OPTIMIZATION_ENV} says what to do"
+        "-f",
+        "--file",
+        type=Path,
+        help="a DSPyProgram manifest, by whose spec.optimization all is done that no option says otherwise;"
+        f" without one, {OPTIMIZATION_ENV} says what to do",
     )
-    optimize.add_argument("--labels", type=Path, help="labelled predictions, as JSON Lines")
+    optimize.add_argument("--labels", type=Path, help="labelled predictions, as JSON Lines, in place of MLflow's")
     optimize.add_argument("--golden", type=Path, help="examples from elsewhere, at which nothing may get worse")
-    optimize.add_argument("--module", action="append", default=[], help="a module that may change; all without any")
-    optimize.add_argument("--optimizer", default=OptimizerConfig().name, help="DSPy's name, or module:function")
+    optimize.add_argument("--module", action="append", help="a module that may change; all without any")
+    optimize.add_argument("--optimizer", help="DSPy's name, or module:function")
     optimize.add_argument("--param", action="append", default=[], help="NAME=JSON, for the optimiser")
-    optimize.add_argument("--seed", type=int, default=0, help="for the optimiser")
-    optimize.add_argument("--metric", default="ExactMatch", help="ExactMatch, F1, Contains or module:function")
+    optimize.add_argument("--seed", type=int, help="for the optimiser")
+    optimize.add_argument("--metric", help="ExactMatch, F1, Contains or module:function")
     optimize.add_argument("--max-lm-calls", type=int, help="how many attempts to ask an LM may be made")
     optimize.add_argument("--max-usd", help="what they may cost by the manifest's prices")
-    optimize.add_argument("--seconds", type=int, default=3600, help="after which no LM is asked any more")
-    optimize.add_argument("--group-by", action="append", default=[], help="an input by which rows belong together")
-    optimize.add_argument("--min-examples", type=int, default=100, help="held-out rows that a verdict needs")
+    optimize.add_argument("--seconds", type=int, help="after which no LM is asked any more")
+    optimize.add_argument("--group-by", action="append", help="an input by which rows belong together")
+    optimize.add_argument("--min-examples", type=int, help="held-out rows that a verdict needs")
     optimize.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
     optimize.add_argument("--secrets", type=Path, default=Path("secrets"), help="a folder of SECRET/KEY files")
     optimize.add_argument("--lm-base-url", help="an OpenAI-compatible server in place of the manifest's")
@@ -141,26 +158,45 @@ def _optimize(args: argparse.Namespace) -> int:
 
     if args.file is None:
         return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
-    if args.labels is None or args.max_lm_calls is None:
-        raise NotServable("with -f, optimize needs --labels and --max-lm-calls")
-    program = Program.parse(_with_options(yaml.safe_load(args.file.read_text()), args))
-    config = asyncio.run(_optimization(program, args))
+    manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
+    program = _asking(Program.parse(manifest), manifest["spec"].get("optimization") or {}, args)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
+        config = asyncio.run(_optimization(program, args, Path(cache)))
         return tell(asyncio.run(optimize(config, Path(cache))))
 
 
-async def _optimization(program: Program, args: argparse.Namespace) -> OptimizationConfig:
-    """What the options ask of the version that the manifest means now."""
-    return OptimizationConfig(
-        base=await config_of(program, args.secrets),
-        modules=tuple(args.module),
-        optimizer=OptimizerConfig(name=args.optimizer, seed=args.seed, params=dict(map(_param, args.param))),
-        metric=args.metric,
-        budget=BudgetConfig(max_lm_calls=args.max_lm_calls, max_usd=args.max_usd, seconds=args.seconds),
-        labels=LabelsConfig(file=str(args.labels), group_by=tuple(args.group_by)),
-        golden=str(args.golden) if args.golden else None,
-        promotion=PromotionConfig(min_examples=args.min_examples),
-    )
+def _asking(program: Program, asked: dict[str, Any], args: argparse.Namespace) -> Program:
+    """A program with `spec.optimization` as it is given, where no option says otherwise."""
+    for option, (*ways, name) in OF_OPTIMIZATION.items():
+        if (value := getattr(args, option)) is not None:
+            _part(asked, ways)[name] = value
+    if args.param:
+        _part(asked, ["optimizer", "params"]).update(map(_param, args.param))
+    if "maxLMCalls" not in asked.get("budget", {}):
+        raise NotServable("optimize needs --max-lm-calls where the manifest has no spec.optimization")
+    spec = program.spec.model_copy(update={"optimization": Optimization.model_validate(asked)})
+    return program.model_copy(update={"spec": spec})
+
+
+def _part(document: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
+    for way in ways:
+        document = document.setdefault(way, {})
+    return document
+
+
+async def _optimization(program: Program, args: argparse.Namespace, folder: Path) -> OptimizationConfig:
+    """What is asked of the version that the manifest means now. The folder is for what is read once."""
+    config = optimization_config(program, await config_of(program, args.secrets), None, None, "")
+    labels, golden, feedback = config.labels, config.golden, program.spec.feedback
+    if args.labels:
+        labels = labels.model_copy(update={"file": str(args.labels), "experiment": None})
+    elif feedback is None or feedback.sink.json_lines:
+        raise NotServable("optimize needs --labels where no spec.feedback brings them to MLflow")
+    if args.golden:
+        golden = DatasetConfig(file=str(shutil.copy(args.golden, folder / "golden.jsonl")))
+    elif golden and golden.file is not None:
+        raise NotServable("dataset.goldenRef names a ConfigMap, which only a cluster has: give its rows with --golden")
+    return config.model_copy(update={"labels": labels, "golden": golden})
 
 
 def _param(text: str) -> tuple[str, Any]:

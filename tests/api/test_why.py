@@ -14,19 +14,24 @@ import pytest
 import yaml
 from aiohttp import web
 
+from despina.api.optimizing import optimization_config
 from despina.api.placement import PlacementProfile
+from despina.api.program import Program
+from despina.api.revision import revision_of, runtime_config
+from despina.api.runs import OptimizationRun, OptimizationStatus
 from despina.cli import main
 from despina.cluster.client import PATHS, Onlooker
 from despina.cluster.errors import Refused
-from despina.decide.observed import PodView, Resolution
+from despina.decide.observed import OptimizationJobView, PodView, Resolution
 from despina.decide.plan import Apply, Create, Outcome, Plan
 from despina.decide.rollout import decide
 from despina.decide.snapshot import load
 from despina.desired.labels import ACTIVATED_AT, MODEL_VERSION, REVISION
+from despina.desired.optimization import build_optimization
 from despina.reconcile.look import _interfaces
 from despina.status.report import report
 from despina.wire import SIGNATURE_HEADER, HeldRevision, PodState, reading
-from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, serving
+from tests.support.gen import DEFAULTS, a_manifest, a_program, observed, ref, serving
 
 IMAGE, READ_KEY = "despina-runtime:1", "what lets read"
 RULES = {"placement": {"profile": "gpu"}, "replicas": 2, "tools": [{"name": "search", "ref": {"name": "search"}}]}
@@ -193,6 +198,32 @@ async def test_that_pods_take_no_orders_is_known_from_the_status(api, capsys, tm
     mark.update(status="False", reason="OrdersRefused", message=message)
     await why(capsys, "qa", "--save", str(tmp_path / "it.json"))
     assert {p.refusal for p in load((tmp_path / "it.json").read_text()).observed.pods} == {refusal, ""}
+
+
+@pytest.mark.parametrize(("trigger", "is_open"), [("FailureRate", True), ("Schedule", False)])
+async def test_an_optimisation_is_seen_as_far_as_the_operator_said_it_was_and_labels_are_not(
+    api, capsys, tmp_path, trigger, is_open
+):
+    populate(api)
+    (manifest,) = api.objects[f"{PATHS['DSPyProgram'][0]}/namespaces/ns/dspyprograms"]
+    triggers = [{"name": "t", "type": trigger} | ({} if is_open else {"schedule": "0 3 * * *"})]
+    asked = {"budget": {"maxLMCalls": 300}, "triggers": triggers}
+    manifest["spec"] |= {"feedback": {}, "optimization": asked}
+    program = Program.parse(manifest)
+    base = runtime_config(program, revision_of(program, ref("1")))
+    noted = {"trigger": "t", "base_version": "1", "base_revision": base.revision, "labels_until": 5}
+    noted |= {"budget_lm_calls": 300, "started_at": "2026-01-02T03:04:05Z"}
+    run = OptimizationRun(job="qa-opt-1", **noted)
+    config = optimization_config(program, base, None, 0.005, "")
+    api.put(build_optimization(program, run, config, PlacementProfile(), IMAGE))
+    said = OptimizationStatus(phase="Running", run=run.model_copy(update={"progress": "120/300 72 %"}))
+    manifest["status"]["optimization"] = said.dump()
+    api.objects[f"{PATHS['Job'][0]}/namespaces/ns/jobs"][0]["metadata"]["uid"] = "uid-3"
+    text = await why(capsys, "qa", "--save", str(tmp_path / "it.json"))
+    found = load((tmp_path / "it.json").read_text()).observed
+    assert found.optimizations == (OptimizationJobView("qa-opt-1", run, progress="120/300 72 %"),)
+    assert (found.jobs, found.labels) == ((), None)
+    assert ("Labels were not counted, for MLflow was not asked" in text) is is_open
 
 
 async def test_a_tool_that_may_not_be_read_is_said_to_be_unseen_and_not_to_be_amiss(api, capsys):

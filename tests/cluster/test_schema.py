@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from despina.api.program import Program
+from tests.support import optimizations
+from tests.support.optimizations import WHOLE, loop
 from tests.support.world import Kube, manifest
 
 LM = {"name": "main", "model": "openai/gpt-4o-mini"}
@@ -155,6 +158,33 @@ def test_a_bad_manifest_is_rejected_with_the_fields_name(case):
     document, field = BAD[case]
     message = Kube().rejection(document)
     assert field in message, message
+
+
+def with_loop(parts: dict[str, Any]) -> dict[str, Any]:
+    """The good manifest with these parts; None takes one away."""
+    document = changed("spec.source", parts["source"])
+    document["spec"] |= {name: part for name, part in parts.items() if part is not None}
+    return document
+
+
+@pytest.mark.parametrize("case", optimizations.BAD)
+def test_a_bad_optimisation_is_rejected_with_the_fields_name(case):
+    parts, words = optimizations.BAD[case]
+    message = Kube().rejection(with_loop(parts))
+    assert words in message, message
+
+
+def test_two_triggers_of_one_name_are_rejected():
+    triggers = [{"name": "t", "type": "FailureRate"}] * 2
+    assert "spec.optimization.triggers[1]: Duplicate value" in Kube().rejection(with_loop(loop(triggers=triggers)))
+
+
+@pytest.mark.parametrize("parts", [WHOLE, loop(), loop({"sink": {"mlflow": {"experiment": "e"}}}), loop(alias=None)])
+def test_an_optimisation_is_taken_and_is_to_the_api_server_what_it_is_to_the_operator(parts):
+    """Defaults are in the schema and in the operator's types; they must be the same."""
+    document = with_loop(parts)
+    created = json.loads(Kube()("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(document)))
+    assert Program.parse(created).spec == Program.parse(document).spec
 
 
 @pytest.mark.parametrize("cpu", [1, "1", "100m", ".5", "1e3", "+2"])

@@ -122,6 +122,15 @@ def test_a_module_can_be_called_by_itself(full):
     assert "classify" in missing.json()["detail"]
 
 
+def test_a_better_version_can_be_asked_for_only_where_the_manifest_lets_callers(full):
+    for path in ("/optimize", "/modules/classify/optimize", "/modules/other/optimize"):
+        refused = ask(full, None, path)
+        assert (refused.status_code, refused.json()["type"]) == (404, "urn:despina:problem:requests-disabled")
+        assert "spec.optimization.requests: Enabled" in refused.json()["detail"]
+    assert not [path for path in ask(full, None, "/openapi.json", "GET").json()["paths"] if "optimize" in path]
+    assert full.state().optimize == ()
+
+
 def events(answer: httpx.Response) -> list[tuple[str, dict]]:
     assert answer.headers["content-type"] == "text/event-stream"
     parts = [dict(line.split(": ", 1) for line in e.split("\n")) for e in answer.text.strip().split("\n\n")]

@@ -87,6 +87,16 @@ def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, 
     assert "Traceback" not in log
 
 
+def test_without_an_operator_nobody_is_asked_for_a_better_version(serve, log_model):
+    log_model("compiled", "follow-alone", "champion")
+    optimization = {"budget": {"maxLMCalls": 100}, "requests": "Enabled"}
+    url, _ = serve("follow-alone", feedback={}, optimization=optimization)
+    eventually("served", lambda: version_at(url), 90)
+    refused = httpx.post(f"{url}/optimize", timeout=30)
+    assert (refused.status_code, refused.json()["type"]) == (501, "urn:despina:problem:no-operator")
+    assert "despina-runtime optimize -f" in refused.json()["detail"]
+
+
 def test_a_program_is_logged_from_the_command_line(servers):
     command = [str(BIN / "despina-runtime"), "log", "triage:TicketTriage", "--name", "by-hand", "--alias", "champion"]
     env = {**os.environ, "MLFLOW_TRACKING_URI": servers[1], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}

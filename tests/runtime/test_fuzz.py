@@ -24,7 +24,7 @@ PROBLEM = "application/problem+json"
 def target(tmp_path_factory, servers, version):
     with pods(tmp_path_factory.mktemp("fuzz"), *servers[1:]) as start:
         lms = (lm_config(servers[2], "main"), lm_config(servers[2], "cheap"))
-        running = start(version, lms=lms, cache=CacheConfig(scope="Both"))
+        running = start(version, lms=lms, cache=CacheConfig(scope="Both"), optimize_requests=True)
         eventually("ready", running.is_ready, 90)
         yield running
         assert running.process.poll() is None

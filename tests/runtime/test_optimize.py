@@ -67,7 +67,8 @@ def optimizer(tmp_path_factory, servers, log_model):
     return Optimizer(tmp_path_factory.mktemp("optimize"), servers, "optimized")
 
 
-SMALL = ("--module", "classify", "--param", "num_candidate_programs=2", "--max-lm-calls", str(CALLS))
+PARAMS = ("--param", "num_candidate_programs=2", "--param", "max_labeled_demos=40")
+SMALL = ("--module", "classify", *PARAMS, "--max-lm-calls", str(CALLS))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,8 @@ def test_when_the_budget_ends_the_best_by_then_is_judged_with_what_was_set_aside
 def test_a_run_that_is_told_to_end_keeps_its_best_for_the_next_one_to_judge(optimizer, better, lm):
     settings = ("--module", "classify", "--max-lm-calls", "3000")
     aliases, process = optimizer.aliases, optimizer.start(better[0], *settings)
-    next(line for line in process.stderr if "Found a better program" in line)
+    found = (line for line in process.stderr if "Found a better program" in line)
+    assert next(found) != next(found), "the first is the parent without demonstrations"
     process.send_signal(signal.SIGTERM)
     told = time.monotonic()
     said, _ = process.communicate(timeout=60)

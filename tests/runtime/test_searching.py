@@ -42,7 +42,7 @@ async def searched(kind: str, cache: Path, stop: asyncio.Event | None = None, se
     model = ModelRef(name=kind, version="1", tracking_uri="http://mlflow")
     runtime = RuntimeConfig(namespace="ns", program="p", revision="r", model=model, request_timeout_seconds=1)
     budget = Budget(Limits(calls=9, seconds=9))
-    own = Search(task, PARENT, budget, stop or asyncio.Event(), lambda _: None)
+    own = Search(task, PARENT, budget, stop or asyncio.Event())
     return await asyncio.wait_for(own.run(runtime, cache, Path("nobody"), FAKE), 30)
 
 

@@ -9,21 +9,34 @@ from pathlib import Path
 
 CATEGORIES = ("account", "billing", "bug", "feature", "shipping")
 SAID = {
-    "account": ["I cannot sign in {since}", "please reset the password of {what}", "I want to change the email of {what}",
-                "two-factor login fails for {what}", "delete my profile {since}", "who owns the account of {what}"],
-    "billing": ["I was charged twice for {what}", "the invoice for {what} is wrong", "refund my payment for {what}",
-                "my card was declined {since}", "why does {what} cost more {since}", "cancel the subscription of {what}"],
-    "bug": ["{what} crashes {since}", "an error appears when I open {what}", "{what} freezes {since}",
-            "the page of {what} stays blank", "saving {what} fails with code 500", "{what} shows the wrong numbers {since}"],
-    "feature": ["please add dark mode to {what}", "could {what} export to a spreadsheet", "I wish {what} had shortcuts",
-                "support for calendars in {what} would be great", "let me sort {what} by date", "an API for {what}, please"],
-    "shipping": ["my parcel with {what} has not arrived", "the courier left {what} at the wrong door",
-                 "where is the package with {what}", "delivery of {what} is late {since}", "{what} arrived broken",
-                 "change the delivery address of {what}"],
+    "account": ["I cannot sign in to {what} {since}", "please reset my password for {what}, I forgot it {since}",
+                "I want to change the email address of my login for {what}", "two-factor login fails for {what} {since}",
+                "delete my profile in {what} and my personal data", "who owns the account of {what} {since}?",
+                "make my colleague an administrator of {what}", "my user is locked out of {what} {since}"],
+    "billing": ["I was charged twice for {what} {since}", "the invoice for {what} is wrong {since}",
+                "refund my payment for {what}, please", "my card was declined for {what} {since}",
+                "why does {what} cost more {since}?", "cancel the subscription of {what}",
+                "which VAT number is on the bill for {what}?", "the discount on {what} was not taken off {since}"],
+    "bug": ["{what} crashes {since}", "an error appears when I open {what} {since}", "{what} freezes {since}",
+            "the page of {what} stays blank {since}", "saving {what} fails with code 500 {since}",
+            "{what} shows the wrong numbers {since}", "the search in {what} finds nothing {since}",
+            "{what} throws an exception when I paste text {since}"],
+    "feature": ["please add a dark mode to {what}", "could {what} export to a spreadsheet some day?",
+                "I wish {what} had keyboard shortcuts", "support for calendars in {what} would be great",
+                "let me sort {what} by date and by name, please", "we would love an API for {what}",
+                "it would be useful to schedule {what} every week", "would you consider a French version of {what}?"],
+    "shipping": ["my parcel with {what} has not arrived {since}", "the courier left {what} at the wrong door {since}",
+                 "where is the package with {what}? Tracking says nothing {since}", "delivery of {what} is late {since}",
+                 "the box with {what} arrived damaged {since}", "change the delivery address of the parcel with {what}",
+                 "{what} is stuck in customs {since}", "I got the wrong item in place of {what} {since}"],
 }  # fmt: skip
+OPENED = ["", "Hello, ", "Hi team, ", "Good morning, ", "Dear support, ", "Urgent: ", "Sorry to bother you, ", "Hey, "]
 WHAT = ["the report", "my team", "the tablet", "the headset", "our workspace", "the dashboard", "the premium plan",
-        "the keyboard", "the mobile app", "my order", "the annual plan", "the camera"]  # fmt: skip
-SINCE = ["since Monday", "again", "after the update", "for two days", "on my phone", "this morning", "without a reason"]
+        "the keyboard", "the mobile app", "my order", "the annual plan", "the camera", "the monitor", "the shared folder",
+        "the calendar", "the standing desk", "the family plan", "our project", "the printer", "the web shop", "the charger",
+        "the newsletter", "the editor", "the docking station"]  # fmt: skip
+SINCE = ["since Monday", "again", "after the update", "for two days", "on my phone", "this morning", "without a reason",
+         "since we moved", "as it did last year", "every time", "on the new laptop", "today"]  # fmt: skip
 
 
 def tickets(count: int, seed: int) -> list[tuple[str, str]]:
@@ -32,8 +45,8 @@ def tickets(count: int, seed: int) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     while len(found) < count:
         category = CATEGORIES[len(found) % len(CATEGORIES)]
-        text = choose.choice(SAID[category]).format(what=choose.choice(WHAT), since=choose.choice(SINCE))
-        found[f"{text} #{seed}{choose.randint(0, 999)}"] = category
+        said = choose.choice(SAID[category]).format(what=choose.choice(WHAT), since=choose.choice(SINCE))
+        found[f"{choose.choice(OPENED)}{said} (case {seed}{choose.randint(0, 999):03})"] = category
     return list(found.items())
 
 

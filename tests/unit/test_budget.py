@@ -185,6 +185,33 @@ async def test_of_one_who_ends_without_a_word_the_whole_reservation_is_booked():
     assert (budget.spent.calls, budget.spent.usd) == (1, usd("0.5"))
 
 
+async def asks(address, most: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_unix_connection(address)
+    writer.write(b'{"most": "%s"}\n' % most.encode())
+    return reader, writer
+
+
+async def test_a_call_that_has_room_once_another_has_cost_less_than_it_could_waits_for_that():
+    budget = Budget(Limits(calls=9, seconds=9, usd=usd("1")))
+    async with account(budget) as address:
+        first, says = await asks(address, "0.9")
+        assert await first.readline() == b'{"refused":null}\n'
+        _, leaves = await asks(address, "0.8")
+        second, tells = await asks(address, "0.8")
+        third, _ = await asks(address, "1.1")
+        assert b"0 of 1 USD are spent, and a call can cost 1.1" in await third.readline()
+        budget.begin()
+        leaves.close()
+        await leaves.wait_closed()
+        says.write(b'{"cost": "0.1"}\n')
+        assert await second.readline() == b'{"refused":null}\n'
+        assert (budget.spent.calls, budget.spent.usd, budget.refusal) == (2, usd("0.9"), "")
+        fourth, _ = await asks(address, "0.5")
+        tells.write(b'{"cost": "0.8"}\n')
+        assert b"0.9 of 1 USD are spent, and a call can cost 0.5" in await fourth.readline()
+    assert (budget.spent.calls, budget.spent.usd, budget.spent.dearest) == (2, usd("0.9"), usd("0.8"))
+
+
 async def test_who_asks_for_more_than_there_is_or_when_nobody_pays_any_more_is_refused():
     async with account(Budget(Limits(calls=0, seconds=9))) as address:
         client = Paying(address, FREE, Provider({}))

@@ -80,8 +80,8 @@ class World:
 
     async def resolve(self, program: Program, key=A) -> Resolution:
         """As a pass does."""
-        made = Reconciler(self, self.registry, None, None, DEFAULTS, None)  # type: ignore[arg-type]
-        return await made.resolve(key, program)
+        made = Reconciler(self, self.registry, None, None, None, None, DEFAULTS, None)  # type: ignore[arg-type]
+        return (await made.access(key, program)).model
 
 
 @pytest.fixture

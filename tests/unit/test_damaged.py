@@ -15,24 +15,31 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from despina.api.conditions import Condition, ConditionStatus, Reason
+from despina.api.optimizing import optimization_config
+from despina.api.placement import PlacementProfile
 from despina.api.program import Program
 from despina.api.revision import revision_of, runtime_config
+from despina.api.runs import OptimizationRun, OptimizationStatus
 from despina.api.status import Memory, ProgramStatus, Quarantined, Tally
 from despina.api.tool import BackendStatus, Tool, ToolStatus
-from despina.cluster.observe import deployment_view, job_view, observe, pod_view, preview_ready, read_status
+from despina.cluster.jobs import job_view
+from despina.cluster.observe import deployment_view, observe, preview_ready, read_status
+from despina.cluster.pods import pod_view
 from despina.cluster.tools import observe_tool, read_tool_status
 from despina.decide.memory import recall
-from despina.decide.observed import Observed, Trouble
+from despina.decide.observed import LabelsView, Observed, Trouble, Vote
 from despina.decide.plan import Apply, Create, Outcome
 from despina.decide.quarantine import parse_timestamp, timestamp
 from despina.decide.rollout import decide
 from despina.decide.schema import incompatibilities
 from despina.desired.config import build_generation, generation_name
-from despina.desired.labels import ACTIVATED_AT, EVALUATION, RESTARTS, RETIRED_AT, REVISION, SHAPE
+from despina.desired.labels import ACTIVATED_AT, EVALUATION, OPTIMIZATION, RESTARTS, RETIRED_AT, REVISION, SHAPE
 from despina.desired.network import build_service
+from despina.desired.optimization import build_optimization
 from despina.status.report import report
-from despina.wire import Counts, EvaluationResult, Failure, FailureReason, PodState
+from despina.wire import Comparison, Counts, EvaluationResult, Failure, FailureReason, OptimizationResult, PodState
 from tests.support.gen import DEFAULTS, a_manifest, found, observed, ref
+from tests.support.optimizations import trigger
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
 NOW = 1_800_000_000.0
@@ -175,8 +182,11 @@ GATES = [
     {"name": "g", "type": "Smoke", "smoke": {"inputs": {}}},
     {"name": "e", "type": "Evaluate", "evaluate": {"datasetRef": {"uri": "x"}, "test": "Paired"}},
 ]
+OPTIMIZING = trigger("FailureRate")
 MANIFEST = a_manifest(
-    breaker={}, rollout={"gates": GATES, "postPromotion": {"maxP95LatencyMillis": 5, "maxCostIncreasePercent": 5}}
+    **OPTIMIZING,
+    breaker={},
+    rollout={"gates": GATES, "postPromotion": {"maxP95LatencyMillis": 5, "maxCostIncreasePercent": 5}},
 )
 OPEN = {
     "metadata": [("annotations",), ("labels",), ("ownerReferences",)],
@@ -204,6 +214,7 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
             "status": {"conditions": [{"type": "Complete", "status": "True"}]},
         }
     )
+    made.append(an_optimization(program))
     for document in made:
         if document["kind"] == "Deployment":
             document["metadata"].setdefault("annotations", {}).update(
@@ -247,7 +258,40 @@ def a_world() -> dict[str, list[dict[str, Any]]]:
             "status": {"containerStatuses": [{"name": "program", "state": {"terminated": ended}}]},
         }
     )
+    compared = Comparison(base=0.5, candidate=0.75, interval=(0.1, 0.4), p=0.01, rows=100)
+    ended = {
+        "message": OptimizationResult(
+            reason="Better", candidate_version="3", dataset_digest="d", heldout=compared, golden=compared, lm_calls=9
+        ).model_dump_json(),
+        "exitCode": 0,
+    }
+    made.append(
+        {
+            "kind": "Optimization",
+            "metadata": {"name": "op", "ownerReferences": [{"uid": "opt"}]},
+            "status": {"containerStatuses": [{"name": "program", "state": {"terminated": ended}}]},
+        }
+    )
     return {kind: [d for d in made if d["kind"] == kind] for kind in {d["kind"] for d in made}}
+
+
+def a_run(program: Program) -> OptimizationRun:
+    """One of the version that serves first."""
+    base = revision_of(program, ref("1"))
+    return OptimizationRun(
+        job="qa-opt-1", trigger="by hand", base_version="1", base_revision=base.hash, labels_until=5,
+        budget_lm_calls=300, started_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+
+
+def an_optimization(program: Program) -> dict[str, Any]:
+    """Its Job, which has ended."""
+    run, base = a_run(program), runtime_config(program, revision_of(program, ref("1")))
+    config = optimization_config(program, base, None, 0.005, "")
+    made = build_optimization(program, run, config, PlacementProfile(), "despina-runtime:1")
+    made["metadata"] |= {"uid": "opt", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    complete = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:30:00Z"}
+    return made | {"status": {"conditions": [complete]}}
 
 
 def a_status() -> dict[str, Any]:
@@ -274,6 +318,7 @@ def a_status() -> dict[str, Any]:
         "rollout": rollout, "breaker": {"state": "Open", "since": "2026-01-01T00:00:00Z", "class": "Program"},
         "serial": 7, "handled": {"retry": "2"}, "promotion": promotion,
         "history": [history], "tools": [{"name": "t", "state": "Available"}],
+        "optimization": OptimizationStatus(phase="Running", run=a_run(program), heard={"pod-1": "boot 1"}).dump(),
     }  # fmt: skip
 
 
@@ -303,6 +348,8 @@ def open_paths(document: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 WORLD, STATUS = a_world(), a_status()
+LABELS = LabelsView(tuple(Vote(NOW - 60 + n, is_failure=True) for n in range(60)))
+"""Enough to begin an optimisation."""
 PLACES = [
     (kind, n, path)
     for kind, documents in sorted(WORLD.items())
@@ -340,7 +387,8 @@ class Fake:
         self.world = world
 
     async def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[dict[str, Any]]:
-        return self.world.get("Evaluation" if EVALUATION in labels else kind, [])
+        kinds = {EVALUATION: "Evaluation", OPTIMIZATION: "Optimization"}
+        return self.world.get(next((own for label, own in kinds.items() if label in labels), kind), [])
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         return None
@@ -358,6 +406,7 @@ def seen(
         program=program, status=live.status, defaults=DEFAULTS, model=found("2"), deployments=live.deployments,
         pods=tuple(replace(p, report=report_of) for p in live.pods), active=live.active,
         preview_ready=live.preview_ready, objects=live.objects, configs=live.configs, jobs=live.jobs,
+        optimizations=live.optimizations, labels=LABELS,
     )  # fmt: skip
 
 
@@ -367,6 +416,8 @@ def test_the_undamaged_world_is_read_whole():
     assert o.deployments[0].loading is not None
     assert (len(o.pods), len(o.jobs), o.preview_ready) == (3, 1, {o.pods[0].revision: 1})
     assert o.jobs[0].result is not None
+    (view,) = o.optimizations
+    assert (view.run, view.ended, view.result is not None) == (a_run(o.program), True, True)
     assert o.status.dump() == ProgramStatus.model_validate(STATUS).dump()
     assert o.active == o.pods[0].revision
 
@@ -434,7 +485,9 @@ def state_of(said: dict[str, Any]) -> PodState | None:
     damages=DAMAGES,
     status_damages=STATUS_DAMAGES,
     notes=st.dictionaries(
-        st.sampled_from([f"despina.dev/{n}" for n in ("promote", "retry", "abort", "restart", "invalidate-cache")]),
+        st.sampled_from(
+            [f"despina.dev/{n}" for n in ("promote", "retry", "abort", "restart", "invalidate-cache", "optimize")]
+        ),
         st.text() | HASHES,
         max_size=3,
     ),

@@ -10,7 +10,7 @@ import pytest
 from despina.api.conditions import Reason
 from despina.api.revision import revision_of, runtime_config, source_digest
 from despina.api.status import GateStatus, Memory, ProgramStatus, RolloutStatus
-from despina.cluster.observe import pod_view
+from despina.cluster.pods import pod_view
 from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Resolution
 from despina.decide.plan import Annotate, Apply, Chain, Clock, Create, Delete, Emit, Outcome, Plan, Scale, Tell
 from despina.decide.quarantine import timestamp

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina.api.gates import Gate
@@ -141,6 +141,7 @@ def without(items: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]
     return [i for i in items if i["name"] not in names]
 
 
+@settings(deadline=None)
 @given(pod_template=POD_TEMPLATES, spec=SPECS, profile=st.sampled_from(sorted(PROFILES)))
 def test_its_pod_is_a_serving_pod_but_for_what_is_named_here(pod_template, spec, profile):
     assert overlay_problem(pod_template) is None

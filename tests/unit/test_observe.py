@@ -9,17 +9,16 @@ import pytest
 from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.tool import Tool
+from despina.cluster.jobs import job_view, jobs_of
 from despina.cluster.observe import (
     Unreadable,
-    _jobs,
     deployment_view,
-    job_view,
     observe,
     parse,
-    pod_view,
     preview_ready,
     read_status,
 )
+from despina.cluster.pods import pod_view
 from despina.cluster.reading import is_owned
 from despina.decide.observed import PodView, Trouble
 from despina.decide.plan import Apply, Create, each
@@ -224,7 +223,7 @@ async def test_a_job_is_told_of_by_its_own_pods_alone():
     job = a_job()
     job["metadata"]["uid"] = "j"
     pods = [scored(SCORE, at=9), owned_by("another", scored(SCORE, at=8)), owned_by("j", scored(ERROR, code=1))]
-    (view,) = await _jobs(Labelled(), a_program(), [job])
+    (view,), _ = await jobs_of(Labelled(), a_program(), [job])
     assert view.result == ERROR
 
 

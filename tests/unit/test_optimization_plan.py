@@ -9,6 +9,8 @@ import pytest
 
 from despina.wire import (
     BudgetConfig,
+    DatasetConfig,
+    FeedbackConfig,
     LabelsConfig,
     LMConfig,
     ModelRef,
@@ -35,11 +37,12 @@ BASE = RuntimeConfig(
 
 @pytest.fixture
 def config(tmp_path):
-    def make(rows: int = 200, golden: int = 4, **changes) -> OptimizationConfig:
+    def make(rows: int = 200, golden: int | None = 4, **changes) -> OptimizationConfig:
         labels = write_labels(tmp_path / "labels.jsonl", tickets(rows, seed=1))
-        lines = [{"ticket": text, "category": category} for text, category in tickets(golden, seed=2)]
+        lines = [{"ticket": text, "category": category} for text, category in tickets(golden or 0, seed=2)]
         own = {"labels": LabelsConfig(file=str(labels)), "budget": BudgetConfig(max_lm_calls=500)}
-        own["golden"] = str(write_lines(tmp_path / "golden.jsonl", lines)) if golden else None
+        golden_file = str(write_lines(tmp_path / "golden.jsonl", lines))
+        own["golden"] = DatasetConfig(file=golden_file) if golden is not None else None
         return OptimizationConfig(**{"base": BASE, **own, **changes})
 
     return make
@@ -84,6 +87,10 @@ def test_where_the_files_are_gives_it_none(config, tmp_path):
 LACKS = {
     "too few held-out rows": ({"rows": 100}, "held-out rows of trusted sources, and it takes 100"),
     "no rows": ({"rows": 0}, "there are no labelled rows to learn from"),
+    "what was left out": (
+        {"rows": 20, "base": BASE.model_copy(update={"feedback": FeedbackConfig(redacted_fields=("ticket",))})},
+        "there are no labelled rows to learn from: labels need `expected`, or must be of successes; left out: 20 Hidden",
+    ),
     "enough": ({"rows": 100, "promotion": PromotionConfig(min_examples=5)}, ""),
 }
 
@@ -119,7 +126,53 @@ def test_a_broken_line_is_told_by_its_number(config, tmp_path, case):
 
 def test_a_file_that_is_not_there(config):
     with pytest.raises(Unusable, match="nowhere cannot be read: FileNotFoundError"):
-        read_plan(config(golden=0, labels=LabelsConfig(file="nowhere")))
+        read_plan(config(labels=LabelsConfig(file="nowhere")))
+
+
+GOLDEN = {
+    "none is wanted": (None, None),
+    "it is not there": (DatasetConfig(file="/nowhere/golden"), "the dataset's file golden is not there"),
+    "it is empty": (0, "the golden set holds no examples"),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_a_golden_set(config, case):
+    golden, words = GOLDEN[case]
+    own = (
+        config(golden=golden)
+        if not isinstance(golden, DatasetConfig)
+        else config().model_copy(update={"golden": golden})
+    )
+    if words is None:
+        assert read_plan(own).golden == ()
+    else:
+        with pytest.raises(Unusable, match=words):
+            read_plan(own)
+
+
+def test_a_golden_set_that_is_no_json(config, monkeypatch):
+    monkeypatch.setattr("despina_runtime.optimization.plan.load_lines", lambda *_: [{"ticket": object()}])
+    with pytest.raises(Unusable, match="the golden set holds what is not JSON"):
+        read_plan(config())
+
+
+def test_what_is_expected_is_gone_before_a_models_code_runs(config, tmp_path):
+    read_plan(config())
+    assert not (tmp_path / "golden.jsonl").exists()
+    assert (tmp_path / "labels.jsonl").exists(), "it holds what is learned from"
+
+
+def test_labels_that_were_given_later_do_not_count(config, tmp_path):
+    own = config(rows=100)
+    labels = own.labels.model_copy(update={"until": 49.0})
+    dataset = read_plan(own.model_copy(update={"labels": labels})).dataset
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.heldout) == 50
+
+
+def test_without_labels(config):
+    with pytest.raises(Unusable, match="nothing says where labels are"):
+        read_plan(config(labels=LabelsConfig()))
 
 
 def scores(heldout: list[float], golden: list[float] | None = None) -> Scores:

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable
 from despina.cluster.execute import execute
-from despina.decide.plan import Apply, Chain, Create, Emit, Outcome, Scale
+from despina.decide.plan import Apply, Chain, Create, Emit, MoveAlias, Outcome, Scale, Tag
 from despina.desired.labels import MANAGED_BY, PROGRAM, REVISION, program_labels
 from despina.desired.network import build_service
 from despina.reconcile.carry import Carrier, write_status
@@ -95,6 +95,17 @@ async def test_what_is_refused_keeps_nothing_else_from_happening(sentence, error
     assert carrier.again is not None
     assert bool(carrier.outcome.error) is isinstance(error, Refused)
     assert bool(carrier.outcome.silence) is isinstance(error, Unavailable)
+
+
+async def test_what_a_registry_is_told_waits_for_the_links_before_it_and_is_no_write_to_the_api_server():
+    told: list[Any] = []
+    tag, move = Tag("4", "despina.taken-back", "WatchFailed"), MoveAlias("4", "3")
+    cluster = Stubborn({"ConfigMap": Refused("403")})
+    carrier = Carrier(P, {}, cluster, mark=told.append)
+    assert not await carrier.carry_out((tag, Chain((Create(document("ConfigMap")), move))))
+    assert (told, cluster.done) == ([tag], [])
+    assert await carrier.carry_out((Chain((Create(document("Job")), move)),))
+    assert (told, cluster.done) == ([tag, move], ["create Job"])
 
 
 def a_service(owner: str = P.uid, **labels: str) -> dict[str, Any]:
@@ -197,7 +208,7 @@ FAILURES = {
 @pytest.mark.parametrize("reason", FAILURES)
 async def test_a_pass_that_fails_is_told_counted_and_tried_again(reason):
     cluster, before = Closed(FAILURES[reason]), failed_passes()
-    reconciler = Reconciler(cluster, None, None, None, DEFAULTS, str, lambda: NOW)
+    reconciler = Reconciler(cluster, None, None, None, None, None, DEFAULTS, str, lambda: NOW)
     with pytest.raises(type(cluster.why)):
         await reconciler(("ns", "qa"))
     (written,) = cluster.done

@@ -6,13 +6,23 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
 
-from despina.decide.observed import JobView, PodView
+from despina.api.runs import OptimizationRun
+from despina.decide.observed import JobView, OptimizationJobView, PodView
 from despina.sources.reports import BREATH_SECONDS, INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports
-from despina.wire import SIGNATURE_HEADER, Counts, HeldRevision, PodState, reading
+from despina.wire import (
+    SIGNATURE_HEADER,
+    Counts,
+    EvaluationResult,
+    HeldRevision,
+    OptimizationResult,
+    PodState,
+    reading,
+)
 from despina_runtime.process.news import News
 from tests.support.drip import Drip
 
@@ -158,12 +168,25 @@ PROGRESS = {
 }
 
 
+OVER = {JobView: EvaluationResult(), OptimizationJobView: OptimizationResult()}
+
+
+def an_optimization(name: str, **fields: Any) -> OptimizationJobView:
+    run = OptimizationRun(
+        job=name, trigger="t", base_version="1", base_revision="r", labels_until=0, budget_lm_calls=9, started_at=""
+    )
+    return OptimizationJobView(name, run, **fields)
+
+
 @pytest.mark.parametrize("ip", ["10.0.0.1", "fd00::1"])
 @pytest.mark.parametrize("wanted", PROGRESS)
-async def test_whatever_an_evaluation_says_of_its_progress_ends_no_pass(wanted, ip):
+@pytest.mark.parametrize("kind", [JobView, an_optimization])
+async def test_whatever_a_job_says_of_its_progress_ends_no_pass(wanted, ip, kind):
     reports = Reports(httpx.AsyncClient(transport=httpx.MockTransport(lambda _: PROGRESS[wanted])), print)
-    (job,) = await reports.evaluations([JobView("x", ip=ip)])
-    assert job.progress == wanted
+    (job,) = await reports.with_progress([kind("x", ip=ip)])
+    assert job == kind("x", ip=ip, progress=wanted)
+    (over,) = await reports.with_progress([replace(job, result=OVER[type(job)])])
+    assert over.progress == "", "what ended has nobody who could be asked"
     await reports.close()
 
 
@@ -180,7 +203,7 @@ async def test_an_odd_answer_is_none_and_ends_nothing(world, soon, case):
     pods = [replace(POD, report=PodState(held={"abc": READY}))]
     async with asyncio.timeout(2):
         assert await world.reports.interfaces(KEY, pods, ["abc"]) == {}
-        jobs = await world.reports.evaluations([JobView("x", ip="10.0.0.1")] * 50)
+        jobs = await world.reports.with_progress([JobView("x", ip="10.0.0.1")] * 50)
         assert {job.progress.strip("[") for job in jobs} == {""}
         world.reports.listen(KEY, [POD], 0.01)
         rounds = len(world.asked)

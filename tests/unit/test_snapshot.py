@@ -18,14 +18,36 @@ from hypothesis import strategies as st
 
 from despina import __version__
 from despina.api.program import Program
+from despina.api.runs import ComparisonStatus, LabelsStatus, OptimizationRun, OptimizationStatus
 from despina.api.status import ModelStatus, ProgramStatus, Quarantined
-from despina.decide.observed import DeploymentView, JobView, Loading, Observed, PodView, Trouble
+from despina.decide.observed import (
+    DeploymentView,
+    JobView,
+    LabelsView,
+    Loading,
+    Observed,
+    OptimizationJobView,
+    PodView,
+    Trouble,
+    Vote,
+)
 from despina.decide.plan import Plan, Tell
 from despina.decide.rollout import decide
 from despina.decide.snapshot import SnapshotError, dump, load, snapshot_of, withheld
 from despina.desired.toolbox import ToolView, build_toolbox
 from despina.status.why import explain
-from despina.wire import BreakerReport, Counts, Failure, FailureReason, HeldRevision, PodState
+from despina.wire import (
+    BreakerReport,
+    Comparison,
+    Counts,
+    EvaluationResult,
+    Failure,
+    FailureReason,
+    HeldRevision,
+    OptimizationResult,
+    OptimizeRequest,
+    PodState,
+)
 from tests.support.gen import a_deployment, a_program, config_of, hash_of, observed, serving
 
 SNAPSHOTS = Path(__file__).parents[1] / "data" / "snapshots"
@@ -76,6 +98,9 @@ def pods(program: Program) -> st.SearchStrategy[PodView]:
         counts=st.dictionaries(revisions, counts),
         breakers=st.lists(breaker, max_size=2).map(tuple),
         uptime_seconds=st.floats(0, 5000),
+        optimize=st.lists(
+            st.builds(OptimizeRequest, number=st.integers(0, 9), module=st.sampled_from(["", "a"])), max_size=2
+        ).map(tuple),
     )
     return st.builds(
         PodView,
@@ -96,23 +121,90 @@ def quarantines() -> st.SearchStrategy[Quarantined]:
     return st.builds(Quarantined, reason=st.just("LoadFailed"), revision=st.none(), source=st.none(), **texts)
 
 
+COMPARED = Comparison(base=0.03, candidate=0.72, interval=(0.5, 0.8), p=1e-6, rows=29)
+RESULT = OptimizationResult(reason="GoldenWorse", candidate_version="4", heldout=COMPARED, lm_calls=7, cost_usd=0.5)
+
+
+def runs() -> st.SearchStrategy[OptimizationRun]:
+    """Optimisations, as they may be noted."""
+    fields = {
+        "job": st.sampled_from(["qa-opt-1", "qa-opt-2"]),
+        "trigger": st.text(max_size=5),
+        "base_version": st.sampled_from("12"),
+        "base_revision": st.sampled_from([hash_of(P, v) for v in "12"]),
+        "labels_until": st.integers(0, 5_000_000),
+        "budget_lm_calls": st.integers(0, 300),
+        "started_at": st.just("1970-01-01T00:00:01Z"),
+        "finished_at": st.sampled_from([None, "1970-01-01T00:30:00Z"]),
+        "reason": st.sampled_from([None, "Better", "Lost"]),
+        "heldout": st.sampled_from([None, ComparisonStatus.of(COMPARED)]),
+        "lm_calls": st.one_of(st.none(), st.integers(0, 300)),
+    }
+    return st.fixed_dictionaries(fields).map(OptimizationRun.model_validate)
+
+
+def optimizations() -> st.SearchStrategy[OptimizationJobView]:
+    """Their Jobs."""
+    return st.builds(
+        OptimizationJobView,
+        name=st.sampled_from(["qa-opt-1", "qa-opt-2"]),
+        run=runs(),
+        ended=st.booleans(),
+        result=st.sampled_from([None, RESULT, OptimizationResult(error="e")]),
+        finished_at=MOMENTS,
+        progress=st.text(max_size=3),
+    )
+
+
+def labels() -> st.SearchStrategy[LabelsView]:
+    """What may be known of labels."""
+    votes = st.lists(st.builds(Vote, at=st.floats(0, 5000), is_failure=st.booleans()), max_size=3)
+    return st.builds(LabelsView, votes=votes.map(tuple), problem=st.text(max_size=3))
+
+
+def optimized() -> st.SearchStrategy[OptimizationStatus]:
+    """Where optimisations may stand."""
+    return st.builds(
+        OptimizationStatus,
+        labels=st.builds(LabelsStatus, successes=st.integers(0, 9), failures=st.integers(0, 9)),
+        run=st.one_of(st.none(), runs()),
+        earlier=st.lists(runs(), max_size=2).map(tuple),
+        heard=st.dictionaries(st.sampled_from(["pod-1"]), st.sampled_from(["boot 1", "boot 2"])),
+    )
+
+
+OPTIMIZATION = {
+    "budget": {"maxLMCalls": 300},
+    "triggers": [{"name": "failures", "type": "FailureRate"}, {"name": "nightly", "type": "Schedule", "schedule": "0 3 * * *"}],
+    "requests": "Enabled",
+}  # fmt: skip
+
+
 @st.composite
 def snapshots(draw: st.DrawFn) -> Observed:
     """Snapshots of all kinds, also such as never come about."""
     rollout = {"strategy": draw(st.sampled_from(["Auto", "BlueGreen", "Recreate"])), "gates": GATES}
     asked = {"despina.dev/promote": draw(st.text(max_size=3)), "despina.dev/retry": draw(st.sampled_from("12"))}
-    program = a_program(asked, rollout=rollout, breaker={}, replicas=draw(st.integers(0, 3)))
+    loop = {"feedback": {}, "optimization": OPTIMIZATION} if draw(st.booleans()) else {}
+    program = a_program(asked, rollout=rollout, breaker={}, replicas=draw(st.integers(0, 3)), **loop)
     listed = tuple(draw(st.lists(quarantines(), max_size=2)))
+    results = st.sampled_from([None, EvaluationResult(score_percent=90, examples=5, p=0.02)])
     stand = {d.name: d for d in draw(st.lists(deployments(program), max_size=3))}
     return observed(
         program,
         draw(st.sampled_from([None, "1", "2"])),
-        status=ProgramStatus(serial=draw(st.integers(0, 2)), model=ModelStatus(quarantined=listed)),
+        status=ProgramStatus(
+            serial=draw(st.integers(0, 2)),
+            model=ModelStatus(quarantined=listed),
+            optimization=draw(st.one_of(st.none(), optimized())),
+        ),
         deployments=tuple(stand.values()),
         pods=tuple(draw(st.lists(pods(program), max_size=4))),
         active=draw(st.sampled_from([None, "1", "2"])),
         preview_ready=draw(st.dictionaries(st.sampled_from([hash_of(program, "2")]), st.integers(0, 3))),
-        jobs=tuple(draw(st.lists(st.builds(JobView, st.text(max_size=3)), max_size=2))),
+        jobs=tuple(draw(st.lists(st.builds(JobView, st.text(max_size=3), result=results), max_size=2))),
+        optimizations=tuple(draw(st.lists(optimizations(), max_size=2))),
+        labels=draw(st.one_of(st.none(), labels())),
         interfaces={"r": {"inputs": {}}},
     )
 

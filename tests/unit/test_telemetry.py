@@ -53,5 +53,5 @@ class Nothing:
 async def test_a_program_that_is_gone_leaves_no_state_behind():
     measure_breaker(KEY, "Open")
     nothing: Any = Nothing()
-    await Reconciler(nothing, nothing, nothing, nothing, DEFAULTS, str)(KEY)
+    await Reconciler(nothing, nothing, nothing, nothing, nothing, nothing, DEFAULTS, str)(KEY)
     assert breaker() == NONE

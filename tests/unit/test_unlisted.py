@@ -32,11 +32,17 @@ def pods(*revisions: str) -> list[dict[str, Any]]:
 
 
 def lists(**found: Any) -> dict[str, list[dict[str, Any]]]:
-    return {"Service": [], "Deployment": [], "ConfigMap": [], "Pod": [], **found}
+    return {"Service": [], "Deployment": [], "ConfigMap": [], "Pod": [], "Job": [], **found}
 
 
 def status(revision: str, deployment: str, which: str = "active") -> ProgramStatus:
     return ProgramStatus.model_validate({which: {"revision": revision, "version": "1", "deployment": deployment}})
+
+
+def running(job: str, **fields: Any) -> ProgramStatus:
+    """An optimisation is under way."""
+    run = {"job": job, "trigger": "t", "baseVersion": "1", "baseRevision": ONE, "labelsUntil": 0, "budgetLMCalls": 9}
+    return ProgramStatus.model_validate({"optimization": {"run": run | {"startedAt": "1970-01-01T00:00:00Z"} | fields}})
 
 
 SWAPPED = status("22222222", f"qa-{ONE}")
@@ -80,6 +86,11 @@ CASES = {
         lists(Service=named("qa"), Deployment=named("a" * 250)),
         [],
     ),
+    "an optimisation that goes on": (running("qa-opt-1"), lists(), [("Job", "qa-opt-1")]),
+    "one that is there": (running("qa-opt-1"), lists(Job=named("qa-opt-1")), []),
+    "one that has ended": (running("qa-opt-1", finishedAt="1970-01-01T00:00:00Z"), lists(), []),
+    "a Job that is no optimisation of this program": (running("qb-opt-1"), lists(), []),
+    "a Job of no name": (running("qa-opt-../x"), lists(), []),
     "what is no name of an object": (
         status("x", "../../secrets/x"),
         lists(Service=named("qa"), Pod=pods("", "a/b", "é")),

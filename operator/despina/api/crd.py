@@ -22,7 +22,7 @@ PROGRAM_COLUMNS = (
     ("Available", '.status.conditions[?(@.type=="Available")].status', "string", 0),
     ("Version", ".status.active.version", "string", 0),
     ("Candidate", ".status.candidate.version", "string", 0),
-    ("Step", ".status.rollout.step", "string", 0),
+    ("Step", ".status.step", "string", 0),
     ("Breaker", ".status.breaker.state", "string", 0),
     ("Replicas", ".status.readyReplicas", "integer", 0),
     ("Reason", '.status.conditions[?(@.type=="Ready")].reason', "string", 0),

@@ -11,6 +11,12 @@ from despina.api.serving import DecimalStr
 from despina.wire import TrialTools
 
 Percent = Annotated[int, Field(ge=0, le=100)]
+Metric = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(ExactMatch|F1|Contains|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$", max_length=253
+    ),
+]
 PAIRED = {"significancePercent": "significance_percent", "minExamples": "min_examples"}
 """What only a paired test asks for. None of it has a default of its own, which would stand beside a test of means."""
 PAIRED_SIGNIFICANCE = 5
@@ -95,12 +101,7 @@ class Evaluate(ApiModel):
 
     dataset_ref: Dataset
     """The examples."""
-    metric: Annotated[
-        str,
-        StringConstraints(
-            pattern=r"^(ExactMatch|F1|Contains|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$", max_length=253
-        ),
-    ] = "ExactMatch"
+    metric: Metric = "ExactMatch"
     """ExactMatch, F1 (of words) or Contains over the expected fields, or `package.module:function` of the model's code,
     which is called like any DSPy metric: (example, prediction)."""
     min_score_percent: Percent | None = None

@@ -22,6 +22,7 @@ from despina.api.base import (
 )
 from despina.api.feedback import Feedback
 from despina.api.gates import Gate, PostPromotion
+from despina.api.optimization import Optimization
 from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
@@ -199,6 +200,24 @@ class Security(ApiModel):
     """Who may call."""
 
 
+OPTIMIZATION_RULES = (
+    (
+        "!has(self.optimization) || (has(self.feedback) && self.feedback.payloads != 'None'"
+        " && !(has(self.feedback.sink) && has(self.feedback.sink.jsonLines)))",
+        "optimization needs feedback that keeps payloads and goes to MLflow",
+    ),
+    (
+        "!has(self.optimization) || !has(self.source.mlflow.alias) || self.source.mlflow.alias != 'candidate'",
+        "optimization gives the alias candidate to what it finds: let source.mlflow.alias be another one",
+    ),
+    (
+        "!has(self.optimization) || !has(self.optimization.promotion) || self.optimization.promotion.mode != 'Auto'"
+        " || has(self.source.mlflow.alias)",
+        "optimization.promotion.mode Auto moves source.mlflow.alias, and there is none",
+    ),
+)
+
+
 class ProgramSpec(ApiModel):
     """What a user asks for."""
 
@@ -219,6 +238,7 @@ class ProgramSpec(ApiModel):
                 "modules[].lm must be names of entries of lms",
                 ".modules",
             ),
+            *(rule(cel, message, ".optimization") for cel, message in OPTIMIZATION_RULES),
         )
     )
 
@@ -248,6 +268,8 @@ class ProgramSpec(ApiModel):
     """Variables that callers set once for many requests."""
     feedback: Feedback | None = None
     """Record predictions, and take what callers say of them; nothing is recorded when left out."""
+    optimization: Optimization | None = None
+    """Make better versions from what callers say; nothing is tried when left out."""
     tools: Annotated[tuple[UsedTool, ...], Field(max_length=32, json_schema_extra=map_list("name"))] = ()
     """The tools that the program may call, by the names that it calls them by."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -278,6 +300,21 @@ class ProgramSpec(ApiModel):
             raise ValueError("fallbacks must be names of entries of lms")
         if not names.issuperset(m.lm for m in self.modules if m.lm):
             raise ValueError("modules[].lm must be names of entries of lms")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_optimized(self) -> Self:
+        if self.optimization is None:
+            return self
+        feedback, alias = self.feedback, self.source.mlflow.alias
+        checks = (
+            feedback is not None and feedback.payloads != "None" and feedback.sink.json_lines is None,
+            alias != "candidate",
+            self.optimization.promotion.mode != "Auto" or alias is not None,
+        )
+        for is_met, (_, message) in zip(checks, OPTIMIZATION_RULES, strict=True):
+            if not is_met:
+                raise ValueError(message)
         return self
 
 

@@ -36,7 +36,7 @@ from despina.wire import (
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
     "runtime", "lms", "lm", "fallbacks", "modules", "warmUp", "tools", "cache", "limits", "breaker", "fallback",
-    "feedback", "placement", "resources", "podTemplate", "serviceAccount", "security",
+    "feedback", "optimization", "placement", "resources", "podTemplate", "serviceAccount", "security",
 )  # fmt: skip
 SWAPPABLE = ("lms", "lm", "fallbacks", "modules", "warmUp", "tools")
 FIRST_DEFAULTS: dict[str, Any] = {}
@@ -84,6 +84,11 @@ def asked_of(program: Program) -> dict[str, Any]:
     spec = without_first_defaults(program.spec)
     if program.spec.tools:
         spec["tools"] = [use.model_dump(exclude_defaults=True) for use in tool_uses(program)]
+    optimization = program.spec.optimization
+    if optimization and optimization.requests == "Enabled":  # of the rest, pods know nothing
+        spec["optimization"] = {"requests": "Enabled"}
+    else:
+        spec.pop("optimization", None)
     secret = program.spec.source.mlflow.credentials_secret_ref
     credentials = {"credentials": secret.name} if secret else {}
     return {field: spec[field] for field in RELEVANT if field in spec} | credentials
@@ -190,6 +195,7 @@ def runtime_config(
         breaker=_breaker(spec.breaker) if spec.breaker else None,
         fallback=_fallback(program),
         feedback=_feedback(program, spec.feedback, path) if spec.feedback else None,
+        optimize_requests=spec.optimization is not None and spec.optimization.requests == "Enabled",
         auth_token_file=path(spec.security.auth.secret_ref),
         session_ttl_seconds=spec.sessions.ttl_seconds,
         order_keys=order_keys,
@@ -261,7 +267,6 @@ def _feedback(
     program: Program, feedback: Feedback, path: Callable[[SecretKeyRef | None], str | None]
 ) -> FeedbackConfig:
     sink = feedback.sink
-    experiment = sink.mlflow.experiment if sink.mlflow else None
     return FeedbackConfig(
         payloads=feedback.payloads,
         redacted_fields=feedback.redaction.fields,
@@ -269,10 +274,16 @@ def _feedback(
         sample_percent=feedback.sample_percent,
         label_within_seconds=feedback.label_within_seconds,
         spool_bytes=size(feedback.spool_size_limit),
-        experiment=experiment or f"{program.namespace}/{program.name}",
+        experiment=experiment_of(program, feedback),
         folder=sink.json_lines.folder if sink.json_lines else "",
         trusted_token_file=path(feedback.trusted_secret_ref),
     )
+
+
+def experiment_of(program: Program, feedback: Feedback) -> str:
+    """The experiment that predictions and labels go to."""
+    named = feedback.sink.mlflow.experiment if feedback.sink.mlflow else None
+    return named or f"{program.namespace}/{program.name}"
 
 
 def size(quantity: str) -> int:

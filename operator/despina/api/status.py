@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from despina.api.base import Address, ApiModel, Sentence, Word, map_list
 from despina.api.conditions import Condition
+from despina.api.runs import OptimizationStatus
 from despina.wire import SECONDS_BOUNDS, Counts, EvaluationResult
 
 
@@ -288,8 +289,8 @@ class ProgramStatus(ApiModel):
     observed_generation: int = 0
     """The generation of the spec that this status is about."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_list("type"))] = ()
-    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, OrdersAccepted, BreakerClosed and
-    Reconciled."""
+    """Ready, Available, UpToDate, Progressing, ModelResolved, RefsResolved, OrdersAccepted, BreakerClosed,
+    FeedbackDelivered, OptimizationHealthy and Reconciled."""
     url: Address | None = None
     """The address within the cluster."""
     cluster_ips: Annotated[tuple[Word, ...], Field(max_length=2)] = Field(default=(), alias="clusterIPs")
@@ -316,6 +317,11 @@ class ProgramStatus(ApiModel):
     """The program's breaker over all replicas."""
     tools: Annotated[tuple[ToolUseStatus, ...], Field(max_length=32, json_schema_extra=map_list("name"))] = ()
     """The tools that the program may call."""
+    optimization: OptimizationStatus | None = None
+    """Optimisations, where the spec has any."""
+    step: Word | None = None
+    """What is under way: the rollout's step while there is one, else how far an optimisation is, else how the last
+    rollout ended."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
     """The versions that callers reached, the latest last."""
     serial: Annotated[int, Field(ge=0, le=LAST_SERIAL)] = 0

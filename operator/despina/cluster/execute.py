@@ -26,7 +26,8 @@ has this one, for etcd's first write is its second."""
 
 
 async def execute(action: Action, owner: Owner, objects: Objects, versions: Versions, cluster: Cluster) -> None:
-    """One write. Orders to pods are not the API server's business and are left to `sources`."""
+    """One write. Orders to pods and what a model registry is told are not the API server's business, and are left to
+    `sources`."""
     match action:
         case Create(document):
             await _create(document, owner, cluster)

@@ -14,8 +14,11 @@ from despina.api.conditions import Reason
 from despina.api.program import Program
 from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
+from despina.cluster.jobs import jobs_of
+from despina.cluster.pods import pod_view
 from despina.cluster.reading import (
     as_far_as_readable,
+    condition,
     data_of,
     entries,
     is_owned,
@@ -23,19 +26,25 @@ from despina.cluster.reading import (
     labels_of_pods,
     mapping,
     moment,
-    names_owner,
     notes_of,
     parsed,
     text,
 )
 from despina.cluster.unlisted import with_unlisted
-from despina.decide.observed import DeploymentView, JobView, Loading, ObjectKey, PodView, Trouble
+from despina.decide.observed import (
+    DeploymentView,
+    JobView,
+    Loading,
+    ObjectKey,
+    OptimizationJobView,
+    PodView,
+    Trouble,
+)
 from despina.decide.quarantine import LAST_MOMENT
 from despina.desired.config import AT, MEMORY_FILE, PREVIOUS_FILE, generation_name
 from despina.desired.labels import (
     ACTIVATED_AT,
     CONFIG,
-    EVALUATION,
     MODEL_VERSION,
     PROGRAM,
     RESTARTED_BY,
@@ -46,16 +55,14 @@ from despina.desired.labels import (
     SIZE,
 )
 from despina.desired.network import preview_name
-from despina.desired.overlay import CONTAINER
 from despina.desired.toolbox import toolbox_name
-from despina.wire import CONFIG_FILE, TOOLS_FILE, EvaluationResult, Failure, RuntimeConfig
+from despina.wire import CONFIG_FILE, TOOLS_FILE, RuntimeConfig
 
 OWNED = ("Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 SERVICE_NAME = "kubernetes.io/service-name"
 SHAPES = TypeAdapter(dict[str, str])
 MOMENTS = TypeAdapter(tuple[Annotated[float, Field(ge=0, le=LAST_MOMENT)], ...])
-RESULTS, CONFIGS = TypeAdapter(EvaluationResult), TypeAdapter(RuntimeConfig)
-IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+CONFIGS = TypeAdapter(RuntimeConfig)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Live:
     versions: Mapping[ObjectKey, str]
     """The resourceVersions that were read, of what moves callers."""
     jobs: tuple[JobView, ...]
+    optimizations: tuple[OptimizationJobView, ...]
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
     is_given = bool(uses) or any(c and c.redis for c in caches) or TOOLS_FILE in data_of(configs.get(toolbox))
     # The program's tokens and keys: read by name, for the operator may not list Secrets.
     tokens = await own_secret(cluster, program, toolbox) if is_given else {}
+    jobs, optimizations = await jobs_of(cluster, program, [j for j in found["Job"] if is_owned(j, program)])
     return Live(
         program=program,
         status=status,
@@ -130,7 +139,8 @@ async def observe(cluster: Cluster, program: Program, manifest: Document) -> Liv
         objects=_compared(objects, configs) | tokens,
         configs=_parsed_configs(configs),
         versions=_versions(objects, configs),
-        jobs=await _jobs(cluster, program, [j for j in found["Job"] if is_owned(j, program)]),
+        jobs=jobs,
+        optimizations=optimizations,
     )
 
 
@@ -162,85 +172,6 @@ async def own_secret(cluster: Cluster, owner: Owner, name: str) -> dict[ObjectKe
     """A Secret, if it is its owner's."""
     found = await cluster.get("Secret", owner.namespace, name)
     return {("Secret", name): found} if found and is_owned(found, owner) else {}
-
-
-async def _jobs(cluster: Cluster, program: Program, found: list[Document]) -> tuple[JobView, ...]:
-    """Ended ones stay for a day, so that all of their pods are asked for at once."""
-    pods = await cluster.list("Pod", program.namespace, {EVALUATION: None}) if found else []
-    return tuple(job_view(job, _made_by(job, pods)) for job in found)
-
-
-def _made_by(job: Document, pods: list[Document]) -> list[Document]:
-    """Of the pods with a Job's label, which anybody may put on a pod, those that the Job's controller made."""
-    return [pod for pod in pods if names_owner(pod, job["metadata"]["uid"])]
-
-
-def job_view(item: Document, pods: list[Document]) -> JobView:
-    """An evaluation as decisions see it. A drained node leaves it several pods, one after the other."""
-    endings = [found for kind in ("Complete", "Failed") if (found := _condition(item, kind))]
-    newest_first = sorted(pods, key=lambda pod: text(pod["metadata"].get("creationTimestamp")), reverse=True)
-    results = [r for r in map(_result, newest_first) if r]
-    return JobView(
-        name=item["metadata"]["name"],
-        ended=bool(endings),
-        result=results[0] if results else None,
-        ip=next((ip for ip in map(_address, newest_first) if ip), None),
-        trouble=next((t for t in (*map(_job_trouble, newest_first[:1]), *map(_ending, endings)) if t), ""),
-    )
-
-
-def _condition(item: Document, kind: str, status: str = "True") -> Document | None:
-    """A condition of an object, if it stands at this."""
-    found = entries(mapping(item.get("status")).get("conditions"))
-    return next((c for c in found if c.get("type") == kind and c.get("status") == status), None)
-
-
-def _address(pod: Document) -> str | None:
-    """Where a pod can be asked that runs and is not about to end."""
-    status = mapping(pod.get("status"))
-    runs = status.get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-    return text(status.get("podIP")) or None if runs else None
-
-
-def _result(pod: Document) -> EvaluationResult | None:
-    """A pod's last words.
-
-    A score counts only from a process that ended well: the model that is scored runs beside it and can write where last
-    words stand, but not end the process so. An error counts unless the pod was taken from its node: another one follows
-    then.
-    """
-    ended = _program_ended(pod)
-    found = parsed(RESULTS, text(ended.get("message")))
-    if found is None or ended.get("exitCode") == 0:
-        return found
-    return found if found.error is not None and not _is_disrupted(pod) else None
-
-
-def _program_ended(pod: Document) -> Document:
-    """How the program's container ended."""
-    containers = entries(mapping(pod.get("status")).get("containerStatuses"))
-    return next((_ended(c, "state") for c in containers if c.get("name") == CONTAINER), {})
-
-
-def _is_disrupted(pod: Document) -> bool:
-    return _condition(pod, "DisruptionTarget") is not None
-
-
-def _job_trouble(pod: Document) -> str:
-    """What keeps a pod from starting, or how it ended."""
-    trouble, ended = _trouble(mapping(pod.get("status"))), _program_ended(pod)
-    if trouble:
-        return f"{trouble.reason}: {trouble.message}"
-    if _is_disrupted(pod):
-        return "its pod was taken from its node, and another one follows"
-    if ended.get("exitCode"):
-        return f"{ended.get('reason') or 'Error'}: container {CONTAINER} ended with code {ended['exitCode']}"
-    return ""
-
-
-def _ending(condition: Document) -> str:
-    failed = condition["type"] == "Failed"
-    return f"{condition.get('reason', '')}: {condition.get('message', '')}" if failed else ""
 
 
 def read_status(status: Any) -> ProgramStatus:
@@ -297,7 +228,7 @@ def deployment_view(item: Document, configs: Mapping[str, Document]) -> Deployme
 
 def refusal(item: Document) -> Trouble | None:
     """What the API server says to a Deployment's pods, where it takes no more of them."""
-    refused = _condition(item, "ReplicaFailure")
+    refused = condition(item, "ReplicaFailure")
     return Trouble(Reason.PODS_REFUSED, text(refused.get("message"))) if refused else None
 
 
@@ -308,67 +239,6 @@ def _loading(item: Document | None) -> Loading | None:
         return None
     at, previous = moment(data.get(AT)) or 0.0, parsed(CONFIGS, data.get(PREVIOUS_FILE))
     return Loading(config.revision, config.model.version, config, at, previous, Memory.parse(data.get(MEMORY_FILE)))
-
-
-def pod_view(item: Document) -> PodView:
-    """A pod as decisions see it."""
-    meta, status = item["metadata"], mapping(item.get("status"))
-    ready = _condition(item, "Ready") is not None
-    failure = None if ready else _failure(status)
-    return PodView(
-        name=meta["name"],
-        revision=labels_of(item).get(REVISION, ""),
-        ready=ready,
-        ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
-        ip=text(status.get("podIP")) or None,
-        failure=failure,
-        failures=max((_failures(c) for c in _containers(status)), default=0),
-        trouble=None if ready or failure else _trouble(status),
-    )
-
-
-def _containers(status: Document) -> list[Document]:
-    return [*entries(status.get("initContainerStatuses")), *entries(status.get("containerStatuses"))]
-
-
-def _ended(container: Document, state: str) -> Document:
-    """How a container ended that stands in this state."""
-    return mapping(mapping(container.get(state)).get("terminated"))
-
-
-def _failures(container: Document) -> int:
-    """How often it has ended, this time included: a restart is counted only when it begins, after a wait."""
-    count, state = container.get("restartCount"), mapping(container.get("state"))
-    has_ended = "terminated" in state or "terminated" in mapping(container.get("lastState"))
-    return (count if isinstance(count, int) else 0) + (has_ended and "running" not in state)
-
-
-def _failure(status: Document) -> Failure | None:
-    """What the program's container said when it last gave up."""
-    ended = (_ended(container, state) for container in _containers(status) for state in ("state", "lastState"))
-    said = (Failure.parse(text(end.get("message"))) for end in ended)
-    return next((failure for failure in said if failure), None)
-
-
-def _trouble(status: Document) -> Trouble | None:
-    """What the scheduler or the kubelet says."""
-    unscheduled = _condition({"status": status}, "PodScheduled", "False")
-    if unscheduled:
-        return Trouble(Reason.UNSCHEDULABLE, text(unscheduled.get("message")))
-    return next((t for t in map(_container_trouble, _containers(status)) if t), None)
-
-
-def _container_trouble(container: Document) -> Trouble | None:
-    waiting = mapping(mapping(container.get("state")).get("waiting"))
-    reason, message = text(waiting.get("reason")), text(waiting.get("message"))
-    if reason in IMAGE_REASONS:
-        return Trouble(Reason.IMAGE_NOT_PULLED, f"{container.get('image')}: {message}")
-    if reason == "CreateContainerConfigError":
-        return Trouble(Reason.SECRET_NOT_FOUND, message)
-    if reason == "CrashLoopBackOff":
-        code = _ended(container, "lastState").get("exitCode")
-        return Trouble(Reason.CRASHED, f"container {container.get('name')} ended with code {code}; see its log")
-    return None
 
 
 def preview_ready(slices: list[Document], service: str, pods: tuple[PodView, ...]) -> dict[str, int]:

@@ -61,6 +61,12 @@ def names_owner(item: Document, uid: str) -> bool:
     return any(one.get("uid") == uid for one in entries(item["metadata"].get("ownerReferences")))
 
 
+def condition(item: Document, kind: str, status: str = "True") -> Document | None:
+    """A condition of an object, if it stands at this."""
+    found = entries(mapping(item.get("status")).get("conditions"))
+    return next((c for c in found if c.get("type") == kind and c.get("status") == status), None)
+
+
 def data_of(item: Document | None) -> dict[str, str]:
     """What stands in a ConfigMap."""
     return _texts((item or {}).get("data"))

@@ -15,7 +15,8 @@ from despina.api.serving import SecretKeyRef
 from despina.api.tool import Tool, ToolStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import Refused
-from despina.cluster.observe import OWNED, own_secret, owned, pod_view, read_manifest, refusal
+from despina.cluster.observe import OWNED, own_secret, owned, read_manifest, refusal
+from despina.cluster.pods import pod_view
 from despina.cluster.reading import as_far_as_readable, labels_of
 from despina.decide.observed import ObjectKey, PodView, Trouble
 from despina.desired.labels import BACKEND, REVISION, TOOL

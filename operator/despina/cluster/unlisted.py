@@ -15,6 +15,7 @@ from despina.cluster.reading import is_owned, labels_of, mapping, text
 from despina.decide.observed import ObjectKey
 from despina.desired.config import generation_name
 from despina.desired.labels import REVISION, program_labels
+from despina.desired.optimization import optimization_prefix
 
 log = logging.getLogger(__name__)
 Lists = Mapping[str, list[Document]]
@@ -35,7 +36,7 @@ async def with_unlisted(cluster: Cluster, program: Program, status: ProgramStatu
 
 
 def missing(program: Program, status: ProgramStatus, found: Lists) -> list[ObjectKey]:
-    """What leads callers, what has pods, and what those were changed to: where it is in no list."""
+    """What leads callers, what has pods, what those were changed to, and what spends money: where it is in no list."""
     listed = {kind: {item["metadata"]["name"] for item in items} for kind, items in found.items()}
     known = [entry for entry in (status.active, status.previous, status.candidate) if entry]
     reached = {f"{program.name}-{revision}" for revision in _selected(program, found["Service"])}
@@ -46,7 +47,15 @@ def missing(program: Program, status: ProgramStatus, found: Lists) -> list[Objec
     wanted: list[ObjectKey] = [("Deployment", name) for name in (*_names(reached), *_names(others)[:MOST_OTHERS])]
     wanted += [("ConfigMap", generation_name(name)) for name in _names(changed)]
     wanted += [("Service", program.name)] if reached or others or listed["Deployment"] else []
+    wanted += _under_way(program, status)
     return [(kind, name) for kind, name in wanted if name not in listed[kind]]
+
+
+def _under_way(program: Program, status: ProgramStatus) -> list[ObjectKey]:
+    """The optimisation that goes on as far as is known: were it not seen, another one would begin beside it."""
+    run = status.optimization.run if status.optimization else None
+    is_named = run is not None and run.job.startswith(optimization_prefix(program)) and is_object_name(run.job)
+    return [("Job", run.job)] if run and is_named and run.finished_at is None else []
 
 
 def _selected(program: Program, services: Iterable[Document]) -> set[str]:

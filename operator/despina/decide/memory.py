@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 
 from despina.api.status import LAST_SERIAL, Memory, ProgramStatus, Promotion, Quarantined
 from despina.decide.observed import Observed
-from despina.desired.labels import ABORT, MEMORY, PROMOTE, RESTART, RETRY
+from despina.desired.labels import ABORT, MEMORY, OPTIMIZE, PROMOTE, RESTART, RETRY
 
-ASKING = {"promote": PROMOTE, "abort": ABORT, "retry": RETRY, "restart": RESTART}
+ASKING = {"promote": PROMOTE, "abort": ABORT, "retry": RETRY, "restart": RESTART, "optimize": OPTIMIZE}
 LONGEST = 253
 
 

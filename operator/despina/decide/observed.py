@@ -11,9 +11,10 @@ from pydantic import BeforeValidator, PlainSerializer
 from despina.api.conditions import Reason
 from despina.api.placement import PlacementProfile
 from despina.api.program import Program
+from despina.api.runs import OptimizationRun
 from despina.api.status import Memory, ProgramStatus
 from despina.desired.toolbox import ToolView
-from despina.wire import EvaluationResult, Failure, HeldRevision, ModelRef, PodState, RuntimeConfig
+from despina.wire import EvaluationResult, Failure, HeldRevision, ModelRef, OptimizationResult, PodState, RuntimeConfig
 
 
 def _split(key: Any) -> Any:
@@ -152,6 +153,42 @@ class JobView:
 
 
 @dataclass(frozen=True)
+class OptimizationJobView:
+    """The Job of an optimisation."""
+
+    name: str
+    run: OptimizationRun
+    """As it was noted on the Job when it was made."""
+    ended: bool = False
+    result: OptimizationResult | None = None
+    finished_at: float | None = None
+    """When it had ended, in seconds since the epoch."""
+    ip: str | None = None
+    """Where its pod tells how far it is."""
+    progress: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What somebody said of one prediction."""
+
+    at: float
+    """When, in seconds since the epoch."""
+    is_failure: bool
+
+
+@dataclass(frozen=True)
+class LabelsView:
+    """What MLflow had of labels a minute ago, at most."""
+
+    votes: tuple[Vote, ...] = ()
+    """One a prediction, the latest last."""
+    problem: str = ""
+    """Why they could not be read; they are as they were before."""
+
+
+@dataclass(frozen=True)
 class Resolution:
     """What the registry said about the program's model."""
 
@@ -209,6 +246,11 @@ class Observed:
     """What revisions take and give, as their pods say."""
     jobs: tuple[JobView, ...] = ()
     """Evaluations."""
+    optimizations: tuple[OptimizationJobView, ...] = ()
+    labels: LabelsView | None = None
+    """None where nothing depends on them, or they were not asked for yet."""
+    mark_trouble: str = ""
+    """Why an alias could not be moved, or a version tagged, the last time."""
     tools: tuple[ToolView, ...] = ()
     """The tools of all revisions that are still around."""
     redis_seal: str = field(default="", repr=False)

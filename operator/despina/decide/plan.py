@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from despina.api.revision import Revision
+from despina.api.runs import OptimizationStatus
 from despina.api.status import BreakerStatus, GateStatus, Memory, Quarantined
 from despina.decide.observed import ObjectKey, PodView
 from despina.wire import OrderName, RuntimeConfig, ShadowConfig, TrialTools
@@ -77,6 +78,24 @@ class Tell:
 
 
 @dataclass(frozen=True)
+class MoveAlias:
+    """Have the program's alias mean another version, in MLflow, if it still means `base` and was never moved there by
+    us before. It may be lost: where the alias is shows whether it must be given again."""
+
+    version: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Write on a model version what became of it, in MLflow. It may be given again."""
+
+    version: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Emit:
     """Write an Event on the program, after the status. In a chain it tells of the link before it, and is written only
     if that was carried out."""
@@ -113,7 +132,7 @@ class Chain:
     actions: tuple[Action, ...]
 
 
-Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | Emit | Chain
+Action = Create | Apply | Scale | Annotate | Restart | Delete | Tell | MoveAlias | Tag | Emit | Chain
 Step = Literal["Prepare", "Gate", "AwaitPromotion", "Promote", "Watch", "Refused", "Paused", "Suspended"]
 
 
@@ -172,6 +191,8 @@ class Plan:
     """The program's breaker over all replicas."""
     remark: str = ""
     """What users should know of the version that they reach."""
+    optimization: OptimizationStatus | None = None
+    """Where optimisations stand."""
     listen: float | None = None
     """Seconds between looks at what the pods report; None: nobody needs to know."""
     quarantined: tuple[Quarantined, ...] = ()

@@ -19,6 +19,7 @@ from despina.decide.failure import failure_of, relapse, remark, stopped_at
 from despina.decide.gates import Gates, clock_of, pass_gates, side_effects, unjudged
 from despina.decide.memory import fresh, handled, recall, remembered, sent_along
 from despina.decide.observed import DeploymentView, Observed
+from despina.decide.optimization import optimize
 from despina.decide.plan import Action, Chain, Clock, Emit, Plan, Step
 from despina.decide.pods import replacing_left
 from despina.decide.problems import spec_problem
@@ -26,11 +27,12 @@ from despina.decide.quarantine import added, entry_against, parse_timestamp, sti
 from despina.decide.readiness import do_all_say, is_prepared
 from despina.decide.retire import is_released, others, remaining, retention_left
 from despina.decide.situation import Situation, amiss, earlier, has_served, recovered, revision_in
+from despina.decide.sizing import asleep
 from despina.decide.strategy import choose, patience
 from despina.decide.versions import asked_model, ref_of, served_models
 from despina.decide.watch import promoted, summary, watch_left
 
-SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN, FEEDBACK_LISTEN = 0.15, 0.5, 5.0, 25.0
+SWAP_LISTEN, WATCH_LISTEN, STEADY_LISTEN, REQUESTS_LISTEN, FEEDBACK_LISTEN = 0.15, 0.5, 5.0, 10.0, 25.0
 GATE_SECONDS = WATCH_SECONDS = 1.0
 SOON_SECONDS = 0.1
 
@@ -48,10 +50,19 @@ def decide(observed: Observed, now: float) -> Plan:
     if failed:
         r = given_up(r, failed)
     step = step_of(r, gates, requests)
-    memory, target = _memory(r, requests, bool(problem)), _target(r, step)
+    optimizing = optimize(r, requests, held_up(r, step, problem))
+    pending = _pending(r, requests, bool(problem)) | (
+        {"optimize"} & requests.keys() if not optimizing.is_heard else set()
+    )
+    memory, target = _memory(r, requests, pending, bool(problem)), _target(r, step)
     r = replace(r, memory=sent_along(memory, promoted(r, target)))
     actions, events = _parted(
-        [*all_steps(r, step, gates, breaker, requests), *_news(r, gates, failed), *_in_vain(judged, requests, memory)]
+        [
+            *all_steps(r, step, gates, breaker, requests),
+            *optimizing.actions,
+            *_news(r, gates, failed),
+            *_in_vain(judged, requests, memory),
+        ]
     )
     is_under_way = r.candidate is not None or step == "Watch" or _is_starting(r)
     return Plan(
@@ -75,7 +86,8 @@ def decide(observed: Observed, now: float) -> Plan:
         problem=problem,
         breaker=breaker,
         remark=remark(r) if step == "Watch" else "",
-        again=again_after(r, step, gates),
+        optimization=optimizing.status,
+        again=_sooner(again_after(r, step, gates), optimizing.again),
         soon=SOON_SECONDS if failed or step == "Promote" or _lets_go(r) else None,
         listen=listen_of(r, step),
     )
@@ -134,13 +146,12 @@ def given_up(r: Situation, failed: Quarantined) -> Situation:
     return replace(after, wanted=None, strategy=None) if after.candidate else after
 
 
-def _memory(r: Situation, requests: Mapping[str, str], has_problem: bool) -> Memory:
+def _memory(r: Situation, requests: Mapping[str, str], pending: set[str], has_problem: bool) -> Memory:
     """What is to be remembered though nothing can be written but the status: the last promotion is the one that came
     about, for one that is refused must not end the watch of what callers still reach."""
     entries = r.entries if has_problem else _kept(r, requests)
     promotion = r.before.promotion if r.before else None
     rollout = (r.candidate.hash, timestamp(r.started_at)) if r.candidate else None
-    pending = set(requests) if has_problem else _pending(r, requests)
     return remembered(r.before, handled(r.o, pending), entries, rollout, promotion)
 
 
@@ -161,8 +172,27 @@ def _target(r: Situation, step: Step | None) -> Revision | None:
     return r.candidate if step == "Promote" else None
 
 
-def _pending(r: Situation, requests: Mapping[str, str]) -> set[str]:
+def held_up(r: Situation, step: Step | None, problem: tuple[str, str] | None) -> str:
+    """Why no optimisation begins now: what it shall make better must serve, and stay."""
+    if problem:
+        return problem[1]
+    if sleeps := asleep(r.o.program.spec):
+        return sleeps
+    if r.blocked:
+        return f"version {r.blocked.version} is asked for and in quarantine ({r.blocked.reason}): move the alias first"
+    if r.candidate is not None or step == "Watch" or r.is_left:
+        return "a release is under way"
+    return "nothing serves yet" if _is_starting(r) else ""
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
+
+
+def _pending(r: Situation, requests: Mapping[str, str], has_problem: bool) -> set[str]:
     """What was asked for and still waits for its moment."""
+    if has_problem:
+        return set(requests)
     pending = set()
     if r.asked is None:  # what they are about may come back
         pending |= requests.keys() & {"promote", "abort"}
@@ -298,6 +328,9 @@ def listen_of(r: Situation, step: Step | None) -> float | None:
         return WATCH_LISTEN
     if unlike or _may_hold_more(r):
         return STEADY_LISTEN
+    optimization = r.o.program.spec.optimization
+    if optimization and optimization.requests == "Enabled":
+        return REQUESTS_LISTEN
     return FEEDBACK_LISTEN if r.o.program.spec.feedback else None
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from despina.desired.labels import BACKEND, EVALUATION, MANAGED_BY, MODEL_VERSION, PROGRAM, REVISION, TOOL
+from despina.desired.labels import (
+    BACKEND,
+    EVALUATION,
+    MANAGED_BY,
+    MODEL_VERSION,
+    OPTIMIZATION,
+    PROGRAM,
+    REVISION,
+    TOOL,
+)
 from despina.wire import ENV_PREFIX
 
 CONTAINER = "program"
-OWN_LABELS = (MANAGED_BY, PROGRAM, REVISION, MODEL_VERSION, TOOL, BACKEND, EVALUATION)
+OWN_LABELS = (MANAGED_BY, PROGRAM, REVISION, MODEL_VERSION, TOOL, BACKEND, EVALUATION, OPTIMIZATION)
 OWN_FIELDS = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "command", "args")
 # The lists that Kubernetes itself merges by one key; every other list is replaced as a whole.
 MERGE_KEYS = {

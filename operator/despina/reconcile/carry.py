@@ -17,7 +17,7 @@ from despina.cluster.execute import execute
 from despina.cluster.observe import Unreadable
 from despina.cluster.reading import entries, mapping
 from despina.decide.observed import ObjectKey
-from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, Outcome, Restart, Tell
+from despina.decide.plan import Action, Apply, Chain, Create, Delete, Emit, MoveAlias, Outcome, Restart, Tag, Tell
 from despina.decide.quarantine import timestamp
 from despina.telemetry import WRITES_REFUSED
 
@@ -27,8 +27,8 @@ SILENT_AGAIN_SECONDS = 5.0
 CONFLICT_AGAIN_SECONDS = 0.2
 
 
-def _no_pods(_: Tell) -> None:
-    """Tools' pods take no orders."""
+def _nobody(_: Tell | MoveAlias | Tag) -> None:
+    """Tools' pods take no orders, and tools have no model."""
 
 
 @dataclass
@@ -40,8 +40,11 @@ class Carrier:
     owner: Owner
     objects: Mapping[ObjectKey, Any]
     cluster: Cluster
-    tell: Callable[[Tell], None] = _no_pods
+    tell: Callable[[Tell], None] = _nobody
+    """Takes orders to pods."""
     versions: dict[ObjectKey, str] = field(default_factory=dict)
+    mark: Callable[[MoveAlias | Tag], None] = _nobody
+    """Takes what is to be written into the model registry."""
     error: str | None = None
     silence: str | None = None
     again: float | None = None
@@ -71,6 +74,9 @@ class Carrier:
             return True
         if isinstance(action, Tell):
             self.tell(action)
+            return True
+        if isinstance(action, MoveAlias | Tag):
+            self.mark(action)
             return True
         if isinstance(action, Emit):
             self._to_say.append(action)

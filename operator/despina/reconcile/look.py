@@ -21,7 +21,15 @@ from despina.cluster.client import Document, Onlooker
 from despina.cluster.errors import ClusterError, Gone, Refused, UnknownKind
 from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
 from despina.cluster.tools import tools_of
-from despina.decide.observed import Defaults, JobView, Observed, PodView, Resolution, kind_of
+from despina.decide.observed import (
+    Defaults,
+    JobView,
+    Observed,
+    OptimizationJobView,
+    PodView,
+    Resolution,
+    kind_of,
+)
 from despina.decide.plan import Tell
 from despina.decide.rollout import decide
 from despina.decide.snapshot import Snapshot, snapshot_of
@@ -68,8 +76,10 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         redis_seal=redis_seal,
         read_key=next((c.read_key for view in live.deployments for c in view.configs), ""),
         jobs=tuple(_job(job, live.status) for job in live.jobs),
+        optimizations=tuple(_optimization(job, live.status) for job in live.optimizations),
     )
-    return snapshot_of(_as_told(o, now), now, (_taken(defaults, model), *pods.unseen, *tools.unseen))
+    unseen = (_taken(defaults, model), *pods.unseen, *tools.unseen, *_uncounted(live.program))
+    return snapshot_of(_as_told(o, now), now, unseen)
 
 
 async def _live(cluster: Onlooker, namespace: str, name: str) -> Live:
@@ -86,6 +96,13 @@ def _taken(defaults: Defaults, model: Resolution) -> str:
     version = f"version {model.version}" if model.version else str(model.reason)
     server = f", MLflow at {defaults.tracking_uri}" if defaults.tracking_uri else ""
     return f"As the status and what runs have it: MLflow's answer ({version}), image {defaults.runtime_image}{server}."
+
+
+def _uncounted(program: Program) -> tuple[str, ...]:
+    """Labels are counted in MLflow, where a run may begin because of them."""
+    text = "Labels were not counted, for MLflow was not asked: whether they would begin an optimisation is not known."
+    triggers = program.spec.optimization.triggers if program.spec.optimization else ()
+    return (text,) if any(trigger.type != "Schedule" for trigger in triggers) else ()
 
 
 def defaults_of(live: Live, deployments: list[Document]) -> Defaults:
@@ -194,6 +211,12 @@ def _job(job: JobView, status: ProgramStatus) -> JobView:
     gates = status.rollout.gates if status.rollout else ()
     said = next((g.message for g in gates if g.type == "Evaluate" and g.result == "Running"), "")
     return replace(job, progress="" if job.ended else said)
+
+
+def _optimization(job: OptimizationJobView, status: ProgramStatus) -> OptimizationJobView:
+    """The same of an optimisation."""
+    run = status.optimization.run if status.optimization else None
+    return replace(job, progress=run.progress if run and run.job == job.name and not job.ended else "")
 
 
 async def _tools(cluster: Onlooker, live: Live) -> Part:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from despina.api import GROUP
 from despina.api.conditions import Reason
-from despina.api.credentials import server_of
+from despina.api.credentials import Credentials, server_of
 from despina.api.program import Program
-from despina.api.revision import named_versions, tool_uses
+from despina.api.revision import experiment_of, named_versions, tool_uses
 from despina.cluster.client import Cluster, Document
 from despina.cluster.credentials import Lacking, mlflow_credentials
 from despina.cluster.errors import ClusterError, Refused
@@ -21,12 +21,14 @@ from despina.cluster.observe import Live, Unreadable, observe, parse, read_manif
 from despina.cluster.reading import notes_of
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.gates import watched_since
-from despina.decide.observed import Defaults, Observed, PodView, Resolution
-from despina.decide.plan import Action, Tell
+from despina.decide.observed import Defaults, LabelsView, Observed, PodView, Resolution
+from despina.decide.plan import Action, MoveAlias, Tag, Tell
 from despina.decide.rollout import decide
 from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS, Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
 from despina.reconcile.tool import ROTATION_SECONDS
+from despina.sources.labels import Labels
+from despina.sources.marks import Marks
 from despina.sources.mlflow import Registry
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
@@ -37,12 +39,22 @@ from despina.wire import RuntimeConfig
 log = logging.getLogger(__name__)
 
 
+class Access(NamedTuple):
+    """What MLflow said of the program's model, and who asks it."""
+
+    model: Resolution
+    credentials: Credentials | None
+    """The program's own; None where the operator asks as itself."""
+
+
 @dataclass(frozen=True)
 class Reconciler:
     """What a pass needs; calling it makes one."""
 
     cluster: Cluster
     registry: Registry
+    labels: Labels
+    marks: Marks
     orders: Orders
     reports: Reports
     defaults: Defaults
@@ -63,6 +75,8 @@ class Reconciler:
         manifest = await read_manifest(self.cluster, Program.kind, namespace, name)
         if manifest is None:
             self.registry.forget(key)
+            self.labels.forget(key)
+            self.marks.forget(key)
             self.orders.told(key, ())
             self.reports.forget(key)
             self.conflicts.pop(key, None)
@@ -85,16 +99,22 @@ class Reconciler:
 
     async def _step(self, key: Key, program: Program, manifest: Document) -> float | None:
         live = await observe(self.cluster, program, manifest)
-        observed = await self._snapshot(key, live)
+        access = await self.access(key, program)
+        observed = await self._snapshot(key, live, access)
         plan = decide(observed, self.clock())
         orders, writes = split(plan.actions)
         for order in orders:  # before anything is waited for: pods that load a version begin a write's time earlier
             self._tell(key, order)
         if writes and live.versions and not await self._is_as_read(manifest):
             return CONFLICT_AGAIN_SECONDS
-        tell = partial(self._tell, key)
         carrier = Carrier(
-            program, live.objects, self.cluster, tell, dict(live.versions), conflicts=self.conflicts.get(key, 0)
+            program,
+            live.objects,
+            self.cluster,
+            partial(self._tell, key),
+            dict(live.versions),
+            partial(self._mark, key, program, access),
+            conflicts=self.conflicts.get(key, 0),
         )
         await carrier.carry_out(writes)
         self.conflicts[key] = carrier.conflicts + 1 if carrier.is_outdated else 0
@@ -124,7 +144,11 @@ class Reconciler:
             self.reports.expect(key, tell.pod.name)
         self.orders.tell(key, tell)
 
-    async def _snapshot(self, key: Key, live: Live) -> Observed:
+    def _mark(self, key: Key, program: Program, access: Access, mark: MoveAlias | Tag) -> None:
+        source = program.spec.source.mlflow
+        self.marks.do(key, mark, access.model.server, source.model, source.alias or "", access.credentials)
+
+    async def _snapshot(self, key: Key, live: Live, access: Access) -> Observed:
         told = self.orders.told(key, [p.name for p in live.pods])
         said, heard, refusals = self.reports.said(key), self.reports.heard(key), self.orders.refusals(key)
         # Where this process stood still, an order is forgotten before anything was heard of it.
@@ -143,7 +167,7 @@ class Reconciler:
             program=live.program,
             status=watched_since(live.status, self.began),
             defaults=self.defaults,
-            model=await self.resolve(key, live.program),
+            model=access.model,
             deployments=live.deployments,
             pods=pods,
             active=live.active,
@@ -154,18 +178,31 @@ class Reconciler:
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             redis_seal="\n".join(self.mint(live.program.uid, live.program.namespace)) if uses_redis(live) else "",
             read_key=self.mint(f"{live.program.uid} read", live.program.namespace)[0],
-            jobs=await self.reports.evaluations(live.jobs),
+            jobs=await self.reports.with_progress(live.jobs),
+            optimizations=await self.reports.with_progress(live.optimizations),
+            labels=self._votes(key, live.program, access),
+            mark_trouble=self.marks.trouble(key),
         )
 
-    async def resolve(self, key: Key, program: Program) -> Resolution:
+    def _votes(self, key: Key, program: Program, access: Access) -> LabelsView | None:
+        """Only where something depends on them."""
+        feedback = program.spec.feedback
+        if program.spec.optimization is None or feedback is None or not access.model.server:
+            self.labels.forget(key)
+            return None
+        return self.labels.look(key, access.model.server, experiment_of(program, feedback), access.credentials)
+
+    async def access(self, key: Key, program: Program) -> Access:
         """What the program's model is now, asked with the program's own credentials where it brings some."""
         source, default = program.spec.source.mlflow, self.defaults.tracking_uri
         try:
             credentials = await mlflow_credentials(self.cluster, program)
         except Lacking as exc:
             self.registry.forget(key)
-            return Resolution(None, exc.reason, str(exc), server_of(source.tracking_uri or default or ""))
-        return await self.registry.resolve(key, source, default, named_versions(program), credentials)
+            server = server_of(source.tracking_uri or default or "")
+            return Access(Resolution(None, exc.reason, str(exc), server), None)
+        model = await self.registry.resolve(key, source, default, named_versions(program), credentials)
+        return Access(model, credentials)
 
     async def _interfaces(self, key: Key, live: Live, pods: tuple[PodView, ...]) -> Mapping[str, Mapping[str, Any]]:
         """Only where a gate compares them."""

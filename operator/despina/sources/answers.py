@@ -33,13 +33,13 @@ def refuse_packed(headers: Mapping[str, str]) -> None:
         raise TooLong
 
 
-async def body_of(response: httpx.Response) -> bytes:
+async def body_of(response: httpx.Response, most: int = MOST_BYTES) -> bytes:
     """The body of an answer; raises TooLong."""
     refuse_packed(response.headers)
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
-        if len(body) > MOST_BYTES:
+        if len(body) > most:
             raise TooLong
     return bytes(body)
 

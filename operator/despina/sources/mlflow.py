@@ -117,7 +117,8 @@ class Registry:
     """All registries that programs follow."""
 
     def __init__(self, tracking: Tracking, wake: Callable[[Key], None], most_waiting: int = 6) -> None:
-        self._tracking = tracking
+        self.tracking = tracking
+        """What asks the servers; closed with this."""
         self._wake = wake
         self._most_waiting = most_waiting
         self._waiting = 0
@@ -174,7 +175,7 @@ class Registry:
         """End all pollers."""
         for key in list(self._following):
             self.forget(key)
-        await self._tracking.close()
+        await self.tracking.close()
 
     def _follow(self, key: Key, poll_key: PollKey, interest: Interest) -> _Poller:
         if self._following.get(key) != poll_key:
@@ -211,7 +212,7 @@ class Registry:
 
     async def _ask(self, poll_key: PollKey, poller: _Poller) -> Answer:
         try:
-            model = await self._tracking.model(*poll_key)
+            model = await self.tracking.model(*poll_key)
             versions = await self._versions(poll_key, poller, model)
         except Trouble as trouble:
             if trouble.reason is Reason.REGISTRY_UNREACHABLE:
@@ -228,7 +229,7 @@ class Registry:
     async def _version(self, poll_key: PollKey, version: str) -> Seen:
         """One version. What fails for it alone must not keep others from theirs."""
         try:
-            return Seen(await self._tracking.created(*poll_key, version))
+            return Seen((await self.tracking.version(*poll_key, version)).created)
         except Silence:
             raise
         except Trouble as trouble:

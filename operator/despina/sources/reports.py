@@ -12,14 +12,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from despina.api.base import is_object_name
-from despina.decide.observed import JobView, PodView
+from despina.decide.observed import JobView, OptimizationJobView, PodView
 from despina.decide.situation import holds
 from despina.sources.answers import ANSWER_SECONDS, answer_of
 from despina.sources.runtime_admin import Key, address
@@ -30,6 +30,7 @@ BREATH_SECONDS = 0.15
 """Between two questions to a pod at least, whatever it answers."""
 INTERFACES_KEPT, INTERFACES_ASKED = 20, 4
 """Of one program; the latter in one pass."""
+AnyJob = TypeVar("AnyJob", JobView, OptimizationJobView)
 
 
 @dataclass
@@ -165,12 +166,12 @@ class Reports:
             del known[revision]
         return {revision: known[revision] for revision in asked if revision in known}
 
-    async def evaluations(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
-        """Evaluations with how far they are; all are asked at once, for a pass waits."""
+    async def with_progress(self, jobs: Sequence[AnyJob]) -> tuple[AnyJob, ...]:
+        """Jobs with how far they are; all are asked at once, for a pass waits."""
         said = await asyncio.gather(*map(self._progress, jobs))
         return tuple(replace(job, progress=words) for job, words in zip(jobs, said, strict=True))
 
-    async def _progress(self, job: JobView) -> str:
+    async def _progress(self, job: JobView | OptimizationJobView) -> str:
         if job.ip is None or job.result:
             return ""
         said = await answer_of(self._client, f"{address(job)}{PROGRESS_PATH}")

@@ -22,7 +22,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from despina.decide.observed import JobView, PodView, kind_of
+from despina.decide.observed import JobView, OptimizationJobView, PodView, kind_of
 from despina.decide.plan import Tell
 from despina.sources.answers import body_of
 from despina.sources.outbox import ATTEMPTS, Letter, Outbox
@@ -225,7 +225,7 @@ def order_of(program: Key, tell: Tell, number: OrdersReport) -> Order:
     )
 
 
-def address(pod: PodView | JobView, port: int = ADMIN_PORT) -> str:
+def address(pod: PodView | JobView | OptimizationJobView, port: int = ADMIN_PORT) -> str:
     """A pod's admin port, or another one."""
     host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
     return f"http://{host}:{port}"

@@ -21,6 +21,7 @@ from despina.desired.network import preview_name
 from despina.desired.toolbox import ToolView
 from despina.status.conditions import Finding, merge
 from despina.status.history import history, identity
+from despina.status.optimization import optimization_healthy, step_in_words
 
 UNRESOLVED = (Reason.UNKNOWN_PROFILE, Reason.TOOL_NOT_FOUND, Reason.TOOL_NOT_ALLOWED)
 
@@ -38,8 +39,10 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         orders_accepted(o),
         breaker_closed(plan),
         feedback_delivered(o),
+        optimization_healthy(o, plan),
         reconciled(outcome),
     )
+    rollout = _rollout(o, plan, now)
     return ProgramStatus(
         observed_generation=o.program.generation,
         conditions=merge(o.status.conditions, found, o.program.generation, timestamp(now)),
@@ -57,7 +60,9 @@ def report(observed: Observed, plan: Plan, outcome: Outcome, now: float) -> Prog
         active=_active(o),
         candidate=_candidate(o, plan),
         previous=_previous(o, plan),
-        rollout=_rollout(o, plan, now),
+        rollout=rollout,
+        step=step_in_words(rollout, plan.optimization),
+        optimization=plan.optimization,
         breaker=plan.breaker,
         tools=tool_uses_status(o),
         history=history(o, _listed(o, plan), timestamp(now)),

@@ -24,6 +24,7 @@ from despina.decide.sizing import asleep
 from despina.decide.watch import counts_of, error_rate, promoted_at
 from despina.desired.config import generation_name
 from despina.desired.labels import REVISION
+from despina.status.optimization import optimization_in_words
 from despina.status.report import remark_on, tool_uses_status
 from despina.wire import Counts, OrderName
 
@@ -62,6 +63,7 @@ def explain(observed: Observed, plan: Plan, now: float) -> list[str]:
         *_quarantine(o, plan),
         *_breaker(o, plan, now),
         *_tools(o),
+        *optimization_in_words(plan),
         *_next(observed, plan),
     ]
     refused = [*_refused(o)]  # first, since nothing gets on before that is mended

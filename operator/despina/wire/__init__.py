@@ -174,6 +174,9 @@ from despina.wire.names import (
     STATE_PATH as STATE_PATH,
 )
 from despina.wire.names import (
+    TERMINATED as TERMINATED,
+)
+from despina.wire.names import (
     TERMINATION_LOG as TERMINATION_LOG,
 )
 from despina.wire.names import (
@@ -205,6 +208,9 @@ from despina.wire.names import (
 )
 from despina.wire.names import (
     VERSION_HEADER as VERSION_HEADER,
+)
+from despina.wire.optimization import (
+    TAKEN_BACK_TAG as TAKEN_BACK_TAG,
 )
 from despina.wire.optimization import (
     BudgetConfig as BudgetConfig,
@@ -268,6 +274,9 @@ from despina.wire.state import (
 )
 from despina.wire.state import (
     HeldRevision as HeldRevision,
+)
+from despina.wire.state import (
+    OptimizeRequest as OptimizeRequest,
 )
 from despina.wire.state import (
     OrdersReport as OrdersReport,

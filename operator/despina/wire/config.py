@@ -193,6 +193,8 @@ class RuntimeConfig(Document):
     breaker: ProgramBreakerConfig | None = None
     fallback: FallbackConfig | None = None
     feedback: FeedbackConfig | None = None
+    optimize_requests: bool = False
+    """Whether callers may ask for an optimisation: `PodState.optimize` says so then."""
     auth_token_file: str | None = None
     """A mounted file that holds the bearer token callers must present; re-read when it changes."""
     session_ttl_seconds: int = 86400

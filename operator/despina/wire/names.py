@@ -47,3 +47,5 @@ TOOL_PACKAGES_ENV = "DESPINA_TOOL_PACKAGES"
 SECRET_CHECK_ENV = "DESPINA_SECRET_"  # noqa: S105 - a variable's name
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_ENV = "DESPINA_TERMINATION_LOG"
+TERMINATED = 143
+"""How a Job's process ends that was told to end before it was done."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from despina.wire.base import Count, Document, Report, Score
 from despina.wire.config import RuntimeConfig
+from despina.wire.evaluation import DatasetConfig
 from despina.wire.orders import TrialTools
 
 
@@ -33,10 +34,14 @@ class BudgetConfig(Document):
 
 
 class LabelsConfig(Document):
-    """From what the dataset is made."""
+    """From what the dataset is made: one of `file` and `experiment` is set."""
 
-    file: str
+    file: str | None = None
     """Labelled predictions, as JSON Lines."""
+    experiment: str | None = None
+    """An experiment of the program's MLflow server, by its name: its traces with assessments."""
+    until: float | None = None
+    """Labels that were given later do not count, in seconds since the epoch: so that one dataset is meant."""
     group_by: tuple[str, ...] = ()
     """Inputs by which rows belong together, on one side of the split."""
     max_percent_per_source: int = 10
@@ -62,15 +67,19 @@ class OptimizationConfig(Document):
     metric: str = "ExactMatch"
     budget: BudgetConfig
     labels: LabelsConfig
-    golden: str | None = None
-    """A file of examples from outside the feedback, as an Evaluate gate takes them, at which nothing may get worse."""
+    golden: DatasetConfig | None = None
+    """Examples from outside the feedback, as an Evaluate gate takes them, at which nothing may get worse."""
     promotion: PromotionConfig = PromotionConfig()
     tools: TrialTools = "Refuse"
 
 
+TAKEN_BACK_TAG = "despina.taken-back"
+"""On a model version that callers had to be sent away from; its value tells people why."""
+
 OptimizationReason = Literal[
-    "Better", "NotBetter", "GoldenWorse", "Unchanged", "Unjudged", "NothingFound", "TooFewExamples", "AlreadyDone"
-]
+    "Better", "NotBetter", "GoldenWorse", "Unchanged", "Unjudged", "NothingFound", "TooFewExamples", "AlreadyDone",
+    "TakenBack",
+]  # fmt: skip
 
 
 class Comparison(Report):

@@ -160,6 +160,15 @@ class FeedbackReport(Report):
     """Why nothing is stored or delivered now; empty where all is well."""
 
 
+class OptimizeRequest(Report):
+    """Somebody asked a pod for an optimisation; it has no rights in the cluster to begin one."""
+
+    number: Count = 0
+    """Counts such requests since the container began."""
+    module: str = Field(default="", max_length=253)
+    """The path of the module that shall change; empty for those that the manifest names."""
+
+
 class PodState(Report):
     """What one pod says of itself on its admin port: what it holds, what it serves, and how that goes."""
 
@@ -172,6 +181,8 @@ class PodState(Report):
     tries: dict[str, TryReport] = Field(default_factory=dict)
     shadow: ShadowReport | None = None
     feedback: FeedbackReport | None = None
+    optimize: tuple[OptimizeRequest, ...] = Field(default=(), max_length=16)
+    """The last requests for optimisations, the latest last."""
     uptime_seconds: Amount = 0.0
     workers: Count = 0
     """How many serve; fewer than are wanted while one that ended is not replaced yet."""
@@ -190,4 +201,5 @@ class PodState(Report):
         breakers = tuple((b.state, sum(n for kind, n in b.window.items() if kind != "ok")) for b in self.breakers)
         mirrors = self.shadow.revision if self.shadow else None
         trouble = bool(self.feedback and self.feedback.trouble)
-        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers, trouble
+        asked = max((r.number for r in self.optimize), default=0)
+        return self.revision, held, failed, breakers, tuple(self.tries), mirrors, self.workers, trouble, asked

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from despina.wire import EVALUATION_ENV, PROGRESS_PATH, EvaluationConfig, EvaluationResult
+from despina.wire import EVALUATION_ENV, PROGRESS_PATH, TERMINATED, EvaluationConfig, EvaluationResult
 from despina_runtime.evaluation.apart import keep_apart
 from despina_runtime.evaluation.examples import Line, Unusable, load_lines
 from despina_runtime.evaluation.judgement import Judgement, judge
@@ -32,7 +32,6 @@ from despina_runtime.http.server import make_server, open_port
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 
 log = logging.getLogger(__name__)
-TERMINATED = 143
 T = TypeVar("T")
 LONGEST_ERROR = 600
 """As JSON it must fit into a termination message, whatever its characters."""

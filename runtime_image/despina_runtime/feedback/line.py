@@ -1,23 +1,26 @@
-"""A worker's line to the pod's desk."""
+"""A worker's line to its supervisor, for what callers say: labels, and requests for optimisations."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from despina_runtime.feedback.label import Label, Reply
 
 PATIENCE_SECONDS = 10.0
+Unwished = Literal["NoOperator", "TooMany", "Failed"]
+Wished = int | Unwished
+"""A request's number, or why there is none."""
 
 
 class Line:
-    """Labels go out, replies come back. Before it is connected, nothing can be stored."""
+    """Words go out, replies come back. Before it is connected, nothing can be stored."""
 
     def __init__(self) -> None:
         self._say: Callable[[dict[str, Any]], None] | None = None
-        self._asked: dict[int, asyncio.Future[list[Reply]]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
 
     def connect(self, say: Callable[[dict[str, Any]], None]) -> None:
@@ -26,20 +29,31 @@ class Line:
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What became of each, in their order; Failed for all if nobody says so in time."""
-        failed = [Reply(prediction_id=label.prediction, status="Failed") for label in labels]
+        replies = await self._ask({"labels": [label.model_dump(mode="json") for label in labels]})
+        if replies is None:
+            return [Reply(prediction_id=label.prediction, status="Failed") for label in labels]
+        return [Reply.model_validate(reply) for reply in replies]
+
+    async def wish(self, module: str) -> Wished:
+        """Ask for an optimisation of a module, or of those that the manifest names if it is empty."""
+        reply: Wished | None = await self._ask({"wish": module})
+        return "Failed" if reply is None else reply
+
+    async def _ask(self, what: dict[str, Any]) -> Any:
+        """The reply; None if nobody gives one in time."""
         if self._say is None:
-            return failed
+            return None
         number = next(self._numbers)
         waiting = self._asked[number] = asyncio.get_running_loop().create_future()
-        self._say({"labels": [label.model_dump(mode="json") for label in labels], "id": number})
+        self._say({**what, "id": number})
         try:
             return await asyncio.wait_for(waiting, PATIENCE_SECONDS)
         except TimeoutError:
-            return failed
+            return None
         finally:
             self._asked.pop(number, None)
 
-    def heard(self, number: int, replies: Sequence[dict[str, Any]]) -> None:
-        """The desk's answer."""
+    def heard(self, number: int, reply: Any) -> None:
+        """The supervisor's answer."""
         if (waiting := self._asked.get(number)) and not waiting.done():
-            waiting.set_result([Reply.model_validate(reply) for reply in replies])
+            waiting.set_result(reply)

@@ -32,6 +32,7 @@ from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.routes import build_routes
 from despina_runtime.http.sessions import Sessions
+from despina_runtime.http.wishes import Wishing
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.messages import Receive
@@ -77,7 +78,10 @@ class Service:
             self._feedback = Feedback(loaded.interface, config.feedback, self._names, line)
         offers = [self._offer(loaded, config), *([self._feedback.offer(config.program)] if self._feedback else ())]
         self._mcp = McpEndpoint(config.program, offers, config.limits.max_request_bytes)
-        self._routes = build_routes(loaded.interface, config, self._modules, sessions, self.run, self._feedback)
+        wishing = Wishing(self._modules, config, line)
+        self._routes = build_routes(
+            loaded.interface, config, self._modules, sessions, self.run, wishing, self._feedback
+        )
         self.record = Record(config.model.version)
         self._time = asyncio.get_running_loop().time
         self._id_prefix = f"{config.revision}-{os.urandom(4).hex()}-"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from despina.wire import RuntimeConfig
@@ -42,11 +43,21 @@ PROBLEM = {
     },
     "required": ["type", "title", "status"],
 }
+WISHES = {
+    "404": PROBLEMS["404"],
+    "413": PROBLEMS["413"],
+    "422": "The body says something",
+    "429": PROBLEMS["429"],
+    "501": "There is no operator",
+    "503": "The request could not be noted; Retry-After says when to come back",
+}
 Schemas = dict[str, Any]
 
 
-def openapi(interface: Interface, config: RuntimeConfig, modules: dict[str, Any]) -> dict[str, Any]:
-    """The document."""
+def openapi(
+    interface: Interface, config: RuntimeConfig, modules: dict[str, Any], predicting: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document; `predicting` are the paths of modules that can be optimised."""
     schemas: Schemas = {"Problem": PROBLEM, "Variables": Variables.model_json_schema()}
     for model, mode in ((interface.inputs, "validation"), (interface.outputs, "serialization")):
         schema = model.model_json_schema(schema_generator=Published, ref_template=REFS, mode=mode)  # type: ignore[arg-type]
@@ -62,6 +73,7 @@ def openapi(interface: Interface, config: RuntimeConfig, modules: dict[str, Any]
             "/execute/batch": {"post": _batch(config)},
             "/sessions/{session}/variables": _sessions(secured),
             **_modules(config, modules, schemas),
+            **(_wishes(predicting, secured) if config.optimize_requests else {}),
         },
         "components": {"schemas": schemas, **bearer},
         **({"security": [{"bearer": []}]} if secured else {}),
@@ -77,9 +89,13 @@ def _json(schema: Schemas) -> Schemas:
 
 
 def _problems(*statuses: str, secured: bool) -> Schemas:
+    return _described({status: PROBLEMS[status] for status in statuses}, secured)
+
+
+def _described(problems: Mapping[str, str], secured: bool) -> Schemas:
     content = {MEDIA_TYPE.decode(): {"schema": _ref("Problem")}}
-    wanted = (*statuses, "401") if secured else statuses
-    return {status: {"description": PROBLEMS[status], "content": content} for status in wanted}
+    wanted = {**problems, "401": PROBLEMS["401"]} if secured else problems
+    return {status: {"description": text, "content": content} for status, text in wanted.items()}
 
 
 def _choices(config: RuntimeConfig) -> list[Schemas]:
@@ -182,6 +198,23 @@ def _modules(config: RuntimeConfig, modules: dict[str, Any], schemas: Schemas) -
             schemas[f"{name}_{part.title()}"] = moved
         paths[f"/modules/{path}/execute"] = {"post": _execute(config, f"{name}_Inputs", f"{name}_Outputs")}
     return paths
+
+
+def _wishes(predicting: Sequence[str], secured: bool) -> Schemas:
+    """Requests for optimisations."""
+    noted = {"request": {"type": "integer"}, "module": {"type": "string"}, "watch": {"type": "string"}}
+    told = {"type": "object", "properties": noted, "required": [*noted]}
+    asked: Schemas = {
+        "requestBody": {"required": False, "content": _json({"type": "object", "additionalProperties": False})},
+        "responses": {
+            "202": {"description": "Noted; `watch` shows what becomes of it", "content": _json(told)},
+            **_described(WISHES, secured),
+        },
+    }
+    path = {"name": "path", "in": "path", "required": True, "schema": {"type": "string", "enum": [*predicting]}}
+    whole = {"summary": "Ask for a better version", "operationId": "optimize", **asked}
+    one = {"summary": "Ask for a better module", "operationId": "optimize_module", "parameters": [path], **asked}
+    return {"/optimize": {"post": whole}} | ({"/modules/{path}/optimize": {"post": one}} if predicting else {})
 
 
 def _moved(node: Any, name: str) -> Any:

@@ -23,6 +23,7 @@ from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.sessions import Sessions
+from despina_runtime.http.wishes import Wishing
 from despina_runtime.pipeline.attended import WhileThere
 from despina_runtime.pipeline.call import Answer
 from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem, as_problem, unexpected
@@ -44,6 +45,7 @@ def build_routes(
     modules: Modules,
     sessions: Sessions,
     run: Run,
+    wishing: Wishing,
     feedback: Feedback | None = None,
 ) -> Starlette:
     """The application behind `POST /execute`."""
@@ -57,9 +59,11 @@ def build_routes(
             Route("/schema", _answer(schema)),
             Route("/modules", _answer({"modules": schemas})),
             Route("/modules/{path:path}/schema", lambda r: JSONResponse(_schema_of(modules, r))),
-            Route("/openapi.json", _answer(openapi(interface, config, schemas))),
+            Route("/openapi.json", _answer(openapi(interface, config, schemas, modules.predicting))),
             Route("/docs", lambda _: HTMLResponse(PAGE.format(title=config.program))),
             Mount("/docs/assets", StaticFiles(directory=_assets())),
+            Route("/optimize", wishing.answer, methods=["POST"]),
+            Route("/modules/{path:path}/optimize", wishing.answer, methods=["POST"]),
             *([Route("/feedback", feedback.answer, methods=["POST"])] if feedback else ()),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", lambda _: PlainTextResponse("ok")),

@@ -1,8 +1,9 @@
 """One account for all processes of an optimisation, kept by the one that runs no model's code.
 
 Whoever wants to ask an LM connects to a Unix socket, says the most that the call can cost, and is told whether it may
-be made. He keeps the connection until the call has ended, and says then what it cost. Of one who ends without a word,
-the whole reservation is booked.
+be made, as soon as that is known: what calls under way cost less than they can is there for others. He keeps the
+connection until the call has ended, and says then what it cost. Of one who ends without a word, the whole reservation
+is booked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from despina.wire import Report
 from despina_runtime.lines import next_line
-from despina_runtime.optimization.budget import Budget, Exhausted
+from despina_runtime.optimization.budget import Budget, Exhausted, Occupied
 
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 ADDRESS = "account"
@@ -50,9 +51,11 @@ class Ended(Report):
 async def account(budget: Budget) -> AsyncIterator[Path]:
     """Serve a budget while the block runs; the socket's path."""
 
+    desk = _Desk(budget)
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValidationError):
-            await _serve(budget, reader, writer)
+            await desk.serve(reader, writer)
         writer.close()
 
     # A socket's path may have 107 bytes: none below a folder that others chose.
@@ -62,20 +65,42 @@ async def account(budget: Budget) -> AsyncIterator[Path]:
             yield path
 
 
-async def _serve(budget: Budget, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    wanted = Wanted.model_validate_json(await next_line(reader))
-    try:
-        budget.reserve(wanted.most)
-    except Exhausted as exc:
-        writer.write(_line(Allowed(refused=str(exc))))
-        return
-    cost = wanted.most or Decimal(0)
-    try:
-        writer.write(_line(Allowed()))
-        if line := await next_line(reader):
-            cost = Ended.model_validate_json(line).cost
-    finally:
-        budget.settle(wanted.most, cost)
+class _Desk:
+    """Where calls are asked for."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._one_ended = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One call, from the question to what it cost."""
+        wanted = Wanted.model_validate_json(await next_line(reader))
+        try:
+            if not await self._reserve(wanted.most, reader):
+                return
+        except Exhausted as exc:
+            writer.write(_line(Allowed(refused=str(exc))))
+            return
+        cost = wanted.most or Decimal(0)
+        try:
+            writer.write(_line(Allowed()))
+            if line := await next_line(reader):
+                cost = Ended.model_validate_json(line).cost
+        finally:
+            self._budget.settle(wanted.most, cost)
+            self._one_ended.set()
+            self._one_ended = asyncio.Event()
+
+    async def _reserve(self, most: Decimal | None, reader: asyncio.StreamReader) -> bool:
+        """Raises Exhausted; false if who wanted it has left meanwhile."""
+        while not reader.at_eof():
+            try:
+                self._budget.reserve(most)
+            except Occupied:
+                await self._one_ended.wait()
+            else:
+                return True
+        return False
 
 
 def _line(said: Report) -> bytes:

@@ -25,6 +25,10 @@ class Exhausted(BaseException):
     return as if they had finished, others go on until ten have come."""
 
 
+class Occupied(Exhausted):
+    """Not now: it may be spent once a call under way has cost less than it can."""
+
+
 class Insufficient(ValueError):
     """A budget that cannot be enough; the text says what would be."""
 
@@ -59,18 +63,22 @@ class Budget:
         self._limits, self._aside, self._clock = limits, aside, clock
         self._lock = threading.Lock()
         self._calls, self._usd, self._dearest = 0, Decimal(0), Decimal(0)
+        self._under_way = Decimal(0)
         self._began, self._aside_seconds = clock(), 0.0
         self.refusal = ""
         """Why the last call was refused that was."""
 
     def reserve(self, most: Decimal | None) -> None:
-        """Take a call that can cost as much as that; None where nobody knows. Raises Exhausted."""
+        """Take a call that can cost as much as that; None where nobody knows. Raises Exhausted and Occupied."""
         with self._lock:
             if why := self._why_not(most):
                 self.refusal = why
                 raise Exhausted(why)
+            if self._lack(most, self._usd):
+                raise Occupied("calls under way may cost all that is left")
             self._calls += 1
             self._usd += most or 0
+            self._under_way += most or 0
 
     def _why_not(self, most: Decimal | None) -> str:
         limits = self._limits
@@ -82,14 +90,20 @@ class Budget:
             return ""
         if most is None:
             return "a call says no max_tokens, so nobody knows what it can cost"
-        if self._usd + most + self._aside * self._dearest > limits.usd:
-            return f"{self._usd:f} of {limits.usd:f} USD are spent, and a call can cost {most:f}"
+        if self._lack(most, spent := self._usd - self._under_way):
+            return f"{spent:f} of {limits.usd:f} USD are spent, and a call can cost {most:f}"
         return ""
+
+    def _lack(self, most: Decimal | None, spent: Decimal) -> bool:
+        """Whether a call can cost more than is left when so much is spent."""
+        limit = self._limits.usd
+        return limit is not None and spent + (most or 0) + self._aside * self._dearest > limit
 
     def settle(self, reserved: Decimal | None, cost: Decimal) -> None:
         """Book what a call did cost in place of what was reserved for it."""
         with self._lock:
             self._usd += cost - (reserved or 0)
+            self._under_way -= reserved or 0
             self._dearest = max(self._dearest, cost)
 
     def begin(self, aside: int = 0, aside_seconds: float = 0.0) -> None:

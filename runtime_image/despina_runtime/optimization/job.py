@@ -15,26 +15,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from despina.wire import OPTIMIZATION_ENV, OptimizationConfig, OptimizationResult
+from despina.wire import OPTIMIZATION_ENV, TERMINATED, OptimizationConfig, OptimizationResult
 from despina_runtime.evaluation.apart import keep_apart
 from despina_runtime.evaluation.examples import Unusable
-from despina_runtime.evaluation.job import TERMINATED, serve_progress
+from despina_runtime.evaluation.job import serve_progress
 from despina_runtime.optimization.account import account
-from despina_runtime.optimization.budget import Budget, Insufficient
+from despina_runtime.optimization.budget import Insufficient
 from despina_runtime.optimization.plan import Plan, read_plan
-from despina_runtime.optimization.registry import Registry
+from despina_runtime.optimization.registry import Earlier, Registry
 from despina_runtime.optimization.scoring import WORKING
 from despina_runtime.optimization.states import NotThatProgram, UnknownModule
-from despina_runtime.optimization.work import Work
+from despina_runtime.optimization.work import LONGEST_TEXT, Work, progress
 from despina_runtime.program.fetch import fetch
 from despina_runtime.program.manifest import MANIFEST, read_manifest
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
+from despina_runtime.tracking import Lacking
 
 log = logging.getLogger(__name__)
-LONGEST_ERROR = 600
-"""As JSON it must fit into a termination message, whatever its characters."""
-REFUSED = (Unusable, Insufficient, UnknownModule, NotThatProgram, ProgramError)
+REFUSED = (Unusable, Insufficient, UnknownModule, NotThatProgram, ProgramError, Lacking)
 """What ends an optimisation with its own words."""
 
 
@@ -43,24 +42,29 @@ class Optimization:
 
     def __init__(self, config: OptimizationConfig, cache: Path, command: Sequence[str] = WORKING) -> None:
         self._config, self._cache, self._command = config, cache, command
-        self._budget: Budget | None = None
+        self._work: Work | None = None
         self.stop = asyncio.Event()
         """Set, it ends at once, and what was found by then is kept."""
-        self.progress = "starting"
+
+    @property
+    def progress(self) -> str:
+        """How far it is."""
+        return self._work.progress if self._work else progress(0, self._config.budget.max_lm_calls, None)
 
     async def run(self) -> OptimizationResult:
-        """The result; what went wrong is one, too."""
+        """The result; what went wrong is one, too. Its texts are as long as a termination message can take."""
         try:
             result = await self._run()
         except REFUSED as exc:
-            result = OptimizationResult(error=str(exc)[:LONGEST_ERROR])
+            result = OptimizationResult(error=str(exc)[:LONGEST_TEXT])
         except Exception as exc:
             log.exception("The optimisation failed")
             text = f"the optimisation itself failed: {type(exc).__name__}; see the Job's log"
             result = OptimizationResult(error=text)
-        if self._budget is None:
+        result = result.model_copy(update={"message": result.message[:LONGEST_TEXT]})
+        if self._work is None:
             return result
-        spent = self._budget.spent
+        spent = self._work.budget.spent
         return result.model_copy(update={"lm_calls": spent.calls, "cost_usd": float(spent.usd)})
 
     async def _run(self) -> OptimizationResult:
@@ -69,16 +73,12 @@ class Optimization:
             return OptimizationResult(reason="TooFewExamples", message=plan.lack, dataset_digest=plan.dataset.digest)
         registry = Registry(self._config.base.model, self._config.base.mlflow_credentials_dir)
         earlier = await asyncio.to_thread(registry.find, plan.settings)
-        if earlier and earlier.is_judged:
-            return _already_done(plan, earlier.version)
+        if earlier and (earlier.is_judged or earlier.is_taken_back):
+            return _already_done(plan, earlier)
         parent = await asyncio.to_thread(self._fetch)
-        work = Work(plan, parent, registry, self._cache, self._command, self.stop, self._say)
-        self._budget = work.budget
-        async with account(work.budget) as address:
-            return await work.run(address, earlier.version if earlier else None)
-
-    def _say(self, words: str) -> None:
-        self.progress = words
+        self._work = Work(plan, parent, registry, self._cache, self._command, self.stop)
+        async with account(self._work.budget) as address:
+            return await self._work.run(address, earlier.version if earlier else None)
 
     def _fetch(self) -> Path:
         """The parent's artefact; raises ProgramError and Unusable."""
@@ -90,10 +90,13 @@ class Optimization:
         return folder
 
 
-def _already_done(plan: Plan, version: str) -> OptimizationResult:
-    text = f"version {version} came of the same data and settings"
+def _already_done(plan: Plan, earlier: Earlier) -> OptimizationResult:
+    text = f"version {earlier.version} came of the same data and settings"
+    text += ", and callers had to be sent away from it" if earlier.is_taken_back else ""
     digest = plan.dataset.digest
-    return OptimizationResult(reason="AlreadyDone", message=text, candidate_version=version, dataset_digest=digest)
+    return OptimizationResult(
+        reason="AlreadyDone", message=text, candidate_version=earlier.version, dataset_digest=digest
+    )
 
 
 async def optimize(config: OptimizationConfig, cache: Path) -> OptimizationResult:

@@ -1,20 +1,27 @@
-"""What an optimisation is about, before anything is asked of an LM: pure functions, but for reading its files."""
+"""What an optimisation is about, before anything is asked of an LM: pure functions, but for reading its data."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from despina.wire import OptimizationConfig
+from despina.wire import FeedbackConfig, OptimizationConfig
 from despina_runtime.cache.keys import canonical
-from despina_runtime.evaluation.examples import Line, Unusable, parsed
+from despina_runtime.evaluation.examples import Line, Unusable, load_lines
 from despina_runtime.optimization.budget import Limits
-from despina_runtime.optimization.datasets import Dataset, LabelledPrediction, make_dataset
+from despina_runtime.optimization.datasets import Dataset, IsHidden, LabelledPrediction, make_dataset
+from despina_runtime.optimization.labels import Experiment, Labels
+from despina_runtime.telemetry.redaction import HIDDEN, redactor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Plan:
     config: OptimizationConfig
     dataset: Dataset
     golden: tuple[Line, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many labels and inputs gave no row, by why."""
 
     @property
     def settings(self) -> str:
@@ -58,10 +67,15 @@ class Plan:
     @property
     def lack(self) -> str:
         """Why nothing could be judged."""
-        if not (self.dataset.train and self.dataset.validation):
-            return "there are no labelled rows to learn from: labels need `expected`, or must be of successes"
         found, wanted = len(self.dataset.heldout), self.config.promotion.min_examples
-        return f"{found} held-out rows of trusted sources, and it takes {wanted}" if found < wanted else ""
+        if not (self.dataset.train and self.dataset.validation):
+            why = "there are no labelled rows to learn from: labels need `expected`, or must be of successes"
+        elif found < wanted:
+            why = f"{found} held-out rows of trusted sources, and it takes {wanted}"
+        else:
+            return ""
+        others = ", ".join(f"{number} {reason}" for reason, number in sorted(self.left_out.items()))
+        return f"{why}; left out: {others}" if others else why
 
 
 def _digest(document: Any) -> str:
@@ -70,9 +84,50 @@ def _digest(document: Any) -> str:
 
 def read_plan(config: OptimizationConfig) -> Plan:
     """Read labels and golden rows; raises Unusable."""
-    labels, rules = read_labels(Path(config.labels.file)), config.labels
-    dataset = make_dataset(labels, group_by=rules.group_by, max_percent_per_source=rules.max_percent_per_source)
-    return Plan(config, dataset, tuple(parsed(read(Path(config.golden)))) if config.golden else ())
+    golden = _golden(config)
+    labels, rules = _labels(config), config.labels
+    dataset = make_dataset(
+        labels.predictions,
+        group_by=rules.group_by,
+        max_percent_per_source=rules.max_percent_per_source,
+        is_hidden=hidden_by(config.base.feedback),
+    )
+    left_out = Counter(labels.left_out) + Counter(dataset.left_out)
+    log.info("Read labels=%d left_out=%s golden=%d", len(labels.predictions), dict(left_out), len(golden))
+    return Plan(config, dataset, golden, left_out)
+
+
+def _golden(config: OptimizationConfig) -> tuple[Line, ...]:
+    """What a golden set holds; none where none is wanted."""
+    if config.golden is None:
+        return ()
+    base = config.base
+    lines = tuple(load_lines(config.golden, base.model.tracking_uri, base.mlflow_credentials_dir))
+    if not lines:
+        raise Unusable("the golden set holds no examples")
+    try:
+        canonical(lines)
+    except (TypeError, ValueError) as exc:
+        raise Unusable(f"an example of the golden set holds what is not JSON: {exc}") from exc
+    return lines
+
+
+def _labels(config: OptimizationConfig) -> Labels:
+    asked, base = config.labels, config.base
+    if asked.experiment is not None:
+        return Experiment(base.model, base.mlflow_credentials_dir, asked.experiment).read(asked.until)
+    if asked.file is None:
+        raise Unusable("nothing says where labels are: neither a file nor an experiment")
+    given = read_labels(Path(asked.file))
+    return Labels(tuple(one for one in given if asked.until is None or one.at <= asked.until))
+
+
+def hidden_by(feedback: FeedbackConfig | None) -> IsHidden:
+    """Whether redaction has hidden something of a JSON value, or would: also where all is recorded, no row is made of
+    it, for rows are read by people and optimisers."""
+    own = feedback or FeedbackConfig()
+    hide = redactor(own.redacted_fields, own.redacted_patterns)
+    return lambda value: hide(value) != value or HIDDEN.encode() in canonical(value)
 
 
 def read_labels(path: Path) -> list[LabelledPrediction]:

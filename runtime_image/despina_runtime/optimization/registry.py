@@ -5,6 +5,7 @@ The version is the parent's artefact with another compiled state: none of its co
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -18,8 +19,9 @@ from typing import Any
 
 import orjson
 
-from despina.wire import ModelRef
-from despina_runtime.evaluation.examples import Row
+from despina.wire import TAKEN_BACK_TAG, ModelRef
+from despina_runtime.cache.keys import canonical
+from despina_runtime.evaluation.examples import Row, Unusable
 from despina_runtime.optimization.datasets import Dataset
 from despina_runtime.optimization.states import State
 from despina_runtime.program.fetch import COMPLETE
@@ -29,7 +31,7 @@ from despina_runtime.tracking import told
 log = logging.getLogger(__name__)
 ALIAS = "candidate"
 PREFIX = "despina."
-SETTINGS, JUDGED, HELDOUT_ROWS, PARENT = "settings", "judged", "heldout-rows", "parent"
+SETTINGS, JUDGED, HELDOUT_ROWS, PARENT, STATE_DIGEST = "settings", "judged", "heldout-rows", "parent", "state"
 DIGITS = 8
 NOT_THE_VERSIONS = (COMPLETE, "registered_model_meta", "MLmodel", "conda.yaml", "python_env.yaml", "__pycache__")
 """What a download, or MLflow, puts beside what the version is made of."""
@@ -41,6 +43,8 @@ class Earlier:
 
     version: str
     is_judged: bool
+    is_taken_back: bool
+    """Whether callers had to be sent away from it."""
 
 
 class Registry:
@@ -53,16 +57,31 @@ class Registry:
     def _client(self) -> Iterator[Any]:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a command's own words stand there
         import mlflow
+        from mlflow.exceptions import MlflowException
 
         mlflow.set_tracking_uri(self._model.tracking_uri)
         with told(self._model.tracking_uri, self._secret):
-            yield mlflow.MlflowClient()
+            try:
+                yield mlflow.MlflowClient()
+            except MlflowException as exc:
+                log.error("MLflow refuses error=%s", exc.message)
+                raise Unusable(
+                    f"MLflow refuses ({exc.error_code}): the program's credentials must be allowed to read and to add"
+                    f" versions of {self._model.name}, and the server must answer; then begin the run again"
+                ) from exc
 
     def find(self, settings: str) -> Earlier | None:
         """The last version with this name of its settings."""
         versions = self._with(SETTINGS, settings)
         last = max(versions, key=lambda version: int(version.version), default=None)
-        return Earlier(str(last.version), last.tags.get(PREFIX + JUDGED) != "no") if last else None
+        if last is None:
+            return None
+        return Earlier(str(last.version), last.tags.get(PREFIX + JUDGED) != "no", TAKEN_BACK_TAG in last.tags)
+
+    def taken_back(self, state: State) -> str | None:
+        """The version of this very state that callers had to be sent away from, if there is one."""
+        versions = self._with(STATE_DIGEST, digest_of(state))
+        return next((str(version.version) for version in versions if TAKEN_BACK_TAG in version.tags), None)
 
     def times_used(self, heldout: str) -> int:
         """How many versions have been judged on these held-out rows."""
@@ -81,7 +100,7 @@ class Registry:
         import mlflow
         from mlflow.models import Model
 
-        own = {PREFIX + name: value for name, value in tags.items()}
+        own = {PREFIX + name: value for name, value in tags.items()} | {PREFIX + STATE_DIGEST: digest_of(state)}
         with self._client():
             mlflow.set_experiment(program)  # experiments are named after programs
             with mlflow.start_run(run_name=f"optimize {self._model.name}"), tempfile.TemporaryDirectory() as folder:
@@ -104,7 +123,6 @@ class Registry:
     def mirror(self, program: str, dataset: Dataset) -> None:
         """The dataset as MLflow's own, by side: each a new one, for MLflow would write over what is in an old one."""
         import mlflow
-        from mlflow.exceptions import MlflowException
 
         sides = {"train": dataset.train, "validation": dataset.validation, "heldout": dataset.heldout}
         try:
@@ -112,8 +130,13 @@ class Registry:
                 number = mlflow.set_experiment(program).experiment_id
                 for side, rows in sides.items():
                     _mirror(f"{program}-{side}-{dataset.digest[:DIGITS]}", number, rows, dataset.digest)
-        except MlflowException as exc:  # what counts is the run's artefact
-            log.warning("The dataset was not mirrored error=%s", exc.message)
+        except Unusable as exc:  # what counts is the run's artefact
+            log.warning("The dataset was not mirrored error=%s", exc)
+
+
+def digest_of(state: State) -> str:
+    """64 hexadecimal digits: by it a compiled state is found again."""
+    return hashlib.sha256(canonical(state)).hexdigest()
 
 
 def _mirror(name: str, experiment: str, rows: tuple[Row, ...], digest: str) -> None:

@@ -6,8 +6,9 @@ are compared row by row, and all their calls are paid from one account.
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from despina_runtime.evaluation.score import Scorer, Start, metric_of, subjects
 from despina_runtime.evaluation.subject import fresh_folder
 from despina_runtime.optimization.account import ADDRESS
 
+log = logging.getLogger(__name__)
 WORKING = (sys.executable, "-m", "despina_runtime.optimization.working")
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,10 @@ async def processes(
 
 
 async def score_version(
-    runtime: RuntimeConfig, which: str, asked: Questions, tell: Tell, cache: Path, address: Path,
+    runtime: RuntimeConfig, which: str, asked: Questions, cache: Path, address: Path,
     command: Sequence[str] = WORKING,
 ) -> Scores:  # fmt: skip
     """One version's scores; raises Unusable, also when a call was refused that it needed."""
-    tell(f"{which}: loading")
     async with processes(runtime, cache, address, command) as (_, start):
         model = await start(f"the {which}'s process", "model", asked.tools)
         shape = await model.first_word()
@@ -67,7 +67,7 @@ async def score_version(
         if not heldout:
             raise Unusable("no held-out row fits the program's interface")
         metric = await metric_of(asked.metric, start, runtime.request_timeout_seconds)
-        scorer = Scorer(model, shape, metric, runtime, lambda words: tell(f"{which}: {words}"))
+        scorer = Scorer(model, shape, metric, runtime, lambda words: log.debug("Scoring %s %s", which, words))
         try:
             scores = (await scorer.run([*heldout, *golden], None)).scores
         except ExceptionGroup as group:

@@ -14,7 +14,7 @@ from despina.wire import RuntimeConfig
 from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.subject import Subject
 from despina_runtime.optimization.budget import Budget
-from despina_runtime.optimization.scoring import Tell, processes
+from despina_runtime.optimization.scoring import processes
 from despina_runtime.optimization.states import NotThatProgram, State, merged
 from despina_runtime.optimization.task import News, Task
 
@@ -38,13 +38,13 @@ class Found:
 class Search:
     """One run of an optimiser; what it has found survives whatever becomes of its process."""
 
-    def __init__(self, task: Task, parent: State, budget: Budget, stop: asyncio.Event, tell: Tell) -> None:
-        self._task, self._parent, self._budget, self._stop, self._tell = task, parent, budget, stop, tell
+    def __init__(self, task: Task, parent: State, budget: Budget, stop: asyncio.Event) -> None:
+        self._task, self._parent, self._budget, self._stop = task, parent, budget, stop
         self.found = Found()
+        """What is known by now."""
 
     async def run(self, runtime: RuntimeConfig, cache: Path, address: Path, command: Sequence[str]) -> Found:
         """The best program. Raises Unusable where none was found, and the reason is not the budget."""
-        self._tell("optimizing: loading")
         try:
             async with processes(runtime, cache, address, command) as (folder, start):
                 self._task.write(folder)
@@ -71,12 +71,7 @@ class Search:
             if asyncio.get_running_loop().time() > until:
                 self.found.ended = f"the optimiser did not end within {seconds:.0f} s"
                 return
-            self._tell(self._progress())
         self.found.ended = "it was told to end"
-
-    def _progress(self) -> str:
-        score = f", {100 * self.found.score:.0f} % on validation" if self.found.score is not None else ""
-        return f"optimizing: {self._budget.spent.calls} calls{score}"
 
 
 def _news(said: object) -> News:

@@ -6,15 +6,13 @@ Pure functions over JSON, so that whoever does not trust a model's code can ask 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from despina_runtime.cache.keys import canonical
-from despina_runtime.paths import is_in
+from despina_runtime.paths import is_in, places
 
 State = Mapping[str, Any]
-STEP = re.compile(r"\.|\[")
 
 
 class UnknownModule(ValueError):
@@ -35,14 +33,9 @@ def chosen(names: Sequence[str], paths: Iterable[str]) -> tuple[str, ...]:
     wanted = tuple(paths)
     for path in wanted:
         if not any(is_in(name, path) for name in names):
-            there = ", ".join(dict.fromkeys(part for name in names for part in _ways(name))) or "none"
+            there = ", ".join(places(names)) or "none"
             raise UnknownModule(f"the program has no module {path} with a predictor; it has {there}")
     return tuple(name for name in names if not wanted or any(is_in(name, path) for path in wanted))
-
-
-def _ways(name: str) -> list[str]:
-    """A predictor's path, after those of the modules that it is in."""
-    return [*(name[: step.start()] for step in STEP.finditer(name)), name]
 
 
 def merged(base: State, found: State, names: Iterable[str]) -> dict[str, Any]:

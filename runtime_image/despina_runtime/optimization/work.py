@@ -19,31 +19,44 @@ from despina_runtime.evaluation.job import unless
 from despina_runtime.optimization.budget import Budget, check_sufficient
 from despina_runtime.optimization.plan import Plan
 from despina_runtime.optimization.registry import HELDOUT_ROWS, JUDGED, PARENT, SETTINGS, Registry
-from despina_runtime.optimization.scoring import Questions, Scores, Tell, score_version
+from despina_runtime.optimization.scoring import Questions, Scores, score_version
 from despina_runtime.optimization.search import Found, Search
 from despina_runtime.optimization.states import by_predictor, chosen, readable_diff
 from despina_runtime.optimization.task import Task, TaskRow
 from despina_runtime.optimization.verdict import comparison, verdict
 from despina_runtime.program.manifest import STATE
 
+LONGEST_TEXT = 500
+"""Characters. As JSON it fits into a termination message beside all else, whatever they are."""
 SLOWER = 1.5
 """As many times as long as the version that serves a candidate may take: demonstrations make prompts longer."""
+
+
+def progress(calls: int, most: int, score: float | None) -> str:
+    """How far a run is, as `kubectl get` shows it."""
+    return f"{calls}/{most}" + (f" {100 * score:.0f} %" if score is not None else "")
 
 
 class Work:
     """Raises Insufficient and UnknownModule before any call."""
 
     def __init__(
-        self, plan: Plan, parent: Path, registry: Registry, cache: Path, command: Sequence[str], stop: asyncio.Event,
-        tell: Tell,
-    ) -> None:  # fmt: skip
+        self, plan: Plan, parent: Path, registry: Registry, cache: Path, command: Sequence[str], stop: asyncio.Event
+    ) -> None:
         self._plan, self._parent, self._registry, self._cache = plan, parent, registry, cache
-        self._command, self._stop, self._tell = command, stop, tell
+        self._command, self._stop = command, stop
         self._config, self._base = plan.config, plan.config.base
         self._state = json.loads((parent / STATE).read_bytes())
         self._names = chosen(list(by_predictor(self._state)), self._config.modules)
         check_sufficient(plan.limits, plan.least_calls(len(by_predictor(self._state))), self._base.lms)
         self.budget = Budget(plan.limits)
+        self._searching: Search | None = None
+
+    @property
+    def progress(self) -> str:
+        """LM calls of those it may make, and the best score on the validation rows once there is one."""
+        score = self._searching.found.score if self._searching else None
+        return progress(self.budget.spent.calls, self._plan.limits.calls, score)
 
     async def run(self, address: Path, unjudged: str | None) -> OptimizationResult:
         """Search and judge; or judge a version that an earlier run has left unjudged."""
@@ -56,8 +69,12 @@ class Work:
             found = await self._search(address)
             if found.state is None:
                 return self._result("NothingFound", found.ended, None)
+            is_parent = canonical(found.state) == canonical(self._state)
+            if not is_parent and (gone := await asyncio.to_thread(self._registry.taken_back, found.state)):
+                words = f"the best program is that of version {gone}, and callers had to be sent away from it"
+                return self._result("TakenBack", words, None)
             version = await asyncio.to_thread(self._register, found)
-            if canonical(found.state) == canonical(self._state):
+            if is_parent:
                 return await self._conclude(self._result("Unchanged", "the best program is the parent", version))
         candidate = await self._score(self._version(version), "candidate", address)
         if candidate is None:
@@ -71,7 +88,7 @@ class Work:
         """None where the budget or a signal ended it first; raises Unusable."""
         self.budget.begin()
         asked = Questions(self._plan.dataset.heldout, self._plan.golden, self._config.metric, self._config.tools)
-        work = score_version(runtime, which, asked, self._tell, self._cache, address, self._command)
+        work = score_version(runtime, which, asked, self._cache, address, self._command)
         try:
             scores = await unless(self._stop, work)
         except Unusable:
@@ -86,8 +103,8 @@ class Work:
         aside = SLOWER * spent.seconds
         self.budget.begin(spent.calls, aside)
         task = self._task(max(0.0, self._plan.limits.seconds - spent.seconds - aside))
-        search = Search(task, self._state, self.budget, self._stop, self._tell)
-        return await search.run(self._base, self._cache, address, self._command)
+        self._searching = Search(task, self._state, self.budget, self._stop)
+        return await self._searching.run(self._base, self._cache, address, self._command)
 
     def _task(self, seconds: float) -> Task:
         dataset, config = self._plan.dataset, self._config
@@ -98,14 +115,14 @@ class Work:
         )  # fmt: skip
 
     def _version(self, version: str) -> RuntimeConfig:
-        """The parent's configuration, for another version of its model."""
+        """The parent's configuration, for another version of its model: another revision, too, for what is noted of a
+        revision's files in the pod is about the parent's."""
         model = self._base.model.model_copy(update={"version": version, "created_at": None})
-        return self._base.model_copy(update={"model": model})
+        return self._base.model_copy(update={"model": model, "revision": f"{self._base.revision}-{version}"})
 
     def _register(self, found: Found) -> str:
         """The candidate's version, unjudged."""
         dataset, optimizer, spent = self._plan.dataset, self._config.optimizer, self.budget.spent
-        self._tell("registering")
         tags = {
             PARENT: self._base.model.version,
             SETTINGS: self._plan.settings,
@@ -116,7 +133,7 @@ class Work:
             "optimizer": optimizer.name,
             "seed": str(optimizer.seed),
             "validation": "" if found.score is None else f"{found.score:.4f}",
-            "ended": found.ended,
+            "ended": found.ended[:LONGEST_TEXT],
             "lm-calls": str(spent.calls),
             "cost-usd": f"{spent.usd:f}",
         }

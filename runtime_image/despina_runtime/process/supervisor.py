@@ -42,6 +42,7 @@ from despina.wire import (
 )
 from despina_runtime.feedback.desk import FeedbackDesk, prepare
 from despina_runtime.feedback.label import Label
+from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
@@ -49,6 +50,7 @@ from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
+from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 from despina_runtime.telemetry.prediction import pod_of
 
@@ -78,7 +80,7 @@ class Worker:
     state: PodState = field(default_factory=PodState)
     """What it last said of itself."""
     asked: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
-    _storing: set[asyncio.Task[Any]] = field(default_factory=set)
+    _answering: set[asyncio.Task[Any]] = field(default_factory=set)
     silent_seconds: float = 0.0
     """Counted where it is looked for: in seconds that the supervisor itself was awake."""
 
@@ -104,7 +106,7 @@ class Worker:
         except ValidationError:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    async def listen(self, heard: Callable[[], None], desk: FeedbackDesk | None) -> None:
+    async def listen(self, heard: Callable[[], None], desk: FeedbackDesk | None, wish: Callable[[str], Wished]) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
             self.silent_seconds = 0.0
@@ -114,7 +116,9 @@ class Worker:
                 continue
             said = json.loads(line)
             if desk and "labels" in said:
-                _task(self._store(desk, said), self._storing)
+                _task(self._store(desk, said), self._answering)
+            if "wish" in said:
+                self.say({"id": said["id"], "reply": wish(said["wish"])})
             self.is_ready = self.is_ready or "ready" in said
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
@@ -126,7 +130,7 @@ class Worker:
 
     async def _store(self, desk: FeedbackDesk, said: dict[str, Any]) -> None:
         replies = await desk.store([Label.model_validate(label) for label in said["labels"]])
-        self.say({"id": said["id"], "replies": [reply.model_dump() for reply in replies]})
+        self.say({"id": said["id"], "reply": [reply.model_dump() for reply in replies]})
 
     def say(self, what: dict[str, object]) -> None:
         """One line; a worker that has gone meanwhile does not hear it."""
@@ -164,9 +168,14 @@ class Crew:
     """
 
     def __init__(
-        self, config: RuntimeConfig, cache: Path, listen: socket.socket, desk: FeedbackDesk | None = None
+        self,
+        config: RuntimeConfig,
+        cache: Path,
+        listen: socket.socket,
+        desk: FeedbackDesk | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
-        self._desk = desk
+        self._desk, self._wishes = desk, wishes
         self.ended = asyncio.Event()
         self._wanted = Wanted(config)
         self._file = cache / WORKERS / f"{config.revision}.json"
@@ -215,7 +224,7 @@ class Crew:
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(self.news.look, self._desk), self._watching)
+        listening = _task(worker.listen(self.news.look, self._desk, self._wish), self._watching)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -226,6 +235,19 @@ class Crew:
                     await worker.ask(order)
             await asyncio.sleep(LOOK_SECONDS)
         return self._wanted.failure(worker.state)
+
+    def _wish(self, module: str) -> Wished:
+        """A caller's request for an optimisation: its number, or why there is none."""
+        if self._wishes is None:
+            return "NoOperator"
+        before = self._wishes.turn
+        try:
+            request = self._wishes.ask(module)
+        except ValueError:  # what a worker says may be anything, for it runs a model's code
+            return "Failed"
+        if self._wishes.turn != before:
+            asyncio.get_running_loop().call_at(self._wishes.turn, self.news.look)
+        return request.number if request else "TooMany"
 
     def _join(self, worker: Worker) -> None:
         """It serves with the others. Nothing is waited for in between, so that no order can fall there: a later one
@@ -322,7 +344,8 @@ class Crew:
         """All workers' states as one."""
         uptime = asyncio.get_running_loop().time() - self._began
         found = merged([w.state for w in self._workers], uptime, self.config.workers)
-        return found.model_copy(update={"feedback": self._desk.report()}) if self._desk else found
+        told = {"optimize": self._wishes.told() if self._wishes else ()}
+        return found.model_copy(update=told | ({"feedback": self._desk.report()} if self._desk else {}))
 
     def interface(self, revision: str) -> bytes | None:
         """A held revision's interface as JSON Schema, as its workers left it."""
@@ -380,7 +403,7 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     desk = desk_of(config, cache, admin_port)
     if desk:
         desk.start()
-    crew = Crew(config, cache, open_port(host, config.port), desk)
+    crew = Crew(config, cache, open_port(host, config.port), desk, Wishes(asyncio.get_running_loop().time))
     admin = _serve_admin(crew, stop, open_port(host, admin_port), desk)
     try:
         return await _live(crew, stop)

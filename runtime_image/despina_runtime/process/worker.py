@@ -2,7 +2,8 @@
 
 It speaks JSON lines on its control socket: `{"loaded": true}` when it can serve, or the `Failure` that says why not;
 then `{"state": PodState}` whenever that changes, and at least once a second, so that silence tells of an event loop
-that stands still; `{"done": ID, "ok": ...}` for what it was told; and `{"ready": true}` when it serves. It hears
+that stands still; `{"done": ID, "ok": ...}` for what it was told; `{"ready": true}` when it serves; and for its
+callers `{"id": ID, "labels": ...}` and `{"id": ID, "wish": MODULE}`, which `{"id": ID, "reply": ...}` answers. It hears
 `{"id": ID, "order": Order}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
 
 Nothing heavy is imported before the model's files are being fetched.
@@ -170,8 +171,8 @@ async def _obey(
             break
         if "serve" in said:
             joined.set()
-        elif "replies" in said:
-            engine.line.heard(said["id"], said["replies"])
+        elif "reply" in said:
+            engine.line.heard(said["id"], said["reply"])
         else:
             ok = await _carry_out(engine, said["order"])
             _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})

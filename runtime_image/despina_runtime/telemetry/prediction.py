@@ -52,6 +52,11 @@ def trace_id_of(origin: str) -> str:
     return hashlib.sha256(origin.encode()).hexdigest()[:32]
 
 
+def unsigned(name: str) -> str:
+    """A name without its MAC: by it those are told apart that were read before, or that need none."""
+    return name.rpartition("-")[0] if FORM.fullmatch(name) else name
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What a name says."""

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from despina.api.revision import revision_of
-from despina.desired.labels import ABORT, PROGRAM, PROMOTE, RESTART, RESTARTED_BY, RETRY, REVISION
+from despina.desired.labels import ABORT, OPTIMIZE, PROGRAM, PROMOTE, RESTART, RESTARTED_BY, RETRY, REVISION
 from despina.wire import Failure, FailureReason
 from tests.support.simulator import nature
 from tests.support.simulator.api import (
@@ -27,6 +27,16 @@ from tests.support.simulator.operator import NAME
 from tests.support.simulator.registry import OTHER_SERVER, SERVER, VERSIONS
 from tests.support.simulator.world import World, asked
 
+OPTIMIZATION: dict[str, Any] = {
+    "budget": {"maxLMCalls": 100, "maxLMCallsPerDay": 300},
+    "dataset": {"goldenRef": {"configMap": {"name": "golden", "key": "rows.jsonl"}}},
+    "promotion": {"mode": "Auto", "minExamples": 4},
+    "cooldownSeconds": 60,
+    "triggers": [
+        {"name": "failures", "type": "FailureRate", "failureRate": {"minLabels": 20}},
+        {"name": "labels", "type": "Labels", "labels": {"count": 60}},
+    ],
+}
 EVENTS: dict[str, tuple[Callable[[World, Any], None], st.SearchStrategy[Any]]] = {}
 
 
@@ -256,6 +266,37 @@ def restart(world: World, value: str | None) -> None:
     annotate(world, RESTART, value)
 
 
+@event(st.sampled_from([None, "spring", "summer"]))
+def optimize(world: World, value: str | None) -> None:
+    annotate(world, OPTIMIZE, value)
+
+
+@event(st.tuples(st.sampled_from([1, 10, 40]), st.booleans()))
+def labelled(world: World, what: tuple[int, bool]) -> None:
+    """Callers say of some answers that they were right, or wrong."""
+    world.loop.labelled(*what)
+
+
+@event(st.sampled_from(["1", "2", "3", "4", "NotBetter", "Failed", "Lost"]))
+def finds(world: World, what: str) -> None:
+    """What runs find from now on."""
+    world.loop.finds = what
+
+
+@event(st.sampled_from(["Auto", "Auto", "Propose", None]))
+@asking
+def optimization(world: World, mode: str | None) -> None:
+    """The manifest lets the operator move the alias, or no longer, or wants no runs."""
+    before = world.spec.get("optimization") or OPTIMIZATION
+    world.edit(optimization=None if mode is None else {**before, "promotion": {"mode": mode, "minExamples": 4}})
+
+
+@event(st.booleans())
+def marks_lost(world: World, is_so: bool) -> None:
+    """What the operator asks of MLflow is lost from now on."""
+    world.loop.is_deaf = is_so
+
+
 def revision_meant(world: World, which: str | None) -> str | None:
     if which == "candidate":
         candidate = world.status.get("candidate")
@@ -322,6 +363,7 @@ def deleted(world: World, what: tuple[str, int]) -> None:
     if names:
         name = names[number % len(names)]
         world.truth.job_lost(name)
+        world.loop.ended(name)
         if (kind, name) == ("Service", NAME):
             world.truth.record_damaged("Service")
         if kind == "Deployment":

@@ -11,9 +11,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from despina.desired.config import generation_name
-from despina.desired.labels import EVALUATION, PROGRAM, RESTARTED_AT, REVISION
+from despina.desired.labels import EVALUATION, OPTIMIZATION, PROGRAM, RESTARTED_AT, REVISION
 from despina.wire import CONFIG_FILE, EVALUATION_ENV, EvaluationConfig, EvaluationResult, Failure, RuntimeConfig
 from tests.support.simulator.api import Document
+from tests.support.simulator.loop import is_optimization
 from tests.support.simulator.operator import NAME, _Configs
 from tests.support.simulator.runtime import Runtime
 
@@ -31,7 +32,7 @@ def control_deployments(world: World) -> None:
         _resize(world, view, mine)
     known = {base_of(d) for d in world.api.of("Deployment").values()}
     for pod in [p for p in world.api.of("Pod").values() if p["metadata"]["labels"].get(REVISION, "") not in known]:
-        if EVALUATION not in pod["metadata"]["labels"]:
+        if not _is_jobs(pod):
             end(world, pod)
 
 
@@ -94,6 +95,10 @@ def _bury(world: World) -> None:
             world.api.drop("Pod", name)
 
 
+def _is_jobs(pod: Document) -> bool:
+    return bool({EVALUATION, OPTIMIZATION} & pod["metadata"]["labels"].keys())
+
+
 def _is_ending(pod: Document) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
@@ -110,7 +115,7 @@ def set_ready(world: World, pod: Document, ready: bool, **status: Any) -> None:
 def start_pods(world: World) -> None:
     """The kubelets: each pod becomes ready, or says why not."""
     for name, pod in list(world.api.of("Pod").items()):
-        if is_ready(pod) or _is_ending(pod) or EVALUATION in pod["metadata"]["labels"]:
+        if is_ready(pod) or _is_ending(pod) or _is_jobs(pod):
             continue
         if name not in world.runtimes:
             _start(world, pod)
@@ -190,10 +195,10 @@ def collect_garbage(world: World) -> None:
 
 
 def run_jobs(world: World) -> None:
-    """Each evaluation goes on, and costs money from its first turn on."""
+    """Each evaluation, or optimisation, goes on, and costs money from its first turn on."""
     jobs = world.api.of("Job")
     for name, pod in list(world.api.of("Pod").items()):
-        if pod["metadata"]["labels"].get(EVALUATION, name) not in {*jobs, name}:
+        if _is_jobs(pod) and name.removesuffix("-pod") not in jobs:
             world.api.drop("Pod", name)
     for name, job in list(jobs.items()):
         if not job.get("status"):
@@ -205,10 +210,14 @@ def _evaluate(world: World, name: str, job: Document) -> None:
     if pod is None:
         world.evaluated[name] = 0
         owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
-        meta = {"name": f"{name}-pod", "labels": {EVALUATION: name}, "annotations": {}, "ownerReferences": [owner]}
+        label = OPTIMIZATION if is_optimization(name) else EVALUATION
+        meta = {"name": f"{name}-pod", "labels": {label: name}, "annotations": {}, "ownerReferences": [owner]}
         world.api.put(
             {"kind": "Pod", "metadata": meta, "status": {"phase": "Running", "podIP": "10.0.0.2", "conditions": []}}
         )
+        return
+    if is_optimization(name):
+        world.loop.turn(name, job, pod)
         return
     world.evaluated[name] += 1
     if world.evaluated[name] >= TURNS_OF_AN_EVALUATION:
@@ -248,6 +257,7 @@ def drain(world: World) -> None:
             world.api.drop("Pod", f"{name}-pod")
             if "DisruptionTarget" not in json.dumps(job["spec"].get("podFailurePolicy", {})):
                 end_job(world, name, "Failed")
+                world.loop.ended(name)
 
 
 def serve(world: World) -> None:

@@ -20,7 +20,7 @@ from despina.api import revision
 from despina.api.program import MlflowSource
 from despina.cluster import observe, tools
 from despina.cluster.errors import ClusterError
-from despina.decide.observed import JobView, Observed, PodView, Resolution, kind_of
+from despina.decide.observed import Observed, PodView, Resolution, kind_of
 from despina.decide.plan import Plan, Tell
 from despina.decide.rollout import decide
 from despina.reconcile import program
@@ -31,6 +31,7 @@ from despina.sources.outbox import ATTEMPTS
 from despina.sources.runtime_admin import FORGET_SECONDS, REFUSALS, TAKEN, UNSENT
 from despina.wire import PodState, RuntimeConfig
 from tests.support.simulator.api import Client, Document
+from tests.support.simulator.loop import Labels, Marks
 
 if TYPE_CHECKING:
     from tests.support.simulator.world import World
@@ -129,7 +130,7 @@ class Reports:
                 self.known.setdefault(one, runtime.interface(one))
         return {one: self.known[one] for one in revisions if one in self.known}
 
-    async def evaluations(self, jobs: Sequence[JobView]) -> tuple[JobView, ...]:
+    async def with_progress(self, jobs: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(
             replace(j, progress="" if j.ip is None or j.result else self.operator.world.progress_of(j.name))
             for j in jobs
@@ -203,6 +204,8 @@ class Operator:
         reconciler = Reconciler(
             self.client,
             Registry(self),
+            Labels(self),
+            Marks(self),
             self.orders,
             self.reports,
             self.world.defaults,

@@ -12,6 +12,7 @@ from tests.support.simulator.operator import NAME
 from tests.support.simulator.truth import wanted_none
 from tests.support.simulator.world import World, asked, is_asked
 
+ENDED = ("Succeeded", "Failed")
 ROUNDS = 200
 LONG = 4000.0
 DULL = 20
@@ -55,6 +56,7 @@ def check_rest(world: World) -> None:
     """All of it."""
     for check in (_status, _serving, _edits, _size, _pods, _asked_restart, _leftovers):
         check(world)
+    world.loop.rest()
 
 
 def condition(world: World, kind: str) -> tuple[str, str]:
@@ -138,7 +140,7 @@ def _size(world: World) -> None:
     deployment = world.deployment_of(world.active)
     size = deployment["spec"].get("replicas", 1) if deployment else 0
     if wanted_none(spec):
-        running = sorted(name for name, pod in world.api.of("Pod").items() if pod["status"]["phase"] != "Succeeded")
+        running = sorted(name for name, pod in world.api.of("Pod").items() if pod["status"]["phase"] not in ENDED)
         truth.check(not running, f"nothing shall run, but {running} do")
     elif deployment:
         least, most = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from despina.api.program import Program
 from tests.support.gen import a_manifest
 from tests.support.simulator import events
-from tests.support.simulator.events import EVENTS
+from tests.support.simulator.events import EVENTS, OPTIMIZATION
 from tests.support.simulator.operator import simulated
 from tests.support.simulator.registry import Nature
 from tests.support.simulator.rest import check_rest, condition, settle
@@ -81,6 +81,7 @@ DAMAGE = (
     "status_damaged", "status_lost", "note_damaged", "memory_lost", "odd_reports", "backup", "restored", "selector_edited",
     "unlabelled", "second_operator", "second_operator",
 )  # fmt: skip
+LOOP = ("labelled", "labelled", "optimize", "finds", "optimization", "marks_lost", "rounds", "rounds")
 ALL = (*WAY, *PEOPLE, *HANDS, *SOURCES, *MISFORTUNE)
 MINIMUM, MAXIMUM = 16, 44
 
@@ -150,7 +151,7 @@ def heal(world: World) -> None:
     world.api.refused.clear()
     world.hiccups.clear()
     world.mlflow.is_up, world.failing, world.pods_allowed = True, None, None
-    world.loses_orders = world.refuses_orders = world.is_mute = False
+    world.loses_orders = world.refuses_orders = world.is_mute = world.loop.is_deaf = False
     world.truth.people_asked()
 
 
@@ -186,6 +187,10 @@ KINDS = {
         (*WAY, *PEOPLE, *HANDS, *HANDS, *MISFORTUNE),
     ),
     "first start": Kind(partial(manifest, replicas=2), ALL, is_up=False),
+    "optimized": Kind(
+        partial(manifest, replicas=1, feedback={}, optimization=OPTIMIZATION),
+        (*WAY, *PEOPLE, *LOOP, *LOOP, *LOOP, *(e for e in MISFORTUNE if e not in ("clock_jumps", "key_replaced"))),
+    ),
     "damaged": Kind(partial(manifest, evaluates=True), (*WAY, *PEOPLE, *HANDS, *DAMAGE, *DAMAGE)),
     "availability": Kind(
         partial(manifest, replicas=2),

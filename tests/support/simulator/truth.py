@@ -15,6 +15,7 @@ from despina.desired.labels import ABORT, PROMOTE, RESTART, RESTARTED_AT, RESTAR
 from despina.wire import ModelRef, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import READ, STATUS, Document
+from tests.support.simulator.loop import is_optimization
 from tests.support.simulator.operator import NAME
 from tests.support.simulator.records import fact, memory_on, notes, quarantined, remembered
 
@@ -383,6 +384,9 @@ class Truth:
             setting.is_used = True
 
     def _began(self, job: Document, operator: Operator) -> None:
+        if is_optimization(job["metadata"]["name"]):
+            self.world.loop.began(job, operator)
+            return
         name, revision = job["metadata"]["name"], nature.evaluated_by(job).candidate.revision
         this, before = (name, job["metadata"]["uid"]), self.begun.get(revision)
         if operator.observed and this != before:  # else it gets its labels back

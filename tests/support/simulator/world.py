@@ -28,6 +28,7 @@ from despina.sources.runtime_admin import TAKEN, UNSENT
 from despina.wire import Failure, ModelRef, PodState, RuntimeConfig
 from tests.support.simulator import nature
 from tests.support.simulator.api import SERVERS_OWN, Api, Document, places, with_part
+from tests.support.simulator.loop import Loop
 from tests.support.simulator.operator import NAME, NAMESPACE, Operator
 from tests.support.simulator.registry import SERVER, Mlflow, Nature
 from tests.support.simulator.runtime import BROKEN, Runtime
@@ -60,6 +61,7 @@ class World:
         self.numbers = 0
         self.actor: Operator | None = None
         self.truth = Truth(self)
+        self.loop = Loop(self)
         self._put_program(spec)
         self.operators = [Operator(self), Operator(self)]
 
