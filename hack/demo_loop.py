@@ -41,6 +41,7 @@ MLFLOW_AT = int(os.environ.get("MLFLOW_PORT", "5000"))
 TOKEN = {"name": "ticket-triage-desk", "namespace": NAMESPACE}
 JOBS = "despina.dev/optimization"
 CALLERS = str(ROOT / "hack" / "loop_callers.py")
+ORDER = ("sent", "failed", "labels", "failure_rate", "heldout", "golden", "budget", "poison")
 Document = dict[str, Any]
 
 CLAIMS: dict[str, Callable[[Document], bool]] = {
@@ -286,7 +287,7 @@ class LoopDemo(demo.Demo):
         return json.loads(run(command, capture=True, input=json.dumps(asked)).splitlines()[-1])
 
     def _document(self) -> Document:
-        return self.document
+        return _of(self.document, *ORDER)
 
     def explain(self) -> str:
         """With what the Job said."""

@@ -46,6 +46,7 @@ WORSE = {
 
 def test_a_good_run_breaks_no_claim():
     assert demo_loop.broken(GOOD) == []
+    assert tuple(GOOD) == demo_loop.ORDER
 
 
 @pytest.mark.parametrize("path", WORSE)
