@@ -72,7 +72,7 @@ def test_both_workers_requests_are_numbered_by_their_pod_and_outlive_the_worker(
     eventually("replaced", lambda: asked.state().workers == 2 and second not in asked.workers(), 60)
     told = [(r.number, r.module) for r in asked.state().optimize]
     assert told == [(whole, ""), (module, "classify")]
-    assert noted(asked, "classify") == module + 1
+    eventually("a wish of its own", lambda: noted(asked, "classify") == module + 1, 10)
     assert [r.module for r in asked.state().optimize] == ["", "classify"], "one wish a module"
 
 
