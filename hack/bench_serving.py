@@ -28,7 +28,7 @@ from pathlib import Path
 
 import aiohttp
 
-from despina.wire import CacheConfig, LimitsConfig, LMConfig, ModelRef, RuntimeConfig
+from despina.wire import CacheConfig, FeedbackConfig, LimitsConfig, LMConfig, ModelRef, RuntimeConfig
 from services import BIN, Processes, free_port, mlflow_command
 from tools import ROOT, Failed, install_packages, say, wait_for
 
@@ -170,7 +170,14 @@ class Bench:
         wait_for(name, lambda: is_open(port), 60)
         return System(name, port, name, pid=pid)
 
-    def served(self, workers: int, model: str, name: str = "despina", provider: str = "openai") -> System:
+    def served(
+        self,
+        workers: int,
+        model: str,
+        name: str = "despina",
+        provider: str = "openai",
+        feedback: FeedbackConfig | None = None,
+    ) -> System:
         """Despina. Of another provider than OpenAI, LMs are asked through DSPy's own client."""
         port, admin = free_port(), free_port()
         config = RuntimeConfig(
@@ -178,7 +185,7 @@ class Bench:
             model=ModelRef(name="qa", version=self.version, tracking_uri=f"http://127.0.0.1:{self.mlflow}"),
             lms=(LMConfig(name="main", model=f"{provider}/{model}", base_url=self.lm_url),), lm="main",
             workers=workers, max_concurrency=512, drain_seconds=0, port=port,
-            cache=CacheConfig(scope="Both"), limits=LimitsConfig(max_queue=4096),
+            cache=CacheConfig(scope="Both"), limits=LimitsConfig(max_queue=4096), feedback=feedback,
         )  # fmt: skip
         path = self.folder / f"{uuid.uuid4().hex}.json"
         path.write_text(config.model_dump_json())

@@ -283,7 +283,7 @@ def _import(args: argparse.Namespace) -> int:
     async def take() -> int:
         sink = MLflowSink(config, experiment)
         try:
-            return await take_in([*read_lines(args.labels)], sink)
+            return await take_in([*read_lines(args.labels)], sink, experiment)
         finally:
             await sink.close()
 

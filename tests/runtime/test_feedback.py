@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import signal
@@ -14,50 +13,16 @@ import pytest
 from despina.wire import CacheConfig, FeedbackConfig, LimitsConfig
 from despina_runtime.main import main
 from tests.runtime.test_edges import mcp
+from tests.support.labels import Seen
 from tests.support.pods import Pod, fresh
 from tests.support.relay import Relay
 from tests.support.world import eventually
 
-EXPERIMENTS = (f"feedback-{n}" for n in itertools.count())
 KEY = "the program's"
 
 
-class Seen:
-    """What an MLflow experiment holds."""
-
-    def __init__(self, uri: str) -> None:
-        self.experiment = next(EXPERIMENTS)
-        self._client = httpx.Client(base_url=uri, timeout=30)
-
-    def config(self, **changes) -> FeedbackConfig:
-        return FeedbackConfig(**{"experiment": self.experiment, "sample_percent": 0, **changes})
-
-    def traces(self) -> list[dict]:
-        asked = {"experiment_name": self.experiment}
-        found = self._client.get("/api/2.0/mlflow/experiments/get-by-name", params=asked).json().get("experiment")
-        if found is None:
-            return []
-        place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": found["experiment_id"]}}
-        body, traces = {"locations": [place], "max_results": 500}, []
-        while True:
-            page = self._client.post("/api/3.0/mlflow/traces/search", json=body).raise_for_status().json()
-            traces += page.get("traces", [])
-            if not page.get("next_page_token"):
-                return traces
-            body["page_token"] = page["next_page_token"]
-
-    def labels(self) -> list[dict]:
-        return [a for t in self.traces() for a in t.get("assessments", []) if a["assessment_name"] == "label"]
-
-    def said(self) -> dict[str, str]:
-        """Labels by the prediction's name; one that is there twice ends this."""
-        labels = self.labels()
-        found = {a["metadata"]["despina.prediction"]: a["feedback"]["value"] for a in labels}
-        assert len(found) == len(labels), "a label is there twice"
-        return found
-
-    def has(self, *names: str) -> bool:
-        return self.said().keys() == set(names)
+def config(seen: Seen, **changes) -> FeedbackConfig:
+    return FeedbackConfig(**{"experiment": seen.experiment, "sample_percent": 0, **changes})
 
 
 @pytest.fixture
@@ -87,7 +52,7 @@ def ready(pod: Pod) -> Pod:
 
 
 def test_a_label_is_delivered_with_what_it_is_about(pod, version, seen):
-    running = ready(pod(version, feedback=seen.config()))
+    running = ready(pod(version, feedback=config(seen)))
     name = name_of(running.ask({"ticket": "write to jane.doe@example.com"}))
     running.ask(fresh())  # nobody speaks of it, and it is not sampled
     answer = give(running, name, reason="it is an account", expected={"category": "account"}, source="support")
@@ -105,7 +70,7 @@ def test_a_label_is_delivered_with_what_it_is_about(pod, version, seen):
 
 
 def test_a_label_that_is_given_again_replaces_the_one_before(pod, version, seen):
-    running = ready(pod(version, feedback=seen.config()))
+    running = ready(pod(version, feedback=config(seen)))
     name = name_of(running.ask(fresh()))
     give(running, name, "failure", expected={"category": "bug"})
     eventually("delivered", lambda: seen.has(name), 60)
@@ -115,7 +80,7 @@ def test_a_label_that_is_given_again_replaces_the_one_before(pod, version, seen)
 
 def test_a_cached_answer_has_a_name_of_its_own_and_its_label_meets_the_first(pod, version, seen):
     cache = CacheConfig(scope="Program", process_entries=10, node_bytes=2**20)
-    running = ready(pod(version, feedback=seen.config(), cache=cache))
+    running = ready(pod(version, feedback=config(seen), cache=cache))
     body = fresh()
     names = [name_of(running.ask(body)) for _ in range(4)]
     assert len(set(names)) == 4
@@ -126,8 +91,8 @@ def test_a_cached_answer_has_a_name_of_its_own_and_its_label_meets_the_first(pod
 
 
 def test_any_replica_takes_a_label_and_the_pod_that_answered_gets_it(pod, version, seen):
-    first = ready(pod(version, feedback=seen.config(), read_key=KEY, workers=2))
-    second = ready(pod(version, home="second", feedback=seen.config(), read_key=KEY))
+    first = ready(pod(version, feedback=config(seen), read_key=KEY, workers=2))
+    second = ready(pod(version, home="second", feedback=config(seen), read_key=KEY))
     names = [name_of(p.ask(fresh())) for p in (first, second) for _ in range(6)]
     for number, name in enumerate(names):
         assert give((first, second)[number % 2], name).status_code == 202
@@ -136,7 +101,7 @@ def test_any_replica_takes_a_label_and_the_pod_that_answered_gets_it(pod, versio
 
 
 def test_what_was_acknowledged_outlives_the_process_and_an_mlflow_that_is_away(pod, version, seen, relay):
-    running = ready(pod(version, feedback=seen.config(), workers=2, tracking_uri=relay.url))
+    running = ready(pod(version, feedback=config(seen), workers=2, tracking_uri=relay.url))
     names = [name_of(running.ask(fresh())) for _ in range(10)]
     with relay.cut():
         assert {give(running, name).status_code for name in names[:5]} == {202}
@@ -144,25 +109,25 @@ def test_what_was_acknowledged_outlives_the_process_and_an_mlflow_that_is_away(p
         running.process.kill()
         running.process.wait()
     where = {"admin": running.admin_port, "tracking_uri": relay.url}  # by which it is the same pod
-    again = ready(pod(version, feedback=seen.config(), workers=2, **where))
+    again = ready(pod(version, feedback=config(seen), workers=2, **where))
     assert {give(again, name).status_code for name in names[5:]} == {202}
     os.kill(again.workers()[0], signal.SIGKILL)
     eventually("delivered", lambda: seen.has(*names), 90)
 
 
 def test_a_pod_that_ends_delivers_what_it_has_also_what_was_not_sampled(pod, version, seen):
-    running = ready(pod(version, feedback=seen.config(), read_key=KEY))
+    running = ready(pod(version, feedback=config(seen), read_key=KEY))
     names = [name_of(running.ask(fresh())) for _ in range(5)]
     give(running, names[0])
     assert running.stop() == 0
     assert len(seen.traces()) == 5
     assert seen.has(names[0])
-    other = ready(pod(version, home="other", feedback=seen.config(), read_key=KEY))
+    other = ready(pod(version, home="other", feedback=config(seen), read_key=KEY))
     assert give(other, names[1]).status_code == 202  # its pod has gone, and left it where the label goes, too
 
 
 def test_a_list_of_labels_says_of_each_what_became_of_it(pod, version, seen):
-    running = ready(pod(version, feedback=seen.config()))
+    running = ready(pod(version, feedback=config(seen)))
     name = name_of(running.ask(fresh()))
     given = [
         {"prediction_id": name, "label": "success"},
@@ -177,7 +142,7 @@ def test_a_list_of_labels_says_of_each_what_became_of_it(pod, version, seen):
 
 
 async def test_batches_streams_and_mcp_name_their_predictions_and_take_labels(pod, version, seen):
-    running = await asyncio.to_thread(lambda: ready(pod(version, feedback=seen.config())))
+    running = await asyncio.to_thread(lambda: ready(pod(version, feedback=config(seen))))
     async with httpx.AsyncClient(base_url=running.url, timeout=30) as client:
         batch = await client.post("/execute/batch", json={"inputs": [fresh(), fresh()]})
         names = [result["prediction_id"] for result in batch.json()["results"]]
@@ -216,7 +181,7 @@ BAD = {
 def test_what_is_wrong_with_a_label_is_said_by_its_field(pod, version, seen, tmp_path):
     token = tmp_path / "token"
     token.write_text("trusted")
-    running = ready(pod(version, feedback=seen.config(trusted_token_file=str(token)), limits=LimitsConfig()))
+    running = ready(pod(version, feedback=config(seen, trusted_token_file=str(token)), limits=LimitsConfig()))
     name = name_of(running.ask(fresh()))
     for sentence, (what, status, field) in BAD.items():
         answer = (
@@ -235,13 +200,13 @@ def test_what_is_wrong_with_a_label_is_said_by_its_field(pod, version, seen, tmp
 
 
 def test_labels_of_other_pods_are_taken_from_those_of_the_program_alone(pod, version, seen):
-    running = ready(pod(version, feedback=seen.config(), read_key=KEY))
+    running = ready(pod(version, feedback=config(seen), read_key=KEY))
     for headers in ({}, {"despina-signature": "0" * 64}):
         assert httpx.post(f"{running.admin}/labels", json=[], headers=headers).status_code == 421
 
 
 def test_what_callers_write_is_kept_nowhere_if_the_manifest_says_so(pod, version, seen, tmp_path):
-    running = ready(pod(version, feedback=seen.config(payloads="None", sample_percent=100)))
+    running = ready(pod(version, feedback=config(seen, payloads="None", sample_percent=100)))
     name = name_of(running.ask({"ticket": "SECRETWORD"}))
     give(running, name, reason="SECRETWORD", expected={"category": "account"})
     eventually("delivered", lambda: seen.has(name), 60)
@@ -294,7 +259,7 @@ def test_labels_that_exist_already_are_taken_in_once(seen, tmp_path, mlflow_uri,
 
 
 def test_a_label_by_the_command_line(pod, version, seen, capsys):
-    running = ready(pod(version, feedback=seen.config()))
+    running = ready(pod(version, feedback=config(seen)))
     name = name_of(running.ask(fresh()))
     command = ["feedback", "give", name, "failure", "--url", running.url, "--expected", '{"category": "bug"}']
     assert main(command) == 0

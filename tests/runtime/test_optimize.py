@@ -129,7 +129,8 @@ def test_the_same_again_asks_nothing(optimizer, better, lm):
     labels, _, _ = better
     before = lm.calls
     again = optimizer(labels, *SMALL)
-    assert again.startswith(f"AlreadyDone version {optimizer.aliases['candidate']}: ")
+    said = "found before, of the same data and settings: "
+    assert again.startswith(f"Better version {optimizer.aliases['candidate']}: {said}")
     assert lm.calls == before
 
 

@@ -112,7 +112,7 @@ def job(tmp_path_factory, servers, log_model) -> Job:
 
 
 async def deliver(lines: list[Line], sink: MLflowSink) -> None:
-    await take_in(lines, sink)
+    await take_in(lines, sink, "looped")
     await sink.close()
 
 
@@ -161,7 +161,8 @@ def test_the_command_without_options_asks_for_the_same(job, found, tmp_path):
     command = [sys.executable, "-m", "despina_runtime.main", "optimize", "-f", str(tmp_path / "program.yaml")]
     command += ["--golden", str(golden)]
     done = subprocess.run(command, env=job.environment(), capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"AlreadyDone version {found[0].candidate_version}: ")
+    said = f"found before, of the same data and settings: {found[0].message}"
+    assert done.stdout.startswith(f"{found[0].reason} version {found[0].candidate_version}: {said}")
     assert golden.exists()
 
 

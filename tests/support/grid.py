@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -105,13 +106,23 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 def kill(pod: str, number: int = signal.SIGKILL) -> None:
     """Kill the processes of a pod's container, as the kernel does when memory runs out."""
+    for pid in processes_of(pod):
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def processes_of(pod: str) -> list[int]:
+    """Of its container; the first is process 1 there."""
     mark = f"DESPINA_POD_NAME={pod}".encode()
+    found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in environ.read_bytes().split(b"\0"):
-                os.kill(int(environ.parent.name), number)
+                inner = re.search(r"NSpid:.*\s(\d+)\n", (environ.parent / "status").read_text())
+                found.append((int(inner[1]) if inner else 0, int(environ.parent.name)))
         except OSError:
             continue
+    return [pid for _, pid in sorted(found)]
 
 
 def evict(kube: Kube, pod: str) -> None:

@@ -23,7 +23,7 @@ from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.optimization import job, work
 from despina_runtime.optimization.job import Optimization
 from despina_runtime.optimization.plan import read_plan
-from despina_runtime.optimization.registry import Earlier, digest_of
+from despina_runtime.optimization.registry import Earlier, digest_of, found_by
 from despina_runtime.optimization.scoring import Scores
 from despina_runtime.optimization.search import Found
 from despina_runtime.optimization.work import Work
@@ -137,6 +137,8 @@ async def test_however_long_a_reason_is_it_ends_with_one(worked):
     assert len(registry.tags["ended"]) == 500
 
 
+LARGE = Comparison(base=1 / 3, candidate=2 / 3, interval=(-1 / 3, 1e-300 / 3), p=1e-300 / 7, rows=2**53)
+LARGE_TEXT = LARGE.model_dump_json()
 EARLIER = {
     "judged": (Earlier("7", True, False), "version 7 came of the same data and settings"),
     "taken back": (
@@ -158,11 +160,32 @@ async def test_what_is_done_already_is_not_done_again(config, tmp_path, monkeypa
     assert (result.reason, result.candidate_version, result.message) == ("AlreadyDone", "7", words)
 
 
+@pytest.mark.parametrize("reason", ["Better", "NotBetter", "Unchanged"])
+async def test_what_was_found_is_found_again_where_the_last_words_were_lost(config, tmp_path, monkeypatch, reason):
+    found = OptimizationResult(reason=reason, message="as it was", candidate_version="7", heldout=LARGE)
+    proposed = []
+    monkeypatch.setattr(job.Registry, "find", lambda *_: Earlier("7", True, False, found))
+    monkeypatch.setattr(job.Registry, "tag", lambda _, *what, is_better: proposed.append((*what, is_better)))
+    result = await Optimization(config, tmp_path).run()
+    assert (result.reason, result.candidate_version, result.heldout) == (reason, "7", LARGE)
+    assert result.message == "found before, of the same data and settings: as it was"
+    assert proposed == [("7", {}, reason == "Better")]
+
+
+TAGS = {"despina.reason": "Better", "despina.message": "as it was", "despina.heldout": LARGE_TEXT, "despina.other": "{"}
+
+
+def test_what_was_found_is_read_off_the_versions_tags():
+    found = OptimizationResult(reason="Better", message="as it was", candidate_version="7", heldout=LARGE)
+    assert found_by("7", TAGS) == found
+    for damaged in ({"despina.reason": "Great"}, {"despina.heldout": "{"}, {"despina.golden": "[]"}):
+        assert found_by("7", TAGS | damaged) is None
+
+
 def test_before_anything_is_asked_it_has_spent_nothing(config, tmp_path):
     assert Optimization(config, tmp_path).progress == "0/900"
 
 
-LARGE = Comparison(base=1 / 3, candidate=2 / 3, interval=(-1 / 3, 1e-300 / 3), p=1e-300 / 7, rows=2**53)
 TEXTS = {"plain": "x", "control characters": "\x01", "beyond the first plane": "\U0001f600", "quotes": '"'}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.prediction import Foreign, Names, address_of, key_of, pod_of, trace_id_of
-from despina_runtime.telemetry.redaction import HIDDEN, redactor
+from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 KEY, POD = key_of("a key"), pod_of("10.1.2.3", 8081)
 
@@ -76,25 +76,25 @@ HIDES = {
 @pytest.mark.parametrize("sentence", HIDES)
 def test_what_is_private_is_hidden_wherever_it_stands(sentence):
     text, secret = HIDES[sentence]
-    hide = redactor((), ())
+    hide = Redactor((), ())
     for value in (text, [text], {"a": {"b": [text]}}, {text: 1}):
         assert secret not in str(hide(value))
         assert HIDDEN in str(hide(value))
 
 
 def test_fields_and_patterns_of_the_manifest_are_hidden_too():
-    hide = redactor(("ssn",), (r"ticket-\d+",))
+    hide = Redactor(("ssn",), (r"ticket-\d+",))
     assert hide({"ssn": 12, "text": "see ticket-77", "n": 3}) == {"ssn": HIDDEN, "text": f"see {HIDDEN}", "n": 3}
 
 
 def test_an_ordinary_text_stays():
     text = "My card was charged twice on 2026-11-29 for order 123456; it costs 12.50 in all."
-    assert redactor((), ())({"ticket": text}) == {"ticket": text}
+    assert Redactor((), ())({"ticket": text}) == {"ticket": text}
 
 
 @pytest.fixture
 def spool(tmp_path):
-    found = Spool(tmp_path / "feedback" / "spool.sqlite", 2**20)
+    found = Spool(tmp_path / "feedback" / "spool.sqlite", 2**20, POD)
     yield found
     found.close()
 
@@ -147,7 +147,7 @@ def test_what_is_old_is_forgotten_but_not_what_somebody_waits_for(spool):
 
 
 def test_where_there_is_no_room_the_oldest_goes_that_nobody_spoke_of(tmp_path):
-    spool = Spool(tmp_path / "spool", 2**18)
+    spool = Spool(tmp_path / "spool", 2**18, POD)
     spool.take([kept(n, body=b"x" * 1000) for n in range(1200)], [label(0)])
     lost = spool.prune(-1.0)
     assert lost >= 1000

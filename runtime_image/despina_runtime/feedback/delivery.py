@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from despina_runtime.feedback.counts import DELIVERED, REFUSED
+from despina_runtime.feedback.counts import DELIVERED, LOST, REFUSED
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
 from despina_runtime.feedback.sink import NoTrace, Refused, Sink
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.executed import read_executed
+from despina_runtime.telemetry.executed import Executed, read_executed
 
 log = logging.getLogger(__name__)
 AT_ONCE = 100
 LONGEST_PAUSE_SECONDS = 30.0
 GONE_SECONDS = 120.0
 """A pod that did not answer for so long does not come back, and what it alone knew is lost with it."""
+ON_ITS_WAY_SECONDS = 5.0
+"""A worker hands over what it executed after a moment; if it is killed before, nobody has it."""
 InSpool = Callable[..., Any]
 
 
@@ -38,10 +41,10 @@ class Delivery:
         predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self.is_last)
         if predictions:
             await self._predictions(predictions)
-        labels: list[KeptLabel] = await self._in_spool(self._spool.labels, AT_ONCE)
+        arrived = math.inf if self.is_last else time.time() - ON_ITS_WAY_SECONDS
+        labels: list[KeptLabel] = await self._in_spool(self._spool.labels, AT_ONCE, arrived)
         here = [one for one in labels if one.pod == self._pod]
-        for one in here:
-            await self._label(one)
+        await self._labels(here)
         there = [one for one in labels if one.pod != self._pod]
         for pod, theirs in groupby(sorted(there, key=lambda one: one.pod), key=lambda one: one.pod):
             await self._forward(pod, list(theirs))
@@ -55,7 +58,7 @@ class Delivery:
     async def _predictions(self, kept: Sequence[Kept]) -> None:
         """Together; if they are refused so, each by itself."""
         try:
-            await self._sink.deliver([read_executed(one.body) for one in kept])
+            await self._sink.deliver([_read(one) for one in kept])
         except Refused as exc:
             if len(kept) > 1:
                 for one in kept:
@@ -69,29 +72,37 @@ class Delivery:
         """Something in it is not taken: that it was, and what is said of it, shall not be lost with that."""
         log.warning("A prediction is delivered without what was said error=%s", why)
         REFUSED.labels("prediction").inc()
-        bare = read_executed(kept.body)._replace(inputs=None, outputs=None, spans=[])
+        bare = _read(kept)._replace(inputs=None, outputs=None, spans=[])
         try:
             await self._sink.deliver([bare])
         except Refused as exc:
             log.error("A prediction is not taken error=%s", exc)
 
-    async def _label(self, kept: KeptLabel) -> None:
-        label = Label.model_validate_json(kept.body)
+    async def _labels(self, kept: Sequence[KeptLabel]) -> None:
+        """One after the other; those that got there are written down together, also when one did not."""
+        done: list[KeptLabel] = []
+        try:
+            for one in kept:
+                await self._label(Label.model_validate_json(one.body))
+                done.append(one)
+        finally:
+            if done:
+                await self._in_spool(self._spool.done, done)
+
+    async def _label(self, label: Label) -> None:
         try:
             await self._give(label)
             DELIVERED.labels("label").inc()
         except Refused as exc:
             log.error("A label is not taken prediction=%s error=%s", label.prediction, exc)
             REFUSED.labels("label").inc()
-        await self._in_spool(self._spool.done, [kept])
 
     async def _give(self, label: Label) -> None:
         """The label; where its prediction is known to nobody any more, that is delivered in its place first."""
         try:
             await self._sink.label(label)
         except NoTrace:
-            revision, at = label.prediction.partition("-")[0], label.at
-            await self._sink.deliver([unrecorded(label.origin, revision, at)])
+            await self._sink.deliver([unrecorded(label.origin, label.at)])
             await self._sink.label(label)
 
     async def _forward(self, pod: str, kept: Sequence[KeptLabel]) -> None:
@@ -101,15 +112,22 @@ class Delivery:
         except Unreachable:
             self._silent_since.setdefault(pod, time.monotonic())
             if self.is_gone(pod):
-                for one in kept:
-                    await self._label(one)
+                await self._labels(kept)
             return
         self._silent_since.pop(pod, None)
         status = {reply.prediction_id: reply.status for reply in replies}
         await self._in_spool(self._spool.done, [one for one in kept if status.get(one.prediction) == "Stored"])
-        for one in kept:
-            if status.get(one.prediction) == "Gone":
-                await self._label(one)
+        await self._labels([one for one in kept if status.get(one.prediction) == "Gone"])
+
+
+def _read(kept: Kept) -> Executed:
+    """A prediction; what a worker said may be anything, and then only its name counts."""
+    try:
+        return read_executed(kept.body)
+    except (TypeError, ValueError, RecursionError) as exc:
+        log.error("A record cannot be read error=%s", type(exc).__name__)
+        LOST.labels("unreadable").inc()
+        return unrecorded(kept.origin, kept.at)
 
 
 def pause_seconds(failures: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import secrets
@@ -15,25 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import orjson
-from pydantic_core import from_json
-
 from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina_runtime.feedback.counts import LOST, WAITING
-from despina_runtime.feedback.delivery import Delivery, pause_seconds
+from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
 from despina_runtime.feedback.label import Label, Reply
 from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
-from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.executed import Executed
+from despina_runtime.feedback.sorting import Sorting
+from despina_runtime.feedback.spool import KeptLabel, Spool
 from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, shared_key
-from despina_runtime.telemetry.redaction import Hide, redactor
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
-ON_ITS_WAY_SECONDS = 5.0
-"""A worker hands over what it executed after a moment; if it is killed before, nobody has it."""
 KEY_FILE = "prediction-key"
 
 
@@ -53,9 +46,8 @@ class FeedbackDesk:
 
     def __init__(self, config: RuntimeConfig, feedback: FeedbackConfig, cache: Path, pod: str) -> None:
         self._feedback, self.pod = feedback, pod
-        self._hide = redactor(feedback.redacted_fields, feedback.redacted_patterns)
-        self._clean = _cleaner(feedback.payloads, self._hide)
-        self._spool = Spool(cache / "feedback" / "spool.sqlite", feedback.spool_bytes)
+        self._sorting = Sorting(feedback)
+        self._spool = Spool(cache / "feedback" / "spool.sqlite", feedback.spool_bytes, pod)
         self._thread = ThreadPoolExecutor(1, "spool")
         self._sink: Sink = (
             FileSink(Path(feedback.folder), pod) if feedback.folder else MLflowSink(config, feedback.experiment)
@@ -63,17 +55,21 @@ class FeedbackDesk:
         self.key = shared_key(config)
         self._peers = Peers(self.key)
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
-        self._coming: asyncio.Queue[tuple[bytes, Sequence[Label], asyncio.Future[bool] | None]] = asyncio.Queue()
+        self._records: list[bytes] = []
+        self._labels: list[tuple[Sequence[Label], asyncio.Future[bool]]] = []
+        self._waited_for = asyncio.Event()
         self._disk_trouble = self._sink_trouble = ""
+        self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to store and to deliver."""
-        self._tasks = [asyncio.create_task(work) for work in (self._write(), self._deliver(), self._prune())]
+        self._writing = asyncio.create_task(self._write())
+        self._tasks = [asyncio.create_task(work) for work in (self._deliver(), self._prune())]
 
     def record(self, batch: bytes) -> None:
-        """A worker's records, as a JSON list. Nobody waits for them."""
-        self._coming.put_nowait((batch, (), None))
+        """A worker's records. Nobody waits for them: they are written with the next label, or after a moment."""
+        self._records.append(batch)
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk."""
@@ -81,7 +77,8 @@ class FeedbackDesk:
         wanted = [one for one, reply in zip(labels, replies, strict=True) if reply.status == "Stored"]
         if wanted:
             stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._coming.put_nowait((b"", wanted, stored))
+            self._labels.append((wanted, stored))
+            self._waited_for.set()
             if not await stored:
                 return [r.model_copy(update={"status": "Failed"}) if r.status == "Stored" else r for r in replies]
         return replies
@@ -107,9 +104,10 @@ class FeedbackDesk:
         """Deliver what can be in this time; what cannot stays in the spool for as long as that lives."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
-        while not self._coming.empty():
-            await self._write_once()
+        self._is_closing = True  # who writes is not cancelled, for he has in his hands what nobody else has
+        self._waited_for.set()
+        await asyncio.wait([*self._tasks, self._writing])
+        await self._write_once()
         self._delivery.is_last = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -127,52 +125,34 @@ class FeedbackDesk:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def _write(self) -> None:
-        while True:
+        while not self._is_closing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._waited_for.wait()
             await self._write_once()
 
     async def _write_once(self) -> None:
         """All that has come so far, in one transaction."""
-        found = [await self._coming.get()]
-        while not self._coming.empty():
-            found.append(self._coming.get_nowait())
+        records, self._records = self._records, []
+        given, self._labels = self._labels, []
+        self._waited_for.clear()
+        if not records and not given:
+            return
         try:
-            await self._in_spool(
-                self._take, [b for b, _, _ in found if b], [one for _, given, _ in found for one in given]
-            )
+            await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
             is_stored, self._disk_trouble = True, ""
         except (sqlite3.Error, OSError) as exc:
             is_stored, self._disk_trouble = False, f"the pod's disk does not take it: {exc}"
-            LOST.labels("disk").inc(len(found))
+            LOST.labels("disk").inc(len(records) + len(given))
             log.error("Feedback cannot be stored error=%s", exc)
-        for _, _, waiting in found:
-            if waiting and not waiting.done():
+        for _, waiting in given:
+            if not waiting.done():
                 waiting.set_result(is_stored)
 
     def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> None:
         """In the spool's thread."""
-        kept = [one for batch in batches for one in self._readable(batch)]
-        self._spool.take(kept, [_kept_label(self._clean_label(one)) for one in labels])
-
-    def _readable(self, batch: bytes) -> list[Kept]:
-        """What a worker says may be anything, for it runs a model's code; labels that come with it must not suffer."""
-        try:
-            return [self._kept(Executed(*row)) for row in from_json(batch)]
-        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
-            LOST.labels("unreadable").inc()
-            log.error("Records cannot be read error=%s", type(exc).__name__)
-            return []
-
-    def _kept(self, executed: Executed) -> Kept:
-        cleaned = self._clean(executed)
-        part = int(hashlib.sha256(executed.origin.encode()).hexdigest()[:8], 16) % 100
-        return Kept(executed.origin, executed.at, orjson.dumps(tuple(cleaned)), part < self._feedback.sample_percent)
-
-    def _clean_label(self, label: Label) -> Label:
-        if self._feedback.payloads == "Full":
-            return label
-        if self._feedback.payloads == "None":
-            return label.model_copy(update={"reason": "", "expected": None})
-        return label.model_copy(update={"reason": self._hide(label.reason), "expected": self._hide(label.expected)})
+        sampled, blocks = self._sorting(batches, time.time())
+        self._spool.take(sampled, [_kept_label(self._sorting.clean_label(one)) for one in labels], blocks)
 
     async def _deliver(self) -> None:
         failures = 0
@@ -208,21 +188,3 @@ class FeedbackDesk:
 
 def _kept_label(label: Label) -> KeptLabel:
     return KeptLabel(label.prediction, label.origin, label.pod, label.at, label.model_dump_json().encode())
-
-
-def _cleaner(payloads: str, hide: Hide) -> Callable[[Executed], Executed]:
-    """What is kept of a record."""
-    if payloads == "Full":
-        return lambda executed: executed
-    if payloads == "None":
-        return lambda executed: executed._replace(
-            inputs=None, outputs=None, spans=[s for s in executed.spans if s[0] == "lm"], is_redacted=True
-        )
-
-    def cleaned(executed: Executed) -> Executed:
-        words = [executed.inputs, executed.outputs, executed.spans]
-        kept = hide(words)
-        inputs, outputs, spans = kept
-        return executed._replace(inputs=inputs, outputs=outputs, spans=spans, is_redacted=kept != words)
-
-    return cleaned

@@ -36,10 +36,10 @@ class Line(BaseModel):
     reason: Annotated[str, Field(max_length=4096)] = ""
     source: Annotated[str, Field(max_length=128)] = "import"
 
-    @property
-    def origin(self) -> str:
-        """The same for the same line, so that a file can be taken in twice."""
-        text = orjson.dumps(self.model_dump(exclude={"source"}), option=orjson.OPT_SORT_KEYS)
+    def origin(self, experiment: str) -> str:
+        """The same for the same line in one experiment, so that a file can be taken in twice. MLflow has a trace of one
+        name in one experiment only."""
+        text = orjson.dumps([experiment, self.model_dump(exclude={"source"})], option=orjson.OPT_SORT_KEYS)
         return f"import-{hashlib.sha256(text).hexdigest()[:32]}"
 
 
@@ -55,25 +55,24 @@ def read_lines(file: TextIO) -> Iterator[Line]:
             raise Unreadable(f"line {number}: {where + ': ' if where else ''}{error['msg']}") from None
 
 
-async def take_in(lines: Sequence[Line], sink: Sink) -> int:
+async def take_in(lines: Sequence[Line], sink: Sink, experiment: str) -> int:
     """Deliver all of them; how many there were. Raises Away and Refused."""
     for first in range(0, len(lines), AT_ONCE):
         part = lines[first : first + AT_ONCE]
-        await sink.deliver([_executed(line) for line in part])
+        await sink.deliver([_executed(line, line.origin(experiment)) for line in part])
         for line in part:
-            await sink.label(_label(line))
+            await sink.label(_label(line, line.origin(experiment)))
     return len(lines)
 
 
-def _executed(line: Line) -> Executed:
+def _executed(line: Line, origin: str) -> Executed:
     outputs = line.outputs if line.outputs is not None else line.expected
     return Executed(
-        line.origin, time.time(), 0.0, "", "", "", 200, "", "", 0, 0, "", "", line.inputs, outputs, []
+        origin, time.time(), 0.0, "", "", "", 200, "", "", 0, 0, "", "", line.inputs, outputs, []
     )  # fmt: skip
 
 
-def _label(line: Line) -> Label:
-    origin = line.origin
+def _label(line: Line, origin: str) -> Label:
     if line.label == "failure" and line.expected is None and not line.reason:
         raise Refused("a failure without expected outputs or a reason says nothing")
     return Label(

@@ -28,9 +28,11 @@ def traces(program: str, namespace: str, executed: Iterable[Executed]) -> Mappin
     return {"resourceSpans": [{"resource": {"attributes": _attributes(resource)}, "scopeSpans": [scope]}]}
 
 
-def unrecorded(origin: str, revision: str, at: float) -> Executed:
+def unrecorded(origin: str, at: float) -> Executed:
     """What stands in the place of a prediction of which nothing is known but its name."""
-    return Executed(origin, at, 0.0, revision, "", "", 0, "unrecorded", "", 0, 0, "", "", None, None, [])
+    return Executed(
+        origin, at, 0.0, origin.partition("-")[0], "", "", 0, "unrecorded", "", 0, 0, "", "", None, None, []
+    )
 
 
 def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:

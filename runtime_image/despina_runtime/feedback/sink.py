@@ -185,7 +185,7 @@ class FileSink:
         self._append([{"type": "label", "id": label.trace_id, **label.model_dump()}])
 
     def _append(self, documents: Sequence[Mapping[str, Any]]) -> None:
-        text = b"".join(orjson.dumps(d) + b"\n" for d in documents)
+        text = b"".join(orjson.dumps(d, default=list) + b"\n" for d in documents)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as file:

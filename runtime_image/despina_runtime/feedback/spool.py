@@ -1,15 +1,22 @@
 """What waits on the pod's disk to be delivered: predictions, and what was said of them. One thread writes.
 
+Most predictions are neither sampled nor spoken of: they lie there together, as their worker handed them over, until
+somebody speaks of one. A row for each would cost more than all the rest of recording it.
+
 Whatever it has taken in survives the process: each change is on the disk when it returns. It lives as long as its
 volume, which for an emptyDir is as long as the pod.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from despina_runtime.telemetry.executed import END, origin_of
+from despina_runtime.telemetry.prediction import place_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -17,6 +24,9 @@ CREATE TABLE IF NOT EXISTS predictions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS predictions_at ON predictions (at);
 CREATE INDEX IF NOT EXISTS predictions_due ON predictions (at) WHERE is_sampled AND NOT is_delivered;
+CREATE TABLE IF NOT EXISTS blocks (worker TEXT NOT NULL, first INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS blocks_first ON blocks (worker, first);
+CREATE INDEX IF NOT EXISTS blocks_at ON blocks (at);
 CREATE TABLE IF NOT EXISTS labels (
     prediction TEXT PRIMARY KEY, origin TEXT NOT NULL, pod TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL,
     is_done INTEGER NOT NULL DEFAULT 0
@@ -25,7 +35,7 @@ CREATE INDEX IF NOT EXISTS labels_due ON labels (at) WHERE NOT is_done;
 CREATE INDEX IF NOT EXISTS labels_origin ON labels (origin);
 """
 PAGE_BYTES = 4096
-PRUNED_AT_ONCE = 1000
+PRUNED_AT_ONCE, BLOCKS_AT_ONCE = 1000, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,18 @@ class Kept:
     """Its record as JSON."""
     is_sampled: bool = True
     """Whether it is delivered without a label, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Predictions of one worker that nobody has spoken of, in the order of their numbers."""
+
+    worker: str
+    first: int
+    """The number of the first."""
+    at: float
+    body: bytes
+    """Their records, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +84,42 @@ class Fill:
 class Spool:
     """The file, and all that is done with it. Raises sqlite3.Error, as where the disk is full."""
 
-    def __init__(self, path: Path, limit_bytes: int) -> None:
+    def __init__(self, path: Path, limit_bytes: int, pod: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._limit = limit_bytes
+        self._limit, self._pod = limit_bytes, pod
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA)
 
-    def take(self, predictions: Iterable[Kept], labels: Iterable[KeptLabel]) -> None:
+    def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> None:
         """Keep these; of two labels of one answer the later counts, and one that is known already changes nothing."""
         with self._transaction():
+            self._insert(predictions)
             self._db.executemany(
-                "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
-                [(p.origin, p.at, p.body, p.is_sampled) for p in predictions],
+                "INSERT INTO blocks VALUES (?, ?, ?, ?)", [(b.worker, b.first, b.at, b.body) for b in blocks]
             )
             self._db.executemany(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET at = excluded.at, "
                 "body = excluded.body, is_done = 0 WHERE excluded.at > labels.at",
                 [(one.prediction, one.origin, one.pod, one.at, one.body) for one in labels],
             )
+            self._take_out(one.origin for one in labels if one.pod == self._pod)
 
     def knows(self, origin: str) -> bool:
         """Whether this prediction is kept, or was delivered from here."""
-        return self._db.execute("SELECT 1 FROM predictions WHERE origin = ?", (origin,)).fetchone() is not None
+        found = self._db.execute("SELECT 1 FROM predictions WHERE origin = ?", (origin,)).fetchone()
+        return found is not None or self._in_block(origin) is not None
 
     def due(self, most: int, everything: bool = False) -> list[Kept]:
         """Predictions to be delivered, those with labels first; `everything`: also those that were not sampled."""
+        self._take_out_spoken_of()
+        found = self._due(most, everything)
+        while everything and not found and self._open_a_block():  # all of one may have been delivered already
+            found = self._due(most, everything)
+        return found
+
+    def _due(self, most: int, everything: bool) -> list[Kept]:
         labelled = (
             "SELECT p.origin, p.at, p.body, p.is_sampled FROM labels l JOIN predictions p USING (origin) "
             "WHERE NOT l.is_done AND NOT p.is_delivered GROUP BY p.origin LIMIT ?"
@@ -108,13 +139,15 @@ class Spool:
                 "UPDATE predictions SET is_delivered = 1, body = NULL WHERE origin = ?", [(o,) for o in origins]
             )
 
-    def labels(self, most: int) -> list[KeptLabel]:
-        """Labels to be delivered, the oldest first: of predictions that are here only where those have been."""
+    def labels(self, most: int, before: float = math.inf) -> list[KeptLabel]:
+        """Labels to be delivered, the oldest first. One of a prediction that is kept here waits for that to be
+        delivered; one of a prediction that should be here and is not, only if it was given `before`: it may come."""
         query = (
             "SELECT l.prediction, l.origin, l.pod, l.at, l.body FROM labels l LEFT JOIN predictions p USING (origin) "
-            "WHERE NOT l.is_done AND (p.is_delivered OR p.origin IS NULL) ORDER BY l.at LIMIT ?"
+            "WHERE NOT l.is_done AND (p.is_delivered OR (p.origin IS NULL AND (l.pod != ? OR l.at < ?))) "
+            "ORDER BY l.at LIMIT ?"
         )
-        return [KeptLabel(*row) for row in self._db.execute(query, (most,))]
+        return [KeptLabel(*row) for row in self._db.execute(query, (self._pod, before, most))]
 
     def done(self, labels: Iterable[KeptLabel]) -> None:
         """These were delivered, unless a later one has taken one's place meanwhile."""
@@ -135,20 +168,80 @@ class Spool:
     def prune(self, before: float) -> int:
         """Forget what is older, and where there is no room, the oldest that nobody spoke of; how many predictions were
         lost by that before they were delivered. A label that waits stays, and so does its prediction."""
-        unspoken = "NOT EXISTS (SELECT 1 FROM labels l WHERE l.origin = predictions.origin AND NOT l.is_done)"
+        self._take_out_spoken_of()
         with self._transaction():
-            self._db.execute(f"DELETE FROM predictions WHERE at < ? AND {unspoken}", (before,))  # noqa: S608
+            self._forget(before)
             self._db.execute("DELETE FROM labels WHERE is_done AND at < ?", (before,))
         lost = 0
-        while self._size() > self._limit:
+        while self._size() > self._limit and (until := self._oldest()) is not None:
             with self._transaction():
-                oldest = f"SELECT origin, is_sampled AND NOT is_delivered FROM predictions WHERE {unspoken} ORDER BY at LIMIT ?"  # noqa: S608, E501
-                found = self._db.execute(oldest, (PRUNED_AT_ONCE,)).fetchall()
-                self._db.executemany("DELETE FROM predictions WHERE origin = ?", [(origin,) for origin, _ in found])
-            lost += sum(was_due for _, was_due in found)
-            if not found:
-                break
+                lost += self._forget(until)
         return lost
+
+    def _forget(self, before: float) -> int:
+        """Predictions up to then that nobody spoke of; how many of them were to be delivered."""
+        which = (
+            "FROM predictions WHERE at <= ? "
+            "AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.origin = predictions.origin AND NOT l.is_done)"
+        )
+        due = f"SELECT count(*) {which} AND is_sampled AND NOT is_delivered"
+        (lost,) = self._db.execute(due, (before,)).fetchone()
+        self._db.execute(f"DELETE {which}", (before,))
+        self._db.execute("DELETE FROM blocks WHERE at <= ?", (before,))
+        return int(lost)
+
+    def _oldest(self) -> float | None:
+        """Until when the oldest were made that can be forgotten at once."""
+        blocks = "SELECT max(at) FROM (SELECT at FROM blocks ORDER BY at LIMIT ?)"
+        predictions = (
+            "SELECT max(at) FROM (SELECT at FROM predictions p WHERE NOT EXISTS "
+            "(SELECT 1 FROM labels l WHERE l.origin = p.origin AND NOT l.is_done) ORDER BY at LIMIT ?)"
+        )
+        asked = ((blocks, BLOCKS_AT_ONCE), (predictions, PRUNED_AT_ONCE))
+        found = [self._db.execute(query, (most,)).fetchone()[0] for query, most in asked]
+        return min((at for at in found if at is not None), default=None)
+
+    def _insert(self, predictions: Iterable[Kept]) -> None:
+        self._db.executemany(
+            "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            [(p.origin, p.at, p.body, p.is_sampled) for p in predictions],
+        )
+
+    def _in_block(self, origin: str) -> Kept | None:
+        """A prediction that lies among others."""
+        worker, number = place_of(origin)
+        query = "SELECT at, body FROM blocks WHERE worker = ? AND first <= ? ORDER BY first DESC LIMIT 1"
+        for at, body in self._db.execute(query, (worker, number)):
+            begin = (END + body).find(END + b'["%s",' % origin.encode())
+            if begin >= 0:
+                return Kept(origin, at, body[begin : body.index(END, begin)], False)
+        return None
+
+    def _take_out(self, origins: Iterable[str]) -> None:
+        """Keep these by themselves, as far as they lie among others."""
+        self._insert(found for origin in origins if (found := self._in_block(origin)))
+
+    def _take_out_spoken_of(self) -> None:
+        """Those that came after what was said of them."""
+        query = (
+            "SELECT l.origin FROM labels l LEFT JOIN predictions p USING (origin) "
+            "WHERE NOT l.is_done AND p.origin IS NULL AND l.pod = ?"
+        )
+        early = [origin for (origin,) in self._db.execute(query, (self._pod,))]
+        if early:
+            with self._transaction():
+                self._take_out(early)
+
+    def _open_a_block(self) -> bool:
+        """The oldest: each prediction by itself; false if there is none."""
+        found = self._db.execute("SELECT rowid, at, body FROM blocks ORDER BY at LIMIT 1").fetchone()
+        if found is None:
+            return False
+        number, at, body = found
+        with self._transaction():
+            self._insert(Kept(origin_of(r), at, r, False) for r in body.split(END)[:-1])
+            self._db.execute("DELETE FROM blocks WHERE rowid = ?", (number,))
+        return True
 
     def close(self) -> None:
         """Close the file."""

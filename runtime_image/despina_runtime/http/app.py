@@ -48,6 +48,7 @@ CLOSE = (b"connection", b"close")
 JSON = (b"content-type", b"application/json")
 OPEN_PATHS = {"/healthz", "/readyz"}
 PREDICTION = "despina-prediction-id"
+PREDICTION_HEADER = PREDICTION.encode()
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
@@ -299,7 +300,7 @@ class Service:
         """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
         if answer.headers is None:
             answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
-        found = [*answer.headers, (PREDICTION.encode(), self._id(answer).encode())]
+        found = [*answer.headers, (PREDICTION_HEADER, self._id(answer).encode())]
         if self.is_retired:
             found.append(CLOSE)
         return found if answer.tier else found + _spent(call.meter)

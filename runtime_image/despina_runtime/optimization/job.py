@@ -74,7 +74,7 @@ class Optimization:
         registry = Registry(self._config.base.model, self._config.base.mlflow_credentials_dir)
         earlier = await asyncio.to_thread(registry.find, plan.settings)
         if earlier and (earlier.is_judged or earlier.is_taken_back):
-            return _already_done(plan, earlier)
+            return await asyncio.to_thread(_already_done, plan, registry, earlier)
         parent = await asyncio.to_thread(self._fetch)
         self._work = Work(plan, parent, registry, self._cache, self._command, self.stop)
         async with account(self._work.budget) as address:
@@ -90,13 +90,16 @@ class Optimization:
         return folder
 
 
-def _already_done(plan: Plan, earlier: Earlier) -> OptimizationResult:
+def _already_done(plan: Plan, registry: Registry, earlier: Earlier) -> OptimizationResult:
+    """What a run with the same data and settings has found, also where its own last words were lost."""
     text = f"version {earlier.version} came of the same data and settings"
     text += ", and callers had to be sent away from it" if earlier.is_taken_back else ""
-    digest = plan.dataset.digest
-    return OptimizationResult(
-        reason="AlreadyDone", message=text, candidate_version=earlier.version, dataset_digest=digest
-    )
+    found = OptimizationResult(reason="AlreadyDone", message=text, candidate_version=earlier.version)
+    if earlier.found and not earlier.is_taken_back:
+        words = f"found before, of the same data and settings: {earlier.found.message}"
+        found = earlier.found.model_copy(update={"message": words})
+        registry.tag(earlier.version, {}, is_better=found.reason == "Better")
+    return found.model_copy(update={"dataset_digest": plan.dataset.digest})
 
 
 async def optimize(config: OptimizationConfig, cache: Path) -> OptimizationResult:

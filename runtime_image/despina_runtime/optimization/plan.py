@@ -19,7 +19,7 @@ from despina_runtime.evaluation.examples import Line, Unusable, load_lines
 from despina_runtime.optimization.budget import Limits
 from despina_runtime.optimization.datasets import Dataset, IsHidden, LabelledPrediction, make_dataset
 from despina_runtime.optimization.labels import Experiment, Labels
-from despina_runtime.telemetry.redaction import HIDDEN, redactor
+from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def hidden_by(feedback: FeedbackConfig | None) -> IsHidden:
     """Whether redaction has hidden something of a JSON value, or would: also where all is recorded, no row is made of
     it, for rows are read by people and optimisers."""
     own = feedback or FeedbackConfig()
-    hide = redactor(own.redacted_fields, own.redacted_patterns)
+    hide = Redactor(own.redacted_fields, own.redacted_patterns)
     return lambda value: hide(value) != value or HIDDEN.encode() in canonical(value)
 
 

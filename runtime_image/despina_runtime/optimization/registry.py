@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from despina.wire import TAKEN_BACK_TAG, ModelRef
+from despina.wire import TAKEN_BACK_TAG, ModelRef, OptimizationResult
 from despina_runtime.cache.keys import canonical
 from despina_runtime.evaluation.examples import Row, Unusable
 from despina_runtime.optimization.datasets import Dataset
@@ -45,6 +45,8 @@ class Earlier:
     is_judged: bool
     is_taken_back: bool
     """Whether callers had to be sent away from it."""
+    found: OptimizationResult | None = None
+    """What came of that, as far as its tags say."""
 
 
 class Registry:
@@ -76,7 +78,8 @@ class Registry:
         last = max(versions, key=lambda version: int(version.version), default=None)
         if last is None:
             return None
-        return Earlier(str(last.version), last.tags.get(PREFIX + JUDGED) != "no", TAKEN_BACK_TAG in last.tags)
+        is_judged, is_taken_back = last.tags.get(PREFIX + JUDGED) != "no", TAKEN_BACK_TAG in last.tags
+        return Earlier(str(last.version), is_judged, is_taken_back, found_by(str(last.version), last.tags))
 
     def taken_back(self, state: State) -> str | None:
         """The version of this very state that callers had to be sent away from, if there is one."""
@@ -113,11 +116,13 @@ class Registry:
         return str(made.version)
 
     def tag(self, version: str, tags: Mapping[str, str], is_better: bool) -> None:
-        """What was found out of a version; the alias last, so that whoever follows it finds all else."""
+        """What was found out of a version; the alias last, so that whoever follows it finds all else. From a later
+        version it is not moved back."""
         with self._client() as client:
             for name, value in tags.items():
                 client.set_model_version_tag(self._model.name, version, PREFIX + name, value)
-            if is_better:
+            aliases = client.get_registered_model(self._model.name).aliases if is_better else {}
+            if is_better and int(aliases.get(ALIAS, "0")) < int(version):
                 client.set_registered_model_alias(self._model.name, ALIAS, version)
 
     def mirror(self, program: str, dataset: Dataset) -> None:
@@ -132,6 +137,16 @@ class Registry:
                     _mirror(f"{program}-{side}-{dataset.digest[:DIGITS]}", number, rows, dataset.digest)
         except Unusable as exc:  # what counts is the run's artefact
             log.warning("The dataset was not mirrored error=%s", exc)
+
+
+def found_by(version: str, tags: Mapping[str, str]) -> OptimizationResult | None:
+    """What the tags say that `Work` has written."""
+    own = {name: tags[PREFIX + name] for name in ("reason", "message") if PREFIX + name in tags}
+    try:
+        scores = {name: orjson.loads(tags[PREFIX + name]) for name in ("heldout", "golden") if PREFIX + name in tags}
+        return OptimizationResult.model_validate({"candidate_version": version, **own, **scores})
+    except ValueError:
+        return None
 
 
 def digest_of(state: State) -> str:

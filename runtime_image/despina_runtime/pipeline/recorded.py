@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import dspy
 import orjson
-from pydantic_core import to_json
 
 from despina_runtime.lm.meter import LMCall
-from despina_runtime.pipeline.call import Answer, Call, Step, Traced
+from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Problem
-from despina_runtime.telemetry.executed import Executed, Span
+from despina_runtime.telemetry.executed import Step as Traced
 from despina_runtime.telemetry.prediction import Names
-from despina_runtime.telemetry.recorder import Recorder
+from despina_runtime.telemetry.recorder import Record, Recorder
 
 
 class Recorded:
@@ -31,65 +31,57 @@ class Recorded:
 
     async def __call__(self, call: Call) -> Answer:
         """What follows; it is recorded whatever comes of it but the caller's leaving."""
-        call.origin, call.steps = self._names.origin(), []
+        call.steps = []
         at, began = time.time(), time.perf_counter()
-        answer, problem = None, None
         try:
             answer = await self._then(call)
-            answer.origin = call.origin
-            return answer
-        except Problem as exc:
-            problem = exc
+        except Problem as problem:
+            self._take(call, None, problem, at, began)
             raise
-        finally:
-            if answer or problem:
-                self._take(call, answer, problem, at, began)
+        answer.origin = self._take(call, answer, None, at, began)
+        return answer
 
-    def _take(self, call: Call, answer: Answer | None, problem: Problem | None, at: float, began: float) -> None:
+    def _take(self, call: Call, answer: Answer | None, problem: Problem | None, at: float, began: float) -> str:
+        """Its name. Names are made in the order in which they are recorded, by which the pod's disk finds them."""
+        origin = self._names.origin()
+        self._recorder(partial(self._record, origin, call, answer, problem, at, began, time.perf_counter()))
+        return origin
+
+    def _record(
+        self,
+        origin: str,
+        call: Call,
+        answer: Answer | None,
+        problem: Problem | None,
+        at: float,
+        began: float,
+        ended: float,
+    ) -> Record:
         meter = call.meter
-        self._recorder(
-            Executed(
-                call.origin or "",
-                at,
-                time.perf_counter() - began,
-                *self._which,
-                problem.status if problem else 200,
-                problem.type if problem else "",
-                call.lm or "",
-                meter.input_tokens,
-                meter.output_tokens,
-                "" if meter.cost is None else format(meter.cost, "f"),
-                dict(call.trace).get("traceparent", ""),
-                orjson.Fragment(call.body),
-                orjson.Fragment(answer.body) if answer else None,
-                [
-                    *map(tuple, self._modules(call.steps or (), meter.calls, began)),
-                    *map(tuple, _attempts(meter.calls, began)),
-                ],
-            )
+        counted = (
+            origin,
+            at,
+            round(ended - began, 6),
+            *self._which,
+            problem.status if problem else 200,
+            problem.type if problem else "",
+            call.lm or "",
+            meter.input_tokens,
+            meter.output_tokens,
+            "" if meter.cost is None else format(meter.cost, "f"),
+            dict(call.trace).get("traceparent", ""),
+            [_attempt(one, began) for one in meter.calls],
         )
+        outputs = orjson.Fragment(answer.body) if answer else None
+        return Record(counted, (orjson.Fragment(call.body), outputs, list(self._traced(call.steps or ()))))
 
-    def _modules(self, steps: Sequence[Traced], calls: Sequence[LMCall], began: float) -> Iterator[Span]:
-        """Predictors in the order in which they ended. When one ran is known by the LM's answers to it, in their
-        order; where a cache had the answer, it took no time."""
-        answers = {path: iter([c for c in calls if c.module == path and not c.error]) for path in self._paths.values()}
-        last = began
+    def _traced(self, steps: Sequence[Any]) -> Iterator[Traced]:
+        """As DSPy traced them."""
         for predictor, inputs, outputs in steps:
-            path = self._paths.get(id(predictor), "")
-            call = next(answers.get(path, iter(())), None)
-            start, seconds = (call.began - began, call.seconds) if call else (last - began, 0.0)
-            last = began + start + seconds
-            facts = {"inputs": _written(inputs), "outputs": _written(dict(outputs))}
-            yield Span("module", path or type(predictor).__name__, start, seconds, facts)
+            yield self._paths.get(id(predictor)) or type(predictor).__name__, inputs, dict(outputs)
 
 
-def _attempts(calls: Sequence[LMCall], began: float) -> Iterator[Span]:
-    for call in calls:
-        facts = {"model": call.model, "module": call.module, "input_tokens": call.tokens[0]}
-        facts |= {"output_tokens": call.tokens[1], "cost_usd": call.cost, "error": call.error}
-        yield Span("lm", call.lm, call.began - began, call.seconds, facts)
-
-
-def _written(values: Any) -> orjson.Fragment:
-    """As JSON, whatever DSPy's types or a program's own are in it."""
-    return orjson.Fragment(to_json(values, fallback=str, inf_nan_mode="constants", serialize_unknown=True))
+def _attempt(call: LMCall, began: float) -> tuple[Any, ...]:
+    """In the order of `Attempt`."""
+    start, seconds = round(call.began - began, 6), round(call.seconds, 6)
+    return call.lm, call.model, call.module, start, seconds, call.tokens, call.cost, call.error

@@ -65,6 +65,7 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 8.0
 """From then on it counts as hanging. A program may compute on the loop for a while, though all of its worker's requests
 wait for it; and requests that compute may come one right after the other."""
+HEAR_OUT_SECONDS = 1.0
 JOIN_SECONDS = 600.0
 """A worker that takes another one's place has so long to load what it must."""
 
@@ -182,6 +183,7 @@ class Crew:
         self._cache, self._listen = cache, listen
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[Any]] = set()
+        self._listening: set[asyncio.Task[Any]] = set()
         self._coming: set[asyncio.Task[Any]] = set()
         self._ends = Ends()
         self._has_started = self._is_draining = False
@@ -224,7 +226,7 @@ class Crew:
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(self.news.look, self._desk, self._wish), self._watching)
+        listening = _task(worker.listen(self.news.look, self._desk, self._wish), self._listening)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -284,6 +286,8 @@ class Crew:
                 _task(self._replace(), self._coming)
         if not self._workers:
             self._give_up_replacing()
+            if self._listening:  # what the last ones said before they ended
+                await asyncio.wait(self._listening, timeout=HEAR_OUT_SECONDS)
             self.ended.set()
 
     async def _replace(self) -> None:

@@ -1,10 +1,20 @@
-"""One executed request as plain data, handed over at its end."""
+"""One executed request as plain data, handed over at its end.
+
+A worker writes it down as two JSON lists, a *record*: what was counted, and, behind `WORDS`, what callers wrote and
+were told. Most records are never read: neither to hide something in them, nor to be delivered.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
+
+WORDS, END = b"\x1f", b"\x1e"
+"""Between a record's two lists, and between two records: no JSON holds these bytes."""
+NO_WORDS = b"[null,null,[],true]"
+"""In the place of words that are not kept."""
 
 
 class Span(NamedTuple):
@@ -22,7 +32,7 @@ class Span(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """What one request was, and what came of it. As JSON it is a list in this order."""
+    """What one request was, and what came of it."""
 
     origin: str
     """Its name without a MAC; see `prediction.py`."""
@@ -50,6 +60,52 @@ class Executed(NamedTuple):
     """Whether something of the callers' words was left out."""
 
 
-def read_executed(body: bytes) -> Executed:
-    """From its JSON; what a later runtime wrote behind is left out."""
-    return Executed(*from_json(body)[: len(Executed._fields)])
+class Attempt(NamedTuple):
+    """One attempt at an LM, as a record holds it."""
+
+    lm: str
+    model: str
+    module: str
+    start: float
+    seconds: float
+    tokens: Sequence[int]
+    cost_usd: str
+    error: str
+
+
+Step = tuple[str, Any, Any]
+"""A predictor's path, its inputs and its outputs, as a record holds them."""
+
+
+def origin_of(record: bytes) -> str:
+    """Whose record it is. Raises ValueError."""
+    if not record.startswith(b'["'):
+        raise ValueError("no record")
+    return record[2 : record.index(b'"', 2)].decode()
+
+
+def read_executed(record: bytes) -> Executed:
+    """All of a record. Raises ValueError or TypeError for what is none."""
+    head, _, words = record.partition(WORDS)
+    *counted, attempts = from_json(head)
+    inputs, outputs, steps, *is_redacted = from_json(words)
+    attempts = [Attempt(*attempt) for attempt in attempts]
+    spans = [*_modules(steps, attempts), *map(_attempt, attempts)]
+    return Executed(*[*counted, inputs, outputs, spans, *is_redacted])
+
+
+def _modules(steps: Sequence[Step], attempts: Sequence[Attempt]) -> Iterator[Span]:
+    """Predictors in the order in which they ended. When one ran is known by the LM's answers to it, in their order;
+    where a cache had the answer, it took no time."""
+    answers = {path: iter([a for a in attempts if a.module == path and not a.error]) for path, _, _ in steps}
+    last = 0.0
+    for path, inputs, outputs in steps:
+        answer = next(answers[path], None)
+        start, seconds = (answer.start, answer.seconds) if answer else (last, 0.0)
+        last = start + seconds
+        yield Span("module", path, start, seconds, {"inputs": inputs, "outputs": outputs})
+
+
+def _attempt(a: Attempt) -> Span:
+    facts = {"model": a.model, "module": a.module, "input_tokens": a.tokens[0], "output_tokens": a.tokens[1]}
+    return Span("lm", a.lm, a.start, a.seconds, facts | {"cost_usd": a.cost_usd, "error": a.error})

@@ -47,6 +47,12 @@ def address_of(pod: str) -> str:
     return f"{f'[{found}]' if found.version == 6 else found}:{int(pod[:4], 16)}"
 
 
+def place_of(origin: str) -> tuple[str, int]:
+    """A prediction's worker, in this life of it, and its number among that one's; they grow as predictions end."""
+    begins, _, number = origin.rpartition("-")
+    return begins.rpartition("-")[0], int(number, 16)
+
+
 def trace_id_of(origin: str) -> str:
     """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
     return hashlib.sha256(origin.encode()).hexdigest()[:32]

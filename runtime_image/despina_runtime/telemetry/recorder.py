@@ -1,32 +1,46 @@
-"""Takes in what was executed, in the worker, and hands it over in batches: a request waits for none of it."""
+"""Takes in what was executed, in the worker, and hands it over in batches: a request waits for none of it, and nothing
+is written down while one does."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 from prometheus_client import Counter
+from pydantic_core import to_json
 
-from despina_runtime.telemetry.executed import Executed
+from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS
 
+log = logging.getLogger(__name__)
 UNRECORDED = Counter("despina_predictions_unrecorded_total", "Predictions that nobody took in time.")
 MOST_WAITING = 4096
 LONGEST = 2**18
-"""Bytes of one record as JSON. Of a longer one, callers' words are left out."""
+"""Bytes of one record's words as JSON. Longer ones are left out."""
 BATCH_BYTES = 2**20
 Take = Callable[[bytes], bool]
-"""Given a JSON list of records; false if there is no room for it now."""
+"""Given records, each ended by `END`; false if there is no room for it now."""
+
+
+class Record(NamedTuple):
+    """What a record is made of, in the order of `Executed`."""
+
+    counted: Sequence[Any]
+    """All up to the traceparent, and a list of `Attempt`."""
+    words: Sequence[Any]
+    """Inputs and outputs, and a list of `Step`."""
 
 
 class Recorder:
     """One worker's, of all revisions: one that is released has requests to end."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Executed] = deque()
+        self._waiting: deque[Callable[[], Record]] = deque()
 
-    def __call__(self, executed: Executed) -> None:
-        """Take one in; the oldest goes where nobody takes them."""
+    def __call__(self, executed: Callable[[], Record]) -> None:
+        """Take one in. It is asked for what it is when it is handed over; the oldest goes where nobody takes them."""
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             UNRECORDED.inc()
@@ -37,21 +51,33 @@ class Recorder:
         while self._waiting:
             batch, size = [], 0
             while self._waiting and size < BATCH_BYTES:
-                batch.append(_as_json(self._waiting.popleft()))
+                batch.append(_written(self._waiting.popleft()))
                 size += len(batch[-1])
-            if not take(_list_of(batch)):
+            if not take(b"".join(batch)):
                 UNRECORDED.inc(len(batch))
                 return
 
 
-def _as_json(executed: Executed) -> bytes:
-    text = _dumps(executed)
-    return text if len(text) <= LONGEST else _dumps(executed._replace(inputs=None, outputs=None, spans=[]))
+def _written(executed: Callable[[], Record]) -> bytes:
+    """A record as bytes; nothing if what a program left in its trace cannot be made one."""
+    try:
+        record = executed()
+        words = _words(record.words)
+        return b"".join((orjson.dumps(record.counted), WORDS, words if len(words) <= LONGEST else NO_WORDS, END))
+    except Exception as exc:  # its types and their methods are anybody's
+        log.error("A prediction cannot be recorded error=%s", type(exc).__name__)
+        UNRECORDED.inc()
+        return b""
 
 
-def _dumps(executed: Executed) -> bytes:
-    return orjson.dumps(tuple(executed), default=str, option=orjson.OPT_NON_STR_KEYS)
+def _words(words: Sequence[Any]) -> bytes:
+    """As JSON, whatever DSPy's types or a program's own are in it. Most are plain, for which orjson is the fastest."""
+    try:
+        return orjson.dumps(words, default=_of_other_types)
+    except (TypeError, RecursionError):
+        inputs, outputs, steps = words
+        return orjson.dumps((inputs, outputs, [(path, *map(_of_other_types, rest)) for path, *rest in steps]))
 
 
-def _list_of(items: Sequence[bytes]) -> bytes:
-    return b"[%s]" % b",".join(items)
+def _of_other_types(value: Any) -> orjson.Fragment:
+    return orjson.Fragment(to_json(value, fallback=str, inf_nan_mode="null", serialize_unknown=True))

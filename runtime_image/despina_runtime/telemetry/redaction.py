@@ -4,34 +4,126 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 HIDDEN = "[redacted]"
-PATTERNS = (
-    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",  # addresses of e-mail
-    r"\b(?:\d[ -]?){13,19}\b",  # numbers of cards and accounts
-    r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",  # IBAN
-    r"(?i:\bbearer\s+[\w.~+/=-]{8,})",
-    r"\b(?:sk|pk|ghp|gho|xox[abpr]|AKIA|eyJ)[\w-]{12,}(?:\.[\w-]+)*",  # keys and tokens of well-known services
-    r"(?i:\b(?:password|passwd|secret|api[_-]?key|token)\b\s*[:=]\s*\S+)",
+PLAIN = re.compile(r"[\w -]+", re.ASCII)
+KNOWN_KEYS = (b"ghp", b"gho", b"xox", b"AKIA", b"eyJ")
+LONGEST_START = 14
+"""Characters by which one of OpenAI's or Stripe's keys is known."""
+
+
+def _classes(**members: str) -> bytes:
+    """For `bytes.translate`: the characters of each class as its name, all others as a space."""
+    found = bytearray(b" " * 256)
+    for name, chars in members.items():
+        for char in chars:
+            found[ord(char)] = ord(name)
+    return bytes(found)
+
+
+DIGITS, CAPITALS, SMALL = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
+AS_DIGITS = _classes(n=DIGITS)
+AS_CAPITALS = _classes(n=DIGITS, A=CAPITALS)
+AS_STARTS = _classes(w=DIGITS + CAPITALS + SMALL + "_", S="sp", K="k", m="-")
+
+
+def _may_be_mail(text: bytes) -> bool:
+    return b"@" in text
+
+
+def _may_be_iban(text: bytes) -> bool:
+    return b"AAnn" in text.translate(AS_CAPITALS)
+
+
+def _may_be_bearer(text: bytes) -> bool:
+    return b"bearer" in text.lower()
+
+
+def _may_be_key(text: bytes) -> bool:
+    if any(start in text for start in KNOWN_KEYS):
+        return True
+    if b"\\" in text:  # what JSON writes as a letter is none
+        text = re.sub(rb"\\[nrtbf]", b"  ", text)
+    starts = b" " + text.translate(AS_STARTS)
+    return any(_is_long(starts, before) for before in (b" SK", b"mSK"))
+
+
+def _is_long(starts: bytes, before: bytes) -> bool:
+    """Whether a word that begins so is long enough to be a key."""
+    at = starts.find(before)
+    while at >= 0:
+        word = starts[at + 1 : at + 1 + LONGEST_START]
+        if len(word) == LONGEST_START and b" " not in word:
+            return True
+        at = starts.find(before, at + 1)
+    return False
+
+
+def _may_be_password(text: bytes) -> bool:
+    small = text.lower()
+    if b"passw" in small or b"secret" in small or b"token" in small:
+        return True
+    return b"key" in small and any(name in small for name in (b"apikey", b"api_key", b"api-key"))
+
+
+def _may_be_number(text: bytes) -> bool:
+    return b"n" * 13 in text.translate(AS_DIGITS, b" -")
+
+
+class Rule(NamedTuple):
+    """A pattern, and whether it may be found in an ASCII text, which is known in a fiftieth of the time. The text may
+    be JSON without `\\u`: quotes and escapes break up nothing that the pattern needs."""
+
+    pattern: str
+    may_be_in: Callable[[bytes], bool]
+
+
+RULES = (
+    Rule(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _may_be_mail),  # addresses of e-mail
+    Rule(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _may_be_iban),
+    Rule(r"(?i:\bbearer\s+[\w.~+/=-]{8,})", _may_be_bearer),
+    # keys and tokens of well-known services
+    Rule(r"\b(?:sk|pk|ghp|gho|xox[abpr]|AKIA|eyJ)[\w-]{12,}(?:\.[\w-]+)*", _may_be_key),
+    Rule(r"(?i:\b(?:password|passwd|secret|api[_-]?key|token)\b\s*[:=]\s*\S+)", _may_be_password),
+    Rule(r"\b(?:\d[ -]?){13,19}\b", _may_be_number),  # numbers of cards and accounts
 )
 """What Redacted hides beside the manifest's own: what is never needed to judge an answer."""
-Hide = Callable[[Any], Any]
 
 
-def redactor(fields: Iterable[str], patterns: Iterable[str]) -> Hide:
-    """A function that gives a JSON value without what is hidden: values of these fields at any depth, and what the
-    patterns find in texts. Equal values are given back as they are."""
-    hidden = frozenset(fields)
-    found = re.compile("|".join(f"(?:{p})" for p in (*PATTERNS, *patterns)))
+class Redactor:
+    """Hides values of some fields at any depth, and what the rules and the manifest's patterns find in texts."""
 
-    def hide(value: Any) -> Any:
+    def __init__(self, fields: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        self._fields = frozenset(fields)
+        self._names = [orjson.dumps(name) for name in self._fields]
+        self._rules = [(re.compile(rule.pattern), rule.may_be_in) for rule in RULES]
+        self._own = [re.compile(pattern) for pattern in patterns]
+        self._can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
+
+    def __call__(self, value: Any) -> Any:
+        """A JSON value without what is hidden. Equal values are given back as they are."""
         if isinstance(value, str):
-            return found.sub(HIDDEN, value)
+            return self._hidden(value)
         if isinstance(value, dict):
-            return {hide(k): HIDDEN if k in hidden else hide(v) for k, v in value.items()}
+            return {self(k): HIDDEN if k in self._fields else self(v) for k, v in value.items()}
         if isinstance(value, list):
-            return [hide(one) for one in value]
+            return [self(one) for one in value]
         return value
 
-    return hide
+    def may_hide(self, json: bytes) -> bool:
+        """Whether something may be hidden of a JSON text. Of most there is nothing, and they need not be read."""
+        if not self._can_tell or not json.isascii() or b"\\u" in json:
+            return True
+        return any(may(json) for _, may in self._rules) or any(name in json for name in self._names)
+
+    def _hidden(self, text: str) -> str:
+        plain = text.encode() if text.isascii() else None
+        for pattern, may_be_in in self._rules:
+            if plain is None or may_be_in(plain):
+                text = pattern.sub(HIDDEN, text)
+        for pattern in self._own:
+            text = pattern.sub(HIDDEN, text)
+        return text

@@ -1,0 +1,53 @@
+"""What callers say of answers meets them in MLflow, whichever replica they say it to, and though a container is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import httpx
+
+from tests.support.grid import kill
+from tests.support.labels import Callers, Seen, compare
+from tests.support.world import MLFLOW, REPORTS, eventually, log_model
+
+RATE, SECONDS_BEFORE, LABELS_AFTER = 20, 80, 120
+
+
+def test_labels_given_to_any_replica_are_in_mlflow_once_though_a_container_is_killed(given, kube):
+    log_model("compiled", "labelled", "champion")
+    program = given("labelled", replicas=2, feedback={}, cache={"keyScope": "Both"})
+    program.becomes_ready()
+    callers, experiment = Callers(program.url, RATE), Seen(MLFLOW, f"{kube.namespace}/labelled")
+
+    def kill_one() -> None:
+        eventually("labels", lambda: len(callers.said) > SECONDS_BEFORE, 60)
+        kill(random.choice(program.pods())["metadata"]["name"])
+        enough = len(callers.said) + LABELS_AFTER
+        eventually("more labels", lambda: len(callers.said) > enough, 60)
+
+    async def under_traffic() -> None:
+        killing = asyncio.create_task(asyncio.to_thread(kill_one))
+        await callers.run(killing.done)
+        await killing
+
+    asyncio.run(under_traffic())
+    with contextlib.suppress(AssertionError):  # what is missing is told below
+        eventually("delivered", lambda: not compare(callers.said, experiment.traces()).lost, 60)
+    held = compare(callers.said, experiment.traces())
+    REPORTS.append(
+        f"labels while a container is killed: sent={callers.sent} failed={len(callers.failed)} "
+        f"labels={len(callers.said)} elsewhere={callers.elsewhere} lost={len(held.lost)} duplicated={held.duplicated} "
+        f"(asked again {callers.asked_again}, gone {callers.gone}, unrecorded {held.unrecorded})"
+    )
+    print(REPORTS[-1])
+    assert not callers.failed, callers.failed[:5]
+    assert not callers.refused, callers.refused[:5]
+    assert not held.lost, held.lost[:5]
+    assert held.duplicated == 0
+    assert callers.elsewhere >= len(callers.said) / 4
+    assert sum(c.get("restartCount", 0) for p in program.pods() for c in p["status"]["containerStatuses"]) == 1
+    unknown = httpx.post(f"{program.url}/feedback", json={"prediction_id": "nobody-made-it", "label": "failure"})
+    assert unknown.status_code == 404, unknown.text
+    program.becomes("FeedbackDelivered", "True", "Delivered")
