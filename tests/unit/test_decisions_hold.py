@@ -236,7 +236,7 @@ EVALUATE = {
 def test_a_running_evaluation_is_kept_as_long_as_its_candidate_exists(what):
     program = a_program(rollout={"gates": [EVALUATE], "state": "Paused" if what == "a pause" else "Active"})
     (gate,) = program.spec.rollout.gates
-    name = evaluation_name(program, gate, hash_of(program, "2"), timestamp(NOW - 5000))
+    name = evaluation_name(program, gate, hash_of(program, "2"), timestamp(NOW - 5000), False)
     state = GateStatus(name="score", type="Evaluate", result="Running", started_at=timestamp(NOW - 60))
     before = status(rollout=underway(program, "Gate")).model_copy(
         update={"rollout": RolloutStatus.model_validate(underway(program, "Gate") | {"gates": [state]})}
@@ -265,7 +265,7 @@ def test_a_longer_time_rescues_an_evaluation_that_runs():
     before, after = (a_program(rollout={"gates": [EVALUATE | {"timeoutSeconds": s}]}) for s in (900, 1800))
     (gate,) = before.spec.rollout.gates
     o = observed(before, "2", **beside(before))
-    job = JobView(evaluation_name(before, gate, hash_of(before, "2"), timestamp(NOW)), progress="290 of 300")
+    job = JobView(evaluation_name(before, gate, hash_of(before, "2"), timestamp(NOW), False), progress="290 of 300")
     begun = replace(o, jobs=(job,))
     known = replace(begun, status=report(begun, decide(begun, NOW), Outcome(), NOW))
     assert decide(known, NOW + 1000).quarantined
@@ -278,7 +278,7 @@ def test_an_evaluation_that_ends_in_a_pause_is_not_paid_for_again():
     going_on, paused = (a_program(rollout={"gates": [EVALUATE], "state": s}) for s in ("Active", "Paused"))
     (gate,) = going_on.spec.rollout.gates
     o = observed(going_on, "2", **beside(going_on))
-    job = JobView(evaluation_name(going_on, gate, hash_of(going_on, "2"), timestamp(NOW)), ended=True,
+    job = JobView(evaluation_name(going_on, gate, hash_of(going_on, "2"), timestamp(NOW), False), ended=True,
                   result=EvaluationResult(score_percent=90, examples=50))  # fmt: skip
     o = replace(o, status=report(o, decide(o, NOW), Outcome(), NOW), program=paused, jobs=(job,))
     o = replace(o, status=report(o, decide(o, NOW + 30), Outcome(), NOW + 30))
@@ -293,7 +293,7 @@ def test_a_lost_status_does_not_begin_a_running_evaluation_again():
     started = timestamp(NOW - 60)
     memory = Memory(serial=9, rollout_id=hash_of(program, "2"), rollout_started_at=started)
     service = build_service(program, "qa", hash_of(program, "1"), memory)
-    name = evaluation_name(program, gate, hash_of(program, "2"), started)
+    name = evaluation_name(program, gate, hash_of(program, "2"), started, False)
     o = observed(program, "2", jobs=(JobView(name),), **beside(program))
     plan = decide(replace(o, objects={("Service", "qa"): service}), NOW)
     assert made(plan, "Job") == []

@@ -50,6 +50,13 @@ SCHEDULES = {
     "a prepared version waits as long as it must": (
         (BY_HAND, {}, [("alias", "2"), ("rounds", 6), ("wait", 700.0), ("unready_for_a_moment", 1), ("operate", None)])
     ),
+    "a score that was compared with nothing, while what serves was away, convicts nobody": (
+        (
+            AUTO,
+            {},
+            [("model_made_anew", None), ("deleted", ("Deployment", 0)), ("rounds", 1), ("deleted", ("Deployment", 0))],
+        )
+    ),
     "a gate's time goes on over a pass that meant another version and was outrun": (
         (
             BY_HAND,

@@ -9,9 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from despina.api.status import Score
-from despina.decide.observed import JobView
+from despina.decide.observed import JobView, Observed
+from despina.decide.plan import Delete
+from despina.decide.rollout import decide
 from despina.wire import EvaluationResult
-from tests.support.situations import beside
+from tests.support.situations import NOW, beside
 from tests.unit.test_gates import EVALUATE, SCORE, evaluation, found, gated, job_of, result, scored
 
 PAIRED = {"datasetRef": EVALUATE["datasetRef"], "test": "Paired"}
@@ -63,12 +65,36 @@ def test_a_paired_test_lets_through_what_chance_does_not_explain(sentence):
 
 
 def test_where_nothing_has_served_there_is_nothing_to_be_better_than():
-    o = beside(gated(SCORE | {"evaluate": PAIRED}))
-    o = replace(o, deployments=(replace(o.deployments[0], activated_at=None), *o.deployments[1:]))
+    o = without_activation(beside(gated(SCORE | {"evaluate": PAIRED})))
     assert "baseline" not in evaluation(job_of(o))
     done = JobView(job_of(o)["metadata"]["name"], result=result(90, examples=3), ended=True)
     (state,) = found(replace(o, jobs=(done,))).states
     assert (state.result, state.message) == ("Passed", "score 90.0 %, on 3 examples")
+
+
+def without_activation(o: Observed) -> Observed:
+    """As when somebody deleted the Deployment of what serves, and the new one has no pods yet."""
+    return replace(o, deployments=(replace(o.deployments[0], activated_at=None), *o.deployments[1:]))
+
+
+def test_a_score_that_was_compared_with_nothing_is_no_answer_where_something_serves_again():
+    o = beside(gated(SCORE | {"evaluate": PAIRED}))
+    alone = job_of(without_activation(o))["metadata"]["name"]
+    ended = JobView(alone, result=result(90, None), ended=True)
+    gates = found(replace(o, jobs=(ended,)))
+    assert (gates.states[0].result, gates.states[0].message) == ("Running", "the Job is being made")
+    assert "baseline" in evaluation(job_of(replace(o, jobs=(ended,))))
+    under_way = [a for a in decide(replace(o, jobs=(JobView(alone),)), NOW).steps if isinstance(a, Delete)]
+    assert under_way == [Delete(("Job", alone))], "what it would find is worth nothing any more"
+
+
+def test_a_score_that_was_compared_stays_an_answer_where_nothing_serves_for_a_while():
+    o = beside(gated(SCORE | {"evaluate": PAIRED}))
+    name = job_of(o)["metadata"]["name"]
+    gone = without_activation(o)
+    assert found(replace(gone, jobs=(JobView(name, progress="3 of 50"),))).states[0].message == "3 of 50"
+    done = replace(gone, jobs=(JobView(name, result=result(90, 80, **FOUND), ended=True),))
+    assert (found(done).states[0].result, found(done).states[0].message) == ("Passed", SAID)
 
 
 def test_a_paired_test_needs_a_job_that_scores_both_and_an_older_runtime_is_told_no_new_word():

@@ -84,7 +84,7 @@ def ready(o: Observed) -> Observed:
 def at_gate(since: float) -> Observed:
     o = ready(blue_green((), since, rollout={"strategy": "BlueGreen", "gates": [SCORE]}))
     (gate,) = o.program.spec.rollout.gates
-    name = evaluation_name(o.program, gate, hash_of(o.program, "2"), timestamp(NOW - since))
+    name = evaluation_name(o.program, gate, hash_of(o.program, "2"), timestamp(NOW - since), False)
     began = timestamp(NOW - since)
     entry = {"name": "score", "type": "Evaluate", "result": "Running", "startedAt": began, "since": began}
     return replace(

@@ -235,17 +235,21 @@ def evaluate(r: Situation, candidate: Revision, gate: Gate) -> Verdict:
     score = _score(r, candidate, gate)
     result = score.result() if score else None
     if result:
-        return replace(_scored(policy, result, has_answered(r)), score=score)
-    name = _job_name(r, candidate, gate)
-    job = _found(r, name)
+        return replace(_scored(policy, result, _baseline(r, gate) is not None), score=score)
+    names = _job_names(r, candidate, gate)
+    job = next(filter(None, (_found(r, name) for name in names)), None)
     if job is None:
-        making = _job(r, candidate, gate, policy, name)
+        making = _job(r, candidate, gate, policy, names[-1])
         return Verdict(None, "the Job is being made", (making,), is_under_way=False)
-    return Verdict(None, job.progress or job.trouble or f"Job {name} is starting")
+    return Verdict(None, job.progress or job.trouble or f"Job {job.name} is starting")
 
 
-def _job_name(r: Situation, candidate: Revision, gate: Gate) -> str:
-    return evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at))
+def _job_names(r: Situation, candidate: Revision, gate: Gate) -> list[str]:
+    """The Jobs that may answer the gate; the last is made where there is none. What serves may be gone for a while, as
+    when somebody deletes its Deployment: one that has not compared is then no answer once it is there again, and one
+    that has stays an answer."""
+    ways = [True] if _baseline(r, gate) else [True, False] if is_compared(gate) else [False]
+    return [evaluation_name(r.o.program, gate, candidate.hash, timestamp(r.started_at), way) for way in ways]
 
 
 def _found(r: Situation, name: str) -> JobView | None:
@@ -253,9 +257,12 @@ def _found(r: Situation, name: str) -> JobView | None:
 
 
 def _score(r: Situation, candidate: Revision, gate: Gate) -> Score | None:
-    """What was found, as the Job says or, once that is gone, the status: whichever gate's it is, nothing is computed
-    twice."""
-    name = _job_name(r, candidate, gate)
+    """What was found."""
+    return next(filter(None, (_score_of(r, name) for name in _job_names(r, candidate, gate))), None)
+
+
+def _score_of(r: Situation, name: str) -> Score | None:
+    """As the Job says or, once that is gone, the status: whichever gate's it is, nothing is computed twice."""
     job = _found(r, name)
     found = _outcome(job) if job else None
     if found:
@@ -275,7 +282,7 @@ def _outcome(job: JobView) -> EvaluationResult | None:
 def abandoned(r: Situation) -> Iterator[Action]:
     """End evaluations that the candidate does not need: they cost money. Whether the status tells of one yet is no
     matter; the write that should have noted it may be lost."""
-    needed = {_job_name(r, r.candidate, gate) for gate in r.policy.gates if r.candidate}
+    needed = {name for gate in r.policy.gates if r.candidate for name in _job_names(r, r.candidate, gate)}
     for job in r.o.jobs:
         if not job.ended and job.name not in needed:
             yield Delete(("Job", job.name))

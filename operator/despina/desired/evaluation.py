@@ -30,13 +30,13 @@ class Evaluation:
     config: EvaluationConfig
 
 
-def evaluation_name(program: Program, gate: Gate, revision: str, started_at: str) -> str:
+def evaluation_name(program: Program, gate: Gate, revision: str, started_at: str, compares: bool) -> str:
     """One Job for all that a rollout computes alike: what is tried again is scored again, and a threshold, a time-out
-    or a gate's name changes no figure."""
+    or a gate's name changes no figure. `compares` says whether it has a baseline."""
     thresholds = {"min_score_percent", "max_regression_percent", "test", "significance_percent", "min_examples"}
     settings = gate.evaluate.model_dump(mode="json", exclude_defaults=True) if gate.evaluate else {}
     computed = {name: value for name, value in settings.items() if name not in thresholds}
-    return f"{program.name}-eval-{digest([revision, computed, is_compared(gate), started_at])}"
+    return f"{program.name}-eval-{digest([revision, computed, compares, started_at])}"
 
 
 def is_compared(gate: Gate) -> bool:

@@ -97,7 +97,8 @@ class Truth:
         """Of the last decision: when it was, whether time counted from there on, and the step."""
         self.preparing = 0.0
         self.gating: dict[str, float] = {}
-        self.begun: dict[str, tuple[str, str]] = {}
+        self.begun: dict[str, tuple[str, str, bool]] = {}
+        """Of each revision, its last evaluation: the Job's name and uid, and whether it compares."""
         self.by_hand = False
         self.adds_up = True
         """Whether time is added up here: not that of two operators, nor what stood on no record."""
@@ -387,11 +388,13 @@ class Truth:
         if is_optimization(job["metadata"]["name"]):
             self.world.loop.began(job, operator)
             return
-        name, revision = job["metadata"]["name"], nature.evaluated_by(job).candidate.revision
-        this, before = (name, job["metadata"]["uid"]), self.begun.get(revision)
+        name, config = job["metadata"]["name"], nature.evaluated_by(job)
+        revision, compares = config.candidate.revision, config.baseline is not None
+        this, before = (name, job["metadata"]["uid"], compares), self.begun.get(revision)
         if operator.observed and this != before:  # else it gets its labels back
             self.check(not wanted_none(operator.observed.program.spec), "an evaluation began though nothing shall run")
-            self.check(before is None, f"the evaluation of {revision} was begun again")
+            is_more = before is not None and compares and not before[2]
+            self.check(before is None or is_more, f"the evaluation of {revision} was begun again")
             self.begun[revision] = this
             self.world.evaluated[name] = 0
 
