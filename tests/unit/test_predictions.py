@@ -99,28 +99,32 @@ def spool(tmp_path):
     found.close()
 
 
+def origin(number: int) -> str:
+    return f"abcd1234-{POD}-0000000a-00000001-{number:x}"
+
+
 def kept(n: int, sampled: bool = True, body: bytes = b"[]") -> Kept:
-    return Kept(f"origin-{n}", float(n), body, sampled)
+    return Kept(origin(n), float(n), body, sampled)
 
 
 def label(n: int, at: float = 100.0, pod: str = POD, body: bytes = b"{}") -> KeptLabel:
-    return KeptLabel(f"origin-{n}-mac", f"origin-{n}", pod, at, body)
+    return KeptLabel(f"{origin(n)}-mac", origin(n), pod, at, body)
 
 
 def test_those_that_are_spoken_of_come_first_sampled_or_not(spool):
     spool.take([kept(1), kept(2, sampled=False), kept(3, sampled=False)], [label(2)])
-    assert [one.origin for one in spool.due(10)] == ["origin-2", "origin-1"]
-    assert [one.origin for one in spool.due(10, everything=True)] == ["origin-2", "origin-1", "origin-3"]
+    assert [one.origin for one in spool.due(10)] == [origin(2), origin(1)]
+    assert [one.origin for one in spool.due(10, everything=True)] == [origin(2), origin(1), origin(3)]
 
 
 def test_a_label_waits_for_its_prediction(spool):
     spool.take([kept(1)], [label(1), label(7)])
-    assert [one.origin for one in spool.labels(10)] == ["origin-7"], "nobody here knows what it is about"
-    spool.delivered(["origin-1"])
-    assert [one.origin for one in spool.labels(10)] == ["origin-1", "origin-7"]
+    assert [one.origin for one in spool.labels(10)] == [origin(7)], "nobody here knows what it is about"
+    spool.delivered([origin(1)])
+    assert [one.origin for one in spool.labels(10)] == [origin(1), origin(7)]
     spool.done(spool.labels(10))
     assert spool.labels(10) == []
-    assert spool.knows("origin-1")
+    assert spool.knows(origin(1))
 
 
 def test_the_later_of_two_labels_counts_whichever_comes_first(spool):
@@ -134,7 +138,7 @@ def test_the_later_of_two_labels_counts_whichever_comes_first(spool):
 
 def test_what_is_taken_twice_is_there_once(spool):
     spool.take([kept(1)], [label(1)])
-    spool.delivered(["origin-1"])
+    spool.delivered([origin(1)])
     spool.done(spool.labels(10))
     spool.take([kept(1)], [label(1)])
     assert (spool.due(10), spool.labels(10)) == ([], [])
@@ -143,7 +147,7 @@ def test_what_is_taken_twice_is_there_once(spool):
 def test_what_is_old_is_forgotten_but_not_what_somebody_waits_for(spool):
     spool.take([kept(1), kept(2), kept(300)], [label(2, at=2.0)])
     assert spool.prune(100.0) == 0
-    assert [spool.knows(f"origin-{n}") for n in (1, 2, 300)] == [False, True, True]
+    assert [spool.knows(origin(n)) for n in (1, 2, 300)] == [False, True, True]
 
 
 def test_where_there_is_no_room_the_oldest_goes_that_nobody_spoke_of(tmp_path):
@@ -151,7 +155,7 @@ def test_where_there_is_no_room_the_oldest_goes_that_nobody_spoke_of(tmp_path):
     spool.take([kept(n, body=b"x" * 1000) for n in range(1200)], [label(0)])
     lost = spool.prune(-1.0)
     assert lost >= 1000
-    assert spool.knows("origin-0")
+    assert spool.knows(origin(0))
     spool.close()
 
 

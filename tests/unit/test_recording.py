@@ -21,7 +21,7 @@ from despina_runtime.pipeline.recorded import Recorded
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry.executed import END, WORDS, Executed, read_executed
 from despina_runtime.telemetry.prediction import Names
-from despina_runtime.telemetry.recorder import LONGEST, UNRECORDED, Record, Recorder
+from despina_runtime.telemetry.recorder import LONGEST, MOST_WAITING, UNRECORDED, Record, Recorder
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 POD = "1f900a010203"
@@ -35,7 +35,13 @@ class World:
     def __init__(self) -> None:
         self.recorder, self.names = Recorder(), Names(b"key", "abcd1234", POD)
 
-    def request(self, body: bytes = b'{"ticket": "it crashes"}', inputs: Any = None, outputs: Any = None) -> str:
+    def request(
+        self,
+        body: bytes = b'{"ticket": "it crashes"}',
+        inputs: Any = None,
+        outputs: Any = None,
+        trace: tuple[tuple[str, str], ...] = (),
+    ) -> str:
         """One that asks its predictor once, which asks its LM twice; the prediction's name."""
 
         async def then(call: Call) -> Answer:
@@ -47,7 +53,9 @@ class World:
             return Answer(b'{"category": "bug"}')
 
         recorded = Recorded(self.recorder, self.names, PROGRAM, ("abcd1234", "7", ""), then)
-        return asyncio.run(recorded(Call(body, 0.0, "main"))).origin or ""
+        call = Call(body, 0.0, "main")
+        call.trace = trace
+        return asyncio.run(recorded(call)).origin or ""
 
     def handed_over(self) -> bytes:
         """All so far, as one batch."""
@@ -124,13 +132,13 @@ def test_where_nobody_takes_them_records_go_and_are_counted():
     for number in range(5000):
         recorder(lambda n=number: Record((f"r-p-w-t-{n:x}", []), (None, None, [])))
     recorder.hand_over(lambda _: False)
-    assert UNRECORDED._value.get() == before + 5000
+    assert UNRECORDED._value.get() == before + 5000 - MOST_WAITING
 
 
 def sorted_out(batch: bytes, **changes: Any) -> tuple[list[Kept], list[Block]]:
     """As the supervisor gets it from a worker's line."""
     config = FeedbackConfig(**{"experiment": "e", "sample_percent": 0, **changes})
-    return Sorting(config)([batch.replace(b"\n", b" ") + b"\n"], 5.0)
+    return Sorting(config, POD)([batch.replace(b"\n", b" ") + b"\n"], 5.0)
 
 
 def read_all(found: tuple[list[Kept], list[Block]]) -> dict[str, Executed]:
@@ -216,11 +224,11 @@ def spool(tmp_path):
 
 def block(first: int, *numbers: int, at: float = 5.0, length: int = 10) -> Block:
     records = [record(n, length) + END for n in (first, *numbers)]
-    return Block(f"r-{POD}-w", first, at, b"".join(records))
+    return Block(f"r-{POD}-0000000a", first, at, b"".join(records))
 
 
 def name(number: int) -> str:
-    return f"r-{POD}-w-00000001-{number:x}"
+    return f"r-{POD}-0000000a-00000001-{number:x}"
 
 
 def record(number: int, length: int = 10) -> bytes:

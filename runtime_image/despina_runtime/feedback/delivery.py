@@ -13,7 +13,7 @@ from despina_runtime.feedback.counts import DELIVERED, LOST, REFUSED
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
-from despina_runtime.feedback.sink import NoTrace, Refused, Sink
+from despina_runtime.feedback.sink import Away, NoTrace, Refused, Sink
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import Executed, read_executed
 
@@ -22,8 +22,9 @@ AT_ONCE = 100
 LONGEST_PAUSE_SECONDS = 30.0
 GONE_SECONDS = 120.0
 """A pod that did not answer for so long does not come back, and what it alone knew is lost with it."""
-ON_ITS_WAY_SECONDS = 5.0
-"""A worker hands over what it executed after a moment; if it is killed before, nobody has it."""
+ON_ITS_WAY_SECONDS = 12.0
+"""A worker hands over what it executed after a moment, which a program that computes on its loop can draw out until it
+counts as hanging; if it is killed before, nobody has it."""
 InSpool = Callable[..., Any]
 
 
@@ -59,7 +60,9 @@ class Delivery:
         """Together; if they are refused so, each by itself."""
         try:
             await self._sink.deliver([_read(one) for one in kept])
-        except Refused as exc:
+        except Away:
+            raise
+        except Exception as exc:  # a worker may say anything, and what waits behind it must not wait for ever
             if len(kept) > 1:
                 for one in kept:
                     await self._predictions([one])
@@ -68,15 +71,18 @@ class Delivery:
         await self._in_spool(self._spool.delivered, [one.origin for one in kept])
         DELIVERED.labels("prediction").inc(len(kept))
 
-    async def _without_words(self, kept: Kept, why: Refused) -> None:
+    async def _without_words(self, kept: Kept, why: Exception) -> None:
         """Something in it is not taken: that it was, and what is said of it, shall not be lost with that."""
-        log.warning("A prediction is delivered without what was said error=%s", why)
+        log.warning("A prediction is delivered without what was said error=%s", _words(why))
         REFUSED.labels("prediction").inc()
-        bare = _read(kept)._replace(inputs=None, outputs=None, spans=[])
-        try:
-            await self._sink.deliver([bare])
-        except Refused as exc:
-            log.error("A prediction is not taken error=%s", exc)
+        for less in (_read(kept)._replace(inputs=None, outputs=None, spans=[]), unrecorded(kept.origin, kept.at)):
+            try:
+                await self._sink.deliver([less])
+                break
+            except Away:
+                raise
+            except Exception as exc:
+                log.error("A prediction is not taken error=%s", _words(exc))
 
     async def _labels(self, kept: Sequence[KeptLabel]) -> None:
         """One after the other; those that got there are written down together, also when one did not."""
@@ -93,8 +99,10 @@ class Delivery:
         try:
             await self._give(label)
             DELIVERED.labels("label").inc()
-        except Refused as exc:
-            log.error("A label is not taken prediction=%s error=%s", label.prediction, exc)
+        except Away:
+            raise
+        except Exception as exc:
+            log.error("A label is not taken prediction=%s error=%s", label.prediction, _words(exc))
             REFUSED.labels("label").inc()
 
     async def _give(self, label: Label) -> None:
@@ -124,10 +132,15 @@ def _read(kept: Kept) -> Executed:
     """A prediction; what a worker said may be anything, and then only its name counts."""
     try:
         return read_executed(kept.body)
-    except (TypeError, ValueError, RecursionError) as exc:
+    except Exception as exc:
         log.error("A record cannot be read error=%s", type(exc).__name__)
         LOST.labels("unreadable").inc()
         return unrecorded(kept.origin, kept.at)
+
+
+def _words(why: Exception) -> str:
+    """For the log. Only what MLflow says is meant for people."""
+    return str(why) if isinstance(why, Refused) else type(why).__name__
 
 
 def pause_seconds(failures: int) -> float:

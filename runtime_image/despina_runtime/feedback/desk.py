@@ -22,7 +22,7 @@ from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
-from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, shared_key
+from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, place_of, shared_key
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
@@ -46,7 +46,7 @@ class FeedbackDesk:
 
     def __init__(self, config: RuntimeConfig, feedback: FeedbackConfig, cache: Path, pod: str) -> None:
         self._feedback, self.pod = feedback, pod
-        self._sorting = Sorting(feedback)
+        self._sorting = Sorting(feedback, pod)
         self._spool = Spool(cache / "feedback" / "spool.sqlite", feedback.spool_bytes, pod)
         self._thread = ThreadPoolExecutor(1, "spool")
         self._sink: Sink = (
@@ -56,7 +56,7 @@ class FeedbackDesk:
         self._peers = Peers(self.key)
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
         self._records: list[bytes] = []
-        self._labels: list[tuple[Sequence[Label], asyncio.Future[bool]]] = []
+        self._labels: list[tuple[Sequence[KeptLabel], asyncio.Future[bool]]] = []
         self._waited_for = asyncio.Event()
         self._disk_trouble = self._sink_trouble = ""
         self._is_closing = False
@@ -74,7 +74,8 @@ class FeedbackDesk:
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk."""
         replies = [Reply(prediction_id=one.prediction, status=await self._status(one)) for one in labels]
-        wanted = [one for one, reply in zip(labels, replies, strict=True) if reply.status == "Stored"]
+        stored_ = zip(labels, replies, strict=True)
+        wanted = [_kept_label(self._sorting.clean_label(one)) for one, reply in stored_ if reply.status == "Stored"]
         if wanted:
             stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._labels.append((wanted, stored))
@@ -84,7 +85,9 @@ class FeedbackDesk:
         return replies
 
     async def _status(self, label: Label) -> Any:
-        """Whether what it is about is still known to anybody; if that cannot be found out, it is."""
+        """Whether what it is about is still known to anybody; if that cannot be found out, it is. Raises ValueError for
+        what is about nothing."""
+        place_of(label.origin)
         if label.pod == self.pod:
             is_fresh = time.time() - int(label.origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
             return "Stored" if is_fresh or await self._in_spool(self._spool.knows, label.origin) else "Gone"
@@ -141,7 +144,7 @@ class FeedbackDesk:
         try:
             await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
             is_stored, self._disk_trouble = True, ""
-        except (sqlite3.Error, OSError) as exc:
+        except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             is_stored, self._disk_trouble = False, f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
             log.error("Feedback cannot be stored error=%s", exc)
@@ -149,10 +152,10 @@ class FeedbackDesk:
             if not waiting.done():
                 waiting.set_result(is_stored)
 
-    def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> None:
+    def _take(self, batches: Sequence[bytes], labels: Sequence[KeptLabel]) -> None:
         """In the spool's thread."""
         sampled, blocks = self._sorting(batches, time.time())
-        self._spool.take(sampled, [_kept_label(self._sorting.clean_label(one)) for one in labels], blocks)
+        self._spool.take(sampled, labels, blocks)
 
     async def _deliver(self) -> None:
         failures = 0

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from despina_runtime.feedback.label import Label, Reply
 
 PATIENCE_SECONDS = 10.0
+LABELS_AT_ONCE = 16
+"""The longest ones fit into a line together, also where each letter takes six."""
 Unwished = Literal["NoOperator", "TooMany", "Failed"]
 Wished = int | Unwished
 """A request's number, or why there is none."""
@@ -28,7 +30,11 @@ class Line:
         self._say = say
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
-        """What became of each, in their order; Failed for all if nobody says so in time."""
+        """What became of each, in their order; Failed if nobody says so in time."""
+        parts = [labels[first : first + LABELS_AT_ONCE] for first in range(0, len(labels), LABELS_AT_ONCE)]
+        return [reply for replies in await asyncio.gather(*map(self._store, parts)) for reply in replies]
+
+    async def _store(self, labels: Sequence[Label]) -> list[Reply]:
         replies = await self._ask({"labels": [label.model_dump(mode="json") for label in labels]})
         if replies is None:
             return [Reply(prediction_id=label.prediction, status="Failed") for label in labels]

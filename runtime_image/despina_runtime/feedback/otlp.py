@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import orjson
+from pydantic_core import to_json
 
 from despina_runtime.telemetry.executed import Executed, Span
 from despina_runtime.telemetry.prediction import trace_id_of
@@ -101,7 +101,9 @@ def _attributes(facts: Attributes) -> list[dict[str, Any]]:
 def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, int) and not isinstance(value, bool):
         return {"intValue": str(value)}
-    return {"stringValue": value if isinstance(value, str) else orjson.dumps(value).decode()}
+    if isinstance(value, str):
+        return {"stringValue": value}
+    return {"stringValue": to_json(value, fallback=str, inf_nan_mode="null").decode()}
 
 
 def _id(trace_id: str, part: str) -> str:

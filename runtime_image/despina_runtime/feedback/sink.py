@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import aiohttp
 import orjson
+from pydantic_core import to_json
 
 from despina.wire import RuntimeConfig
 from despina_runtime.feedback import otlp
@@ -84,7 +85,7 @@ class MLflowSink:
         """An assessment for the label, and one for what was expected."""
         await self._assess(label, LABEL, {"feedback": {"value": label.label}, "rationale": label.reason})
         if label.expected is not None:
-            value = {"serialization_format": "JSON_FORMAT", "value": orjson.dumps(label.expected).decode()}
+            value = {"serialization_format": "JSON_FORMAT", "value": to_json(label.expected).decode()}
             await self._assess(label, EXPECTED, {"expectation": {"serialized_value": value}})
 
     async def _assess(self, label: Label, name: str, what: Mapping[str, Any]) -> None:
@@ -185,7 +186,7 @@ class FileSink:
         self._append([{"type": "label", "id": label.trace_id, **label.model_dump()}])
 
     def _append(self, documents: Sequence[Mapping[str, Any]]) -> None:
-        text = b"".join(orjson.dumps(d, default=list) + b"\n" for d in documents)
+        text = b"".join(to_json(d, fallback=str, inf_nan_mode="null") + b"\n" for d in documents)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as file:

@@ -7,8 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-import orjson
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from despina.wire import FeedbackConfig
 from despina_runtime.feedback.counts import LOST
@@ -25,35 +24,32 @@ Sorted = tuple[list[Kept], list[Block]]
 class Sorting:
     """By the manifest."""
 
-    def __init__(self, feedback: FeedbackConfig) -> None:
-        self._payloads, self._percent = feedback.payloads, feedback.sample_percent
+    def __init__(self, feedback: FeedbackConfig, pod: str) -> None:
+        self._pod, self._payloads, self._percent = pod, feedback.payloads, feedback.sample_percent
         self._hide = Redactor(feedback.redacted_fields, feedback.redacted_patterns)
 
     def __call__(self, batches: Sequence[bytes], now: float) -> Sorted:
-        """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: labels that
-        come with it must not suffer."""
-        found: Sorted = ([], [])
-        for batch in batches:
-            try:
-                sampled, blocks = self._sorted(batch, now)
-            except (TypeError, ValueError, RecursionError) as exc:
-                LOST.labels("unreadable").inc()
-                log.error("Records cannot be read error=%s", type(exc).__name__)
-            else:
-                found[0].extend(sampled)
-                found[1].extend(blocks)
-        return found
-
-    def _sorted(self, batch: bytes, now: float) -> Sorted:
+        """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: what else
+        came with it must not suffer."""
         sampled, rest = list[Kept](), list[tuple[str, int, bytes]]()
-        for record in self._clean(batch):
-            origin = origin_of(record)
-            place = place_of(origin)
+        for record in (one for batch in batches for one in self._clean(batch)):
+            try:
+                origin = origin_of(record)
+                worker, number = self._place_of(origin)
+            except ValueError:
+                LOST.labels("unreadable").inc()
+                log.error("A record cannot be read")
+                continue
             if zlib.crc32(origin.encode()) % 100 < self._percent:
                 sampled.append(Kept(origin, now, record))
             else:
-                rest.append((*place, record))
+                rest.append((worker, number, record))
         return sampled, list(_blocks(rest, now))
+
+    def _place_of(self, origin: str) -> tuple[str, int]:
+        if origin.split("-")[1:2] != [self._pod]:
+            raise ValueError("another pod's")
+        return place_of(origin)
 
     def _clean(self, batch: bytes) -> list[bytes]:
         """The batch's records without what is hidden. Mostly there is nothing, and they are not read one by one."""
@@ -62,16 +58,22 @@ class Sorting:
             return records
         if self._payloads == "None":
             return [_with_words(record, NO_WORDS) for record in records]
-        if not self._hide.may_hide(b"".join(_words_of(record) for record in records)):
+        if not self._hide.may_hide(b"".join(record.partition(WORDS)[2] for record in records)):
             return records
         return [self._redacted(record) for record in records]
 
     def _redacted(self, record: bytes) -> bytes:
-        if not self._hide.may_hide(_words_of(record)):
+        """Written anew where something may be hidden: of a key that stands there twice, the first is not read."""
+        words = record.partition(WORDS)[2]
+        if not self._hide.may_hide(words):
             return record
-        words = from_json(_words_of(record))
-        kept = self._hide(words)
-        return record if kept == words else _with_words(record, orjson.dumps([*kept, True]))
+        try:
+            given = from_json(words)
+            kept = self._hide(given)
+            return _with_words(record, to_json([*kept, True] if kept != given else kept, inf_nan_mode="null"))
+        except Exception as exc:
+            log.error("What callers wrote cannot be read error=%s", type(exc).__name__)
+            return _with_words(record, NO_WORDS)
 
     def clean_label(self, label: Label) -> Label:
         """A label without what is hidden."""
@@ -82,12 +84,8 @@ class Sorting:
         return label.model_copy(update={"reason": self._hide(label.reason), "expected": self._hide(label.expected)})
 
 
-def _words_of(record: bytes) -> bytes:
-    return record[record.index(WORDS) + 1 :]
-
-
 def _with_words(record: bytes, words: bytes) -> bytes:
-    return record[: record.index(WORDS) + 1] + words
+    return b"".join((record.partition(WORDS)[0], WORDS, words))
 
 
 def _blocks(found: Sequence[tuple[str, int, bytes]], now: float) -> Iterator[Block]:

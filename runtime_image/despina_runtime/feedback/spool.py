@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,11 @@ class Block:
     body: bytes
     """Their records, one after the other."""
 
+    def find(self, origin: str) -> Kept | None:
+        """One of them."""
+        begin = (END + self.body).find(END + b'["%s",' % origin.encode())
+        return Kept(origin, self.at, self.body[begin : self.body.index(END, begin)], False) if begin >= 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class KeptLabel:
@@ -93,18 +98,21 @@ class Spool:
         self._db.executescript(SCHEMA)
 
     def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> None:
-        """Keep these; of two labels of one answer the later counts, and one that is known already changes nothing."""
+        """Keep these; of two labels of one answer the later counts, and one that is known already changes nothing. What
+        was spoken of, now or before it came, is kept by itself."""
+        new = [*blocks]
         with self._transaction():
             self._insert(predictions)
             self._db.executemany(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?)", [(b.worker, b.first, b.at, b.body) for b in blocks]
+                "INSERT INTO blocks VALUES (?, ?, ?, ?)", [(b.worker, b.first, b.at, b.body) for b in new]
             )
             self._db.executemany(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET at = excluded.at, "
                 "body = excluded.body, is_done = 0 WHERE excluded.at > labels.at",
                 [(one.prediction, one.origin, one.pod, one.at, one.body) for one in labels],
             )
-            self._take_out(one.origin for one in labels if one.pod == self._pod)
+            self._insert(found for one in labels if one.pod == self._pod and (found := self._in_block(one.origin)))
+            self._insert(self._spoken_of(new))
 
     def knows(self, origin: str) -> bool:
         """Whether this prediction is kept, or was delivered from here."""
@@ -113,7 +121,6 @@ class Spool:
 
     def due(self, most: int, everything: bool = False) -> list[Kept]:
         """Predictions to be delivered, those with labels first; `everything`: also those that were not sampled."""
-        self._take_out_spoken_of()
         found = self._due(most, everything)
         while everything and not found and self._open_a_block():  # all of one may have been delivered already
             found = self._due(most, everything)
@@ -168,7 +175,6 @@ class Spool:
     def prune(self, before: float) -> int:
         """Forget what is older, and where there is no room, the oldest that nobody spoke of; how many predictions were
         lost by that before they were delivered. A label that waits stays, and so does its prediction."""
-        self._take_out_spoken_of()
         with self._transaction():
             self._forget(before)
             self._db.execute("DELETE FROM labels WHERE is_done AND at < ?", (before,))
@@ -210,27 +216,19 @@ class Spool:
     def _in_block(self, origin: str) -> Kept | None:
         """A prediction that lies among others."""
         worker, number = place_of(origin)
-        query = "SELECT at, body FROM blocks WHERE worker = ? AND first <= ? ORDER BY first DESC LIMIT 1"
-        for at, body in self._db.execute(query, (worker, number)):
-            begin = (END + body).find(END + b'["%s",' % origin.encode())
-            if begin >= 0:
-                return Kept(origin, at, body[begin : body.index(END, begin)], False)
-        return None
+        query = "SELECT worker, first, at, body FROM blocks WHERE worker = ? AND first <= ? ORDER BY first DESC LIMIT 1"
+        found = self._db.execute(query, (worker, number)).fetchone()
+        return Block(*found).find(origin) if found else None
 
-    def _take_out(self, origins: Iterable[str]) -> None:
-        """Keep these by themselves, as far as they lie among others."""
-        self._insert(found for origin in origins if (found := self._in_block(origin)))
-
-    def _take_out_spoken_of(self) -> None:
+    def _spoken_of(self, new: Sequence[Block]) -> Iterator[Kept]:
         """Those that came after what was said of them."""
         query = (
             "SELECT l.origin FROM labels l LEFT JOIN predictions p USING (origin) "
             "WHERE NOT l.is_done AND p.origin IS NULL AND l.pod = ?"
         )
-        early = [origin for (origin,) in self._db.execute(query, (self._pod,))]
-        if early:
-            with self._transaction():
-                self._take_out(early)
+        for (origin,) in self._db.execute(query, (self._pod,)).fetchall() if new else ():
+            worker, number = place_of(origin)
+            yield from filter(None, (b.find(origin) for b in new if b.worker == worker and b.first <= number))
 
     def _open_a_block(self) -> bool:
         """The oldest: each prediction by itself; false if there is none."""

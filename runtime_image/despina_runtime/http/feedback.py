@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -92,7 +92,7 @@ class Feedback:
             problem = invalid_input(exc)
             problem.title = UNFIT
             raise problem from None
-        if len(orjson.dumps(given.model_dump())) > LONGEST_LABEL:
+        if len(to_json(given)) > LONGEST_LABEL:
             raise _unfit("expected", f"a label has at most {LONGEST_LABEL} bytes")
         prediction = self._prediction(given.prediction_id)
         self._check_expected(given.expected, prediction)
@@ -122,7 +122,7 @@ class Feedback:
         if unknown := expected.keys() - fields.keys():
             raise _unfit(f"expected.{min(unknown)}", f"is no output; outputs are {', '.join(fields)}")
         try:
-            self._interface.outputs.model_validate_json(orjson.dumps(expected))
+            self._interface.outputs.model_validate_json(to_json(expected))
         except ValidationError as exc:
             wrong = [e for e in exc.errors() if e["loc"] and e["loc"][0] in expected]
             if wrong:

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from functools import partial
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 import dspy
 import orjson
 
 from despina_runtime.lm.meter import LMCall
-from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.pipeline.call import Answer, Call, Traced
+from despina_runtime.pipeline.call import Step as Then
 from despina_runtime.problem import Problem
-from despina_runtime.telemetry.executed import Step as Traced
+from despina_runtime.telemetry.executed import Step
 from despina_runtime.telemetry.prediction import Names
-from despina_runtime.telemetry.recorder import Record, Recorder
+from despina_runtime.telemetry.recorder import Record, Recorder, written
+
+NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
+
+
+class _Ended(NamedTuple):
+    """All that a record is made of."""
+
+    origin: str
+    call: Call
+    answer: Answer | None
+    problem: Problem | None
+    at: float
+    began: float
+    ended: float
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal | None
+    calls: tuple[LMCall, ...]
+    steps: list[Step]
 
 
 class Recorded:
     """Around the program, or one of its modules."""
 
     def __init__(
-        self, recorder: Recorder, names: Names, program: dspy.Module, which: tuple[str, str, str], then: Step
+        self, recorder: Recorder, names: Names, program: dspy.Module, which: tuple[str, str, str], then: Then
     ) -> None:
         self._recorder, self._names, self._then = recorder, names, then
         self._which = which
@@ -43,42 +68,46 @@ class Recorded:
 
     def _take(self, call: Call, answer: Answer | None, problem: Problem | None, at: float, began: float) -> str:
         """Its name. Names are made in the order in which they are recorded, by which the pod's disk finds them."""
-        origin = self._names.origin()
-        self._recorder(partial(self._record, origin, call, answer, problem, at, began, time.perf_counter()))
+        origin, meter = self._names.origin(), call.meter
+        spent = meter.input_tokens, meter.output_tokens, meter.cost, tuple(meter.calls)
+        steps = [self._traced(step) for step in call.steps or ()]
+        ended = _Ended(origin, call, answer, problem, at, began, time.perf_counter(), *spent, steps)
+        self._recorder(partial(self._record, ended))
         return origin
 
-    def _record(
-        self,
-        origin: str,
-        call: Call,
-        answer: Answer | None,
-        problem: Problem | None,
-        at: float,
-        began: float,
-        ended: float,
-    ) -> Record:
-        meter = call.meter
-        counted = (
-            origin,
-            at,
-            round(ended - began, 6),
-            *self._which,
-            problem.status if problem else 200,
-            problem.type if problem else "",
-            call.lm or "",
-            meter.input_tokens,
-            meter.output_tokens,
-            "" if meter.cost is None else format(meter.cost, "f"),
-            dict(call.trace).get("traceparent", ""),
-            [_attempt(one, began) for one in meter.calls],
-        )
-        outputs = orjson.Fragment(answer.body) if answer else None
-        return Record(counted, (orjson.Fragment(call.body), outputs, list(self._traced(call.steps or ()))))
+    def _traced(self, step: Traced) -> Step:
+        """As DSPy traced it. What the program can change after the answer is written down at once."""
+        predictor, inputs, outputs = step
+        return self._paths.get(id(predictor)) or type(predictor).__name__, _as_it_is(inputs), _as_it_is(outputs)
 
-    def _traced(self, steps: Sequence[Any]) -> Iterator[Traced]:
-        """As DSPy traced them."""
-        for predictor, inputs, outputs in steps:
-            yield self._paths.get(id(predictor)) or type(predictor).__name__, inputs, dict(outputs)
+    def _record(self, e: _Ended) -> Record:
+        counted = (
+            e.origin,
+            e.at,
+            round(e.ended - e.began, 6),
+            *self._which,
+            e.problem.status if e.problem else 200,
+            e.problem.type if e.problem else "",
+            e.call.lm or "",
+            e.input_tokens,
+            e.output_tokens,
+            "" if e.cost is None else format(e.cost, "f"),
+            _trace(e.call.trace),
+            [_attempt(one, e.began) for one in e.calls],
+        )
+        outputs = orjson.Fragment(e.answer.body) if e.answer else None
+        return Record(counted, (orjson.Fragment(e.call.body), outputs, e.steps))
+
+
+def _as_it_is(values: Mapping[str, Any]) -> Any:
+    found = dict(values)
+    return found if all(type(value) in NEVER_CHANGE for value in found.values()) else written(found)
+
+
+def _trace(headers: Iterable[tuple[str, str]]) -> str:
+    """The caller's own trace, if it is one and no other text."""
+    found = dict(headers).get("traceparent", "")
+    return found if TRACEPARENT.fullmatch(found) else ""
 
 
 def _attempt(call: LMCall, began: float) -> tuple[Any, ...]:

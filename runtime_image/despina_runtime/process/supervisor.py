@@ -66,6 +66,9 @@ SILENT_SECONDS = 8.0
 """From then on it counts as hanging. A program may compute on the loop for a while, though all of its worker's requests
 wait for it; and requests that compute may come one right after the other."""
 HEAR_OUT_SECONDS = 1.0
+LAST_SECONDS = 3.0
+"""Of those that a pod has beyond its drain and its last request; the rest are for the process to end."""
+AGAIN_SECONDS = 1.0
 JOIN_SECONDS = 600.0
 """A worker that takes another one's place has so long to load what it must."""
 
@@ -404,6 +407,7 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     prepare_folder(cache)
     stop = asyncio.Event()
     on_signals(stop)
+    told = asyncio.create_task(_moment_of(stop))
     desk = desk_of(config, cache, admin_port)
     if desk:
         desk.start()
@@ -414,7 +418,21 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     finally:
         admin.cancel()
         if desk:
-            await desk.close(config.request_timeout_seconds)
+            await desk.close(_left(config, told))
+
+
+async def _moment_of(stop: asyncio.Event) -> float:
+    await stop.wait()
+    return asyncio.get_running_loop().time()
+
+
+def _left(config: RuntimeConfig, told: asyncio.Task[float]) -> float:
+    """Seconds until the kubelet ends the container; hardly any where that ends by itself and starts again with all that
+    is on its disk."""
+    if not told.done():
+        return AGAIN_SECONDS
+    since = asyncio.get_running_loop().time() - told.result()
+    return max(AGAIN_SECONDS, config.drain_seconds + config.request_timeout_seconds + LAST_SECONDS - since)
 
 
 def desk_of(config: RuntimeConfig, cache: Path, admin_port: int) -> FeedbackDesk | None:

@@ -6,6 +6,7 @@ were told. Most records are never read: neither to hide something in them, nor t
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -97,10 +98,13 @@ def read_executed(record: bytes) -> Executed:
 def _modules(steps: Sequence[Step], attempts: Sequence[Attempt]) -> Iterator[Span]:
     """Predictors in the order in which they ended. When one ran is known by the LM's answers to it, in their order;
     where a cache had the answer, it took no time."""
-    answers = {path: iter([a for a in attempts if a.module == path and not a.error]) for path, _, _ in steps}
+    answers: dict[str, deque[Attempt]] = defaultdict(deque)
+    for attempt in attempts:
+        if not attempt.error:
+            answers[attempt.module].append(attempt)
     last = 0.0
     for path, inputs, outputs in steps:
-        answer = next(answers[path], None)
+        answer = answers[path].popleft() if answers[path] else None
         start, seconds = (answer.start, answer.seconds) if answer else (last, 0.0)
         last = start + seconds
         yield Span("module", path, start, seconds, {"inputs": inputs, "outputs": outputs})

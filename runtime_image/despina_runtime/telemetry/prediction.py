@@ -23,10 +23,10 @@ from despina.wire import RuntimeConfig
 MAC_BYTES = 8
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
-FORM = re.compile(
-    r"(?P<origin>(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})"
-    r"-[0-9a-f]{1,16})(?P<hit>~[0-9a-f]{9,24})?-(?P<mac>[0-9a-f]{16})"
+ORIGIN = re.compile(
+    r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
 )
+FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P<mac>[0-9a-f]{{16}})")
 
 
 def key_of(secret: str) -> bytes:
@@ -48,7 +48,10 @@ def address_of(pod: str) -> str:
 
 
 def place_of(origin: str) -> tuple[str, int]:
-    """A prediction's worker, in this life of it, and its number among that one's; they grow as predictions end."""
+    """A prediction's worker, in this life of it, and its number among that one's; they grow as predictions end. Raises
+    ValueError for what is no prediction's name."""
+    if not ORIGIN.fullmatch(origin):
+        raise ValueError("no prediction is called so")
     begins, _, number = origin.rpartition("-")
     return begins.rpartition("-")[0], int(number, 16)
 

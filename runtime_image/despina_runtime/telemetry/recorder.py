@@ -37,6 +37,8 @@ class Recorder:
     """One worker's, of all revisions: one that is released has requests to end."""
 
     def __init__(self) -> None:
+        self._refused = b""
+        """A batch for which there was no room."""
         self._waiting: deque[Callable[[], Record]] = deque()
 
     def __call__(self, executed: Callable[[], Record]) -> None:
@@ -47,15 +49,18 @@ class Recorder:
         self._waiting.append(executed)
 
     def hand_over(self, take: Take) -> None:
-        """All that is there, in batches, as far as there is room."""
-        while self._waiting:
-            batch, size = [], 0
-            while self._waiting and size < BATCH_BYTES:
-                batch.append(_written(self._waiting.popleft()))
-                size += len(batch[-1])
-            if not take(b"".join(batch)):
-                UNRECORDED.inc(len(batch))
+        """All that is there, in batches, as far as there is room; what was refused is offered again."""
+        while batch := self._refused or self._batch():
+            self._refused = b"" if take(batch) else batch
+            if self._refused:
                 return
+
+    def _batch(self) -> bytes:
+        batch, size = list[bytes](), 0
+        while self._waiting and size < BATCH_BYTES:
+            batch.append(_written(self._waiting.popleft()))
+            size += len(batch[-1])
+        return b"".join(batch)
 
 
 def _written(executed: Callable[[], Record]) -> bytes:
@@ -71,13 +76,19 @@ def _written(executed: Callable[[], Record]) -> bytes:
 
 
 def _words(words: Sequence[Any]) -> bytes:
-    """As JSON, whatever DSPy's types or a program's own are in it. Most are plain, for which orjson is the fastest."""
+    """As JSON. Most are plain, for which orjson is the fastest."""
     try:
-        return orjson.dumps(words, default=_of_other_types)
+        return orjson.dumps(words)
     except (TypeError, RecursionError):
         inputs, outputs, steps = words
-        return orjson.dumps((inputs, outputs, [(path, *map(_of_other_types, rest)) for path, *rest in steps]))
+        return orjson.dumps((inputs, outputs, [(path, *map(written, rest)) for path, *rest in steps]))
 
 
-def _of_other_types(value: Any) -> orjson.Fragment:
-    return orjson.Fragment(to_json(value, fallback=str, inf_nan_mode="null", serialize_unknown=True))
+def written(values: Any) -> Any:
+    """As JSON, whatever DSPy's types or a program's own are in it; what cannot be written at all stays as it is."""
+    try:
+        if isinstance(values, orjson.Fragment):
+            return values
+        return orjson.Fragment(to_json(values, fallback=str, inf_nan_mode="null", serialize_unknown=True))
+    except Exception:  # its types and their methods are anybody's
+        return values

@@ -82,7 +82,7 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _may_be_mail),  # addresses of e-mail
+    Rule(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+", _may_be_mail),  # addresses of e-mail, as long as they may be
     Rule(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _may_be_iban),
     Rule(r"(?i:\bbearer\s+[\w.~+/=-]{8,})", _may_be_bearer),
     # keys and tokens of well-known services
