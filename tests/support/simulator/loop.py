@@ -102,6 +102,15 @@ class Loop:
         if found and found.ended is None:
             found.ended, found.spent = self.world.now, spent
 
+    def deleted(self, name: str) -> None:
+        """Somebody deleted a Job. Before the status tells of its run, nobody knows that there was one."""
+        told = self.world.status.get("optimization") or {}
+        known = {run.get("job") for run in (told.get("run") or {}, *(told.get("earlier") or ()))}
+        if name in known:
+            self.ended(name)
+        else:
+            self.begun.pop(name, None)
+
     # the books
 
     def began(self, job: Document, operator: Operator) -> None:
