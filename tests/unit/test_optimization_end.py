@@ -182,6 +182,20 @@ def test_what_was_found_is_read_off_the_versions_tags():
         assert found_by("7", TAGS | damaged) is None
 
 
+@pytest.mark.parametrize("version", [None, "7"])
+async def test_told_to_end_before_anything_was_registered_it_has_found_nothing_out(
+    config, tmp_path, monkeypatch, version
+):
+    async def ended(_) -> OptimizationResult:
+        return OptimizationResult(reason="NothingFound", message="it was told to end", candidate_version=version)
+
+    monkeypatch.setattr(Optimization, "_run", ended)
+    optimization = Optimization(config, tmp_path)
+    assert (await optimization.run()).reason == "NothingFound"
+    optimization.stop.set()
+    assert (await optimization.run()).reason == (None if version is None else "NothingFound")
+
+
 def test_before_anything_is_asked_it_has_spent_nothing(config, tmp_path):
     assert Optimization(config, tmp_path).progress == "0/900"
 

@@ -122,6 +122,7 @@ RESULTS: dict[str, tuple[list[dict[str, Any]], OptimizationResult | None]] = {
     "it could not do it, and says why": ([scored(said(ERROR), 1)], ERROR),
     # The model's code runs beside it and can write last words.
     "it was killed with a result written": ([scored(said(FOUND), 137)], None),
+    "it was killed with an error written": ([scored(said(ERROR), 137)], None),
     "it failed with a result written": ([scored(said(FOUND), 1)], None),
     "a sidecar says something": ([scored(said(FOUND), name="sidecar")], None),
     "it was killed": ([scored("", 137)], None),

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from despina.api.runs import OptimizationRun, OptimizationStatus
-from despina.api.status import Memory, ProgramStatus, Quarantined
+from despina.api.runs import ComparisonStatus, OptimizationRun, OptimizationStatus
+from despina.api.status import HistoryEntry, Memory, ProgramStatus, Quarantined
 from despina.decide.observed import LabelsView, OptimizationJobView, Vote
 from despina.decide.plan import Create, Delete, Emit, MoveAlias, Tag, each
 from despina.decide.quarantine import timestamp
@@ -39,6 +39,8 @@ BETTER = OptimizationResult(
     reason="Better", message="better", candidate_version="2", dataset_digest="d" * 64, lm_calls=70, cost_usd=0.5,
     heldout=Comparison(base=0.5, candidate=0.8, interval=(0.1, 0.5), p=0.0001, rows=100),
 )  # fmt: skip
+
+GOLDEN = ComparisonStatus.of(BETTER.heldout)
 
 
 def program(annotations=None, suspend=False, **policy):
@@ -386,7 +388,16 @@ def marks(plan):
 
 
 def better(**fields):
-    return ended("Better", candidate_version="2", **fields)
+    return ended("Better", **{"candidate_version": "2", "golden": GOLDEN} | fields)
+
+
+def reached(o, version, at):
+    """The same where callers came to a version some time."""
+    entry = HistoryEntry(
+        revision="r", version=version, activated_at=timestamp(at), trigger="Alias", outcome="Serving",
+        source=source(version),
+    )  # fmt: skip
+    return replace(o, status=o.status.model_copy(update={"history": (*o.status.history, entry)}))
 
 
 @pytest.mark.parametrize(
@@ -401,10 +412,44 @@ def better(**fields):
             True,
         ),  # it is there; whether that was noted, MLflow tells
         (snapshot(program(**AUTO), run=better(), version="5"), False),  # somebody has moved it elsewhere
+        (snapshot(program(**AUTO), run=better(golden=None)), False),  # as of a manifest that asked for none
+        (
+            snapshot(a_program(feedback={}, optimization=POLICY | AUTO, rollout={"state": "Paused"}), run=better()),
+            False,
+        ),
+        (reached(snapshot(program(**AUTO), run=better()), "1", NOW - 9000), True),
+        (reached(snapshot(program(**AUTO), run=better()), "1", NOW - 100), False),  # somebody went back to the base
+        (reached(reached(snapshot(program(**AUTO), run=better()), "2", NOW - 9000), "1", NOW - 8000), False),
+        (reached(snapshot(program(**AUTO), run=better(), version="2"), "1", NOW - 100), True),
     ],
 )
 def test_the_alias_is_moved_where_the_manifest_lets_it(o, is_moved):
     assert marks(plan_of(o)) == ([MoveAlias("2", "1")] if is_moved else [])
+
+
+def test_what_somebody_went_back_from_is_not_proposed_again():
+    o = snapshot(run=better())
+    assert "version 2 is better" in plan_of(o).optimization.message
+    assert plan_of(reached(o, "2", NOW - 9000)).optimization.message == ""
+
+
+def test_failures_of_the_version_before_begin_no_run():
+    o = snapshot()
+    came = tuple(replace(d, activated_at=NOW - 45) for d in o.deployments)
+    assert made(plan_of(o))
+    assert not made(plan_of(replace(o, deployments=came)))
+
+
+def test_labels_of_a_run_that_judged_nothing_count_again():
+    run = ended("Unjudged", at=NOW - 40_000, labels_until=int((NOW + 100) * 1000))
+    assert made(plan_of(snapshot(run=run, labels=FAILING)))
+
+
+def test_a_wish_of_a_manifest_that_says_nothing_of_it_is_answered():
+    plan = plan_of(snapshot(a_program({"despina.dev/optimize": "x"}, feedback={})))
+    ((reason, message),) = said(plan)
+    assert (reason, message.split(",")[0]) == ("NothingToOptimize", "the manifest has no spec.optimization")
+    assert plan.memory.handled["optimize"] == "x"
 
 
 def quarantined(reason):

@@ -39,12 +39,14 @@ class _Words:
     kind: TypeAdapter[Any]
     trusted: tuple[int, ...]
     """The codes with which a container ends whose words are what came of it."""
+    erring: tuple[int, ...] | None
+    """Those with which one ends that says why nothing did; None for any."""
     goes_on: str
     """What becomes of the work when a pod is taken from its node."""
 
 
-SCORES = _Words(TypeAdapter(EvaluationResult), (0,), ", and another one follows")
-FINDINGS = _Words(TypeAdapter(OptimizationResult), (0, TERMINATED), "")
+SCORES = _Words(TypeAdapter(EvaluationResult), (0,), None, ", and another one follows")
+FINDINGS = _Words(TypeAdapter(OptimizationResult), (0, TERMINATED), (1,), "")
 
 
 async def jobs_of(
@@ -148,13 +150,14 @@ def _result(pod: Document, words: _Words) -> Any:
 
     What was found counts only from a process that ended well, or when it was told to: the model's code runs beside it
     and can write where last words stand, but not end the process so. An error counts unless the pod was taken from its
-    node.
+    node, or the process did not end by itself, where it matters what was spent.
     """
     end = _program_ended(pod)
-    found = parsed(words.kind, text(end.get("message")))
-    if found is None or end.get("exitCode") in words.trusted:
+    found, code = parsed(words.kind, text(end.get("message"))), end.get("exitCode")
+    if found is None or code in words.trusted:
         return found
-    return found if found.error is not None and not _is_disrupted(pod) else None
+    is_its_own = words.erring is None or code in words.erring
+    return found if found.error is not None and is_its_own and not _is_disrupted(pod) else None
 
 
 def _program_ended(pod: Document) -> Document:

@@ -31,6 +31,7 @@ from despina.decide.runs import (
     new_votes,
     newest,
     running,
+    served_since,
     too_few,
     without_needless,
 )
@@ -72,7 +73,7 @@ def optimize(r: Situation, requests: Mapping[str, str], held_up: str) -> Optimiz
     """The next step of a program's optimisations. `held_up` says why none may begin now, whoever asks."""
     policy, runs = r.o.program.spec.optimization, known_runs(r)
     if policy is None and not runs:
-        return Optimizing()
+        return _unheard_of(requests)
     runs, ended = without_needless(r, policy, tuple(_taken_back(r, run) for run in runs))
     wish = _wish(r, requests, runs)
     is_free = not running(runs) and all(view.ended or view.result for view in r.o.optimizations)
@@ -87,6 +88,14 @@ def optimize(r: Situation, requests: Mapping[str, str], held_up: str) -> Optimiz
         again=_again(r, policy, runs, begin),
         is_heard=_is_heard(r, requests.get("optimize"), runs, begin),
     )
+
+
+def _unheard_of(requests: Mapping[str, str]) -> Optimizing:
+    if "optimize" not in requests:
+        return Optimizing()
+    message = "the manifest has no spec.optimization, which says what a run may spend"
+    said = Emit("Warning", "NothingToOptimize", message)
+    return Optimizing(actions=(said,), is_heard=True)
 
 
 def _wish(r: Situation, requests: Mapping[str, str], runs: Sequence[OptimizationRun]) -> Wish | None:
@@ -197,7 +206,9 @@ def triggered(r: Situation, policy: Optimization, runs: Sequence[OptimizationRun
     if cooldown_left(policy, runs, r.now) > 0:
         return ""
     votes, since = new_votes(r, runs), begun_since(r, runs)
-    return next(filter(None, (asks(trigger, votes, since, r.now) for trigger in policy.triggers)), "")
+    served = [vote for vote in votes if vote.at > served_since(r)]
+    found = (asks(t, served if t.type == "FailureRate" else votes, since, r.now) for t in policy.triggers)
+    return next(filter(None, found), "")
 
 
 def _base(r: Situation) -> RuntimeConfig | None:
@@ -244,9 +255,25 @@ def _consequences(
             yield Tag(entry.version, "taken-back", f"{entry.reason}: {entry.message}"[:250])
     better = _better(r, runs)
     # Also where the alias is there already: whoever moved it may have been ended before he could note that.
-    is_meant = better is not None and r.o.model.version in (better.base_version, better.candidate_version)
-    if better and is_meant and policy.promotion.mode == "Auto" and r.policy.rollback_to is None:
+    is_free = policy.promotion.mode == "Auto" and r.policy.rollback_to is None and not r.is_held_up
+    if better and is_free and better.golden and _is_meant(r, better):
         yield MoveAlias(better.candidate_version or "", better.base_version)
+
+
+def _is_meant(r: Situation, run: OptimizationRun) -> bool:
+    """Whether nobody has chosen since: the alias stands where the run found it, and callers did not come there later;
+    or it stands at what was found, and that is still to be noted."""
+    if r.o.model.version != run.base_version:
+        return r.o.model.version == run.candidate_version
+    past = r.o.status.history
+    came = parse_timestamp(past[-1].activated_at) if past else 0.0
+    return came <= parse_timestamp(run.finished_at, r.now) and not _has_been_there(r, run)
+
+
+def _has_been_there(r: Situation, run: OptimizationRun) -> bool:
+    """Whether callers reached what a run has found, so that somebody has taken them away from it again."""
+    candidate = source_digest(ref_of(r.o, run.candidate_version or ""))
+    return any(entry.source == candidate for entry in r.o.status.history)
 
 
 def _taken_back(r: Situation, run: OptimizationRun) -> OptimizationRun:
@@ -269,7 +296,8 @@ def _better(r: Situation, runs: Sequence[OptimizationRun]) -> OptimizationRun | 
 def _proposed(r: Situation, runs: Sequence[OptimizationRun]) -> OptimizationRun | None:
     """The same, while it waits for somebody to move the alias there."""
     better = _better(r, runs)
-    return better if better and r.o.model.version == better.base_version else None
+    is_open = better and r.o.model.version == better.base_version and not _has_been_there(r, better)
+    return better if is_open else None
 
 
 def _heard(r: Situation, runs: Sequence[OptimizationRun], void: Wish | None) -> dict[str, str]:

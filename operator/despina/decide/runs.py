@@ -23,9 +23,9 @@ NOTED = {
     "job", "trigger", "asked", "modules", "base_version", "base_revision", "base_source", "labels_until",
     "budget_lm_calls", "started_at",
 }  # fmt: skip
-LEFT_NOTHING = ("Lost", "Superseded", "Cancelled")
+LEFT_NOTHING = ("Lost", "Superseded", "Cancelled", "Unjudged")
 """Runs that ended without a word on their labels: these count again."""
-MAY_BE_REPEATED = (*LEFT_NOTHING, "Failed", "Unjudged")
+MAY_BE_REPEATED = (*LEFT_NOTHING, "Failed")
 """What somebody who asks for it gets once more; anything else would only be the same again."""
 
 
@@ -141,12 +141,17 @@ def too_few(policy: Optimization, votes: Sequence[Vote]) -> str:
 def begun_since(r: Situation, runs: Sequence[OptimizationRun]) -> float:
     """From when on a schedule counts: the last run's beginning, or when callers came to what serves."""
     begun = [parse_timestamp(run.started_at) for run in runs]
-    return min(r.now, max([*begun, r.active.activated_at if r.active and r.active.activated_at else r.now]))
+    return min(r.now, max([*begun, served_since(r)]))
+
+
+def served_since(r: Situation) -> float:
+    """When callers came to what serves; now, if they did not."""
+    return r.active.activated_at if r.active and r.active.activated_at else r.now
 
 
 def cooldown_left(policy: Optimization, runs: Sequence[OptimizationRun], now: float) -> float:
     """Seconds until a run may begin by itself."""
-    ended = max((parse_timestamp(run.finished_at) for run in runs if run.finished_at), default=-math.inf)
+    ended = max((min(now, parse_timestamp(run.finished_at)) for run in runs if run.finished_at), default=-math.inf)
     return ended + policy.cooldown_seconds - now
 
 

@@ -193,7 +193,7 @@ class Tracking:
         """The answer to a request, as it was sent; raises Trouble. `own` are the program's credentials."""
         try:
             request = self._client.build_request(method, f"{server}{path}", params=params, json=document)
-            credentials, whose = (own, OF_PROGRAM) if own else self._for(request.url)
+            credentials, whose = (own, OF_NOBODY if own == NOBODY else OF_PROGRAM) if own else self._for(request.url)
             request.headers.update(credentials.headers)
             async with asyncio.timeout(ANSWER_SECONDS):
                 response = await self._client.send(request, stream=True)

@@ -62,6 +62,8 @@ class Optimization:
             text = f"the optimisation itself failed: {type(exc).__name__}; see the Job's log"
             result = OptimizationResult(error=text)
         result = result.model_copy(update={"message": result.message[:LONGEST_TEXT]})
+        if self.stop.is_set() and result.candidate_version is None:  # what it would have found, nobody knows
+            result = result.model_copy(update={"reason": None})
         if self._work is None:
             return result
         spent = self._work.budget.spent

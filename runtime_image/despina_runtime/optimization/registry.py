@@ -141,7 +141,7 @@ class Registry:
 
 def found_by(version: str, tags: Mapping[str, str]) -> OptimizationResult | None:
     """What the tags say that `Work` has written."""
-    own = {name: tags[PREFIX + name] for name in ("reason", "message") if PREFIX + name in tags}
+    own = {name: tags.get(PREFIX + name, "") for name in ("reason", "message")}
     try:
         scores = {name: orjson.loads(tags[PREFIX + name]) for name in ("heldout", "golden") if PREFIX + name in tags}
         return OptimizationResult.model_validate({"candidate_version": version, **own, **scores})

@@ -86,7 +86,9 @@ class Loop:
             return OptimizationResult(reason="NotBetter", message="chance", candidate_version="9", lm_calls=SPENT)
         self.proposed[self.finds] = base
         figures = Comparison(base=0.5, candidate=0.8, interval=(0.1, 0.5), p=0.001, rows=100)
-        return OptimizationResult(reason="Better", candidate_version=self.finds, heldout=figures, lm_calls=SPENT)
+        return OptimizationResult(
+            reason="Better", candidate_version=self.finds, heldout=figures, golden=figures, lm_calls=SPENT
+        )
 
     def _end(self, name: str, pod: Document, said: dict[str, Any], how: str, spent: int | None) -> None:
         states = [{"name": "program", "state": {"terminated": said}}]
