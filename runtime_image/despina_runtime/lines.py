@@ -11,10 +11,9 @@ RECORDS = b"R"
 
 async def next_line(reader: asyncio.StreamReader) -> bytes:
     """The next line, or nothing when the other process has gone: also if a write noticed that first, if something was
-    left unread, which the reader is told as an error, or if it went in the middle of a line. One that says more than a
-    line may hold is heard no more, either."""
+    left unread, which the reader is told as an error, or if it went in the middle of a line."""
     try:
         line = await reader.readline()
-    except (ConnectionError, ValueError):
+    except ConnectionError:
         return b""
     return line if line.endswith(b"\n") else b""

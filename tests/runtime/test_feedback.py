@@ -168,6 +168,7 @@ BAD = {
     "what is no output": ({"expected": {"colour": "red"}}, 422, "expected.colour"),
     "an output of another type": ({"expected": {"category": 7}}, 422, "expected.category"),
     "nothing expected": ({"expected": {}}, 422, "expected"),
+    "what is nested too deep": ({"expected": {"category": json.loads("[" * 40 + "]" * 40)}}, 422, "expected"),
     "too much": ({"expected": {"category": "x" * 70000}}, 422, "expected"),
     "a name that is none": ({"prediction_id": "abc"}, 404, ""),
     "another program's name": (

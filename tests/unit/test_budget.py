@@ -152,6 +152,8 @@ ENDINGS = {
     "the provider's count": ({"prompt_tokens": 2, "completion_tokens": 3}, usd("0.000005")),
     "no count": ({}, RESERVED),
     "a refusal": (LMServerError("no", status=500), 0),
+    "a gateway that did not wait": (LMServerError("no", status=504), RESERVED),
+    "half a count": ({"prompt_tokens": 2, "total_tokens": 5}, RESERVED),
     "no answer in time": (LMTimeoutError("late"), RESERVED),
     "the caller has left": (asyncio.CancelledError(), RESERVED),
 }

@@ -192,6 +192,28 @@ def test_more_than_there_is_room_for_is_counted(monkeypatch):
     assert (len(reading.labels.predictions), reading.labels.left_out) == (1, {"TooMuch": 1})
 
 
+def test_also_within_one_trace_and_reasons_count(monkeypatch):
+    monkeypatch.setattr(labels, "MOST_BYTES", 1000)
+    many = [said(rationale="x" * 600, metadata={**OWN, "despina.prediction": f"{ORIGIN}~{n}-mac"}) for n in range(5)]
+    found = read(*many)
+    assert (len(found.predictions), found.left_out) == (2, {"TooMuch": 3})
+
+
+def nested(levels: int) -> dict:
+    found: dict = {}
+    for _ in range(levels - 1):
+        found = {"a": found}
+    return found
+
+
+@pytest.mark.parametrize("levels", [33, 198, 260, 700])
+def test_what_is_nested_too_deep_is_left_out_and_stops_nothing(levels):
+    deep = json.dumps(nested(levels))
+    assert read(said(), said("expected", deep)).left_out == {"Unreadable": 1}
+    assert read(said(), of=trace(attribute("mlflow.spanInputs", deep))).left_out == {"Unreadable": 1}
+    assert len(read(said(), said("expected", json.dumps(nested(31)))).predictions) == 1
+
+
 HIDDEN = {
     "what was hidden": ({"ticket": "write to [redacted]"}, True),
     "a field that was hidden": ({"a": [{"iban": "[redacted]"}]}, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.optimization import job, work
 from despina_runtime.optimization.job import Optimization
 from despina_runtime.optimization.plan import read_plan
-from despina_runtime.optimization.registry import Earlier, digest_of, found_by
+from despina_runtime.optimization.registry import Earlier, digest_of, files_digest, found_by, save_model
 from despina_runtime.optimization.scoring import Scores
 from despina_runtime.optimization.search import Found
 from despina_runtime.optimization.work import Work
@@ -117,6 +118,30 @@ async def test_what_is_better_is_registered_and_judged_and_told_on_the_way(worke
     assert (result.reason, result.candidate_version) == ("Better", "4")
     assert registry.registered == [OTHER]
     assert progress == ["1/900", "1/900 72 %", "2/900 72 %"]
+
+
+async def test_a_demonstration_that_redaction_would_hide_is_not_registered(worked):
+    demos = [{"ticket": "x", "category": "bug"}, {"ticket": "jane.doe@example.com", "category": "bug"}]
+    registry = Models()
+    await worked(registry, Found({"classify": {**PARENT["classify"], "demos": demos}}, 0.9))
+    assert registry.registered[0]["classify"]["demos"] == demos[:1]
+
+
+def test_nothing_is_made_of_files_that_the_models_code_has_changed(tmp_path):
+    parent, new = tmp_path / "parent", tmp_path / "new"
+    (parent / "code").mkdir(parents=True)
+    (parent / "code" / "triage.py").write_text("ANSWER = 42")
+    (parent / ".complete").write_text("")
+    digest = files_digest(parent)
+    (parent / "MLmodel").write_text("what a download leaves")
+    assert files_digest(parent) == digest
+    for file, text in (("code/triage.py", "ANSWER = 43"), ("code/other.py", "")):
+        before = (parent / file).read_text() if (parent / file).exists() else None
+        (parent / file).write_text(text)
+        with pytest.raises(Unusable, match="has changed the version's files"):
+            save_model(str(new), parent=str(parent), digest=digest, state={})
+        (parent / file).unlink() if before is None else (parent / file).write_text(before)
+        shutil.rmtree(new)
 
 
 async def test_the_same_program_that_was_taken_back_is_not_registered_again(worked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,23 @@ LONGEST_LABEL = 2**16
 """Bytes of one label as JSON."""
 MOST_LABELS = 256
 """In one request."""
+DEEPEST = 32
+"""Levels of lists and objects in what was expected, and in inputs and outputs of which a row is made. What is deeper
+can be read here, and not by all who read it later."""
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a JSON value has more levels than that."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [one for each in level for one in _within(each)]
+    return bool(level)
+
+
+def _within(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 class Given(BaseModel):

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from despina.wire import FeedbackConfig
-from despina_runtime.feedback.label import LONGEST_LABEL, MOST_LABELS, Given, Label, Reply
+from despina_runtime.feedback.label import DEEPEST, LONGEST_LABEL, MOST_LABELS, Given, Label, Reply, is_deep
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import read_body
 from despina_runtime.http.mcp_server import Offer, Refusal, Told
@@ -25,6 +25,7 @@ from despina_runtime.program.interface import Interface
 from despina_runtime.telemetry.prediction import Foreign, Names, Prediction
 
 TRUST_HEADER = b"despina-feedback-token"
+LONGEST_BODY = 2**20
 UNFIT = "The label does not fit"
 
 
@@ -44,7 +45,7 @@ class Feedback:
 
     async def answer(self, request: Request) -> Response:
         """202 when all are on the disk; of a list, what became of each stands there."""
-        body = await read_body(request.receive, LONGEST_LABEL * MOST_LABELS)
+        body = await read_body(request.receive, LONGEST_BODY)
         document = _read(body)
         is_trusted = self._is_trusted(dict(request.scope["headers"]))
         replies = await self.take(document, is_trusted)
@@ -92,6 +93,8 @@ class Feedback:
             problem = invalid_input(exc)
             problem.title = UNFIT
             raise problem from None
+        if is_deep(given.expected):
+            raise _unfit("expected", f"at most {DEEPEST} levels")
         if len(to_json(given)) > LONGEST_LABEL:
             raise _unfit("expected", f"a label has at most {LONGEST_LABEL} bytes")
         prediction = self._prediction(given.prediction_id)

@@ -22,7 +22,7 @@ from despina.wire import Report
 from despina_runtime.lines import next_line
 from despina_runtime.optimization.budget import Budget, Exhausted, Occupied
 
-Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Money = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 ADDRESS = "account"
 """The file in a process's folder that names the socket."""
 NOBODY = "nobody pays any more"

@@ -120,7 +120,7 @@ class Budget:
 
 def longest_of(params: Mapping[str, Any]) -> int | None:
     """How many tokens an answer may have; None if that is not said."""
-    return next((int(params[name]) for name in LENGTHS if params.get(name)), None)
+    return max((int(params[name]) for name in LENGTHS if params.get(name)), default=None)
 
 
 def check_sufficient(limits: Limits, calls: int, lms: Iterable[LMConfig]) -> None:

@@ -9,6 +9,7 @@ there as it is, or be another question than the one that was answered.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -214,8 +215,9 @@ def _holds(outputs: Fields, expected: Fields) -> bool:
 def _reasons(votes: Sequence[LabelledPrediction], side: Split, is_hidden: IsHidden) -> list[Reason]:
     if side != "train":
         return []
-    found = [Reason(v.inputs, v.outputs, v.reason[:LONGEST_REASON]) for v in votes if v.right is None and v.reason]
-    return [r for r in found if not any(map(is_hidden, (r.inputs, r.outputs, r.reason)))]
+    found = [v for v in votes if v.right is None and v.reason]
+    shown = [v for v in found if not any(map(is_hidden, (v.inputs, v.outputs, v.reason)))]
+    return [Reason(v.inputs, v.outputs, (v.reason or "")[:LONGEST_REASON]) for v in shown]
 
 
 def capped(rows: Sequence[_Candidate], max_percent: int) -> list[_Candidate]:
@@ -232,10 +234,20 @@ def capped(rows: Sequence[_Candidate], max_percent: int) -> list[_Candidate]:
     for row in sorted((row for row in rows if not row.is_trusted), key=lambda row: row.rank):
         for source in row.sources:
             by_source[source].append(row)
+    places = sorted(_places(by_source).values())
     cap = max(map(len, by_source.values()), default=0)
-    while cap > 1 and cap > (most := max_percent * (seen + len(_first(by_source, cap))) // 100):
+    while cap > 1 and cap > (most := max_percent * (seen + bisect_left(places, cap)) // 100):
         cap = max(1, most)  # fewer rows are a smaller bound, down to the greatest that holds for itself
     return free + _first(by_source, cap)
+
+
+def _places(by_source: Mapping[str, Sequence[_Candidate]]) -> dict[Any, int]:
+    """Each row's, in the list of the source in which it comes first: from there on it is among the first of one."""
+    found: dict[Any, int] = {}
+    for rows in by_source.values():
+        for place, row in enumerate(rows):
+            found[row.rank] = min(place, found.get(row.rank, place))
+    return found
 
 
 def _first(by_source: Mapping[str, Sequence[_Candidate]], cap: int) -> list[_Candidate]:

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from despina.wire import ModelRef, Report
 from despina_runtime.cache.keys import canonical
 from despina_runtime.evaluation.examples import Unusable
+from despina_runtime.feedback.label import is_deep
 from despina_runtime.feedback.sink import EXPECTED, LABEL
 from despina_runtime.optimization.datasets import LabelledPrediction
 from despina_runtime.telemetry.prediction import unsigned
@@ -167,7 +168,7 @@ def _fields(value: Any) -> dict[str, Any]:
             value = orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:
         raise Unreadable("Unreadable") from None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or is_deep(value):
         raise Unreadable("Unreadable")
     return value
 
@@ -202,8 +203,8 @@ def labelled(vote: Vote, trace_id: str, root: Mapping[str, Any]) -> LabelledPred
     try:
         return LabelledPrediction(
             prediction_id=unsigned(own.prediction) if own else root.get("despina.prediction") or trace_id,
-            inputs=_fields(root[INPUTS]),
-            outputs=_fields(root[OUTPUTS]),
+            inputs=root[INPUTS],
+            outputs=root[OUTPUTS],
             label=label.feedback.value if label.feedback else None,
             reason=label.rationale or None,
             expected=vote.expected,
@@ -314,21 +315,36 @@ class Reading:
         """Take in what it was said of."""
         for trace in traces:
             trace_id = trace["trace_info"]["trace_id"]
-            for vote in self._votes.pop(trace_id, []):
-                self._join(vote, trace_id, trace)
+            self._join(self._votes.pop(trace_id, []), trace_id, trace)
         self._leave_out("NotGiven")
 
     def _leave_out(self, why: str) -> None:
         self._left_out[why] += sum(map(len, self._votes.values()))
         self._votes = {}
 
-    def _join(self, vote: Vote, trace_id: str, trace: Mapping[str, Any]) -> None:
+    def _join(self, said: Sequence[Vote], trace_id: str, trace: Mapping[str, Any]) -> None:
+        """A trace's inputs and outputs are read once for all votes on it: a cached answer may have many."""
         try:
-            found = labelled(vote, trace_id, root_of(trace))
-            self._found.append(found)
-            self._size += len(canonical([found.inputs, found.outputs, found.expected]))
+            root = root_of(trace)
+            words = {name: _fields(root[name]) for name in (INPUTS, OUTPUTS) if root.get(name) is not None}
+        except Unreadable as exc:
+            self._left_out[str(exc)] += len(said)
+            return
+        for vote in said:
+            self._add(vote, trace_id, root | words)
+        self._size += len(canonical(words))
+
+    def _add(self, vote: Vote, trace_id: str, root: Mapping[str, Any]) -> None:
+        if self._size > MOST_BYTES:
+            self._left_out["TooMuch"] += 1
+            return
+        try:
+            found = labelled(vote, trace_id, root)
         except Unreadable as exc:
             self._left_out[str(exc)] += 1
+        else:
+            self._found.append(found)
+            self._size += len(canonical(found.expected)) + len(found.reason or "")
 
     @property
     def labels(self) -> Labels:

@@ -22,6 +22,8 @@ from despina_runtime.lm.target import Client, Guard
 from despina_runtime.optimization.account import ADDRESS, paid
 from despina_runtime.optimization.budget import longest_of
 
+TOO_LATE = (408, 499, 502, 504, 524)
+
 
 def guard_of(folder: Path) -> Guard:
     """What stands before the LMs' clients of the process that has this folder."""
@@ -43,7 +45,7 @@ class Paying:
             try:
                 completion = await self._client.complete(messages, params, key, emit)
             except LMError as exc:
-                call.cost = Decimal(0) if exc.status is not None else call.cost
+                call.cost = Decimal(0) if is_free(exc.status) else call.cost
                 raise
             call.cost = cost_of(self._lm, completion.usage, call.cost)
             return completion
@@ -66,7 +68,12 @@ def most_of(lm: LMConfig, messages: Iterable[Any], params: Mapping[str, Any]) ->
 
 def cost_of(lm: LMConfig, usage: Mapping[str, Any], otherwise: Decimal) -> Decimal:
     """What an answer cost by the provider's count, where there is one."""
-    if not usage:
+    counted = [usage.get(kind) for kind in ("prompt_tokens", "completion_tokens")]
+    if None in counted:
         return otherwise
-    counted = (max(0, int(usage.get(kind) or 0)) for kind in ("prompt_tokens", "completion_tokens"))
-    return price_of(lm, *counted)
+    return price_of(lm, *(max(0, int(count or 0)) for count in counted))
+
+
+def is_free(status: int | None) -> bool:
+    """Whether a provider says that it did not answer. Whoever stands before it may have given up too early."""
+    return status is not None and status not in TOO_LATE

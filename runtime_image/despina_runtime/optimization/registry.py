@@ -97,9 +97,15 @@ class Registry:
         return found
 
     def register(
-        self, program: str, parent: Path, state: State, tags: Mapping[str, str], files: Mapping[str, bytes]
+        self,
+        program: str,
+        parent: tuple[Path, str],
+        state: State,
+        tags: Mapping[str, str],
+        files: Mapping[str, bytes],
     ) -> str:
-        """A new version, with tags from the first moment on; the version's number. The run has the files."""
+        """A new version, with tags from the first moment on; the version's number. The run has the files. `parent` is
+        the artefact and the digest of its files before any of its code ran."""
         import mlflow
         from mlflow.models import Model
 
@@ -111,7 +117,7 @@ class Registry:
                 mlflow.log_artifacts(str(_written(Path(folder), files)))
                 # Registered by a request that holds the tags: nobody sees the version without them.
                 info = Model.log(artifact_path=None, name=self._model.name, flavor=sys.modules[__name__],
-                                 parent=str(parent), state=state)  # fmt: skip
+                                 parent=str(parent[0]), digest=parent[1], state=state)  # fmt: skip
                 made = mlflow.register_model(info.model_uri, self._model.name, tags=own)
         return str(made.version)
 
@@ -171,10 +177,23 @@ def _written(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def save_model(path: str, mlflow_model: Any = None, *, parent: str, state: State) -> None:
-    """Write the artefact; MLflow calls this with a folder of its own."""
+def files_digest(folder: Path) -> str:
+    """64 hexadecimal digits of all that a version is made of."""
+    found = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        if file.is_file() and not set(NOT_THE_VERSIONS) & set(name.parts):
+            found.update(canonical([str(name), sha256(file)]))
+    return found.hexdigest()
+
+
+def save_model(path: str, mlflow_model: Any = None, *, parent: str, digest: str, state: State) -> None:
+    """Write the artefact; MLflow calls this with a folder of its own. Raises Unusable where the model's code has
+    changed its files while it ran here."""
     folder = Path(path)
     shutil.copytree(parent, folder, ignore=shutil.ignore_patterns(*NOT_THE_VERSIONS), dirs_exist_ok=True)
+    if files_digest(folder) != digest:
+        raise Unusable("the model's code has changed the version's files while it ran: nothing of it is registered")
     manifest = with_state(folder, state)
     mlflow_model.add_flavor(FLAVOR, format=manifest.format, entrypoint=manifest.entrypoint)
     mlflow_model.save(str(folder / "MLmodel"))

@@ -6,7 +6,7 @@ Pure functions over JSON, so that whoever does not trust a model's code can ask 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from despina_runtime.cache.keys import canonical
@@ -46,6 +46,15 @@ def merged(base: State, found: State, names: Iterable[str]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as exc:
         raise NotThatProgram(f"it is no state of the program: {type(exc).__name__} {exc}") from exc
     return dict(new["self"]) if own is not base else new
+
+
+def without_hidden(state: State, names: Iterable[str], is_hidden: Callable[[Any], bool]) -> dict[str, Any]:
+    """A state without these predictors' demonstrations that redaction would hide: what tools and LMs have said while it
+    was searched may be anything, and a version is read by many."""
+    own = by_predictor(state)
+    shown = {name: [demo for demo in own[name]["demos"] if not is_hidden(demo)] for name in names}
+    new = {**own, **{name: {**own[name], "demos": demos} for name, demos in shown.items()}}
+    return dict(new["self"]) if own is not state else new
 
 
 def _checked(name: str, own: Any, theirs: Any) -> Any:

@@ -17,11 +17,11 @@ from despina_runtime.cache.keys import canonical
 from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.job import unless
 from despina_runtime.optimization.budget import Budget, check_sufficient
-from despina_runtime.optimization.plan import Plan
-from despina_runtime.optimization.registry import HELDOUT_ROWS, JUDGED, PARENT, SETTINGS, Registry
+from despina_runtime.optimization.plan import Plan, hidden_by
+from despina_runtime.optimization.registry import HELDOUT_ROWS, JUDGED, PARENT, SETTINGS, Registry, files_digest
 from despina_runtime.optimization.scoring import Questions, Scores, score_version
 from despina_runtime.optimization.search import Found, Search
-from despina_runtime.optimization.states import by_predictor, chosen, readable_diff
+from despina_runtime.optimization.states import by_predictor, chosen, readable_diff, without_hidden
 from despina_runtime.optimization.task import Task, TaskRow
 from despina_runtime.optimization.verdict import comparison, verdict
 from despina_runtime.program.manifest import STATE
@@ -47,6 +47,7 @@ class Work:
         self._command, self._stop = command, stop
         self._config, self._base = plan.config, plan.config.base
         self._state = json.loads((parent / STATE).read_bytes())
+        self._files = files_digest(parent)
         self._names = chosen(list(by_predictor(self._state)), self._config.modules)
         check_sufficient(plan.limits, plan.least_calls(len(by_predictor(self._state))), self._base.lms)
         self.budget = Budget(plan.limits)
@@ -69,6 +70,7 @@ class Work:
             found = await self._search(address)
             if found.state is None:
                 return self._result("NothingFound", found.ended, None)
+            found.state = without_hidden(found.state, self._names, hidden_by(self._base.feedback))
             is_parent = canonical(found.state) == canonical(self._state)
             if not is_parent and (gone := await asyncio.to_thread(self._registry.taken_back, found.state)):
                 words = f"the best program is that of version {gone}, and callers had to be sent away from it"
@@ -140,7 +142,8 @@ class Work:
         files = {f"dataset/{name}": text for name, text in dataset.files().items()}
         diff = readable_diff(self._state, found.state or {}).encode()
         state, program = found.state or {}, self._base.program
-        return self._registry.register(program, self._parent, state, tags, {**files, "candidate.diff": diff})
+        own = self._parent, self._files
+        return self._registry.register(program, own, state, tags, {**files, "candidate.diff": diff})
 
     def _judge(self, base: Scores, candidate: Scores, version: str) -> OptimizationResult:
         if (len(base.heldout), len(base.golden)) != (len(candidate.heldout), len(candidate.golden)):
