@@ -50,6 +50,20 @@ SCHEDULES = {
     "a prepared version waits as long as it must": (
         (BY_HAND, {}, [("alias", "2"), ("rounds", 6), ("wait", 700.0), ("unready_for_a_moment", 1), ("operate", None)])
     ),
+    "an abort that no record tells of acts again after a restore, and that is no error": (
+        (
+            DAMAGED,
+            {},
+            [
+                ("alias", "2"),
+                ("backup", None),
+                ("restored", (False, False)),
+                ("abort", "candidate"),
+                ("backup", None),
+                ("restored", (False, True)),
+            ],
+        )
+    ),
     "a score that was compared with nothing, while what serves was away, convicts nobody": (
         (
             AUTO,

@@ -203,11 +203,20 @@ class Truth:
         noted = {(e["version"], e.get("revision")) for e in self._restored_entries()} if is_known else set()
         self.convictions = [c for c in convictions if (c.version, c.revision) in noted]
         self.good = dict.fromkeys(self.good) if is_known else {}
-        self.settings = {name: replace(s, is_used=s.is_used or not is_known) for name, s in settings.items()}
+        handled = self._restored_handled()
+        self.settings = {
+            name: replace(s, is_used=not is_known or (s.is_used and handled.get(name) == s.value))
+            for name, s in settings.items()
+        }
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
         self.last_seen = dict(self.settings)
         if not is_known:
             self.known.clear()
+
+    def _restored_handled(self) -> dict[str, str]:
+        """What the namespace's record says was acted on: that of the status, or else of the Service."""
+        said, service = self.world.status.get("handled"), self._on_the_service()
+        return said if isinstance(said, dict) else service.handled if service else {}
 
     def _restored_entries(self) -> list[Document]:
         """What the namespace's record has in quarantine: that of the status, or else of the Service."""
