@@ -26,7 +26,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 
 import aiohttp
 
@@ -136,20 +135,9 @@ def turn(bench: Bench, system: System, load: str) -> float:
     script.write_text(asked + SUMMARY)
     processes = tree(system.pid)
     before = cpu_seconds(processes)
-    pin = ["taskset", "-c", CLIENT_CPU]
-    command = [
-        *pin,
-        "wrk",
-        "-t1",
-        f"-c{CONNECTIONS[load]}",
-        f"-d{TURN_SECONDS}s",
-        "--timeout",
-        "30s",
-        "-s",
-        str(script),
-    ]
-    url = f"http://127.0.0.1:{system.port}/execute"
-    out = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    command = ["taskset", "-c", CLIENT_CPU, "wrk", "-t1", f"-c{CONNECTIONS[load]}", f"-d{TURN_SECONDS}s"]
+    command += ["--timeout", "30s", "-s", str(script), f"http://127.0.0.1:{system.port}/execute"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     time.sleep(AFTERWARDS_SECONDS)
     spent = cpu_seconds(processes) - before
     found = re.search(r"RESULT (\d+) \d+ [\d.]+ [\d.]+ (\d+)", out)
@@ -236,7 +224,7 @@ def inside() -> int:
     program = Given(Kube(NAMESPACE), manifest("labelled", **spec))
     program.becomes_ready(300)
     callers, killer = Callers(program.url, ASK_RATE), Killer(program)
-    asyncio.run(meanwhile(callers, lambda: all_happens(program, callers, killer)))
+    asyncio.run(callers.run_while(lambda: all_happens(program, callers, killer)))
     held = looked_for(callers, Seen(MLFLOW, f"{NAMESPACE}/labelled"))
     say(
         f"labels    sent={callers.sent} failed={len(callers.failed)} labels={len(callers.said)} "
@@ -249,13 +237,6 @@ def inside() -> int:
     figures = {"acknowledged": len(callers.said), "lost": len(held.lost), "duplicated": held.duplicated}
     FOUND.write_text(json.dumps(figures))
     return 0
-
-
-async def meanwhile(callers: Callers, work: Callable[[], None]) -> None:
-    """Call as long as it works."""
-    working = asyncio.create_task(asyncio.to_thread(work))
-    await callers.run(working.done)
-    await working
 
 
 def all_happens(program: Given, callers: Callers, killer: Killer) -> None:

@@ -32,12 +32,7 @@ def test_labels_given_to_any_replica_are_in_mlflow_once_though_a_container_is_ki
         enough = len(callers.said) + LABELS_AFTER
         eventually("more labels", lambda: len(callers.said) > enough and half_go_elsewhere(callers), 120)
 
-    async def under_traffic() -> None:
-        killing = asyncio.create_task(asyncio.to_thread(kill_one))
-        await callers.run(killing.done)
-        await killing
-
-    asyncio.run(under_traffic())
+    asyncio.run(callers.run_while(kill_one))
     with contextlib.suppress(AssertionError):  # what is missing is told below
         eventually("delivered", lambda: not compare(callers.said, experiment.traces()).lost, 60)
     held = compare(callers.said, experiment.traces())

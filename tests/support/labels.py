@@ -99,6 +99,12 @@ class Callers:
     _dice: random.Random = field(default_factory=lambda: random.Random(14))
     _asked: list[str] = field(default_factory=list)
 
+    async def run_while(self, work: Callable[[], None]) -> None:
+        """As long as it works, in a thread."""
+        working = asyncio.create_task(asyncio.to_thread(work))
+        await self.run(working.done)
+        await working
+
     async def run(self, is_over: Callable[[], bool]) -> None:
         """Until then; whatever was begun is ended."""
         tasks: set[asyncio.Task[None]] = set()

@@ -74,15 +74,20 @@ class FeedbackDesk:
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk."""
         replies = [Reply(prediction_id=one.prediction, status=await self._status(one)) for one in labels]
-        stored_ = zip(labels, replies, strict=True)
-        wanted = [_kept_label(self._sorting.clean_label(one)) for one, reply in stored_ if reply.status == "Stored"]
-        if wanted:
+        known = [one for one, reply in zip(labels, replies, strict=True) if reply.status == "Stored"]
+        if known:
+            wanted = await self._in_spool(self._as_kept, known)
             stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._labels.append((wanted, stored))
             self._waited_for.set()
             if not await stored:
                 return [r.model_copy(update={"status": "Failed"}) if r.status == "Stored" else r for r in replies]
         return replies
+
+    def _as_kept(self, labels: Sequence[Label]) -> list[KeptLabel]:
+        """In the spool's thread, for it takes a while to look for what is hidden; raises ValueError for what no text
+        can be, before it could meet what others say."""
+        return [_kept_label(self._sorting.clean_label(one)) for one in labels]
 
     async def _status(self, label: Label) -> Any:
         """Whether what it is about is still known to anybody; if that cannot be found out, it is. Raises ValueError for
