@@ -23,7 +23,7 @@ def example(kube: Kube):
     kube("delete", "dspyprograms,dspytools", "--all", "--wait=true")
 
 
-@pytest.mark.alone  # at 50 requests a second through two tools each, two cores are busy enough
+@pytest.mark.alone  # everything that a request passes runs on these two cores, and is rolled at once
 def test_the_rag_example_end_to_end(example, kube):
     programs, tools = example
     for program in programs.values():
@@ -38,7 +38,7 @@ def test_the_rag_example_end_to_end(example, kube):
     assert found["from_the_right_document"] >= 36
     served = programs["rag"]
     body = {"question": rag.rows("questions")[0]["question"]}
-    with traffic(served, body=body) as requests:
+    with traffic(served, rate=20, body=body) as requests:
         before = running(kube, "despina.dev/tool")
         rag.release(MLFLOW, (), "rag")
         for tool in tools:
