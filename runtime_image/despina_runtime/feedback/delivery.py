@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -19,6 +20,7 @@ from despina_runtime.telemetry.executed import Executed, read_executed
 
 log = logging.getLogger(__name__)
 AT_ONCE = 100
+LABELS_TOGETHER = 8
 LONGEST_PAUSE_SECONDS = 30.0
 GONE_SECONDS = 120.0
 """A pod that did not answer for so long does not come back, and what it alone knew is lost with it."""
@@ -85,12 +87,18 @@ class Delivery:
                 log.error("A prediction is not taken error=%s", _words(exc))
 
     async def _labels(self, kept: Sequence[KeptLabel]) -> None:
-        """One after the other; those that got there are written down together, also when one did not."""
+        """A few at a time; those that got there are written down together, also when one did not."""
         done: list[KeptLabel] = []
+
+        async def give(one: KeptLabel) -> None:
+            await self._label(Label.model_validate_json(one.body))
+            done.append(one)
+
         try:
-            for one in kept:
-                await self._label(Label.model_validate_json(one.body))
-                done.append(one)
+            for first in range(0, len(kept), LABELS_TOGETHER):
+                some = map(give, kept[first : first + LABELS_TOGETHER])
+                for wrong in filter(None, await asyncio.gather(*some, return_exceptions=True)):
+                    raise wrong
         finally:
             if done:
                 await self._in_spool(self._spool.done, done)

@@ -58,15 +58,12 @@ class Sorting:
             return records
         if self._payloads == "None":
             return [_with_words(record, NO_WORDS) for record in records]
-        if not self._hide.may_hide(b"".join(record.partition(WORDS)[2] for record in records)):
-            return records
-        return [self._redacted(record) for record in records]
+        words = [record.partition(WORDS)[2] for record in records]
+        may_hide = self._hide.may_hide(b"".join(words))
+        return [self._redacted(r, said) if may_hide(said) else r for r, said in zip(records, words, strict=True)]
 
-    def _redacted(self, record: bytes) -> bytes:
-        """Written anew where something may be hidden: of a key that stands there twice, the first is not read."""
-        words = record.partition(WORDS)[2]
-        if not self._hide.may_hide(words):
-            return record
+    def _redacted(self, record: bytes, words: bytes) -> bytes:
+        """Written anew: of a key that stands there twice, the first is not read."""
         try:
             given = from_json(words)
             kept = self._hide(given)

@@ -30,6 +30,15 @@ AS_CAPITALS = _classes(n=DIGITS, A=CAPITALS)
 AS_STARTS = _classes(w=DIGITS + CAPITALS + SMALL + "_", S="sp", K="k", m="-")
 
 
+def _always(_: bytes) -> bool:
+    return True
+
+
+def _is_odd(text: bytes) -> bool:
+    """Whether the rules' quick looks say nothing of a JSON text."""
+    return not text.isascii() or b"\\u" in text
+
+
 def _may_be_mail(text: bytes) -> bool:
     return b"@" in text
 
@@ -101,7 +110,8 @@ class Redactor:
         self._names = [orjson.dumps(name) for name in self._fields]
         self._rules = [(re.compile(rule.pattern), rule.may_be_in) for rule in RULES]
         self._own = [re.compile(pattern) for pattern in patterns]
-        self._can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
+        can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
+        self._checks = [_is_odd, *(rule.may_be_in for rule in RULES), self._may_be_named] if can_tell else [_always]
 
     def __call__(self, value: Any) -> Any:
         """A JSON value without what is hidden. Equal values are given back as they are."""
@@ -113,11 +123,14 @@ class Redactor:
             return [self(one) for one in value]
         return value
 
-    def may_hide(self, json: bytes) -> bool:
-        """Whether something may be hidden of a JSON text. Of most there is nothing, and they need not be read."""
-        if not self._can_tell or not json.isascii() or b"\\u" in json:
-            return True
-        return any(may(json) for _, may in self._rules) or any(name in json for name in self._names)
+    def may_hide(self, json: bytes) -> Callable[[bytes], bool]:
+        """Tells of parts of this JSON text whether something may be hidden. Of most there is nothing, and they need not
+        be read; and what cannot be in all of it is not looked for in each."""
+        checks = [may for may in self._checks if may(json)]
+        return lambda part: any(may(part) for may in checks)
+
+    def _may_be_named(self, json: bytes) -> bool:
+        return any(name in json for name in self._names)
 
     def _hidden(self, text: str) -> str:
         plain = text.encode() if text.isascii() else None
