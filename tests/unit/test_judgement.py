@@ -4,6 +4,7 @@ judgement is wrong."""
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina_runtime.evaluation import judgement
+from despina_runtime.evaluation.examples import Row, Shape
 from despina_runtime.evaluation.judgement import Judgement, is_better, is_worse, judge, mcnemar, sign_flip
+from despina_runtime.evaluation.score import Scorer
+from despina_runtime.evaluation.subject import Said
 from tests.support.world import REPORTS
+from tests.unit.test_optimization_end import BASE
 
 SEED = 7
 P_VALUES: dict[str, tuple[int, int, float]] = {
@@ -227,3 +232,28 @@ def test_a_version_that_mends_much_and_breaks_little_is_found():
     REPORTS.append(f"12 % of 200 rows mended and 2 % broken, judged 500 times: found in {share:.1%}")
     print(REPORTS[-1])
     assert share >= 0.9
+
+
+class Picky:
+    """A model's process that takes no ticket but texts."""
+
+    async def ask(self, what, seconds):
+        is_text = isinstance(what["inputs"]["ticket"], str)
+        return Said(id=1, outputs={"category": "bug"}) if is_text else Said(id=1, status=422, detail="ticket: a string")
+
+
+@pytest.mark.parametrize("may_misfit", [True, False])
+async def test_a_row_that_callers_asked_of_another_interface_counts_as_not_answered(may_misfit):
+    async def metric(row, outputs):
+        return 1.0, Decimal(0)
+
+    side = {"properties": {"ticket": {}}, "required": ["ticket"]}
+    shape = Shape.model_validate({"inputs": side, "outputs": {"properties": {"category": {}}}})
+    rows = [Row({"ticket": ticket}, {"category": "bug"}) for ticket in ("it crashes", 7)]
+    scorer = Scorer(Picky(), shape, metric, BASE, lambda _: None, may_misfit)
+    if may_misfit:
+        assert (await scorer.run(rows, None)).scores == (1.0, 0.0)
+    else:
+        with pytest.raises(ExceptionGroup) as found:
+            await scorer.run(rows, None)
+        assert "does not fit the program's inputs" in str(found.value.exceptions[0])

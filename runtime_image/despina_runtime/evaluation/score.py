@@ -48,10 +48,14 @@ class Scored:
 
 
 class Scorer:
-    """Scores one version."""
+    """Scores one version. `may_misfit`: a row that its inputs do not take, as one that callers asked another version,
+    is one that it could not answer."""
 
-    def __init__(self, model: Subject, shape: Shape, metric: Metric, runtime: RuntimeConfig, tell: Tell) -> None:
+    def __init__(
+        self, model: Subject, shape: Shape, metric: Metric, runtime: RuntimeConfig, tell: Tell, may_misfit: bool = False
+    ) -> None:
         self._model, self._shape, self._metric, self._runtime, self._tell = model, shape, metric, runtime, tell
+        self._may_misfit = may_misfit
         self._cost = Decimal(0)
         self._done = self._failed = 0
         self._last = ""
@@ -78,7 +82,7 @@ class Scorer:
         said = await self._model.ask({"inputs": row.inputs}, self._runtime.request_timeout_seconds)
         if said is not None:
             self._spend(said.cost, budget)
-            if said.status == 422:
+            if said.status == 422 and not self._may_misfit:
                 raise Unusable(f"an example does not fit the program's inputs: {said.detail}")
             if said.outputs is not None and self._shape.gives <= said.outputs.keys():
                 score, cost = await self._metric(row, said.outputs)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from despina.wire import RuntimeConfig, TrialTools
@@ -67,12 +68,15 @@ async def score_version(
         if not heldout:
             raise Unusable("no held-out row fits the program's interface")
         metric = await metric_of(asked.metric, start, runtime.request_timeout_seconds)
-        scorer = Scorer(model, shape, metric, runtime, lambda words: log.debug("Scoring %s %s", which, words))
+
+        async def scored(rows: Sequence[Row], may_misfit: bool) -> Sequence[float]:
+            tell = partial(log.debug, "Scoring %s %s", which)
+            return (await Scorer(model, shape, metric, runtime, tell, may_misfit).run(rows, None)).scores
+
         try:
-            scores = (await scorer.run([*heldout, *golden], None)).scores
+            return Scores(await scored(heldout, True), await scored(golden, False) if golden else ())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-    return Scores(scores[: len(heldout)], scores[len(heldout) :])
 
 
 def fitting(rows: Iterable[Row], shape: Shape, metric: str) -> list[Row]:
