@@ -17,7 +17,7 @@ from typing import Any
 from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
-from despina_runtime.feedback.label import Label, Reply
+from despina_runtime.feedback.label import Label, Reply, Status
 from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
@@ -56,7 +56,7 @@ class FeedbackDesk:
         self._peers = Peers(self.key)
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
         self._records: list[bytes] = []
-        self._labels: list[tuple[Sequence[KeptLabel], asyncio.Future[bool]]] = []
+        self._labels: list[tuple[Sequence[Label], asyncio.Future[dict[str, Status]]]] = []
         self._waited_for = asyncio.Event()
         self._disk_trouble = self._sink_trouble = ""
         self._is_closing = False
@@ -72,37 +72,29 @@ class FeedbackDesk:
         self._records.append(batch)
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
-        """What becomes of each: Stored once it is on the disk."""
-        replies = [Reply(prediction_id=one.prediction, status=await self._status(one)) for one in labels]
-        known = [one for one, reply in zip(labels, replies, strict=True) if reply.status == "Stored"]
-        if known:
-            wanted = await self._in_spool(self._as_kept, known)
-            stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._labels.append((wanted, stored))
+        """What becomes of each: Stored once it is on the disk. Raises ValueError for one that is about nothing, or that
+        no text can be, before it could meet what others say."""
+        for one in labels:
+            place_of(one.origin)
+            _kept_label(one)
+        lost = {one.prediction for one in labels if await self._is_lost(one)}
+        found: dict[str, Status] = dict.fromkeys(lost, "Gone")
+        if given := [one for one in labels if one.prediction not in lost]:
+            stored: asyncio.Future[dict[str, Status]] = asyncio.get_running_loop().create_future()
+            self._labels.append((given, stored))
             self._waited_for.set()
-            if not await stored:
-                return [r.model_copy(update={"status": "Failed"}) if r.status == "Stored" else r for r in replies]
-        return replies
+            found |= await stored
+        return [Reply(prediction_id=one.prediction, status=found.get(one.prediction, "Failed")) for one in labels]
 
-    def _as_kept(self, labels: Sequence[Label]) -> list[KeptLabel]:
-        """In the spool's thread, for it takes a while to look for what is hidden; raises ValueError for what no text
-        can be, before it could meet what others say."""
-        return [_kept_label(self._sorting.clean_label(one)) for one in labels]
-
-    async def _status(self, label: Label) -> Any:
-        """Whether what it is about is still known to anybody; if that cannot be found out, it is. Raises ValueError for
-        what is about nothing."""
-        place_of(label.origin)
-        if label.pod == self.pod:
-            is_fresh = time.time() - int(label.origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
-            return "Stored" if is_fresh or await self._in_spool(self._spool.knows, label.origin) else "Gone"
-        if self._delivery.is_gone(label.pod):
-            try:
-                async with asyncio.timeout(1):
-                    return "Stored" if await self._sink.has(label.origin) else "Gone"
-            except (Away, TimeoutError):
-                pass
-        return "Stored"
+    async def _is_lost(self, label: Label) -> bool:
+        """Whether another pod that made it is gone and has not delivered it; if that cannot be found out, it is not."""
+        if label.pod == self.pod or not self._delivery.is_gone(label.pod):
+            return False
+        try:
+            async with asyncio.timeout(1):
+                return not await self._sink.has(label.origin)
+        except (Away, TimeoutError):
+            return False
 
     def report(self) -> FeedbackReport:
         """What goes wrong, for whoever decides or looks."""
@@ -146,21 +138,31 @@ class FeedbackDesk:
         self._waited_for.clear()
         if not records and not given:
             return
+        found: dict[str, Status] = {}
         try:
-            await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
-            is_stored, self._disk_trouble = True, ""
+            found = await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
+            self._disk_trouble = ""
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
-            is_stored, self._disk_trouble = False, f"the pod's disk does not take it: {exc}"
+            self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
             log.error("Feedback cannot be stored error=%s", exc)
         for _, waiting in given:
             if not waiting.done():
-                waiting.set_result(is_stored)
+                waiting.set_result(found)
 
-    def _take(self, batches: Sequence[bytes], labels: Sequence[KeptLabel]) -> None:
-        """In the spool's thread."""
+    def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> dict[str, Status]:
+        """What becomes of labels. In the spool's thread, where it also takes a while to look for what is hidden."""
         sampled, blocks = self._sorting(batches, time.time())
-        self._spool.take(sampled, labels, blocks)
+        known = [one for one in labels if self._is_known(one)]
+        kept = [_kept_label(self._sorting.clean_label(one)) for one in known]
+        self._spool.take(sampled, kept, blocks)
+        found: dict[str, Status] = {one.prediction: "Gone" for one in labels}
+        return found | {one.prediction: "Stored" for one in known}
+
+    def _is_known(self, label: Label) -> bool:
+        """Whether what it is about is kept, here or elsewhere, or may be on its way."""
+        is_fresh = time.time() - int(label.origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
+        return label.pod != self.pod or is_fresh or self._spool.knows(label.origin)
 
     async def _deliver(self) -> None:
         failures = 0

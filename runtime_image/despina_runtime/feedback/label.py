@@ -87,9 +87,12 @@ class Label(BaseModel):
         )
 
 
+Status = Literal["Stored", "Gone", "Failed"]
+"""Stored: it is on disk. Gone: what it is about is not kept any more. Failed: it could not be stored."""
+
+
 class Reply(BaseModel):
     """What became of one."""
 
     prediction_id: str
-    status: Literal["Stored", "Gone", "Failed"]
-    """Stored: it is on disk. Gone: what it is about is not kept any more. Failed: it could not be stored."""
+    status: Status

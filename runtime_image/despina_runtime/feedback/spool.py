@@ -3,8 +3,9 @@
 Most predictions are neither sampled nor spoken of: they lie there together, as their worker handed them over, until
 somebody speaks of one. A row for each would cost more than all the rest of recording it.
 
-Whatever it has taken in survives the process: each change is on the disk when it returns. It lives as long as its
-volume, which for an emptyDir is as long as the pod.
+Whatever it has taken in is on the disk when that returns. What was delivered is written down without waiting for the
+disk: if a node dies just then, it is delivered again, which changes nothing. All of it lives as long as its volume,
+which for an emptyDir is as long as the pod.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from despina_runtime.telemetry.executed import END, origin_of
 from despina_runtime.telemetry.prediction import place_of
@@ -94,7 +96,6 @@ class Spool:
         self._limit, self._pod = limit_bytes, pod
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA)
 
     def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> None:
@@ -141,7 +142,7 @@ class Spool:
 
     def delivered(self, origins: Sequence[str]) -> None:
         """These are where they belong; what they were is not needed here any more."""
-        with self._transaction():
+        with self._transaction("NORMAL"):
             self._db.executemany(
                 "UPDATE predictions SET is_delivered = 1, body = NULL WHERE origin = ?", [(o,) for o in origins]
             )
@@ -158,7 +159,7 @@ class Spool:
 
     def done(self, labels: Iterable[KeptLabel]) -> None:
         """These were delivered, unless a later one has taken one's place meanwhile."""
-        with self._transaction():
+        with self._transaction("NORMAL"):
             self._db.executemany(
                 "UPDATE labels SET is_done = 1 WHERE prediction = ? AND at = ?",
                 [(one.prediction, one.at) for one in labels],
@@ -250,17 +251,19 @@ class Spool:
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         return int(pages - free) * PAGE_BYTES
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
+    def _transaction(self, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> _Transaction:
+        return _Transaction(self._db, synchronous)
 
 
 class _Transaction:
-    """All of a block, or nothing."""
+    """All of a block, or nothing. Only what is FULL is on the disk at its end, with all that came before it:
+    https://www.sqlite.org/pragma.html#pragma_synchronous"""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, db: sqlite3.Connection, synchronous: Literal["FULL", "NORMAL"]) -> None:
+        self._db, self._synchronous = db, synchronous
 
     def __enter__(self) -> None:
+        self._db.execute(f"PRAGMA synchronous={self._synchronous}")
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
