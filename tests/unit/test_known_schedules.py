@@ -673,6 +673,19 @@ SCHEDULES = {
     "what is asked for before the first record is written counts as done": (
         (KINDS["first start"], {}, [("killed", 13), ("restart", "monday")])
     ),
+    "what the operator ended a day ago is paid for": (
+        (
+            KINDS["optimized"],
+            {},
+            [
+                ("finds", "Lost"),
+                ("labelled", (40, True)),
+                ("rounds", 1),
+                ("replicas", 0),
+                ("labelled", (40, False)),
+            ],
+        )
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,
