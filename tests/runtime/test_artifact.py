@@ -19,6 +19,7 @@ from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import remarks_on, state_of, write
 from despina_runtime.program.fetch import COMPLETE
+from despina_runtime.program.guarded import check_guarded
 from despina_runtime.program.interface import interface_of, module_interfaces
 from despina_runtime.program.load import Loaded, _digest_of, check_same_code, load, load_despina
 from despina_runtime.program.manifest import CODE as CODE_FOLDER
@@ -434,6 +435,44 @@ def test_code_that_holds_what_it_imports_is_logged_and_loads(make, beside):
 def test_a_file_beside_it_that_the_image_has_installed_is_only_a_requirement(make, beside):
     (beside / "beside_it" / "__init__.py").write_text("")
     make("brought", BESIDE.format("import beside_it"), requirements=["beside-it>=1"])
+
+
+IMPORTED = {
+    "log_program(Program(), 'x', alias='champion')": False,
+    "version = despina_runtime.log_program(Program(), 'x')": False,
+    "for name in 'ab':\n    print(log_program(Program(), name))": False,
+    "if __name__ == '__main__':\n    log_program(Program(), 'x')": True,
+    "def main():\n    log_program(Program(), 'x')": True,
+    "class Publisher:\n    def publish(self):\n        log_program(Program(), 'x')": True,
+}
+
+
+@pytest.mark.parametrize("code", IMPORTED)
+def test_code_that_logs_a_program_as_it_is_imported_is_refused(code, tmp_path):
+    file = tmp_path / "one.py"
+    file.write_text(f"import despina_runtime\n\n{code}\n")
+    if IMPORTED[code]:
+        check_guarded(file)
+    else:
+        with pytest.raises(ValueError, match=r"one\.py calls log_program in line 3 whenever a pod"):
+            check_guarded(file)
+
+
+def test_a_load_is_no_release(make, monkeypatch):
+    code = """
+        import os
+        from despina_runtime import log_program
+
+        def publish():
+            log_program(Program(), "releases-itself", alias="champion")
+
+        if "PUBLISHES" in os.environ:
+            publish()
+    """
+    folder = make("releases_itself", CODE + textwrap.dedent(code))
+    monkeypatch.setenv("PUBLISHES", "1")
+    with pytest.raises(ValueError, match="logs a program whenever it is loaded: put that under"):
+        load_despina(folder)
 
 
 def test_lms_of_its_own_are_remarked_on_once():

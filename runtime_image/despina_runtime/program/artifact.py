@@ -19,6 +19,7 @@ import orjson
 
 from despina_runtime import compat
 from despina_runtime.program.beside import check_complete
+from despina_runtime.program.guarded import check_guarded, check_not_loading
 from despina_runtime.program.interface import Interface, interface_of
 from despina_runtime.program.manifest import CODE, FLAVOR, MANIFEST, STATE, CodeFile, Manifest, sha256
 
@@ -53,11 +54,13 @@ def log_program(
     Raises:
         ProgramError: the program's interface is unknown.
         ValueError: the entry point cannot be found again in the code, or is not callable without arguments; or the code
-            imports a file of yours that is not in it, or an output that is a decision has no description.
+            imports a file of yours that is not in it, or calls this as it is imported, or an output that is a decision
+            has no description.
     """
     import mlflow
     from mlflow.models import Model
 
+    check_not_loading()
     text = _signature_text(signature)
     for said in remarks_on(program, interface_of(program, text), input_example):
         log.warning("%s", said)
@@ -127,7 +130,7 @@ def write(
     sources = code_paths if code_paths is not None else [_source_of(program)]
     state = json.dumps(state_of(program), indent=1, sort_keys=True)
     code = tuple(_copy_code(sources, folder / CODE))
-    _check_entrypoint(entry, code)
+    check_guarded(_check_entrypoint(entry, code, folder / CODE))
     check_complete(folder / CODE, requirements, sources)
     (folder / STATE).write_text(state)
     (folder / "requirements.txt").write_text("".join(f"{r}\n" for r in requirements))
@@ -229,13 +232,16 @@ def _copy_code(sources: Sequence[str | Path], target: Path) -> list[CodeFile]:
     return [CodeFile(path=str(p.relative_to(target)), sha256=sha256(p)) for p in files]
 
 
-def _check_entrypoint(entrypoint: str, code: tuple[CodeFile, ...]) -> None:
+def _check_entrypoint(entrypoint: str, code: Sequence[CodeFile], folder: Path) -> Path:
+    """The file that it names."""
     module, colon, name = entrypoint.partition(":")
     if not (module and colon and name):
         raise ValueError(f"entrypoint must be 'module:name', not {entrypoint!r}")
     path = module.replace(".", "/")
-    if not {f"{path}.py", f"{path}/__init__.py"} & {file.path for file in code}:
+    found = {f"{path}.py", f"{path}/__init__.py"} & {file.path for file in code}
+    if not found:
         raise ValueError(f"code_paths do not hold the module of entrypoint {entrypoint!r}")
+    return folder / min(found)
 
 
 def _signature_text(signature: str | type[dspy.Signature] | None) -> str | None:

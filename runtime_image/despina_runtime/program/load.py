@@ -33,6 +33,7 @@ from despina.wire import (
 from despina_runtime import compat
 from despina_runtime.paths import is_in
 from despina_runtime.program.fetch import COMPLETE, folder_of
+from despina_runtime.program.guarded import loading
 from despina_runtime.program.interface import Interface, interface_of, module_interfaces, modules_of
 from despina_runtime.program.manifest import CODE, MANIFEST, STATE, Manifest, read_manifest
 from despina_runtime.program.served import prepare
@@ -188,10 +189,11 @@ def load_despina(
     if str(folder / CODE) not in sys.path:
         sys.path.insert(0, str(folder / CODE))
     module, _, name = manifest.entrypoint.partition(":")
-    factory: Any = importlib.import_module(module)
-    for part in name.split("."):
-        factory = getattr(factory, part)
-    program = factory()
+    with loading():
+        factory: Any = importlib.import_module(module)
+        for part in name.split("."):
+            factory = getattr(factory, part)
+        program = factory()
     # As the author wrote them: what it was compiled to, the state brings, and no caller is told.
     interface, of_modules = interface_of(program, manifest.signature), module_interfaces(program)
     check_paths(program, (m.path for m in modules))
