@@ -272,6 +272,9 @@ SCHEDULES = {
     "a note of what pods were made for that says something odd ends no pass": (
         (DAMAGED, {}, [("lm", "b"), ("note_damaged", ("Deployment", 0, "[]")), ("rounds", 2)])
     ),
+    "a Deployment that is restored names its last restart": (
+        (DAMAGED, {}, [("restart", "monday"), ("rounds", 1), ("backup", None), ("restored", (False, True))])
+    ),
     "a namespace that is restored is made whole": (
         (DAMAGED, {}, [("alias", "2"), *RELEASED, ("backup", None), ("restored", (False, False))])
     ),

@@ -205,7 +205,7 @@ class Truth:
         self.good = dict.fromkeys(self.good) if is_known else {}
         handled = self._restored_handled()
         self.settings = {
-            name: replace(s, is_used=not is_known or (s.is_used and handled.get(name) == s.value))
+            name: replace(s, is_used=not is_known or (s.is_used and (name, s.value) in handled))
             for name, s in settings.items()
         }
         self.all_settings |= {(name, setting.value): setting for name, setting in self.settings.items()}
@@ -213,10 +213,14 @@ class Truth:
         if not is_known:
             self.known.clear()
 
-    def _restored_handled(self) -> dict[str, str]:
-        """What the namespace's record says was acted on: that of the status, or else of the Service."""
+    def _restored_handled(self) -> set[tuple[str, str]]:
+        """What the namespace's record says was acted on: that of the status, or else of the Service; and a Deployment
+        names the last restart of its own."""
         said, service = self.world.status.get("handled"), self._on_the_service()
-        return said if isinstance(said, dict) else service.handled if service else {}
+        record = said if isinstance(said, dict) else service.handled if service else {}
+        deployments = self.world.api.of("Deployment").values()
+        marks = [(d["metadata"].get("annotations") or {}).get(RESTARTED_BY) for d in deployments]
+        return {*record.items(), *((RESTART, mark) for mark in marks if mark)}
 
     def _restored_entries(self) -> list[Document]:
         """What the namespace's record has in quarantine: that of the status, or else of the Service."""
