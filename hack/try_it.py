@@ -26,6 +26,16 @@ URL = f"http://localhost:{PORT}"
 TICKET = "My card was charged again after I cancelled the plan"
 
 
+HOW = """
+Ready after {seconds:.0f} s.  Try it: {url}/docs  (Ctrl-C ends it)
+Say what was wrong with an answer, by the name in its header despina-prediction-id, and find it in MLflow:
+  .venv/bin/despina-runtime feedback give PREDICTION failure --url {url} --expected '{{"category": "account"}}'
+Serve a program of your own beside it:
+  export MLFLOW_TRACKING_URI={mlflow}
+  .venv/bin/despina-runtime log MODULE:CLASS --name NAME --alias champion
+  .venv/bin/despina-runtime serve -f MANIFEST --port 8081   (the language model is at {lm})"""
+
+
 def ask() -> tuple[str, str]:
     """One prediction: the category, and the version that answered."""
     request = urllib.request.Request(
@@ -44,8 +54,8 @@ def main() -> int:
     processes = Processes(folder / "logs")
     try:
         listening_socket(PORT).close()
-        _show(processes, folder)
-        say(f"\nReady after {time.monotonic() - started:.0f} s.  Try it: {URL}/docs  (Ctrl-C ends it)")
+        mlflow, lm = _show(processes, folder)
+        say(HOW.format(seconds=time.monotonic() - started, url=URL, mlflow=mlflow, lm=lm))
         if not os.environ.get("ONCE"):
             signal.pause()
     except KeyboardInterrupt:
@@ -59,7 +69,8 @@ def main() -> int:
     return 0
 
 
-def _show(processes: Processes, folder: Path) -> None:
+def _show(processes: Processes, folder: Path) -> tuple[str, str]:
+    """Addresses of MLflow and the LM."""
     mlflow, lm = free_port(), free_port()
     uri = f"http://127.0.0.1:{mlflow}"
     environment = lm_environment(f"http://127.0.0.1:{lm}/v1")
@@ -78,11 +89,13 @@ def _show(processes: Processes, folder: Path) -> None:
     say("The new version starts in a second process and takes over when it is ready")
     answer = wait_for("version 2", lambda: (a := ask())[1] == "2" and a, 60)
     say("  {} (version {})".format(*answer))
+    return uri, environment.get("LM_BASE_URL", "")
 
 
 def _serve(processes: Processes, folder: Path, uri: str, environment: dict[str, str]) -> None:
     """`despina-runtime serve -f`, with the LM that was asked for in the manifest."""
     manifest = yaml.safe_load((EXAMPLE / "program.yaml").read_text())
+    manifest["spec"]["feedback"] = {}
     lm = manifest["spec"]["lms"][0]
     lm["model"] = environment["LM"]
     lm.pop("baseURL")
@@ -97,7 +110,7 @@ def _serve(processes: Processes, folder: Path, uri: str, environment: dict[str, 
     path = folder / "program.yaml"
     path.write_text(yaml.safe_dump(manifest))
     command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={PORT}"]
-    say("despina-runtime serve -f examples/ticket-triage/program.yaml")
+    say("despina-runtime serve -f (examples/ticket-triage/program.yaml, with these addresses and feedback: {})")
     processes.start("runtime", [*command, f"--tracking-uri={uri}", f"--secrets={folder / 'secrets'}"])
     processes.wait_for_http("runtime", f"{URL}/readyz")
 

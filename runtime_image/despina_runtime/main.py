@@ -40,6 +40,7 @@ from despina.wire import (
 from despina_runtime.http.server import EVERYWHERE
 from despina_runtime.process.follow import NotServable, config_of, follow
 from despina_runtime.process.supervisor import latest, serve_pod
+from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tools.errors import NotATool
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (NotServable, NotATool, ImportError, OSError, ValueError) as exc:
+    except (NotServable, NotATool, ProgramError, ImportError, OSError, ValueError) as exc:
         sys.stderr.write(f"despina-runtime: {_explain(exc)}\n")
         return 2
 
@@ -78,21 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     what = serve.add_mutually_exclusive_group(required=True)
     what.add_argument("-f", "--file", type=Path, help="a DSPyProgram manifest: serve it here, without a cluster")
     what.add_argument("--config", type=Path, help="the configuration that the operator wrote: serve it in a pod")
-    serve.add_argument("--host", default="127.0.0.1", help="with -f: the address to listen on")
-    serve.add_argument("--port", type=int, default=8080, help="with -f: the port to listen on")
+    serve.add_argument("--host", default="127.0.0.1", help="with -f: the address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=8080, help="with -f: the port to listen on (%(default)s)")
     serve.add_argument(
         "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="with -f: the MLflow server"
     )
-    serve.add_argument("--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files")
+    serve.add_argument(
+        "--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files (%(default)s)"
+    )
     serve.add_argument("--lm-base-url", help="with -f: an OpenAI-compatible server in place of the manifest's")
-    serve.add_argument("--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up")
+    serve.add_argument(
+        "--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up (%(default)s)"
+    )
     serve.set_defaults(run=_serve)
     tools = commands.add_parser("tools", help="host the functions of Python packages as tools")
     tools.add_argument(
         "packages", nargs="*", metavar="PACKAGE", help=f"Python packages; in a pod, {TOOL_HOST_ENV} says"
     )
-    tools.add_argument("--host", default="127.0.0.1", help="with packages: the address to listen on")
-    tools.add_argument("--port", type=int, default=8090, help="with packages: the port to listen on")
+    tools.add_argument("--host", default="127.0.0.1", help="with packages: the address to listen on (%(default)s)")
+    tools.add_argument("--port", type=int, default=8090, help="with packages: the port to listen on (%(default)s)")
     tools.set_defaults(run=_tools)
     contract = commands.add_parser("contract", help="print DSPyTool manifests for the functions of Python packages")
     contract.add_argument("packages", nargs="+", metavar="PACKAGE")
@@ -105,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     given = ways.add_parser("give", help="a label for one answer")
     given.add_argument("prediction", help="the answer's name, as the header despina-prediction-id has it")
     given.add_argument("label", choices=["success", "failure"])
-    given.add_argument("--url", default="http://localhost:8080", help="where the program is served")
+    given.add_argument("--url", default="http://localhost:8080", help="where the program is served (%(default)s)")
     given.add_argument("--reason", default="", help="why, in words")
     given.add_argument("--expected", type=json.loads, help="what the outputs should have been, as a JSON object")
     given.add_argument("--source", default="", help="who says so")
@@ -148,7 +153,9 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
     optimize.add_argument("--group-by", action="append", help="an input by which rows belong together")
     optimize.add_argument("--min-examples", type=int, help="held-out rows that a verdict needs")
     optimize.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
-    optimize.add_argument("--secrets", type=Path, default=Path("secrets"), help="a folder of SECRET/KEY files")
+    optimize.add_argument(
+        "--secrets", type=Path, default=Path("secrets"), help="a folder of SECRET/KEY files (%(default)s)"
+    )
     optimize.add_argument("--lm-base-url", help="an OpenAI-compatible server in place of the manifest's")
     optimize.set_defaults(run=_optimize)
 
@@ -158,7 +165,7 @@ def _optimize(args: argparse.Namespace) -> int:
 
     if args.file is None:
         return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
-    manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
+    manifest = _with_options(_read(args.file), args)
     program = _asking(Program.parse(manifest), manifest["spec"].get("optimization") or {}, args)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         config = asyncio.run(_optimization(program, args, Path(cache)))
@@ -211,7 +218,7 @@ def _serve(args: argparse.Namespace) -> int:
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
         generation = Path(GENERATION_DIR) / CONFIG_FILE
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
-    manifest = _with_options(yaml.safe_load(args.file.read_text()), args)
+    manifest = _with_options(_read(args.file), args)
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
 
 
@@ -263,8 +270,11 @@ def _evaluate(_: argparse.Namespace) -> int:
 def _give(args: argparse.Namespace) -> int:
     body = {"prediction_id": args.prediction, "label": args.label, "reason": args.reason, "source": args.source}
     body |= {"expected": args.expected} if args.expected is not None else {}
-    answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
-    said = answer.json()
+    try:
+        answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
+        said = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        raise NotServable(f"no program answers at {args.url}: {type(exc).__name__}; --url says where it is") from None
     if answer.status_code != 202:
         raise NotServable(": ".join(t for t in (said.get("title", ""), said.get("detail", "")) if t))
     sys.stdout.write(f"{args.prediction} {said['status']}\n")
@@ -275,7 +285,7 @@ def _import(args: argparse.Namespace) -> int:
     from despina_runtime.feedback.importing import read_lines, take_in
     from despina_runtime.feedback.sink import Away, MLflowSink, Refused
 
-    program = Program.parse(_with_options(yaml.safe_load(args.file.read_text()), args))
+    program = Program.parse(_with_options(_read(args.file), args))
     model = ModelRef(name=program.name, version="0", tracking_uri=program.spec.source.mlflow.tracking_uri or "")
     config = runtime_config(program, revision_of(program, model))
     experiment = config.feedback.experiment if config.feedback else f"{program.namespace}/{program.name}"
@@ -292,6 +302,14 @@ def _import(args: argparse.Namespace) -> int:
     except (Away, Refused) as exc:
         raise NotServable(str(exc)) from None
     return 0
+
+
+def _read(file: Path) -> Any:
+    """A YAML document; raises NotServable for what is none."""
+    try:
+        return yaml.safe_load(file.read_text())
+    except yaml.YAMLError as exc:
+        raise NotServable(f"{file} is no YAML: {exc}") from None
 
 
 def _with_options(manifest: Any, args: argparse.Namespace) -> Any:
@@ -312,7 +330,10 @@ def _log(args: argparse.Namespace) -> int:
 
     sys.path.insert(0, str(Path.cwd()))
     module, _, name = args.entrypoint.partition(":")
-    program = getattr(importlib.import_module(module), name)()
+    make = getattr(importlib.import_module(module), name or "?", None)
+    if make is None:
+        raise NotServable(f"{args.entrypoint!r} is not MODULE:NAME: {module} has no {name or 'name after a colon'}")
+    program = make()
     if args.state:
         program.load(args.state)
     version = log_program(

@@ -17,7 +17,7 @@ from despina_runtime.http.modules import Modules
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
-from despina_runtime.program.artifact import remarks_on, state_of, write
+from despina_runtime.program.artifact import check_example, remarks_on, state_of, write
 from despina_runtime.program.fetch import COMPLETE
 from despina_runtime.program.guarded import check_guarded
 from despina_runtime.program.interface import interface_of, module_interfaces
@@ -473,6 +473,14 @@ def test_a_load_is_no_release(make, monkeypatch):
     monkeypatch.setenv("PUBLISHES", "1")
     with pytest.raises(ValueError, match="logs a program whenever it is loaded: put that under"):
         load_despina(folder)
+
+
+def test_an_example_that_the_program_would_refuse_is_refused_by_its_fields():
+    interface = interface_of(dspy.Predict("question, budget: float -> answer"))
+    check_example(interface, None)
+    check_example(interface, {"question": "x", "budget": 1.5})
+    with pytest.raises(ValueError, match=r"input_example does not fit: .*question.*; .*bogus"):
+        check_example(interface, {"budget": 1.5, "bogus": 3})
 
 
 def test_lms_of_its_own_are_remarked_on_once():

@@ -20,7 +20,8 @@ from despina_runtime.http.asgi import send_body
 from despina_runtime.http.server import make_server, open_port
 from despina_runtime.http.sessions import Sessions, Variables
 from despina_runtime.pipeline.call import Rejected
-from despina_runtime.pipeline.validate import render_outputs
+from despina_runtime.pipeline.validate import parse_inputs, render_outputs
+from despina_runtime.problem import Problem
 from despina_runtime.program.artifact import write
 from despina_runtime.program.interface import interface_of
 from despina_runtime.program.load import load_despina
@@ -168,6 +169,31 @@ def test_what_is_no_number_in_json_is_no_number_of_an_output(value):
     interface = interface_of(dspy.Predict(f"q -> a: {kind}"))
     with pytest.raises(Rejected, match="finite"):
         render_outputs(interface, {"a": value})
+    with pytest.raises(Problem) as refused:
+        parse_inputs(interface_of(dspy.Predict(f"q: {kind} -> a")), json.dumps({"q": value}).encode())
+    assert refused.value.status == 422
+
+
+GIVEN = {
+    "a number": (1.5, "a is missing: the program returned float"),
+    "nothing": (None, "a is missing: the program returned NoneType"),
+    "other fields": (dspy.Prediction(foo=1, bar="Jane"), "a is missing: the program returned Prediction with foo, bar"),
+}
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_what_was_given_in_an_outputs_place_is_told_and_logged_without_its_values(what, caplog):
+    given, said = GIVEN[what]
+    with pytest.raises(Problem) as failed:
+        render_outputs(interface_of(dspy.Predict("q -> a")), given)
+    assert (failed.value.status, failed.value.detail) == (500, said)
+    assert said in caplog.text
+
+
+async def test_feedback_that_is_not_offered_says_what_offers_it(served):
+    refused = await served().post("/feedback", json={"prediction_id": "x", "label": "failure"})
+    assert (refused.status_code, refused.json()["type"]) == (404, "urn:despina:problem:feedback-disabled")
+    assert "spec.feedback: {}" in refused.json()["detail"]
 
 
 async def test_an_mcp_client_may_send_as_much_as_any_other(served):

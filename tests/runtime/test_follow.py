@@ -77,6 +77,10 @@ def test_a_new_version_takes_over_without_a_failed_request_and_a_broken_one_does
         ({"replicas": -1}, "spec.replicas"),
         ({"lm": "other"}, "lm must be the name"),
         ({"surprise": 1}, "spec.surprise"),
+        (
+            {"lms": [{"name": "main", "model": "openai/x", "apiKeySecretRef": {"name": "openai", "key": "api-key"}}]},
+            "key api-key of the Secret openai: write it to the file secrets/openai/api-key, or say with --secrets",
+        ),
     ],
 )
 def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, part):
@@ -87,6 +91,15 @@ def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, 
     assert "Traceback" not in log
 
 
+def test_an_alias_that_is_not_there_yet_is_waited_for_and_told_apart_from_silence(serve, log_model, tmp_path):
+    log_model("good", "follow-later", "another")
+    url, _ = serve("follow-later")
+    said = "MLflow has no model 'follow-later' with alias 'champion' yet"
+    eventually("it says so", lambda: said in (tmp_path / "log").read_text(), 60)
+    version = log_model("good", "follow-later", "champion")
+    eventually("served", lambda: version_at(url) == version, 90)
+
+
 def test_without_an_operator_nobody_is_asked_for_a_better_version(serve, log_model):
     log_model("compiled", "follow-alone", "champion")
     optimization = {"budget": {"maxLMCalls": 100}, "requests": "Enabled"}
@@ -95,6 +108,28 @@ def test_without_an_operator_nobody_is_asked_for_a_better_version(serve, log_mod
     refused = httpx.post(f"{url}/optimize", timeout=30)
     assert (refused.status_code, refused.json()["type"]) == (501, "urn:despina:problem:no-operator")
     assert "despina-runtime optimize -f" in refused.json()["detail"]
+
+
+MISTAKES = {
+    "nobody listens": (
+        ["feedback", "give", "x", "failure", "--url", "http://127.0.0.1:9"],
+        "no program answers at http",
+    ),
+    "a manifest that is no YAML": (["serve", "-f", "bad.yaml"], "bad.yaml is no YAML"),
+    "a class that is not there": (["log", "json:Tripp", "--name", "x"], "'json:Tripp' is not MODULE:NAME: json has no"),
+    "no class at all": (["log", "json", "--name", "x"], "'json' is not MODULE:NAME"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_line(mistake, tmp_path):
+    arguments, said = MISTAKES[mistake]
+    (tmp_path / "bad.yaml").write_text("a: [")
+    command = [str(BIN / "despina-runtime"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"despina-runtime: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_program_is_logged_from_the_command_line(servers):

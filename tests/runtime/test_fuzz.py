@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from despina.wire import CacheConfig
+from despina.wire import CacheConfig, FeedbackConfig
 from tests.support.pods import lm_config, pods
 from tests.support.world import REPORTS, eventually
 
@@ -22,9 +22,11 @@ PROBLEM = "application/problem+json"
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory, servers, version):
-    with pods(tmp_path_factory.mktemp("fuzz"), *servers[1:]) as start:
+    folder = tmp_path_factory.mktemp("fuzz")
+    with pods(folder, *servers[1:]) as start:
         lms = (lm_config(servers[2], "main"), lm_config(servers[2], "cheap"))
-        running = start(version, lms=lms, cache=CacheConfig(scope="Both"), optimize_requests=True)
+        offered = {"optimize_requests": True, "feedback": FeedbackConfig(folder=str(folder / "labels"))}
+        running = start(version, lms=lms, cache=CacheConfig(scope="Both"), **offered)
         eventually("ready", running.is_ready, 90)
         yield running
         assert running.process.poll() is None

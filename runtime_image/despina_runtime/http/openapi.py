@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from despina.wire import RuntimeConfig
+from despina_runtime.feedback.label import MOST_LABELS, Given
 from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE
 from despina_runtime.program.interface import REFS, Interface
@@ -51,6 +52,13 @@ WISHES = {
     "501": "There is no operator",
     "503": "The request could not be noted; Retry-After says when to come back",
 }
+LABELLED = {
+    "404": "There is no such prediction",
+    "410": "What this label is about is not kept any more",
+    "413": PROBLEMS["413"],
+    "422": "A field of the label does not fit",
+    "503": "The label could not be stored; Retry-After says when to come back",
+}
 Schemas = dict[str, Any]
 
 
@@ -74,6 +82,7 @@ def openapi(
             "/sessions/{session}/variables": _sessions(secured),
             **_modules(config, modules, schemas),
             **(_wishes(predicting, secured) if config.optimize_requests else {}),
+            **(_feedback(secured) if config.feedback else {}),
         },
         "components": {"schemas": schemas, **bearer},
         **({"security": [{"bearer": []}]} if secured else {}),
@@ -215,6 +224,27 @@ def _wishes(predicting: Sequence[str], secured: bool) -> Schemas:
     whole = {"summary": "Ask for a better version", "operationId": "optimize", **asked}
     one = {"summary": "Ask for a better module", "operationId": "optimize_module", "parameters": [path], **asked}
     return {"/optimize": {"post": whole}} | ({"/modules/{path}/optimize": {"post": one}} if predicting else {})
+
+
+def _feedback(secured: bool) -> Schemas:
+    """Labels: one, or a list."""
+    one = Given.model_json_schema()
+    many = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_LABELS}
+    stored: Schemas = {
+        "type": "object",
+        "properties": {"prediction_id": {"type": "string"}, "status": {"type": "string"}},
+    }
+    told = {"oneOf": [stored | {"required": [*stored["properties"]]}, {"type": "object", "required": ["results"]}]}
+    labelled = {
+        "summary": "Say whether an answer was right",
+        "operationId": "feedback",
+        "requestBody": {"required": True, "content": _json({"oneOf": [one, many]})},
+        "responses": {
+            "202": {"description": "It is on the disk; of a list, what became of each", "content": _json(told)},
+            **_described(LABELLED, secured),
+        },
+    }
+    return {"/feedback": {"post": labelled}}
 
 
 def _moved(node: Any, name: str) -> Any:

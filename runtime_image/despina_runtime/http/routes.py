@@ -64,7 +64,7 @@ def build_routes(
             Mount("/docs/assets", StaticFiles(directory=_assets())),
             Route("/optimize", wishing.answer, methods=["POST"]),
             Route("/modules/{path:path}/optimize", wishing.answer, methods=["POST"]),
-            *([Route("/feedback", feedback.answer, methods=["POST"])] if feedback else ()),
+            Route("/feedback", feedback.answer if feedback else _no_feedback, methods=["POST"]),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", lambda _: PlainTextResponse("ok")),
             Route("/metrics", metrics),
@@ -77,6 +77,11 @@ def build_routes(
             Exception: _unexpected,
         },
     )
+
+
+async def _no_feedback(_: Request) -> Response:
+    detail = "spec.feedback: {} in the manifest offers this"
+    raise Problem(404, "feedback-disabled", "No predictions are recorded that a label could be about", detail)
 
 
 def _answer(document: Any) -> Callable[[Request], Response]:

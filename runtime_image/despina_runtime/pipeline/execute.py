@@ -221,7 +221,7 @@ def problem_of(exc: Exception) -> Problem:
     """What a caller is told. A provider's own words may hold keys or prompts, so they go to the log only."""
     kind = type(exc).__name__
     if isinstance(exc, LMError):
-        log.warning("LM failed error=%s status=%s", kind, exc.status)
+        log.warning("LM failed model=%s error=%s status=%s", exc.model, kind, exc.status)
         status, name, title = _of_lm(exc)
         wait = exc.retry_after if status == 503 else None
         fault = {504: "Timeout", 422: None}.get(status, "Upstream")

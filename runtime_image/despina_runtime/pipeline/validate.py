@@ -80,8 +80,8 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         values = {name: _output(prediction, name) for name in interface.outputs.model_fields}
         outputs: BaseModel = interface.outputs.model_validate(values, from_attributes=True)
     except AttributeError as exc:
-        name = exc.name or "an output"
-        detail = f"{name} is missing"
+        detail = f"{exc.name or 'an output'} is missing: {_given(prediction)}"
+        log.error("The program left out an output detail=%s", detail)
         raise Problem(
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
         ) from None
@@ -91,6 +91,12 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         return serializer_of(interface.outputs).to_json(outputs)
     except PydanticSerializationError as exc:  # too deep, or no Unicode
         raise Rejected({"outputs": f"outputs: they cannot be written as JSON: {exc}"[:LONGEST_REASON]}) from None
+
+
+def _given(prediction: Any) -> str:
+    """What a program returned, without its values."""
+    fields = f" with {', '.join(prediction.keys()) or 'nothing'}" if isinstance(prediction, dspy.Example) else ""
+    return f"the program returned {type(prediction).__name__}{fields}"[:LONGEST_REASON]
 
 
 def _output(prediction: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from despina.api.program import Program
-from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config
+from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.http.server import open_port
@@ -53,7 +53,10 @@ class Follower:
         prepare_folder(self.cache)
         stop = asyncio.Event()
         on_signals(stop)
-        listen = open_port(self.host, self.port)
+        try:
+            listen = open_port(self.host, self.port)
+        except OSError as exc:
+            raise NotServable(f"nothing can listen at {self.host}, port {self.port}: {exc.strerror}") from None
         self._open_desk()
         async with httpx.AsyncClient(base_url=tracking_uri(self.program), timeout=10) as client:
             while not stop.is_set():
@@ -122,7 +125,17 @@ def tracking_uri(program: Program) -> str:
     return found
 
 
+def check_secrets(program: Program, secrets: Path) -> None:
+    """Raise NotServable where a Secret's key that the manifest names is no file here."""
+    for ref in secret_refs(program):
+        path = Path(secret_path(ref.name, ref.key, str(secrets)))
+        if not path.is_file():
+            text = f"the manifest names key {ref.key} of the Secret {ref.name}: write it to the file {path}"
+            raise NotServable(f"{text}, or say with --secrets in which folder there is {ref.name}/{ref.key}")
+
+
 def _of_version(program: Program, version: str, secrets: Path) -> RuntimeConfig:
+    check_secrets(program, secrets)
     name = program.spec.source.mlflow.model
     revision = revision_of(program, ModelRef(name=name, version=version, tracking_uri=tracking_uri(program)))
     return runtime_config(program, revision, secrets_dir=str(secrets))
@@ -146,7 +159,7 @@ async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: P
     try:
         headers = credentials(mlflow_credentials_dir(program, str(secrets))).headers
         response = await client.get("/api/2.0/mlflow/registered-models/alias", params=params, headers=headers)
-        if response.status_code == 404:
+        if response.status_code in (400, 404):  # 400 is how MLflow says that there is no such alias
             log.warning("MLflow has no model %r with alias %r yet", source.model, source.alias)
             return None
         return str(response.raise_for_status().json()["model_version"]["version"])
@@ -154,7 +167,8 @@ async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: P
         log.warning("MLflow was not asked error=%s", exc)
         return None
     except (httpx.HTTPError, ValueError, KeyError) as exc:
-        log.warning("MLflow did not answer error=%s", type(exc).__name__)
+        where = client.base_url.copy_with(userinfo=b"")
+        log.warning("MLflow at %s gives no answer that can be used error=%s", where, type(exc).__name__)
         return None
 
 

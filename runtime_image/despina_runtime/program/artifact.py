@@ -16,8 +16,11 @@ from typing import Any
 
 import dspy
 import orjson
+from pydantic import ValidationError
+from pydantic_core import to_json
 
 from despina_runtime import compat
+from despina_runtime.problem import by_field
 from despina_runtime.program.beside import check_complete
 from despina_runtime.program.guarded import check_guarded, check_not_loading
 from despina_runtime.program.interface import Interface, interface_of
@@ -53,16 +56,18 @@ def log_program(
 
     Raises:
         ProgramError: the program's interface is unknown.
-        ValueError: the entry point cannot be found again in the code, or is not callable without arguments; or the code
-            imports a file of yours that is not in it, or calls this as it is imported, or an output that is a decision
-            has no description.
+        ValueError: the example does not fit; the entry point cannot be found again in the code, or is not callable
+            without arguments; or the code imports a file of yours that is not in it, or calls this as it is imported,
+            or an output that is a decision has no description.
     """
     import mlflow
     from mlflow.models import Model
 
     check_not_loading()
     text = _signature_text(signature)
-    for said in remarks_on(program, interface_of(program, text), input_example):
+    interface = interface_of(program, text)
+    check_example(interface, input_example)
+    for said in remarks_on(program, interface, input_example):
         log.warning("%s", said)
     info = Model.log(
         artifact_path=None,
@@ -80,6 +85,15 @@ def log_program(
     if alias:
         mlflow.MlflowClient().set_registered_model_alias(name, alias, str(version))
     return version
+
+
+def check_example(interface: Interface, example: dict[str, Any] | None) -> None:
+    """Raise ValueError that names each field of an example that the program would refuse."""
+    try:
+        if example is not None:
+            interface.inputs.model_validate_json(to_json(example))
+    except ValidationError as exc:
+        raise ValueError(f"input_example does not fit: {'; '.join(by_field(exc).values())}") from None
 
 
 def remarks_on(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> list[str]:

@@ -67,7 +67,7 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
     signature = declared_signature(declared) if declared else found_signature(program)
     interface = Interface(
         inputs=_model("Inputs", signature.input_fields, extra="forbid"),
-        outputs=_model("Outputs", signature.output_fields, extra="ignore", allow_inf_nan=False),
+        outputs=_model("Outputs", signature.output_fields, extra="ignore"),
         instructions=signature.instructions,
     )
     try:
@@ -140,9 +140,9 @@ def _can_be_bound(takes: inspect.Signature, inputs: Iterable[str]) -> bool:
     return True
 
 
-def _model(name: str, fields: dict[str, FieldInfo], extra: Any, allow_inf_nan: bool = True) -> type[BaseModel]:
+def _model(name: str, fields: dict[str, FieldInfo], extra: Any) -> type[BaseModel]:
     parts: dict[str, Any] = {key: (annotation_of(field), _field(field)) for key, field in fields.items()}
-    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, allow_inf_nan=allow_inf_nan)
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, allow_inf_nan=False)  # JSON has none
     return create_model(name, __config__=config, **parts)
 
 
