@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     args.save.write_text(dump(snapshot))
             except (ClusterError, SnapshotError, OSError) as exc:
                 parser.exit(1, f"despina why: {printable(str(exc))}\n")
+            except ImportError as exc:
+                parser.exit(1, f"despina why: {exc.name} is not installed: pip install '.[operator]' brings it\n")
             sys.stdout.write(why(snapshot))
 
 

@@ -224,6 +224,20 @@ def test_the_order_in_which_labels_come_does_not_matter(labels, order: random.Ra
     assert make_dataset(shuffled).digest == make_dataset(labels).digest
 
 
+def test_a_number_is_one_number_however_it_was_written():
+    said = {"label": "success", "trusted": True, "at": 1.0}
+    ways = [
+        LabelledPrediction(prediction_id=str(n), inputs={"n": [n]}, outputs={"sum": n}, **said) for n in (7, 7.0, 2**53)
+    ]
+    ways.append(
+        ways[0].model_copy(update={"prediction_id": "x", "inputs": {"n": [float(2**53)]}, "outputs": {"sum": 7}})
+    )
+    assert [len(rows_of(make_dataset(some))) for some in (ways[:2], ways[:3], ways[:4])] == [1, 2, 1]
+    assert make_dataset(ways).left_out == {"Conflicting": 1}
+    assert make_dataset(ways[::-1]) == make_dataset(ways)
+    assert side_of({"n": 7}) == side_of({"n": 7.0})
+
+
 @settings(deadline=None)
 @given(LABELS)
 def test_equal_datasets_and_no_others_have_equal_names(labels):

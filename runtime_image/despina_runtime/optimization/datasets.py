@@ -109,7 +109,20 @@ def side_of(inputs: Fields, group_by: Sequence[str] = ()) -> Split:
 
 
 def _hash(inputs: Fields) -> bytes:
-    return hashlib.sha256(canonical(inputs)).digest()
+    return hashlib.sha256(_same(inputs)).digest()
+
+
+def _same(value: Any) -> bytes:
+    """Equal for what is the same to a program: clients write a number as 7 or as 7.0."""
+    return canonical(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)
@@ -175,8 +188,8 @@ def _standing(label: LabelledPrediction) -> tuple[bool, float, bytes]:
 def _by_inputs(labels: Iterable[LabelledPrediction]) -> list[list[LabelledPrediction]]:
     found: dict[bytes, list[LabelledPrediction]] = defaultdict(list)
     for label in labels:
-        found[canonical(label.inputs)].append(label)
-    return list(found.values())
+        found[_same(label.inputs)].append(label)
+    return [sorted(votes, key=lambda vote: canonical(vote.model_dump())) for votes in found.values()]
 
 
 def _candidate(votes: Sequence[LabelledPrediction], side: Split, is_hidden: IsHidden) -> _Candidate | str:
@@ -201,7 +214,7 @@ def agreed(claims: Sequence[Fields]) -> dict[str, Any] | None:
     """All that is expected, where nobody contradicts; None where somebody does."""
     found: dict[str, Any] = {}
     for claim in claims:
-        if any(name in found and canonical(found[name]) != canonical(value) for name, value in claim.items()):
+        if any(name in found and _same(found[name]) != _same(value) for name, value in claim.items()):
             return None
         found |= claim
     return found
@@ -209,7 +222,7 @@ def agreed(claims: Sequence[Fields]) -> dict[str, Any] | None:
 
 def _holds(outputs: Fields, expected: Fields) -> bool:
     """Whether outputs are all that is expected."""
-    return all(name in outputs and canonical(outputs[name]) == canonical(v) for name, v in expected.items())
+    return all(name in outputs and _same(outputs[name]) == _same(v) for name, v in expected.items())
 
 
 def _reasons(votes: Sequence[LabelledPrediction], side: Split, is_hidden: IsHidden) -> list[Reason]:
