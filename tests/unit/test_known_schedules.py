@@ -275,6 +275,21 @@ SCHEDULES = {
     "a Deployment that is restored names its last restart": (
         (DAMAGED, {}, [("restart", "monday"), ("rounds", 1), ("backup", None), ("restored", (False, True))])
     ),
+    "callers are led to what goes with the program that was there before": (
+        (
+            DAMAGED,
+            {},
+            [
+                ("alias", "2"),
+                ("backup", None),
+                ("restored", (False, False)),
+                ("rounds", 1),
+                ("backup", None),
+                ("restored", (False, False)),
+                ("second_operator", 0),
+            ],
+        )
+    ),
     "a namespace that is restored is made whole": (
         (DAMAGED, {}, [("alias", "2"), *RELEASED, ("backup", None), ("restored", (False, False))])
     ),

@@ -266,9 +266,12 @@ class Truth:
     def _on_the_service(self) -> Memory | None:
         """The record there. One that came from a backup is no longer the program's."""
         service = self.world.api.get("Service", NAME)
-        owners = service["metadata"].get("ownerReferences", []) if service else []
-        is_own = any(one["uid"] == self.world.document["metadata"]["uid"] for one in owners)
-        return memory_on(service) if service and is_own else None
+        return memory_on(service) if service and self._is_own(service) else None
+
+    def _is_own(self, document: Document | None) -> bool:
+        """Whether it belongs to the program, and not to one that was there before and takes it along."""
+        owners = document["metadata"].get("ownerReferences", []) if document else []
+        return any(one["uid"] == self.world.document["metadata"]["uid"] for one in owners)
 
     def _know(self, document: Document) -> None:
         for part in ("config.json", "previous.json"):
@@ -569,7 +572,8 @@ class Truth:
         o, seen = operator.observed, self.seen.get(id(operator))
         is_told = error is None and operator.is_whole and (STATUS, "patch") not in self.world.api.refused
         reached = self.world.reached
-        if not (is_told and o and o.active and seen and seen.reached and reached):
+        is_own = self._is_own(self.world.deployment_of(self.world.active))
+        if not (is_told and is_own and o and o.active and seen and seen.reached and reached):
             return
         status = self.world.status
         named = [(status.get(part) or {}).get("revision") for part in ("active", "candidate", "previous")]
