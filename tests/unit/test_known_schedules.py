@@ -290,6 +290,19 @@ SCHEDULES = {
             ],
         )
     ),
+    "a record that a pass has written since is not lost": (
+        (
+            DAMAGED,
+            {},
+            [
+                ("lm", "a"),
+                ("status_damaged", (2, "odd")),
+                ("abort", "candidate"),
+                ("second_operator", 20),
+                ("unlabelled", None),
+            ],
+        )
+    ),
     "a namespace that is restored is made whole": (
         (DAMAGED, {}, [("alias", "2"), *RELEASED, ("backup", None), ("restored", (False, False))])
     ),
