@@ -717,6 +717,21 @@ SCHEDULES = {
             ],
         )
     ),
+    "what the operator ended is over though nobody looks for long": (
+        (
+            KINDS["optimized"],
+            {},
+            [
+                ("optimize", "spring"),
+                ("operate", None),
+                ("replicas", 0),
+                ("finds", "Lost"),
+                ("interrupted", 16),
+                ("away", 4000.0),
+                ("labelled", (40, True)),
+            ],
+        )
+    ),
     "a second operator with old news moves nobody": (
         (
             DAMAGED,

@@ -363,7 +363,6 @@ def deleted(world: World, what: tuple[str, int]) -> None:
     if names:
         name = names[number % len(names)]
         world.truth.job_lost(name)
-        world.loop.deleted(name)
         if (kind, name) == ("Service", NAME):
             world.truth.record_damaged("Service")
         if kind == "Deployment":

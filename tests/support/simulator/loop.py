@@ -105,19 +105,14 @@ class Loop:
             found.ended, found.spent = self.world.now, spent
 
     def deleted(self, name: str) -> None:
-        """A Job was deleted. Before the status tells of its run, nobody knows that there was one."""
-        told = self.world.status.get("optimization") or {}
+        """A Job is gone, whoever deleted it. Before the status tells of its run, nobody knows that there was one."""
+        programs = self.world.api.of("DSPyProgram").values()
+        told = next(((p.get("status") or {}).get("optimization") or {} for p in programs), {})
         known = {run.get("job") for run in (told.get("run") or {}, *(told.get("earlier") or ()))}
         if name in known:
             self.ended(name)
         else:
             self.begun.pop(name, None)
-
-    def gone(self) -> None:
-        """Whatever has no Job any more is over, as what the operator ended."""
-        jobs = self.world.api.of("Job")
-        for name in [name for name, begun in self.begun.items() if begun.ended is None and name not in jobs]:
-            self.deleted(name)
 
     # the books
 

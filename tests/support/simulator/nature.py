@@ -197,7 +197,6 @@ def collect_garbage(world: World) -> None:
 def run_jobs(world: World) -> None:
     """Each evaluation, or optimisation, goes on, and costs money from its first turn on."""
     jobs = world.api.of("Job")
-    world.loop.gone()
     for name, pod in list(world.api.of("Pod").items()):
         if _is_jobs(pod) and name.removesuffix("-pod") not in jobs:
             world.api.drop("Pod", name)

@@ -245,6 +245,8 @@ class Truth:
             self._moved(self.reached, self.world.reached, operator)
         if kind == "Job" and document and operator:
             self._began(document, operator)
+        if kind == "Job" and not document:
+            self.world.loop.deleted(name)
         is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
         if kind == "DSPyProgram" and document and is_said:
             self.knows_nothing &= operator is None  # what a pass decided is a record again
