@@ -1,4 +1,7 @@
-"""The `despina-runtime` command: `serve` a program, in a pod or on a laptop; `log` one to MLflow; host `tools`."""
+"""The `despina-runtime` command: `serve` a program, in a pod or on a laptop; `log` one to MLflow; host `tools`.
+
+Each command imports what it alone needs: a pod is served the sooner.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import yaml
 from pydantic import ValidationError
 
-from despina.api import API_VERSION
-from despina.api.optimization import Optimization
-from despina.api.optimizing import optimization_config
-from despina.api.program import Program
-from despina.api.revision import revision_of, runtime_config
 from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
@@ -38,12 +34,11 @@ from despina.wire import (
     ToolHostConfig,
 )
 from despina_runtime.http.server import EVERYWHERE
-from despina_runtime.process.follow import NotServable, config_of, follow
-from despina_runtime.process.supervisor import latest, serve_pod
-from despina_runtime.program.unservable import ProgramError
+from despina_runtime.program.unservable import NotServable, ProgramError
 from despina_runtime.tools.errors import NotATool
 
 if TYPE_CHECKING:
+    from despina.api.program import Program
     from despina_runtime.tools.functions import Function
 
 OF_OPTIMIZATION: dict[str, tuple[str, ...]] = {
@@ -161,6 +156,7 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
 
 
 def _optimize(args: argparse.Namespace) -> int:
+    from despina.api.program import Program
     from despina_runtime.optimization.job import optimize, optimize_job, tell
 
     if args.file is None:
@@ -174,6 +170,8 @@ def _optimize(args: argparse.Namespace) -> int:
 
 def _asking(program: Program, asked: dict[str, Any], args: argparse.Namespace) -> Program:
     """A program with `spec.optimization` as it is given, where no option says otherwise."""
+    from despina.api.optimization import Optimization
+
     for option, (*ways, name) in OF_OPTIMIZATION.items():
         if (value := getattr(args, option)) is not None:
             _part(asked, ways)[name] = value
@@ -193,6 +191,9 @@ def _part(document: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
 
 async def _optimization(program: Program, args: argparse.Namespace, folder: Path) -> OptimizationConfig:
     """What is asked of the version that the manifest means now. The folder is for what is read once."""
+    from despina.api.optimizing import optimization_config
+    from despina_runtime.process.follow import config_of
+
     config = optimization_config(program, await config_of(program, args.secrets), None, None, "")
     labels, golden, feedback = config.labels, config.golden, program.spec.feedback
     if args.labels:
@@ -215,9 +216,14 @@ def _param(text: str) -> tuple[str, Any]:
 
 def _serve(args: argparse.Namespace) -> int:
     if args.config:
+        from despina_runtime.process.supervisor import latest, serve_pod
+
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
         generation = Path(GENERATION_DIR) / CONFIG_FILE
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
+    from despina.api.program import Program
+    from despina_runtime.process.follow import follow
+
     manifest = _with_options(_read(args.file), args)
     return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
 
@@ -238,6 +244,8 @@ def _tools(args: argparse.Namespace) -> int:
 
 
 def _contract(args: argparse.Namespace) -> int:
+    import yaml
+
     from despina_runtime.tools.functions import find_tools
 
     sys.path.insert(0, str(Path.cwd()))
@@ -248,6 +256,8 @@ def _contract(args: argparse.Namespace) -> int:
 
 def manifest_of(function: Function, package: str) -> dict[str, Any]:
     """A DSPyTool that hosts a function; its idempotency is for its author to say."""
+    from despina.api import API_VERSION
+
     contract: dict[str, Any] = {"name": function.name, "description": function.description}
     contract |= {"parameters": function.parameters, "returns": function.returns, "idempotency": "NonIdempotent"}
     return {
@@ -268,6 +278,8 @@ def _evaluate(_: argparse.Namespace) -> int:
 
 
 def _give(args: argparse.Namespace) -> int:
+    import httpx
+
     body = {"prediction_id": args.prediction, "label": args.label, "reason": args.reason, "source": args.source}
     body |= {"expected": args.expected} if args.expected is not None else {}
     try:
@@ -282,6 +294,8 @@ def _give(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from despina.api.program import Program
+    from despina.api.revision import revision_of, runtime_config
     from despina_runtime.feedback.importing import read_lines, take_in
     from despina_runtime.feedback.sink import Away, MLflowSink, Refused
 
@@ -306,6 +320,8 @@ def _import(args: argparse.Namespace) -> int:
 
 def _read(file: Path) -> Any:
     """A YAML document; raises NotServable for what is none."""
+    import yaml
+
     try:
         return yaml.safe_load(file.read_text())
     except yaml.YAMLError as exc:

@@ -34,7 +34,7 @@ def asked(tmp_path, monkeypatch):
         given.append((config, golden_of(config)))
 
     given: list[tuple[OptimizationConfig, str | None]] = []
-    monkeypatch.setattr(command, "config_of", config_of)
+    monkeypatch.setattr("despina_runtime.process.follow.config_of", config_of)
     monkeypatch.setattr("despina_runtime.optimization.job.optimize", optimize)
     monkeypatch.setattr("despina_runtime.optimization.job.tell", lambda _: 0)
 

@@ -18,7 +18,7 @@ from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
 from despina_runtime.feedback.label import Label, Reply, Status
-from despina_runtime.feedback.peers import Peers
+from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
@@ -52,8 +52,8 @@ class FeedbackDesk:
         self._sink: Sink = (
             FileSink(Path(feedback.folder), pod) if feedback.folder else MLflowSink(config, feedback.experiment)
         )
-        self.key = shared_key(config)
-        self._peers = Peers(self.key)
+        self._key = shared_key(config)
+        self._peers = Peers(self._key)
         self._delivery = Delivery(pod, self._spool, self._in_spool, self._sink, self._peers)
         self._records: list[bytes] = []
         self._labels: list[tuple[Sequence[Label], asyncio.Future[dict[str, Status]]]] = []
@@ -70,6 +70,12 @@ class FeedbackDesk:
     def record(self, batch: bytes) -> None:
         """A worker's records. Nobody waits for them: they are written with the next label, or after a moment."""
         self._records.append(batch)
+
+    async def from_peer(self, body: bytes, signature: str) -> bytes | None:
+        """What becomes of another pod's labels; None if they are not signed for this one."""
+        if not is_signed(self._key, self.pod, body, signature):
+            return None
+        return REPLIES.dump_json(await self.store(LABELS.validate_json(body)))
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk. Raises ValueError for one that is about nothing, or that

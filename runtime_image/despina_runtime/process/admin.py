@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -26,10 +27,11 @@ from despina.wire import (
     PodState,
 )
 from despina_runtime.feedback.counts import REGISTRY
-from despina_runtime.feedback.desk import FeedbackDesk
-from despina_runtime.feedback.peers import LABELS, REPLIES, is_signed
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.process.news import News
+
+if TYPE_CHECKING:
+    from despina_runtime.feedback.desk import FeedbackDesk
 
 MOST_SIGNATURES = 4
 UNREADABLE = "the request is not signed with this pod's read key\n"
@@ -172,10 +174,10 @@ def build_admin(
 
     async def take_labels(request: Request) -> Response:
         body = await request.body()
-        if not feedback or not is_signed(feedback.key, feedback.pod, body, request.headers.get(SIGNATURE_HEADER, "")):
+        replies = await feedback.from_peer(body, request.headers.get(SIGNATURE_HEADER, "")) if feedback else None
+        if replies is None:
             return PlainTextResponse("not for this pod\n", 421)
-        replies = await feedback.store(LABELS.validate_json(body))
-        return Response(REPLIES.dump_json(replies), media_type="application/json")
+        return Response(replies, media_type="application/json")
 
     return Starlette(
         routes=[

@@ -12,25 +12,25 @@ import socket
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.wire import ModelRef, RuntimeConfig
-from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.http.server import open_port
 from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
+from despina_runtime.program.unservable import NotServable
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.tracking import Lacking, credentials
+
+if TYPE_CHECKING:
+    from despina_runtime.feedback.desk import FeedbackDesk
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 2
 FIRST_TRY_SECONDS = 1.0
-
-
-class NotServable(Exception):
-    """The manifest cannot be served; the text says what to do."""
 
 
 @dataclass

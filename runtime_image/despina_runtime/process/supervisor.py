@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
@@ -40,7 +40,6 @@ from despina.wire import (
     RuntimeConfig,
     may_read,
 )
-from despina_runtime.feedback.desk import FeedbackDesk, prepare
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
@@ -53,6 +52,9 @@ from despina_runtime.process.wanted import Wanted
 from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 from despina_runtime.telemetry.prediction import pod_of
+
+if TYPE_CHECKING:
+    from despina_runtime.feedback.desk import FeedbackDesk
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -439,6 +441,8 @@ def desk_of(config: RuntimeConfig, cache: Path, admin_port: int) -> FeedbackDesk
     """Where feedback goes to, if the manifest wants it."""
     if config.feedback is None:
         return None
+    from despina_runtime.feedback.desk import FeedbackDesk, prepare  # its client takes a while to import
+
     pod = pod_of(os.environ.get(POD_IP_ENV, ""), admin_port)
     prepare(cache, pod)
     return FeedbackDesk(config, config.feedback, cache, pod)
