@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import orjson
-import swagger_ui
 from pydantic_core import from_json, to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -160,7 +160,8 @@ class SessionRoute:
 
 def _assets() -> Path:
     """Swagger UI's files from the installed package: the page works without the internet."""
-    return Path(swagger_ui.__file__).parent / "static"
+    spec = find_spec("swagger_ui")  # only its files are needed, and its code would bring a template engine
+    return Path(*((spec and spec.submodule_search_locations) or ())) / "static"
 
 
 async def _problem(_: Request, exc: Exception) -> Response:
