@@ -81,7 +81,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         outputs: BaseModel = interface.outputs.model_validate(values, from_attributes=True)
     except AttributeError as exc:
         detail = f"{exc.name or 'an output'} is missing: {_given(prediction)}"
-        log.error("The program left out an output detail=%s", detail)
+        log.error("The program left out an output name=%s returned=%s", exc.name, type(prediction).__name__)
         raise Problem(
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
         ) from None
@@ -94,7 +94,7 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
 
 
 def _given(prediction: Any) -> str:
-    """What a program returned, without its values."""
+    """What a program returned, without its values. Names of its fields are for the caller: LMs may have made them."""
     fields = f" with {', '.join(prediction.keys()) or 'nothing'}" if isinstance(prediction, dspy.Example) else ""
     return f"the program returned {type(prediction).__name__}{fields}"[:LONGEST_REASON]
 
