@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
-import math
 import os
 import subprocess
 import sys
@@ -311,7 +310,7 @@ def test_every_input_that_is_valid_is_cached_and_has_an_answer_of_its_own(tmp_pa
         {"counts": {"-7": "x"}},
         *({"levels": {level: 1}} for level in Level),
         *({"number": number} for number in (2**63, 2**64, 2**200, 2**200 + 1)),
-        *({"share": share} for share in (math.inf, -math.inf, math.nan, 0.5)),
+        *({"share": share} for share in (-0.0, 1e308, 0.5)),
         *({"password": password} for password in ("one", "two")),
         {"tags": ["a", "b"]},
     ]
