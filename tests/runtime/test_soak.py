@@ -105,7 +105,7 @@ def test_no_answer_is_wrong_or_mixed_up_and_memory_stays_flat(echoing, tmp_path,
             traffic = asyncio.run(drive(f"{pod.url}/execute", watched, rate, lambda t: t > SECONDS, CONNECTIONS))
         assert pod.state().revision == swaps.revisions[-1]
         final = pod.metrics()
-    assert len(swaps.revisions) > SECONDS / SWAP_SECONDS - 1
+    assert len(swaps.revisions) > 0.9 * SECONDS / SWAP_SECONDS - 1  # each begins after a pause, and takes a while
     wrong = [a for a in traffic.answers if not is_right(a, swaps.revisions)]
     hits = sum("hit" in a.headers.get("cache-status", "") for a in traffic.answers)
     degraded = sum("despina-degraded" in a.headers for a in traffic.answers)
