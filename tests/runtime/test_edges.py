@@ -177,6 +177,7 @@ def test_what_is_no_number_in_json_is_no_number_of_an_output(value):
 GIVEN = {
     "a number": (1.5, "a is missing: the program returned float"),
     "nothing": (None, "a is missing: the program returned NoneType"),
+    "fields that are no texts": (dspy.Example({1: 2}), "a is missing: the program returned Example with 1"),
     "other fields": (dspy.Prediction(foo=1, bar="Jane"), "a is missing: the program returned Prediction with foo, bar"),
 }
 

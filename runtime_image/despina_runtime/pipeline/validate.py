@@ -95,8 +95,10 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
 
 def _given(prediction: Any) -> str:
     """What a program returned, without its values. Names of its fields are for the caller: LMs may have made them."""
-    fields = f" with {', '.join(prediction.keys()) or 'nothing'}" if isinstance(prediction, dspy.Example) else ""
-    return f"the program returned {type(prediction).__name__}{fields}"[:LONGEST_REASON]
+    said = f"the program returned {type(prediction).__name__}"
+    if isinstance(prediction, dspy.Example):
+        said += f" with {', '.join(map(str, prediction)) or 'nothing'}"
+    return said[:LONGEST_REASON]
 
 
 def _output(prediction: Any, name: str) -> Any:
