@@ -156,13 +156,12 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
 
 
 def _optimize(args: argparse.Namespace) -> int:
-    from despina.api.program import Program
     from despina_runtime.optimization.job import optimize, optimize_job, tell
 
     if args.file is None:
         return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
-    manifest = _with_options(_read(args.file), args)
-    program = _asking(Program.parse(manifest), manifest["spec"].get("optimization") or {}, args)
+    manifest = _manifest(args)
+    program = _asking(_parsed(manifest), manifest["spec"].get("optimization") or {}, args)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         config = asyncio.run(_optimization(program, args, Path(cache)))
         return tell(asyncio.run(optimize(config, Path(cache))))
@@ -221,11 +220,9 @@ def _serve(args: argparse.Namespace) -> int:
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
         generation = Path(GENERATION_DIR) / CONFIG_FILE
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
-    from despina.api.program import Program
     from despina_runtime.process.follow import follow
 
-    manifest = _with_options(_read(args.file), args)
-    return asyncio.run(follow(Program.parse(manifest), args.host, args.port, args.secrets, args.poll_seconds))
+    return asyncio.run(follow(_parsed(_manifest(args)), args.host, args.port, args.secrets, args.poll_seconds))
 
 
 def _tools(args: argparse.Namespace) -> int:
@@ -294,12 +291,11 @@ def _give(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from despina.api.program import Program
     from despina.api.revision import revision_of, runtime_config
     from despina_runtime.feedback.importing import read_lines, take_in
     from despina_runtime.feedback.sink import Away, MLflowSink, Refused
 
-    program = Program.parse(_with_options(_read(args.file), args))
+    program = _parsed(_manifest(args))
     model = ModelRef(name=program.name, version="0", tracking_uri=program.spec.source.mlflow.tracking_uri or "")
     config = runtime_config(program, revision_of(program, model))
     experiment = config.feedback.experiment if config.feedback else f"{program.namespace}/{program.name}"
@@ -318,18 +314,20 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(file: Path) -> Any:
-    """A YAML document; raises NotServable for what is none."""
+def _parsed(manifest: dict[str, Any]) -> Program:
+    from despina.api.program import Program
+
+    return Program.parse(manifest)
+
+
+def _manifest(args: argparse.Namespace) -> dict[str, Any]:
+    """The file's, with what differs on this machine: addresses that only a cluster can resolve. Raises NotServable."""
     import yaml
 
     try:
-        return yaml.safe_load(file.read_text())
+        manifest = yaml.safe_load(args.file.read_text())
     except yaml.YAMLError as exc:
-        raise NotServable(f"{file} is no YAML: {exc}") from None
-
-
-def _with_options(manifest: Any, args: argparse.Namespace) -> Any:
-    """The manifest with what differs on this machine: addresses that only a cluster can resolve."""
+        raise NotServable(f"{args.file} is no YAML: {exc}") from None
     if not isinstance(manifest, dict):
         raise NotServable(f"{args.file} is not a manifest")
     spec = manifest.get("spec") or {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from despina.wire import RuntimeConfig
-from despina_runtime.feedback.label import MOST_LABELS, Given
+from despina_runtime.feedback.label import MOST_LABELS, Given, Reply
 from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE
 from despina_runtime.program.interface import REFS, Interface
@@ -230,11 +230,7 @@ def _feedback(secured: bool) -> Schemas:
     """Labels: one, or a list."""
     one = Given.model_json_schema()
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_LABELS}
-    stored: Schemas = {
-        "type": "object",
-        "properties": {"prediction_id": {"type": "string"}, "status": {"type": "string"}},
-    }
-    told = {"oneOf": [stored | {"required": [*stored["properties"]]}, {"type": "object", "required": ["results"]}]}
+    told = {"oneOf": [Reply.model_json_schema(), {"type": "object", "required": ["results"]}]}
     labelled = {
         "summary": "Say whether an answer was right",
         "operationId": "feedback",
