@@ -434,7 +434,10 @@ def test_code_that_holds_what_it_imports_is_logged_and_loads(make, beside):
 
 def test_a_file_beside_it_that_the_image_has_installed_is_only_a_requirement(make, beside):
     (beside / "beside_it" / "__init__.py").write_text("")
-    make("brought", BESIDE.format("import beside_it"), requirements=["beside-it>=1"])
+    folder = make("brought", BESIDE.format("import beside_it"), requirements=["beside-it>=1"])
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest["requirements"] == ["beside-it>=1"]
+    assert [file["path"] for file in manifest["code"]] == ["brought.py"]
 
 
 IMPORTED = {

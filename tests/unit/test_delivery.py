@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from despina_runtime.feedback.delivery import Delivery
+from despina_runtime.feedback.delivery import LABELS_TOGETHER, Delivery
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away
@@ -18,10 +18,10 @@ from tests.unit.test_recording import POD
 
 
 class Slow:
-    """A sink that takes a moment for each label, and does not take some."""
+    """A sink that takes no label before so many are there, and some not at all."""
 
-    def __init__(self, away: Sequence[str] = ()) -> None:
-        self._away = away
+    def __init__(self, together: int = 1, away: Sequence[str] = ()) -> None:
+        self._away, self._meet = away, asyncio.Barrier(together)
         self.labelled: list[str] = []
         self.together = self.most = 0
 
@@ -34,7 +34,7 @@ class Slow:
     async def label(self, label: Label) -> None:
         self.together += 1
         self.most = max(self.most, self.together)
-        await asyncio.sleep(0.001)
+        await self._meet.wait()
         self.together -= 1
         if label.origin in self._away:
             raise Away("it went")
@@ -69,14 +69,15 @@ def delivery(spool: Spool, sink: Slow) -> Delivery:
 
 
 async def test_several_labels_are_on_their_way_at_a_time(spool, names):
-    sink = Slow()
-    assert await delivery(spool, sink).round()
+    sink = Slow(together=LABELS_TOGETHER)
+    async with asyncio.timeout(30):
+        assert await delivery(spool, sink).round()
     assert sorted(sink.labelled) == sorted(names)
     assert 1 < sink.most <= 8
 
 
 async def test_what_got_there_beside_one_that_did_not_is_not_delivered_again(spool, names):
-    sink = Slow(away=names[3:4])
+    sink = Slow(together=LABELS_TOGETHER, away=names[3:4])
     with pytest.raises(Away):
         await delivery(spool, sink).round()
     assert 1 < len(sink.labelled) < len(names)

@@ -250,7 +250,8 @@ class Truth:
         is_said = operator is None or (operator.has_decided and document and not self._is_behind(document))
         if kind == "DSPyProgram" and document and is_said:
             self.knows_nothing &= operator is None  # what a pass decided is a record again
-            self.lost -= {"status"} if operator else set()
+            if operator:
+                self.lost.discard("status")
             self._recorded(quarantined(document), operator)
         if (kind, name) == ("Service", NAME) and document and operator:
             self.knows_nothing = False
