@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -129,64 +130,76 @@ def build_admin(
     """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
     whether it lets its bearer read."""
 
-    def healthz(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
     def readyz(_: Request) -> Response:
         ready = is_ready()
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
-    async def orders(request: Request) -> Response:
-        try:
-            body = await read_order(request)
-            order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
-        except NotNew as exc:
-            return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
-        except ClientDisconnect:
-            return Response(status_code=400)  # which nobody reads
-        except OrderRefused as exc:
-            return PlainTextResponse(f"{exc}\n", exc.status)
-        obeyed = await obey(order)
-        news.tell()
-        if not obeyed:
-            return PlainTextResponse("not all workers have obeyed\n", 503)
-        return PlainTextResponse("ok")
+    reading = _Reading(desk, state, news, interface, is_reader)
+    return Starlette(
+        routes=[
+            Route(LABELS_PATH, partial(_take_labels, feedback), methods=["POST"]),
+            Route(STATE_PATH, reading.state),
+            Route(f"{INTERFACE_PATH}/{{revision}}", reading.interface),
+            Route("/healthz", lambda _: PlainTextResponse("ok")),
+            Route("/readyz", readyz),
+            Route("/metrics", lambda request: metrics(request, REGISTRY)),
+            Route(ORDERS_PATH, partial(_take_order, desk, obey, news), methods=["POST"]),
+        ]
+    )
 
-    def to_readers(tell: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def told(request: Request) -> Response:
-            is_allowed = is_reader(request.headers.get(SIGNATURE_HEADER, ""))
-            return await tell(request) if is_allowed else PlainTextResponse(UNREADABLE, 403)
 
-        return told
+async def _take_order(
+    desk: OrderDesk, obey: Callable[[Order], Awaitable[bool]], news: News, request: Request
+) -> Response:
+    try:
+        body = await read_order(request)
+        order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
+    except NotNew as exc:
+        return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
+    except ClientDisconnect:
+        return Response(status_code=400)  # which nobody reads
+    except OrderRefused as exc:
+        return PlainTextResponse(f"{exc}\n", exc.status)
+    obeyed = await obey(order)
+    news.tell()
+    if not obeyed:
+        return PlainTextResponse("not all workers have obeyed\n", 503)
+    return PlainTextResponse("ok")
 
-    async def tell_state(request: Request) -> Response:
+
+async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Response:
+    body = await request.body()
+    replies = await feedback.from_peer(body, request.headers.get(SIGNATURE_HEADER, "")) if feedback else None
+    if replies is None:
+        return PlainTextResponse("not for this pod\n", 421)
+    return Response(replies, media_type="application/json")
+
+
+class _Reading:
+    """What those are told who may read."""
+
+    def __init__(
+        self, desk: OrderDesk, state: Callable[[], PodState], news: News, interface: Callable[[str], bytes | None],
+        is_reader: Callable[[str], bool],
+    ) -> None:  # fmt: skip
+        self._desk, self._state, self._news, self._interface, self._is_reader = desk, state, news, interface, is_reader
+
+    async def state(self, request: Request) -> Response:
+        if not self._may_read(request):
+            return PlainTextResponse(UNREADABLE, 403)
         try:
             waiting = Waiting.model_validate(dict(request.query_params))
         except ValidationError:
             return PlainTextResponse(f"after is a number from 0 on, wait are up to {LONGEST_WAIT} seconds\n", 400)
-        await news.after(waiting.after, waiting.wait)
-        told = state().model_copy(update={"orders": desk.report, "number": news.number})
+        await self._news.after(waiting.after, waiting.wait)
+        told = self._state().model_copy(update={"orders": self._desk.report, "number": self._news.number})
         return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
 
-    async def tell_interface(request: Request) -> Response:
-        found = interface(request.path_params["revision"])
+    async def interface(self, request: Request) -> Response:
+        if not self._may_read(request):
+            return PlainTextResponse(UNREADABLE, 403)
+        found = self._interface(request.path_params["revision"])
         return Response(found or b"{}", 200 if found else 404, media_type="application/json")
 
-    async def take_labels(request: Request) -> Response:
-        body = await request.body()
-        replies = await feedback.from_peer(body, request.headers.get(SIGNATURE_HEADER, "")) if feedback else None
-        if replies is None:
-            return PlainTextResponse("not for this pod\n", 421)
-        return Response(replies, media_type="application/json")
-
-    return Starlette(
-        routes=[
-            Route(LABELS_PATH, take_labels, methods=["POST"]),
-            Route(STATE_PATH, to_readers(tell_state)),
-            Route(f"{INTERFACE_PATH}/{{revision}}", to_readers(tell_interface)),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", lambda request: metrics(request, REGISTRY)),
-            Route(ORDERS_PATH, orders, methods=["POST"]),
-        ]
-    )
+    def _may_read(self, request: Request) -> bool:
+        return self._is_reader(request.headers.get(SIGNATURE_HEADER, ""))
