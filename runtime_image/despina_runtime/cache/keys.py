@@ -6,8 +6,10 @@ so that an invalidation is a change of names: what was stored under the old ones
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,12 @@ def canonical(document: Any) -> bytes:
     return CANONICAL.encode(document).encode(errors="surrogatepass")
 
 
+@functools.lru_cache(1024, typed=True)
+def _again(*parts: Hashable) -> bytes:
+    """The same of what comes with each request again."""
+    return canonical(parts)
+
+
 def written(document: Any) -> bytes | None:
     """As JSON, with what pydantic can write; keys keep their order, for a schema's is the order in which an LM answers.
     None for what cannot be written."""
@@ -63,8 +71,8 @@ class Keys:
     def of_lm(self, lm: LMConfig, question: bytes, rollout: Any = None) -> str:
         """An LM call: `question` is the messages and parameters as JSON. DSPy's own key leaves the endpoint and the key
         out and so mixes tenants; a rotated key keeps its answers here, since both belong to one program."""
-        asked = [lm.base_url, lm.model, lm.api_key_file, rollout]
-        return digest(self._owner(), b"lm", canonical(asked), question)
+        asked = _again(lm.base_url, lm.model, lm.api_key_file)
+        return digest(self._owner(), b"lm", asked, canonical(rollout) if rollout is not None else b"", question)
 
     def of_answer(self, path: str, lm: str | None, temperature: float | None, body: bytes) -> str:
         """A whole answer of the program, or of its module at `path`.
@@ -72,8 +80,8 @@ class Keys:
         It depends on the JSON value of a body that was found valid, and not on the inputs that it was parsed to: what
         differs may be written alike (infinities, pydantic's secrets), and what is equal differently (sets).
         """
-        where = [self.config.revision, self.revision_epoch, path, lm, temperature]
-        return digest(self._owner(), b"answer", canonical(where), canonical(from_json(body)))
+        where = _again(self.config.revision, self.revision_epoch, path, lm, temperature)
+        return digest(self._owner(), b"answer", where, canonical(from_json(body)))
 
     def of_tool(self, tool: str, contract: ContractConfig, arguments: Any) -> str:
         """A tool's result; another contract is another question."""

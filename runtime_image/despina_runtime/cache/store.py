@@ -6,7 +6,7 @@ import asyncio
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -114,12 +114,15 @@ class Store:
         """Until when the process tier gives this value."""
         return self.process.expires(key) if self.process else 0.0
 
-    def put(self, values: Iterable[tuple[str, bytes]]) -> None:
+    def put(self, values: Sequence[tuple[str, bytes]]) -> None:
         """Keep values in every tier. Nobody waits for Redis: it gets them a moment later, all at once."""
         for key, value in values:
-            self._copy(key, value, "redis")
+            if self.process:
+                self.process.put(key, value)
             if self.redis:
                 self.redis.keep(key, value)
+        if (node := self.node) and values:
+            tried(node, lambda: node.put_all([(key, seal(PLAIN, key, value)) for key, value in values]))
 
     async def invalidate(self, subject: str) -> None:
         """Forget one key (`key:KEY`), one revision (`revision:REVISION`) or, with any other word, everything."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,17 @@ class NodeTier:
 
     def put(self, key: str, value: bytes) -> None:
         """Keep a value."""
-        entry = EXPIRY.pack(self._clock() + self._ttl) + value
-        if len(entry) > self._size * LARGEST:
-            return
+        self.put_all([(key, value)])
+
+    def put_all(self, values: Sequence[tuple[str, bytes]]) -> None:
+        """Keep values, in one write."""
+        expiry, largest = EXPIRY.pack(self._clock() + self._ttl), self._size * LARGEST - EXPIRY.size
         with suppress(lmdb.MapFullError), self._env.begin(write=True) as transaction:
             if _used(transaction.stat(self._db)) > self._size * FULL:
                 transaction.drop(self._db, delete=False)
-            transaction.put(key.encode(), entry)
+            for key, value in values:
+                if len(value) <= largest:
+                    transaction.put(key.encode(), expiry + value)
 
     def drop(self, key: str) -> None:
         """Forget one value."""

@@ -228,8 +228,7 @@ class Service:
         call.receive = receive
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
-        accept = headers.get(b"accept", b"").lower()
-        if EVENTS in accept and wants_events(accept):
+        if (accept := headers.get(b"accept")) and EVENTS in (accept := accept.lower()) and wants_events(accept):
             call.emit = _nowhere
         return call
 

@@ -52,7 +52,7 @@ def search(pattern: str, text: str, *args: Any) -> Any:
 
 def whole_characters(text: str) -> str:
     """Without escapes of halves of characters, which JSON allows and nobody can write as UTF-8."""
-    return LONE_SURROGATES.sub(r"\\ufffd", text)
+    return LONE_SURROGATES.sub(r"\\ufffd", text) if "\\u" in text else text
 
 
 compat.read_loosely_by(loads, search)

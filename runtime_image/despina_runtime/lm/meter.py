@@ -7,6 +7,7 @@ A request's meter is the key `meter` of `dspy.settings`. DSPy carries these into
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -106,8 +107,8 @@ class Meter:
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
-        TOKENS.labels(lm.name, module, "input").inc(tokens[0])
-        TOKENS.labels(lm.name, module, "output").inc(tokens[1])
+        for series, count in zip(series_of(lm.name, module), (1, *tokens), strict=True):
+            series.inc(count)
         if tracker := dspy.settings.usage_tracker:
             tracker.add_usage(lm.model, usage)
         cost = price_of(lm, *tokens) if lm.price else None
@@ -122,6 +123,12 @@ class Meter:
         """Write down an attempt that has ended."""
         seconds = time.perf_counter() - began
         self.calls.append(LMCall(lm.name, lm.model, module, began, seconds, tokens, cost, error))
+
+
+@functools.lru_cache(1024)
+def series_of(lm: str, module: str) -> tuple[Counter, Counter, Counter]:
+    """Of answers: calls, and tokens of both kinds. To look them up by their labels takes as long as to count."""
+    return CALLS.labels(lm, module, "ok"), TOKENS.labels(lm, module, "input"), TOKENS.labels(lm, module, "output")
 
 
 def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:

@@ -38,6 +38,7 @@ IDENTITY = "identity"
 HEADERS = {"content-type": "application/json", "accept-encoding": IDENTITY}
 LONGEST_ANSWER = 16 * 2**20
 """Bytes, of a stream, too."""
+COUNTS = int, float
 KINDS: dict[int, type[LMError]] = {
     400: LMInvalidRequestError,
     401: LMAuthError,
@@ -80,15 +81,11 @@ def _counted(usage: Any) -> dict[str, Any]:
     """What of a usage are counts: a provider that counts oddly has answered all the same."""
     if not isinstance(usage, dict):
         return {}
-    counts = {k: _counted(v) if isinstance(v, dict) else v for k, v in usage.items()}
-    return {k: v for k, v in counts.items() if isinstance(v, dict) or _is_count(v)}
+    counts = {k: v for k, v in usage.items() if type(v) in COUNTS and 0 <= v < math.inf}
+    return counts | {k: _counted(v) for k, v in usage.items() if type(v) is dict}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-Text = Annotated[str | None, BeforeValidator(_text_of)]
+Text = Annotated[str | None | Annotated[str, BeforeValidator(_text_of)], Field(union_mode="left_to_right")]
 Usage = Annotated[dict[str, Any], BeforeValidator(_counted)]
 
 
@@ -176,7 +173,7 @@ class CompatibleClient:
                     raise self._error(response.status, response.headers.get("retry-after"))
                 if emit:
                     return await self._read_stream(response, emit, params.get("n") or 1)
-                return self._parse(b"".join([piece async for piece in self._pieces(response)]))
+                return self._parse(await self._whole(response))
         except aiohttp.ClientError as exc:
             raise LMTransportError(type(exc).__name__, model=self._name) from exc
 
@@ -225,10 +222,21 @@ class CompatibleClient:
                 raise LMServerError("the stream broke off with an error", model=self._name)
             yield event
 
-    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """An answer's bytes as they come. What is compressed could be anything, once unpacked."""
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        """All bytes of an answer; most say how many they are."""
+        if (length := response.content_length) is not None and length <= LONGEST_ANSWER:
+            self._check_encoding(response)
+            return await response.read()
+        return b"".join([piece async for piece in self._pieces(response)])
+
+    def _check_encoding(self, response: aiohttp.ClientResponse) -> None:
+        """What is compressed could be anything, once unpacked."""
         if response.headers.get("content-encoding", IDENTITY) != IDENTITY:
             raise LMServerError("the answer is compressed, though it was not to be", model=self._name)
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """An answer's bytes as they come."""
+        self._check_encoding(response)
         size = 0
         async for piece in response.content.iter_any():
             size += len(piece)

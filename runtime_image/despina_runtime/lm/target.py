@@ -176,7 +176,6 @@ class Target:
                     raise
                 await asyncio.sleep(wait)
             else:
-                CALLS.labels(self.config.name, module, "ok").inc()
                 meter.spend(self.config, module, completion.usage, began)
                 return completion
 

@@ -57,7 +57,13 @@ class Slots:
 
     async def take(self, deadline: float) -> None:
         """Wait for a slot; raises Problem 503 when too many wait and 504 at the deadline."""
-        if self._free.locked() and self._waiting >= self._queue:
+        if self._free.locked():
+            await self._wait(deadline)
+        else:
+            await self._free.acquire()
+
+    async def _wait(self, deadline: float) -> None:
+        if self._waiting >= self._queue:
             raise Problem(503, "overloaded", "Too many requests are waiting", retry_after=1.0)
         self._waiting += 1
         try:

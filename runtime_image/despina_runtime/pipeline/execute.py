@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError, LMRateLimitError, LMTimeoutError
 
-from despina_runtime.cache.flight import is_over
+from despina_runtime.cache.flight import has_ended, is_over
 from despina_runtime.lm.adapters import unreadable
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.meter import Meter
@@ -147,9 +147,9 @@ class Execute:
 async def _in_time(working: asyncio.Task[Any], call: Call) -> None:
     """Wait for the program until its deadline, or until nobody waits for the request any more; then it is told to end.
     One that does not holds its slot for as long as it goes on, as its threads do. Raises Problem 504."""
-    done: set[asyncio.Task[Any]] = set()
+    done = False
     try:
-        done, _ = await asyncio.wait([working], timeout=max(0.0, call.deadline - asyncio.get_running_loop().time()))
+        done = await has_ended(working, call.deadline)
     finally:
         if not done:
             call.meter.close()
