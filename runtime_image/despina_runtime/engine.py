@@ -8,10 +8,8 @@ with, for it holds that revision's objects.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
-import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +42,7 @@ from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
+from despina_runtime.memory import resident_bytes, settle
 from despina_runtime.messages import Receive
 from despina_runtime.pipeline.call import Call
 from despina_runtime.pipeline.corridor import Capacity, Corridors
@@ -439,14 +438,6 @@ async def _free(revision: Revision) -> None:
     settle()
 
 
-def settle() -> None:
-    """Look once through all that is loaded, and no more from then on: at each full collection that would cost a pause.
-    What was here before and has been let go since is freed."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
 def _redis(config: RuntimeConfig) -> RedisTier | None:
     if not (config.cache and config.cache.redis):
         return None
@@ -460,8 +451,3 @@ def _redis(config: RuntimeConfig) -> RedisTier | None:
         return RedisTier(config, config.cache.redis, url)
     file = KeyFile(config.cache.redis.seal_file)
     return RedisTier(config, config.cache.redis, url, lambda: (file.read() or "").encode().split())
-
-
-def resident_bytes() -> int:
-    """This process's resident memory; see proc(5)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import dspy
@@ -13,6 +15,9 @@ from pydantic import BaseModel, field_serializer
 
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.http.openapi import openapi
+from despina_runtime.lm.adapters import ChatAdapter
+from despina_runtime.lm.meter import Meter
+from despina_runtime.memory import settle
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.program.interface import Interface, interface_of
 
@@ -96,3 +101,21 @@ def test_an_answer_fits_its_schema_and_can_be_sent_back(kind, value):
 def test_users_serializers_write_what_they_wrote():
     body = render_outputs(giving(list[Shouting]), dspy.Prediction(x=[Shouting(image=IMAGE, text="a")]))
     assert json.loads(body) == {"x": [{"image": {"url": IMAGE.url}, "text": "A"}]}
+
+
+def test_what_was_made_of_a_revisions_types_goes_with_it():
+    class Own(BaseModel):
+        text: str
+
+    interface = giving(Own)
+    signature = dspy.Signature({"x": (str, dspy.InputField()), "y": (Own, dspy.OutputField())})
+    with dspy.context(meter=Meter(0.0)):
+        ChatAdapter().parse(signature, '[[ ## y ## ]]\n{"text": "a"}')
+        ChatAdapter()._amiss(signature, [{"y": Own(text="a")}], [])
+    render_outputs(interface, dspy.Prediction(x=Own(text="a")))
+    seen = [weakref.ref(Own), weakref.ref(signature), weakref.ref(interface.outputs)]
+    del Own, interface, signature
+    gc.collect()
+    assert all(ref() for ref in seen)  # else this test would show nothing
+    settle()
+    assert not any(ref() for ref in seen)

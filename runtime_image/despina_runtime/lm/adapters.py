@@ -7,7 +7,6 @@ The classes keep DSPy's names, for its stream listeners find the format by the a
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 
 from despina_runtime import compat
 from despina_runtime.lm.loosely import whole_characters
+from despina_runtime.memory import remembered
 from despina_runtime.problem import by_field
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
@@ -26,7 +26,7 @@ COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", 
 
 UNREADABLE = "{}: it could not be read in the format that was asked for"
 
-_validator = functools.lru_cache(1024)(TypeAdapter)
+_validator = remembered(TypeAdapter)
 
 
 def _type_adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -141,7 +141,7 @@ def _out_of_bounds(signature: Any, values: list[dict[str, Any]]) -> dict[str, st
     return {}
 
 
-@functools.lru_cache(256)
+@remembered
 def _bounded(signature: Any) -> type[BaseModel] | None:
     """The output fields that have bounds (`ge`, `max_length`, …); None where there is none."""
     fields: dict[str, Any] = {

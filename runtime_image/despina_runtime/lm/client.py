@@ -79,17 +79,18 @@ class ServedLM(dspy.BaseLM):  # type: ignore[misc]
         """From a thread: wait for the event loop's answer."""
         if is_on_a_loop():
             raise RuntimeError("a program with `aforward` must await its modules (`await module.acall(...)`)")
-        return _meter().wait(self._answer(prompt, messages, kwargs), self._loop)
+        meter = _meter()
+        return meter.wait(self._answer(meter, prompt, messages, kwargs), self._loop)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> list[Any]:
         """On an event loop."""
-        return await _meter().join(self._answer(prompt, messages, kwargs), self._loop)
+        meter = _meter()
+        return await meter.join(self._answer(meter, prompt, messages, kwargs), self._loop)
 
-    async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
+    async def _answer(self, meter: Meter, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         """The first LM of the chain that answers. Each has its share of the time that is left. If none answers,
         a refusal counts, and not that others could not be asked: else long inputs would seem to be an outage."""
-        meter = _meter()
         asked = messages or [{"role": "user", "content": prompt}]
         params = _plain({**self.kwargs, **kwargs})
         module, emit = self._module(), _emit_for(self.model, params)

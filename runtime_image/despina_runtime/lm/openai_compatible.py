@@ -85,7 +85,7 @@ def _counted(usage: Any) -> dict[str, Any]:
     return counts | {k: _counted(v) for k, v in usage.items() if type(v) is dict}
 
 
-Text = Annotated[str | None | Annotated[str, BeforeValidator(_text_of)], Field(union_mode="left_to_right")]
+Text = Annotated[str | Annotated[str, BeforeValidator(_text_of)] | None, Field(union_mode="left_to_right")]
 Usage = Annotated[dict[str, Any], BeforeValidator(_counted)]
 
 

@@ -32,6 +32,7 @@ import uvloop
 from despina.wire import Order, RuntimeConfig
 from despina_runtime.http.server import Server, make_server
 from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
+from despina_runtime.memory import settle
 from despina_runtime.problem import place_of
 from despina_runtime.program.fetch import Fetching
 from despina_runtime.program.unservable import ProgramError
@@ -78,8 +79,6 @@ def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
 async def _serve(
     make: Callable[[], Awaitable[Engine]], config: RuntimeConfig, listen_fd: int, control: socket.socket
 ) -> None:
-    from despina_runtime.engine import settle
-
     asyncio.get_running_loop().set_exception_handler(_tell_the_kind)
     threading.excepthook = _tell_the_threads_kind
     engine = await make()

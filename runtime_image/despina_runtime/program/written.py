@@ -7,7 +7,6 @@ is taken without them, and a serializer of its own is made from that.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import dspy
@@ -18,6 +17,7 @@ from pydantic_core import SchemaSerializer
 from pydantic_core.core_schema import ModelSchema
 
 from despina_runtime import compat
+from despina_runtime.memory import remembered
 
 FOR_PROMPTS = (dspy.Type.serialize_model, dspy.Code.serialize_model)
 
@@ -33,7 +33,7 @@ class Published(GenerateJsonSchema):
         return found
 
 
-@functools.lru_cache(128)
+@remembered
 def serializer_of(model: type[BaseModel]) -> SchemaSerializer:
     """A model's own serializer, but for DSPy's types; users' serializers are in it."""
     return compat.serializer(_by_fields(model.__pydantic_core_schema__))
