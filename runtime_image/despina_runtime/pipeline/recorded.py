@@ -27,15 +27,18 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class _Ended(NamedTuple):
-    """All that a record is made of."""
+    """All that a record is made of, and no more: what a request held otherwise is free again when it ends."""
 
     origin: str
-    call: Call
-    answer: Answer | None
-    problem: Problem | None
     at: float
     began: float
     ended: float
+    status: int
+    problem: str
+    lm: str | None
+    trace: tuple[tuple[str, str], ...]
+    body: bytes
+    outputs: bytes | None
     input_tokens: int
     output_tokens: int
     cost: Decimal | None
@@ -69,9 +72,11 @@ class Recorded:
     def _take(self, call: Call, answer: Answer | None, problem: Problem | None, at: float, began: float) -> str:
         """Its name. Names are made in the order in which they are recorded, by which the pod's disk finds them."""
         origin, meter = self._names.origin(), call.meter
+        status, kind = (problem.status, problem.type) if problem else (200, "")
+        asked = call.lm, call.trace, call.body, answer.body if answer else None
         spent = meter.input_tokens, meter.output_tokens, meter.cost, tuple(meter.calls)
         steps = [self._traced(step) for step in call.steps or ()]
-        ended = _Ended(origin, call, answer, problem, at, began, time.perf_counter(), *spent, steps)
+        ended = _Ended(origin, at, began, time.perf_counter(), status, kind, *asked, *spent, steps)
         self._recorder(partial(self._record, ended))
         return origin
 
@@ -84,24 +89,24 @@ class Recorded:
         counted = (
             e.origin,
             e.at,
-            round(e.ended - e.began, 6),
+            e.ended - e.began,
             *self._which,
-            e.problem.status if e.problem else 200,
-            e.problem.type if e.problem else "",
-            e.call.lm or "",
+            e.status,
+            e.problem,
+            e.lm or "",
             e.input_tokens,
             e.output_tokens,
             "" if e.cost is None else format(e.cost, "f"),
-            _trace(e.call.trace),
+            _trace(e.trace),
             [_attempt(one, e.began) for one in e.calls],
         )
-        outputs = orjson.Fragment(e.answer.body) if e.answer else None
-        return Record(counted, (orjson.Fragment(e.call.body), outputs, e.steps))
+        outputs = orjson.Fragment(e.outputs) if e.outputs is not None else None
+        return Record(counted, (orjson.Fragment(e.body), outputs, e.steps))
 
 
 def _as_it_is(values: Mapping[str, Any]) -> Any:
-    found = dict(values)
-    return found if all(type(value) in NEVER_CHANGE for value in found.values()) else written(found)
+    found = values if type(values) is dict else dict(values)
+    return found if NEVER_CHANGE.issuperset(map(type, found.values())) else written(found)
 
 
 def _trace(headers: Iterable[tuple[str, str]]) -> str:
@@ -112,5 +117,5 @@ def _trace(headers: Iterable[tuple[str, str]]) -> str:
 
 def _attempt(call: LMCall, began: float) -> tuple[Any, ...]:
     """In the order of `Attempt`."""
-    start, seconds = round(call.began - began, 6), round(call.seconds, 6)
-    return call.lm, call.model, call.module, start, seconds, call.tokens, call.cost, call.error
+    lm, model, module, at, *rest = call
+    return lm, model, module, at - began, *rest

@@ -89,10 +89,13 @@ class Names:
         self._begins = f"{revision}-{pod}-{self._worker}"
         self._clock = clock
         self._numbers = itertools.count(1)
+        self._now, self._this_second = 0, ""
 
     def origin(self) -> str:
         """A new prediction's name, without its MAC."""
-        return f"{self._begins}-{int(self._clock()):08x}-{next(self._numbers):x}"
+        if (now := int(self._clock())) != self._now:
+            self._now, self._this_second = now, f"{self._begins}-{now:08x}-"
+        return f"{self._this_second}{next(self._numbers):x}"
 
     def hit(self, origin: str) -> str:
         """The name of an answer that was given again."""
