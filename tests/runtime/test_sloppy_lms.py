@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.exceptions import LMServerError
+from dspy.utils.exceptions import LMError, LMServerError
 from dspy.utils.usage_tracker import UsageTracker
 
 from despina_runtime.http.asgi import send_body
@@ -35,6 +35,8 @@ class Provider:
     body: bytes = b""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     is_endless: bool = False
+    status: int = 200
+    url: bytes = b""
     asked: list[dict[bytes, bytes]] = field(default_factory=list)
 
     async def __call__(self, scope, receive, send) -> None:
@@ -44,7 +46,7 @@ class Provider:
         if self.is_endless:
             await self._go_on(send)
         else:
-            await send_body(send, 200, self.body, headers=self.headers)
+            await send_body(send, self.status, self.body, headers=self.headers)
 
     async def _go_on(self, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -60,7 +62,8 @@ async def asking(provider: Provider, retries: int = 1) -> AsyncIterator[Callable
     port.listen()
     server = make_server(provider, 0)
     serving = asyncio.create_task(server.serve(sockets=[port]))
-    target = Target(lm_config(f"http://127.0.0.1:{port.getsockname()[1]}", retries=retries), None, 20)
+    provider.url = f"http://127.0.0.1:{port.getsockname()[1]}".encode()
+    target = Target(lm_config(provider.url.decode(), retries=retries), None, 20)
 
     async def ask(emit=None, **params) -> tuple[list, Meter]:
         meter = Meter(asyncio.get_running_loop().time() + 20)
@@ -110,6 +113,8 @@ ODD = {
     "a tool call without a name": message(tool_calls=[{"function": {}}]),
     "reasoning that is no text": message(reasoning_content=5),
     "logprobs that are none": whole(choices=[CHOICE | {"logprobs": [1]}]),
+    "more choices than can be asked for": whole(choices=[CHOICE] * 129),
+    "more calls than a program has tools": message(tool_calls=[{"function": {"name": "f"}}] * 129),
     "a list": b"[1]",
     "no JSON": b"<html>",
 }
@@ -119,6 +124,7 @@ ODD_STREAMS = {
     "a delta that is no object": events({"choices": [PART | {"delta": "x"}]}),
     "a number as content": events({"choices": [PART | {"delta": {"content": 5}}]}),
     "an index that is none": events({"choices": [PART, PART | {"index": "x"}]}),
+    "an index beyond all": events({"choices": [PART, PART | {"index": 2**40}]}),
     "a list of logprobs": events({"choices": [PART | {"logprobs": [1]}]}),
     "an event that is a list": events([1]),
     "an error": events({"error": {"message": "overloaded"}}),
@@ -151,6 +157,9 @@ async def test_so_is_an_odd_stream(odd):
         ("x", (0, 0)), ([1], (0, 0)), (None, (0, 0)), ({"prompt_tokens": "many", "completion_tokens": 4}, (0, 4)),
         ({"prompt_tokens": -5, "completion_tokens": 4}, (0, 4)), ({"prompt_tokens": [3]}, (0, 0)),
         ({"prompt_tokens": True, "completion_tokens": 1e999}, (0, 0)),
+        ({"prompt_tokens": 1e20, "completion_tokens": 4.0}, (0, 4)),
+        ({"prompt_tokens": 10**400, "completion_tokens": 1e308}, (0, 0)),
+        ({f"count {n}": n for n in range(200)} | {"prompt_tokens": 3}, (0, 0)),
         ({"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": "x"}}, (3, 4)),
     ],
     ids=repr,
@@ -184,6 +193,20 @@ async def test_nothing_compressed_is_asked_for_or_unpacked(emit):
         with pytest.raises(LMServerError, match="compressed"):
             await ask(emit)
     assert provider.asked[0][b"accept-encoding"] == b"identity"
+
+
+async def test_a_prompt_goes_nowhere_else_and_a_cookie_to_nobody():
+    other = Provider(whole())
+    async with asking(other) as ask:
+        await ask()
+        provider = Provider(whole(), [(b"set-cookie", b"who=a"), (b"location", other.url)], status=307)
+        async with asking(provider, retries=1) as asked:
+            with pytest.raises(LMError, match="307"):
+                await asked()
+            provider.status = 200
+            await asked()
+    assert len(other.asked) == 1
+    assert not any(b"cookie" in headers for headers in provider.asked)
 
 
 @pytest.mark.parametrize("piece", [b" " * 2**16, b": a comment\n" * 2**12], ids=["one line", "many lines"])

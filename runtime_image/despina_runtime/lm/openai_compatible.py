@@ -7,7 +7,6 @@ Reference: https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
-import math
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -36,9 +35,11 @@ PREFIXES = {"openai", "hosted_vllm", "vllm", "litellm_proxy", "lm_studio", "llam
 KEEP_ALIVE_SECONDS = 30
 IDENTITY = "identity"
 HEADERS = {"content-type": "application/json", "accept-encoding": IDENTITY}
-LONGEST_ANSWER = 16 * 2**20
-"""Bytes, of a stream, too."""
-COUNTS = int, float
+LONGEST_ANSWER = 4 * 2**20
+"""Bytes, of a stream, too: it is read on the event loop, and each of a million small parts costs a kilobyte."""
+MOST_PARTS = 128
+"""Choices of an answer, as many as the format lets be asked for; calls of one, and counts of a usage."""
+LARGEST_COUNT = 2**40
 KINDS: dict[int, type[LMError]] = {
     400: LMInvalidRequestError,
     401: LMAuthError,
@@ -79,9 +80,9 @@ def _text_of(content: Any) -> Any:
 
 def _counted(usage: Any) -> dict[str, Any]:
     """What of a usage are counts: a provider that counts oddly has answered all the same."""
-    if not isinstance(usage, dict):
+    if not isinstance(usage, dict) or len(usage) > MOST_PARTS:
         return {}
-    counts = {k: v for k, v in usage.items() if type(v) in COUNTS and 0 <= v < math.inf}
+    counts = {k: int(v) for k, v in usage.items() if type(v) in (int, float) and 0 <= v < LARGEST_COUNT}
     return counts | {k: _counted(v) for k, v in usage.items() if type(v) is dict}
 
 
@@ -104,7 +105,7 @@ class _ToolCall(TypedDict):
 class _Message(BaseModel):
     content: Text = None
     reasoning_content: str | None = None
-    tool_calls: list[_ToolCall] | None = Field(None, fail_fast=True)
+    tool_calls: list[_ToolCall] | None = Field(None, fail_fast=True, max_length=MOST_PARTS)
 
 
 class _Choice(BaseModel):
@@ -115,7 +116,7 @@ class _Choice(BaseModel):
 class _Document(BaseModel):
     """A whole answer."""
 
-    choices: list[_Choice] = Field(min_length=1, fail_fast=True)
+    choices: list[_Choice] = Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)
     usage: Usage = {}
 
 
@@ -127,14 +128,14 @@ class _Delta(BaseModel):
 class _Part(BaseModel):
     """What an event of a stream adds to one choice."""
 
-    index: int | None = None
+    index: int | None = Field(None, ge=0, lt=MOST_PARTS)
     delta: _Delta | None = None
     logprobs: dict[str, Any] | None = None
     finish_reason: Any = None
 
 
 class _Event(BaseModel):
-    choices: list[_Part] | None = Field(None, fail_fast=True)
+    choices: list[_Part] | None = Field(None, max_length=MOST_PARTS, fail_fast=True)
     usage: Usage = {}
     error: Any = None
 
@@ -167,9 +168,9 @@ class CompatibleClient:
         headers = {**HEADERS, "authorization": f"Bearer {key or 'none'}"}
         try:
             async with self._pool().post(
-                self._url, data=orjson.dumps(body), headers=headers, proxy=self._proxy
+                self._url, data=orjson.dumps(body), headers=headers, proxy=self._proxy, allow_redirects=False
             ) as response:
-                if response.status >= 400:
+                if response.status >= 300:
                     raise self._error(response.status, response.headers.get("retry-after"))
                 if emit:
                     return await self._read_stream(response, emit, params.get("n") or 1)
@@ -180,9 +181,13 @@ class CompatibleClient:
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-            # The caller holds the deadline.
-            timeout = aiohttp.ClientTimeout()
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+            # The caller holds the deadline. All callers share it: nothing of one's stays for the next.
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         return self._session
 
     async def close(self) -> None:
