@@ -33,7 +33,8 @@ class Asking:
     async def ask(self, messages, seconds: float = 20, params=None, emit=None) -> list:
         meter = Meter(asyncio.get_running_loop().time() + seconds)
         outputs = await self.target.answer(messages, params or {}, meter, "", meter.deadline, emit)
-        self.store.put(meter.pending)
+        self.kept = meter.pending
+        self.store.put(self.kept)
         return outputs
 
 
@@ -98,6 +99,18 @@ async def test_who_waits_along_does_not_die_of_the_first_ones_deadline(asking, l
     with pytest.raises(LMTimeoutError):
         await first
     assert [len(answer) for answer in await asyncio.gather(*others)] == [1] * 5
+    assert lm.calls == before + 2
+
+
+async def test_who_begins_anew_finds_what_another_worker_was_told_meanwhile(asking, lm):
+    one, another, messages, before = asking(), asking(), chat(), lm.calls
+    first = await hanging(one, messages, lm, seconds=3)
+    second = asyncio.create_task(one.ask(messages))
+    await another.ask(messages)
+    one.store.put(another.kept)  # as the pod's disk has it for all
+    with pytest.raises(LMTimeoutError):
+        await first
+    assert len(await second) == 1
     assert lm.calls == before + 2
 
 

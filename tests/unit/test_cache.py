@@ -22,7 +22,7 @@ from pydantic import BaseModel, SecretStr
 
 from despina.wire import CacheConfig, LMConfig, ModelRef, RuntimeConfig
 from despina_runtime.cache.flight import Flights
-from despina_runtime.cache.keys import Keys, digest, written
+from despina_runtime.cache.keys import Keys, _again, digest, written
 from despina_runtime.cache.store import Store
 from despina_runtime.cache.tiers import NodeTier, ProcessTier
 from despina_runtime.pipeline.cached import Cache, Replay
@@ -110,6 +110,16 @@ def test_tiers_keep_drop_expire_and_clear(tiers):
         tier.put("b", b"3")
         tier.clear()
         assert tier.get("b") is None
+
+
+def test_the_node_tier_goes_on_when_it_is_full_whatever_is_kept_at_once(tiers):
+    _, _, node = tiers
+    for turn in range(40):
+        values = [(f"{turn}/{n}", b"x" * 60_000) for n in range(6)]
+        node.put_all(values)
+        assert node.get(values[-1][0])
+    node.put_all([("large", b"x" * 2**19), ("small", b"y")])
+    assert (node.get("large"), node.get("small")) == (None, b"y")
 
 
 def test_the_process_tier_is_bounded_by_number_and_size(tiers):
@@ -201,6 +211,13 @@ async def test_work_ends_with_the_last_who_waits_for_it_and_who_comes_then_begin
     go.set()
     assert await anew == ("answer", True)
     assert not flights._flights
+
+
+def test_a_key_does_not_depend_on_what_was_asked_before():
+    cold = [Keys(config(program=name)).of_answer("", "main", 0.0, b"{}") for name in ("p1", "p2")]
+    _again.cache_clear()
+    minus = [Keys(config(program=name)).of_answer("", "main", -0.0, b"{}") for name in ("p1", "p2")]
+    assert cold == minus == [Keys(config(program=n)).of_answer("", "main", 0.0, b"{}") for n in ("p1", "p2")]
 
 
 async def test_a_failure_is_everybodys_and_is_not_kept():

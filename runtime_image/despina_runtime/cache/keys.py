@@ -80,7 +80,8 @@ class Keys:
         It depends on the JSON value of a body that was found valid, and not on the inputs that it was parsed to: what
         differs may be written alike (infinities, pydantic's secrets), and what is equal differently (sets).
         """
-        where = _again(self.config.revision, self.revision_epoch, path, lm, temperature)
+        warmth = None if temperature is None else temperature + 0.0  # -0 is 0
+        where = _again(self.config.revision, self.revision_epoch, path, lm, warmth)
         return digest(self._owner(), b"answer", where, canonical(from_json(body)))
 
     def of_tool(self, tool: str, contract: ContractConfig, arguments: Any) -> str:

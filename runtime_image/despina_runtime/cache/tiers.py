@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from despina_runtime.cache.failures import Failures
 UNIT_BYTES = 8192
 EXPIRY = struct.Struct(">d")
 FULL, LARGEST = 0.7, 0.1
-"""Parts of the node tier's file: more used is full, and a larger entry is not kept."""
+"""Parts of the node tier's file: more used is full, and a larger entry is not kept; nor is more written at once."""
 NODE_ERRORS = (lmdb.Error, OSError)
 """What the node tier raises when its disk is full, or its file damaged."""
 MEMO_PART, MEMO_ENTRY_BYTES = 8, 1024
@@ -133,14 +133,17 @@ class NodeTier:
         self.put_all([(key, value)])
 
     def put_all(self, values: Sequence[tuple[str, bytes]]) -> None:
-        """Keep values, in one write."""
-        expiry, largest = EXPIRY.pack(self._clock() + self._ttl), self._size * LARGEST - EXPIRY.size
+        """Keep values, in one write unless they are large."""
+        for some in _portions(values, self._size * LARGEST - EXPIRY.size):
+            self._write(some)
+
+    def _write(self, values: Sequence[tuple[str, bytes]]) -> None:
+        expiry = EXPIRY.pack(self._clock() + self._ttl)
         with suppress(lmdb.MapFullError), self._env.begin(write=True) as transaction:
             if _used(transaction.stat(self._db)) > self._size * FULL:
                 transaction.drop(self._db, delete=False)
             for key, value in values:
-                if len(value) <= largest:
-                    transaction.put(key.encode(), expiry + value)
+                transaction.put(key.encode(), expiry + value)
 
     def drop(self, key: str) -> None:
         """Forget one value."""
@@ -156,6 +159,22 @@ class NodeTier:
     def close(self) -> None:
         """Give the file back."""
         self._env.close()
+
+
+def _portions(values: Iterable[tuple[str, bytes]], most: float) -> Iterator[list[tuple[str, bytes]]]:
+    """Values of so many bytes at most, one by one and together: what a full file drops is not free before the next
+    write."""
+    some, size = list[tuple[str, bytes]](), 0
+    for key, value in values:
+        if len(value) > most:
+            continue
+        if size + len(value) > most:
+            yield some
+            some, size = [], 0
+        some.append((key, value))
+        size += len(value)
+    if some:
+        yield some
 
 
 def _used(stat: Mapping[str, Any]) -> int:

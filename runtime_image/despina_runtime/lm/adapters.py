@@ -26,13 +26,13 @@ COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", 
 
 UNREADABLE = "{}: it could not be read in the format that was asked for"
 
-_validator = remembered(TypeAdapter)
+_validator = remembered(lambda _, annotation: TypeAdapter(annotation))
 
 
 def _type_adapter(annotation: Any) -> TypeAdapter[Any]:
     """A type's validator, made once. DSPy makes three for each call: a fifth of its time."""
     try:
-        return _validator(annotation)
+        return _validator(id(annotation), annotation)  # `A | B` equals `B | A`, and is read otherwise
     except TypeError:  # an annotation that cannot be hashed
         return TypeAdapter(annotation)
 

@@ -121,7 +121,7 @@ class Target:
             return _outputs(found.value)
 
         async def ask() -> Found | bytes:
-            if store.redis and (found := await store.get(key)):
+            if found := await store.get(key):  # also here: whoever begins anew has waited for somebody else
                 return found
             # As the key says: the program may change its messages while a second attempt waits.
             as_keyed, given = orjson.loads(question)
