@@ -30,7 +30,12 @@ def sign(key: bytes, pod: str, body: bytes) -> str:
 
 def is_signed(key: bytes, pod: str, body: bytes, signature: str) -> bool:
     """Whether a pod of the program signed them for this one."""
-    return hmac.compare_digest(sign(key, pod, body), signature)
+    return _is_same(sign(key, pod, body), signature)
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """Whether a header holds this. As bytes, since a header may be any text, and not all texts can be compared."""
+    return hmac.compare_digest(expected.encode(), given.encode(errors="surrogateescape"))
 
 
 class Peers:
