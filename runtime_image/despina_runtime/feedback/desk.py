@@ -18,7 +18,7 @@ from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
 from despina_runtime.feedback.label import Label, Reply, Status
-from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed
+from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed, sign_reply
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
@@ -71,11 +71,12 @@ class FeedbackDesk:
         """A worker's records. Nobody waits for them: they are written with the next label, or after a moment."""
         self._records.append(batch)
 
-    async def from_peer(self, body: bytes, signature: str) -> bytes | None:
-        """What becomes of another pod's labels; None if they are not signed for this one."""
+    async def from_peer(self, body: bytes, signature: str) -> tuple[bytes, str] | None:
+        """What becomes of another pod's labels, and the reply's signature; None if they are not signed for this one."""
         if not is_signed(self._key, self.pod, body, signature):
             return None
-        return REPLIES.dump_json(await self.store(LABELS.validate_json(body)))
+        reply = REPLIES.dump_json(await self.store(LABELS.validate_json(body)))
+        return reply, sign_reply(self._key, signature, reply)
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk. Raises ValueError for one that is about nothing, or that

@@ -194,10 +194,11 @@ async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Respo
         return PlainTextResponse("labels are not that long\n", 413)
     except ClientDisconnect:
         return Response(status_code=400)  # which nobody reads
-    replies = await feedback.from_peer(body, signature)
-    if replies is None:
+    replied = await feedback.from_peer(body, signature)
+    if replied is None:
         return PlainTextResponse(NOT_FOR_THIS_POD, 421)
-    return Response(replies, media_type="application/json")
+    reply, signed = replied
+    return Response(reply, headers={SIGNATURE_HEADER: signed}, media_type="application/json")
 
 
 class _Reading:
