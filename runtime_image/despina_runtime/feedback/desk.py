@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
 KEY_FILE = "prediction-key"
+NO_ROOM = "labels are not taken, for those that wait to be delivered fill their half of the spool"
 
 
 def prepare(cache: Path, pod: str) -> None:
@@ -148,7 +149,7 @@ class FeedbackDesk:
         found: dict[str, Status] = {}
         try:
             found = await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
-            self._disk_trouble = ""
+            self._disk_trouble = NO_ROOM if "Failed" in found.values() else ""
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
@@ -162,9 +163,10 @@ class FeedbackDesk:
         sampled, blocks = self._sorting(batches, time.time())
         known = [one for one in labels if self._is_known(one)]
         kept = [_kept_label(self._sorting.clean_label(one)) for one in known]
-        self._spool.take(sampled, kept, blocks)
+        refused = self._spool.take(sampled, kept, blocks)
         found: dict[str, Status] = {one.prediction: "Gone" for one in labels}
-        return found | {one.prediction: "Stored" for one in known}
+        found |= {one.prediction: "Stored" for one in known}
+        return found | dict.fromkeys(refused, "Failed")
 
     def _is_known(self, label: Label) -> bool:
         """Whether what it is about is kept, here or elsewhere, or may be on its way."""
