@@ -7,11 +7,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 from despina_runtime.feedback.counts import DELIVERED, LOST, REFUSED
-from despina_runtime.feedback.label import Label
+from despina_runtime.feedback.label import LONGEST_FORWARDED, Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
 from despina_runtime.feedback.sink import Away, NoTrace, Refused, Sink
@@ -123,17 +123,29 @@ class Delivery:
 
     async def _forward(self, pod: str, kept: Sequence[KeptLabel]) -> None:
         """To the pod that answered; if it is there no more, to where it has delivered what it knew."""
+        rest = list(kept)
         try:
-            replies = await self._peers.forward(pod, [Label.model_validate_json(one.body) for one in kept])
+            while rest:
+                await self._forward_some(pod, some := rest[: _fitting(rest)])
+                del rest[: len(some)]
         except Unreachable:
             self._silent_since.setdefault(pod, time.monotonic())
             if self.is_gone(pod):
-                await self._labels(kept)
-            return
+                await self._labels(rest)
+
+    async def _forward_some(self, pod: str, kept: Sequence[KeptLabel]) -> None:
+        """As many as the other pod reads at once. Raises Unreachable."""
+        replies = await self._peers.forward(pod, [Label.model_validate_json(one.body) for one in kept])
         self._silent_since.pop(pod, None)
         status = {reply.prediction_id: reply.status for reply in replies}
         await self._in_spool(self._spool.done, [one for one in kept if status.get(one.prediction) == "Stored"])
         await self._labels([one for one in kept if status.get(one.prediction) == "Gone"])
+
+
+def _fitting(kept: Sequence[KeptLabel]) -> int:
+    """How many of these another pod reads at once, at least one; a byte beside each is a comma or a bracket."""
+    ends = accumulate((len(one.body) + 1 for one in kept), initial=1)
+    return max(1, sum(end <= LONGEST_FORWARDED for end in ends) - 1)
 
 
 def _read(kept: Kept) -> Executed:

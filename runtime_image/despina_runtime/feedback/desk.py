@@ -18,7 +18,7 @@ from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
 from despina_runtime.feedback.label import Label, Reply, Status
-from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed
+from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed, sign_reply
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
 KEY_FILE = "prediction-key"
+NO_ROOM = "labels are not taken, for those that wait to be delivered fill their half of the spool"
 
 
 def prepare(cache: Path, pod: str) -> None:
@@ -71,11 +72,12 @@ class FeedbackDesk:
         """A worker's records. Nobody waits for them: they are written with the next label, or after a moment."""
         self._records.append(batch)
 
-    async def from_peer(self, body: bytes, signature: str) -> bytes | None:
-        """What becomes of another pod's labels; None if they are not signed for this one."""
+    async def from_peer(self, body: bytes, signature: str) -> tuple[bytes, str] | None:
+        """What becomes of another pod's labels, and the reply's signature; None if they are not signed for this one."""
         if not is_signed(self._key, self.pod, body, signature):
             return None
-        return REPLIES.dump_json(await self.store(LABELS.validate_json(body)))
+        reply = REPLIES.dump_json(await self.store(LABELS.validate_json(body)))
+        return reply, sign_reply(self._key, signature, reply)
 
     async def store(self, labels: Sequence[Label]) -> list[Reply]:
         """What becomes of each: Stored once it is on the disk. Raises ValueError for one that is about nothing, or that
@@ -147,7 +149,7 @@ class FeedbackDesk:
         found: dict[str, Status] = {}
         try:
             found = await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
-            self._disk_trouble = ""
+            self._disk_trouble = NO_ROOM if "Failed" in found.values() else ""
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
@@ -161,9 +163,10 @@ class FeedbackDesk:
         sampled, blocks = self._sorting(batches, time.time())
         known = [one for one in labels if self._is_known(one)]
         kept = [_kept_label(self._sorting.clean_label(one)) for one in known]
-        self._spool.take(sampled, kept, blocks)
+        refused = self._spool.take(sampled, kept, blocks)
         found: dict[str, Status] = {one.prediction: "Gone" for one in labels}
-        return found | {one.prediction: "Stored" for one in known}
+        found |= {one.prediction: "Stored" for one in known}
+        return found | dict.fromkeys(refused, "Failed")
 
     def _is_known(self, label: Label) -> bool:
         """Whether what it is about is kept, here or elsewhere, or may be on its way."""

@@ -13,6 +13,8 @@ LONGEST_LABEL = 2**16
 """Bytes of one label as JSON."""
 MOST_LABELS = 256
 """In one request."""
+LONGEST_FORWARDED = 2**20
+"""Bytes that one pod gives another at once. The longest label fits, also where each letter of it was hidden."""
 DEEPEST = 32
 """Levels of lists and objects in what was expected, and in inputs and outputs of which a row is made. What is deeper
 can be read here, and not by all who read it later."""

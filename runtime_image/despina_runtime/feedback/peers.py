@@ -1,5 +1,5 @@
 """Labels from one pod to the one that answered: on the admin port, signed with the key that all of a program's pods
-have."""
+have, and so is what that one replies: a pod's address may be somebody else's by now."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import hmac
 from collections.abc import Sequence
 
 import aiohttp
-import orjson
 from pydantic import TypeAdapter
 
 from despina.wire import LABELS_PATH, SIGNATURE_HEADER
-from despina_runtime.feedback.label import Label, Reply
+from despina_runtime.feedback.label import LONGEST_FORWARDED, Label, Reply
 from despina_runtime.telemetry.prediction import address_of
 
 TIMEOUT = aiohttp.ClientTimeout(total=5, connect=1)
@@ -20,7 +19,7 @@ REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
 
 
 class Unreachable(Exception):
-    """The pod does not answer, or another one has its address now."""
+    """The pod does not answer, or somebody else has its address now."""
 
 
 def sign(key: bytes, pod: str, body: bytes) -> str:
@@ -30,7 +29,28 @@ def sign(key: bytes, pod: str, body: bytes) -> str:
 
 def is_signed(key: bytes, pod: str, body: bytes, signature: str) -> bool:
     """Whether a pod of the program signed them for this one."""
-    return hmac.compare_digest(sign(key, pod, body), signature)
+    return _is_same(sign(key, pod, body), signature)
+
+
+def sign_reply(key: bytes, asked: str, body: bytes) -> str:
+    """The signature of a reply to labels that were signed so. No pod is called as it begins, so that it is never one of
+    labels."""
+    return sign(key, f"reply {asked}", body)
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """Whether a header holds this. As bytes, since a header may be any text, and not all texts can be compared."""
+    return hmac.compare_digest(expected.encode(), given.encode(errors="surrogateescape"))
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """All of a reply; raises Unreachable for one that no pod gives."""
+    body = b""
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > LONGEST_FORWARDED:
+            raise Unreachable
+    return body
 
 
 class Peers:
@@ -46,15 +66,24 @@ class Peers:
         if not address:
             raise Unreachable
         body = LABELS.dump_json(list(labels))
-        headers = {SIGNATURE_HEADER: sign(self._key, pod, body), "content-type": "application/json"}
-        self._session = self._session or aiohttp.ClientSession(timeout=TIMEOUT)
+        signature = sign(self._key, pod, body)
         try:
-            async with self._session.post(f"http://{address}{LABELS_PATH}", data=body, headers=headers) as answer:
-                if answer.status != 200:
-                    raise Unreachable
-                return REPLIES.validate_json(await answer.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, orjson.JSONDecodeError):
+            reply, signed = await self._post(f"http://{address}{LABELS_PATH}", body, signature)
+            if not _is_same(sign_reply(self._key, signature, reply), signed):
+                raise Unreachable
+            return REPLIES.validate_json(reply)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             raise Unreachable from None
+
+    async def _post(self, url: str, body: bytes, signature: str) -> tuple[bytes, str]:
+        """The reply as it came, and its signature."""
+        self._session = self._session or aiohttp.ClientSession(timeout=TIMEOUT, auto_decompress=False)
+        headers = {SIGNATURE_HEADER: signature, "content-type": "application/json"}
+        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            signed = answer.headers.get(SIGNATURE_HEADER, "")
+            if answer.status != 200 or not signed:
+                raise Unreachable
+            return await _read(answer.content), signed
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,6 +3,9 @@
 Most predictions are neither sampled nor spoken of: they lie there together, as their worker handed them over, until
 somebody speaks of one. A row for each would cost more than all the rest of recording it.
 
+Labels have a share of the room, so that whoever gives many pushes out nobody's predictions. In it, those that were
+delivered make room for new ones; where those that wait fill it, no more are taken.
+
 Whatever it has taken in is on the disk when that returns. What was delivered is written down without waiting for the
 disk: if a node dies just then, it is delivered again, which changes nothing. All of it lives as long as its volume,
 which for an emptyDir is as long as the pod.
@@ -20,7 +23,10 @@ from typing import Literal
 from despina_runtime.telemetry.executed import END, origin_of
 from despina_runtime.telemetry.prediction import place_of
 
-SCHEMA = """
+ROOM = "(1536 + (length({}) + 3300) / 4096 * 4096)"
+"""Bytes that a label takes on the disk by the length of its body, rather more than less: a row, its place in two
+indexes, and what is long lies on pages of its own."""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS predictions (
     origin TEXT PRIMARY KEY, at REAL NOT NULL, body BLOB, is_sampled INTEGER NOT NULL, is_delivered INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -34,10 +40,25 @@ CREATE TABLE IF NOT EXISTS labels (
     is_done INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS labels_due ON labels (at) WHERE NOT is_done;
+CREATE INDEX IF NOT EXISTS labels_done ON labels (at) WHERE is_done;
 CREATE INDEX IF NOT EXISTS labels_origin ON labels (origin);
-"""
+CREATE TABLE IF NOT EXISTS labels_room (is_done INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
+INSERT OR IGNORE INTO labels_room VALUES (0, 0), (1, 0);
+CREATE TRIGGER IF NOT EXISTS label_came AFTER INSERT ON labels BEGIN
+    UPDATE labels_room SET bytes = bytes + {ROOM.format("new.body")} WHERE is_done = new.is_done;
+END;
+CREATE TRIGGER IF NOT EXISTS label_changed AFTER UPDATE ON labels BEGIN
+    UPDATE labels_room SET bytes = bytes - {ROOM.format("old.body")} WHERE is_done = old.is_done;
+    UPDATE labels_room SET bytes = bytes + {ROOM.format("new.body")} WHERE is_done = new.is_done;
+END;
+CREATE TRIGGER IF NOT EXISTS label_went AFTER DELETE ON labels BEGIN
+    UPDATE labels_room SET bytes = bytes - {ROOM.format("old.body")} WHERE is_done = old.is_done;
+END;
+"""  # noqa: S608 - of what stands here
 PAGE_BYTES = 4096
-PRUNED_AT_ONCE, BLOCKS_AT_ONCE = 1000, 20
+PRUNED_AT_ONCE, BLOCKS_AT_ONCE, LABELS_AT_ONCE = 1000, 20, 100
+LEAST_FOR_LABELS = 2**20
+"""Bytes: any label fits, also into the smallest spool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +115,27 @@ class Spool:
     def __init__(self, path: Path, limit_bytes: int, pod: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._limit, self._pod = limit_bytes, pod
+        self._limit_of_labels = max(limit_bytes // 2, LEAST_FOR_LABELS)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.executescript(SCHEMA)
 
-    def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> None:
+    def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> list[str]:
         """Keep these; of two labels of one answer the later counts, and one that is known already changes nothing. What
-        was spoken of, now or before it came, is kept by itself."""
-        new = [*blocks]
+        was spoken of, now or before it came, is kept by itself. The names of those answers for whose
+        labels there is no room."""
+        new, taken, refused = [*blocks], list[KeptLabel](), list[str]()
         with self._transaction():
             self._insert(predictions)
             self._db.executemany(
                 "INSERT INTO blocks VALUES (?, ?, ?, ?)", [(b.worker, b.first, b.at, b.body) for b in new]
             )
-            self._db.executemany(
-                "INSERT INTO labels VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET at = excluded.at, "
-                "body = excluded.body, is_done = 0 WHERE excluded.at > labels.at",
-                [(one.prediction, one.origin, one.pod, one.at, one.body) for one in labels],
-            )
-            self._insert(found for one in labels if one.pod == self._pod and (found := self._in_block(one.origin)))
+            for one in labels:
+                taken.append(one) if self._insert_label(one) else refused.append(one.prediction)
+            self._make_room_for_labels()
+            self._insert(found for one in taken if one.pod == self._pod and (found := self._in_block(one.origin)))
             self._insert(self._spoken_of(new))
+        return refused
 
     def knows(self, origin: str) -> bool:
         """Whether this prediction is kept, or was delivered from here."""
@@ -158,10 +180,11 @@ class Spool:
         return [KeptLabel(*row) for row in self._db.execute(query, (self._pod, before, most))]
 
     def done(self, labels: Iterable[KeptLabel]) -> None:
-        """These were delivered, unless a later one has taken one's place meanwhile."""
+        """These were delivered, unless a later one has taken one's place meanwhile. What they said is not needed here
+        any more, only that nothing earlier may take their place."""
         with self._transaction("NORMAL"):
             self._db.executemany(
-                "UPDATE labels SET is_done = 1 WHERE prediction = ? AND at = ?",
+                "UPDATE labels SET is_done = 1, body = x'' WHERE prediction = ? AND at = ?",
                 [(one.prediction, one.at) for one in labels],
             )
 
@@ -213,6 +236,31 @@ class Spool:
             "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
             [(p.origin, p.at, p.body, p.is_sampled) for p in predictions],
         )
+
+    def _insert_label(self, label: KeptLabel) -> bool:
+        """Whether there is room for it beside those that wait."""
+        query = f"SELECT bytes + {ROOM.format('?')} FROM labels_room WHERE NOT is_done"  # noqa: S608
+        (needed,) = self._db.execute(query, (label.body,)).fetchone()
+        if needed > self._limit_of_labels:
+            return False
+        self._db.execute(
+            "INSERT INTO labels VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET at = excluded.at, "
+            "body = excluded.body, is_done = 0 WHERE excluded.at > labels.at",
+            (label.prediction, label.origin, label.pod, label.at, label.body),
+        )
+        return True
+
+    def _make_room_for_labels(self) -> None:
+        """Forget labels that were delivered, the oldest first."""
+        oldest = "SELECT prediction FROM labels WHERE is_done ORDER BY at LIMIT ?"
+        delete = f"DELETE FROM labels WHERE prediction IN ({oldest})"  # noqa: S608
+        while self._room_of_labels() > self._limit_of_labels:
+            if not self._db.execute(delete, (LABELS_AT_ONCE,)).rowcount:
+                return
+
+    def _room_of_labels(self) -> int:
+        (found,) = self._db.execute("SELECT sum(bytes) FROM labels_room").fetchone()
+        return int(found)
 
     def _in_block(self, origin: str) -> Kept | None:
         """A prediction that lies among others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from despina.wire import (
     PodState,
 )
 from despina_runtime.feedback.counts import REGISTRY
+from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.process.news import News
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from despina_runtime.feedback.desk import FeedbackDesk
 
 MOST_SIGNATURES = 4
+PEERS_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+NOT_FOR_THIS_POD = "not for this pod\n"
 UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
@@ -43,6 +47,10 @@ class Waiting(BaseModel):
 
     after: int = Field(default=0, ge=0)
     wait: float = Field(default=0.0, ge=0, le=LONGEST_WAIT)
+
+
+class TooLong(Exception):
+    """A body that nobody reads to its end."""
 
 
 class OrderRefused(Exception):
@@ -92,11 +100,19 @@ class OrderDesk:
 
 async def read_order(request: Request) -> bytes:
     """An order's bytes; raises OrderRefused for what is too long."""
+    try:
+        return await read_at_most(request, MAX_ORDER_BYTES)
+    except TooLong:
+        raise OrderRefused(413, "an order is not that long") from None
+
+
+async def read_at_most(request: Request, most: int) -> bytes:
+    """A request's body; raises TooLong for one of more bytes."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_ORDER_BYTES:
-            raise OrderRefused(413, "an order is not that long")
+        if len(body) > most:
+            raise TooLong
     return body
 
 
@@ -168,11 +184,21 @@ async def _take_order(
 
 
 async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Response:
-    body = await request.body()
-    replies = await feedback.from_peer(body, request.headers.get(SIGNATURE_HEADER, "")) if feedback else None
-    if replies is None:
-        return PlainTextResponse("not for this pod\n", 421)
-    return Response(replies, media_type="application/json")
+    """Nothing is read of what cannot be for this pod, for anybody may send it."""
+    signature = request.headers.get(SIGNATURE_HEADER, "")
+    if feedback is None or not PEERS_SIGNATURE.fullmatch(signature):
+        return PlainTextResponse(NOT_FOR_THIS_POD, 421)
+    try:
+        body = await read_at_most(request, LONGEST_FORWARDED)
+    except TooLong:
+        return PlainTextResponse("labels are not that long\n", 413)
+    except ClientDisconnect:
+        return Response(status_code=400)  # which nobody reads
+    replied = await feedback.from_peer(body, signature)
+    if replied is None:
+        return PlainTextResponse(NOT_FOR_THIS_POD, 421)
+    reply, signed = replied
+    return Response(reply, headers={SIGNATURE_HEADER: signed}, media_type="application/json")
 
 
 class _Reading:

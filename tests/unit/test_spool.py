@@ -1,0 +1,144 @@
+"""Whoever gives many labels, for an answer that was given again many times: what that leaves of the disk to others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from despina_runtime.feedback.label import LONGEST_LABEL
+from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
+from tests.unit.test_hostile_records import Desk, said
+from tests.unit.test_hostile_records import origin as fresh
+from tests.unit.test_predictions import POD, kept, origin
+
+LIMIT = 2**22
+LONG = b"x" * LONGEST_LABEL
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "spool.sqlite"
+
+
+@pytest.fixture
+def spool(file: Path) -> Iterator[Spool]:
+    """One with predictions of others, which are all delivered but one."""
+    found = Spool(file, LIMIT, POD)
+    found.take([*map(kept, range(100)), Kept(origin(100), 100.0, b"[]", False)], [])
+    found.delivered([origin(n) for n in range(100)])
+    yield found
+    found.close()
+
+
+def hit(n: int, body: bytes = b"{}", at: float | None = None) -> KeptLabel:
+    """A label of an answer that was cached."""
+    return KeptLabel(f"{origin(1)}~{n:09x}-mac", origin(1), POD, 1000.0 + n if at is None else at, body)
+
+
+def used(file: Path) -> int:
+    """Bytes of the pages that hold something."""
+    db = sqlite3.connect(file)
+    ((pages,), (free,)) = (db.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "freelist_count"))
+    db.close()
+    return int(pages - free) * 4096
+
+
+def knows_all(spool: Spool) -> bool:
+    return spool.prune(-1.0) == 0 and all(spool.knows(origin(n)) for n in range(101))
+
+
+def give(spool: Spool, *labels: KeptLabel) -> None:
+    """What is taken and delivered at once."""
+    assert spool.take([], labels) == []
+    spool.done(spool.labels(len(labels)))
+
+
+def test_of_what_was_delivered_the_words_are_not_kept(spool, file):
+    before = used(file)
+    for n in range(32):
+        give(spool, hit(n, LONG))
+    assert used(file) < before + 32 * 1024
+    assert knows_all(spool)
+
+
+def test_nor_do_many_short_ones_take_more_than_their_share(spool, file):
+    for first in range(0, 10_000, 500):
+        give(spool, *(hit(n, b"x" * 200) for n in range(first, first + 500)))
+        assert used(file) < LIMIT
+    assert knows_all(spool)
+
+
+@pytest.mark.parametrize("length", [2, 500, 780, 1200, 3000, 5000, LONGEST_LABEL])
+def test_those_that_wait_take_no_more_than_their_share_and_push_nobody_out(spool, file, length):
+    before, n = used(file), 0
+    while not spool.take([], [hit(n, b"x" * length)]):
+        n += 1
+    assert LIMIT / 16 < used(file) - before < LIMIT / 2 + 2**16
+    assert knows_all(spool)
+    assert spool.fill().labels == n, "what was acknowledged waits"
+
+
+def test_when_they_are_delivered_there_is_room_again(spool):
+    n = 0
+    while not spool.take([], [hit(n, LONG)]):
+        n += 1
+    spool.done(spool.labels(1))
+    assert spool.take([], [hit(n, LONG), hit(n + 1, LONG)]) == [hit(n + 1).prediction]
+    assert spool.fill().labels == n
+
+
+def test_of_delivered_ones_the_oldest_are_forgotten_and_a_waiting_one_never(spool):
+    spool.take([], [hit(0, at=1.0)])
+    sent = [hit(n) for n in range(1, 3001)]
+    for first in range(0, 3000, 500):
+        spool.take([], sent[first : first + 500])
+        spool.done(sent[first : first + 500])
+    assert [one.prediction for one in spool.labels(10)] == [hit(0).prediction]
+    spool.take([], [sent[-1]])
+    assert spool.fill().labels == 1, "the newest is known to have been delivered"
+    spool.take([], [sent[0]])
+    assert spool.fill().labels == 2, "the oldest is not"
+
+
+def test_a_label_of_which_the_words_are_gone_is_replaced_by_a_later_one_only(spool):
+    give(spool, hit(1, b'"a"', at=5.0))
+    spool.take([], [hit(1, b'"b"', at=4.0)])
+    assert spool.labels(10) == []
+    spool.take([], [hit(1, b'"c"', at=6.0)])
+    assert [one.body for one in spool.labels(10)] == [b'"c"']
+
+
+def test_what_is_given_again_and_again_takes_the_room_of_one(spool):
+    for n in range(200):
+        assert spool.take([], [hit(1, LONG, at=float(n))]) == []
+    assert spool.fill().labels == 1
+
+
+def test_a_spool_that_got_smaller_keeps_what_waits(spool, file):
+    for n in range(24):
+        spool.take([], [hit(n, LONG)])
+    smaller = Spool(file, 2**10, POD)
+    assert smaller.take([], [hit(30)]) == [hit(30).prediction]
+    assert smaller.fill().labels == 24
+    smaller.close()
+
+
+def test_into_the_smallest_spool_fits_the_longest_label(tmp_path):
+    spool = Spool(tmp_path / "small.sqlite", 2**10, POD)
+    assert spool.take([], [hit(1, LONG * 11)]) == []
+    spool.close()
+
+
+async def test_who_gives_a_label_for_which_there_is_no_room_is_told_so(tmp_path):
+    labels = [said(fresh(f"{n:x}"), expected={"a": "x" * (LONGEST_LABEL - 100)}) for n in range(40)]
+    async with Desk(tmp_path, spool_bytes=2**21) as own:
+        replies = [one.status for one in await own.desk.store(labels)]
+        trouble = own.desk.report().trouble
+    stored = replies.count("Stored")
+    assert 8 < stored < 20
+    assert replies == ["Stored"] * stored + ["Failed"] * (40 - stored)
+    assert "half of the spool" in trouble
+    assert sum(line["type"] == "label" for line in own.delivered()) == stored
