@@ -183,8 +183,10 @@ def _asking(program: Program, asked: dict[str, Any], args: argparse.Namespace) -
 
 
 def _part(document: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
+    """Where to write, made if it is not there. What is no object stays so: who reads the whole names it."""
     for way in ways:
-        document = document.setdefault(way, {})
+        found = document.setdefault(way, {})
+        document = found if isinstance(found, dict) else {}
     return document
 
 
@@ -281,13 +283,20 @@ def _give(args: argparse.Namespace) -> int:
     body |= {"expected": args.expected} if args.expected is not None else {}
     try:
         answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
-        said = answer.json()
+        said = _of_program(answer.json(), {"status"} if answer.status_code == 202 else {"title", "detail"})
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
         raise NotServable(f"no program answers at {args.url}: {type(exc).__name__}; --url says where it is") from None
     if answer.status_code != 202:
-        raise NotServable(": ".join(t for t in (said.get("title", ""), said.get("detail", "")) if t))
+        raise NotServable(": ".join(str(said[name]) for name in ("title", "detail") if said.get(name)))
     sys.stdout.write(f"{args.prediction} {said['status']}\n")
     return 0
+
+
+def _of_program(said: Any, names: set[str]) -> dict[str, Any]:
+    """An answer that has one of the names at least; raises ValueError for what no program says."""
+    if isinstance(said, dict) and names & said.keys():
+        return said
+    raise ValueError("no program's")
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -330,12 +339,13 @@ def _manifest(args: argparse.Namespace) -> dict[str, Any]:
         raise NotServable(f"{args.file} is no YAML: {exc}") from None
     if not isinstance(manifest, dict):
         raise NotServable(f"{args.file} is not a manifest")
-    spec = manifest.get("spec") or {}
     if args.tracking_uri:
-        spec.setdefault("source", {}).setdefault("mlflow", {})["trackingURI"] = args.tracking_uri
+        _part(manifest, ["spec", "source", "mlflow"])["trackingURI"] = args.tracking_uri
     if args.lm_base_url:
-        for lm in spec.get("lms") or []:
-            lm["baseURL"] = args.lm_base_url
+        lms = _part(manifest, ["spec"]).get("lms")
+        for lm in lms if isinstance(lms, list) else ():
+            if isinstance(lm, dict):
+                lm["baseURL"] = args.lm_base_url
     return manifest
 
 

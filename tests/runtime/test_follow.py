@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 import yaml
 
 from services import BIN, free_port
+from tests.support.gen import a_manifest
 from tests.support.world import ROOT, TICKET, Traffic, eventually
 
 
@@ -116,17 +119,55 @@ MISTAKES = {
         ["feedback", "give", "x", "failure", "--url", "http://127.0.0.1:9"],
         "no program answers at http",
     ),
+    "something else listens": (
+        ["feedback", "give", "x", "failure", "--url", "{elsewhere}"],
+        "no program answers at http",
+    ),
     "a manifest that is no YAML": (["serve", "-f", "bad.yaml"], "bad.yaml is no YAML"),
+    "a source without anything": (
+        ["serve", "-f", "no-source.yaml", "--tracking-uri", "http://127.0.0.1:9"],
+        "spec.source: Input should be",
+    ),
+    "an LM that is only a name": (
+        ["serve", "-f", "no-lm.yaml", "--lm-base-url", "http://127.0.0.1:9"],
+        "spec.lms.0: Input should be",
+    ),
     "a class that is not there": (["log", "json:Tripp", "--name", "x"], "'json:Tripp' is not MODULE:NAME: json has no"),
     "no class at all": (["log", "json", "--name", "x"], "'json' is not MODULE:NAME"),
 }
 
 
+FILES = {
+    "bad.yaml": "a: [",
+    "no-source.yaml": yaml.safe_dump(a_manifest(source=None)),
+    "no-lm.yaml": yaml.safe_dump(a_manifest(lms=["main"])),
+}
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Answers in JSON, but as no program does."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(404)
+        self.end_headers()
+        self.wfile.write(b'["no"]')
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_a_line(mistake, tmp_path):
+def test_a_mistake_is_told_in_a_line(mistake, elsewhere, tmp_path):
     arguments, said = MISTAKES[mistake]
-    (tmp_path / "bad.yaml").write_text("a: [")
-    command = [str(BIN / "despina-runtime"), *arguments]
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    command = [str(BIN / "despina-runtime"), *(a.format(elsewhere=elsewhere) for a in arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"despina-runtime: {said}" in done.stderr

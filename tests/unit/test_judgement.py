@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from despina_runtime.evaluation import judgement
-from despina_runtime.evaluation.examples import Row, Shape
+from despina_runtime.evaluation.examples import CallersRow, Row, Shape, Unusable
 from despina_runtime.evaluation.judgement import Judgement, is_better, is_worse, judge, mcnemar, sign_flip
 from despina_runtime.evaluation.score import Scorer
 from despina_runtime.evaluation.subject import Said
+from despina_runtime.optimization.scoring import Scores, score_rows
 from tests.support.world import REPORTS
 from tests.unit.test_optimization_end import BASE
 
@@ -235,25 +236,46 @@ def test_a_version_that_mends_much_and_breaks_little_is_found():
 
 
 class Picky:
-    """A model's process that takes no ticket but texts."""
+    """A model's process that takes no ticket but texts, and has no answer to some."""
 
     async def ask(self, what, seconds):
-        is_text = isinstance(what["inputs"]["ticket"], str)
-        return Said(id=1, outputs={"category": "bug"}) if is_text else Said(id=1, status=422, detail="ticket: a string")
+        ticket = what["inputs"]["ticket"]
+        if not isinstance(ticket, str):
+            return Said(id=1, status=422, detail="ticket: a string")
+        return Said(id=1, status=502) if ticket == "unanswered" else Said(id=1, outputs={"category": "bug"})
 
 
-@pytest.mark.parametrize("may_misfit", [True, False])
-async def test_a_row_that_callers_asked_of_another_interface_counts_as_not_answered(may_misfit):
+@pytest.fixture
+def scorer() -> Scorer:
     async def metric(row, outputs):
         return 1.0, Decimal(0)
 
     side = {"properties": {"ticket": {}}, "required": ["ticket"]}
     shape = Shape.model_validate({"inputs": side, "outputs": {"properties": {"category": {}}}})
-    rows = [Row({"ticket": ticket}, {"category": "bug"}) for ticket in ("it crashes", 7)]
-    scorer = Scorer(Picky(), shape, metric, BASE, lambda _: None, may_misfit)
-    if may_misfit:
-        assert (await scorer.run(rows, None)).scores == (1.0, 0.0)
+    return Scorer(Picky(), shape, metric, BASE, lambda _: None)
+
+
+def asked(kind: type[Row], *tickets: object) -> list[Row]:
+    return [kind({"ticket": ticket}, {"category": "bug"}) for ticket in tickets]
+
+
+SCORED = {
+    "one of another interface is not answered": (("crash", 7), ("crash",), Scores((1.0, 0.0), (1.0,))),
+    "a golden set that breaks as a whole": (("crash", "slow"), ("unanswered",), Scores((1.0, 1.0), (0.0,))),
+    "callers' rows that break as a whole": (("unanswered", 7), ("crash",), Scores((0.0, 0.0), (1.0,))),
+    "no golden set": (("crash",), (), Scores((1.0,), ())),
+    "nothing is answered": (("unanswered", 7), ("unanswered",), "none of 3 examples was answered"),
+    "nothing is answered, and no golden set": ((7,), (), "none of 1 examples was answered"),
+    "a golden row of another interface": (("crash",), (7,), "an example does not fit the program's inputs: ticket"),
+}
+
+
+@pytest.mark.parametrize("sentence", SCORED)
+async def test_what_callers_asked_and_the_golden_set_are_scored_in_one_run(sentence, scorer):
+    heldout, golden, expected = SCORED[sentence]
+    work = score_rows(scorer, asked(CallersRow, *heldout), asked(Row, *golden))
+    if isinstance(expected, Scores):
+        assert await work == expected
     else:
-        with pytest.raises(ExceptionGroup) as found:
-            await scorer.run(rows, None)
-        assert "does not fit the program's inputs" in str(found.value.exceptions[0])
+        with pytest.raises(Unusable, match=expected):
+            await work

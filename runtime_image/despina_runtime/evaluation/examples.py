@@ -30,6 +30,10 @@ class Row:
     expected: dict[str, Any]
 
 
+class CallersRow(Row):
+    """One that callers asked, maybe of another version: where the inputs do not take it, it counts as not answered."""
+
+
 class Side(Report):
     """Inputs or outputs, of a JSON Schema what is needed here."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from despina.wire import EvaluationConfig, RuntimeConfig
 from despina_runtime.evaluation.apart import Below
-from despina_runtime.evaluation.examples import Line, Row, Shape, Unusable, read_rows
+from despina_runtime.evaluation.examples import CallersRow, Line, Row, Shape, Unusable, read_rows
 from despina_runtime.evaluation.metrics import BUILT_IN
 from despina_runtime.evaluation.subject import Said, Subject, fresh_folder
 
@@ -48,20 +48,16 @@ class Scored:
 
 
 class Scorer:
-    """Scores one version. `may_misfit`: a row that its inputs do not take, as one that callers asked another version,
-    is one that it could not answer."""
+    """Scores one version."""
 
-    def __init__(
-        self, model: Subject, shape: Shape, metric: Metric, runtime: RuntimeConfig, tell: Tell, may_misfit: bool = False
-    ) -> None:
+    def __init__(self, model: Subject, shape: Shape, metric: Metric, runtime: RuntimeConfig, tell: Tell) -> None:
         self._model, self._shape, self._metric, self._runtime, self._tell = model, shape, metric, runtime, tell
-        self._may_misfit = may_misfit
         self._cost = Decimal(0)
         self._done = self._failed = 0
         self._last = ""
 
     async def run(self, rows: Sequence[Row], budget: Decimal | None) -> Scored:
-        """The scores of all rows."""
+        """The scores of all rows; raises Unusable, alone or in a group."""
         self._tell(f"0 of {len(rows)} examples")
         slots = asyncio.Semaphore(self._runtime.max_concurrency)
 
@@ -82,7 +78,7 @@ class Scorer:
         said = await self._model.ask({"inputs": row.inputs}, self._runtime.request_timeout_seconds)
         if said is not None:
             self._spend(said.cost, budget)
-            if said.status == 422 and not self._may_misfit:
+            if said.status == 422 and not isinstance(row, CallersRow):
                 raise Unusable(f"an example does not fit the program's inputs: {said.detail}")
             if said.outputs is not None and self._shape.gives <= said.outputs.keys():
                 score, cost = await self._metric(row, said.outputs)

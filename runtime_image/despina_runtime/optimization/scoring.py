@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from despina.wire import RuntimeConfig, TrialTools
-from despina_runtime.evaluation.examples import Line, Row, Shape, Unusable, read_rows
+from despina_runtime.evaluation.examples import CallersRow, Line, Row, Shape, Unusable, read_rows
 from despina_runtime.evaluation.metrics import BUILT_IN
 from despina_runtime.evaluation.score import Scorer, Start, metric_of, subjects
 from despina_runtime.evaluation.subject import fresh_folder
@@ -68,22 +68,24 @@ async def score_version(
         if not heldout:
             raise Unusable("no held-out row fits the program's interface")
         metric = await metric_of(asked.metric, start, runtime.request_timeout_seconds)
-
-        async def scored(rows: Sequence[Row], may_misfit: bool) -> Sequence[float]:
-            tell = partial(log.debug, "Scoring %s %s", which)
-            return (await Scorer(model, shape, metric, runtime, tell, may_misfit).run(rows, None)).scores
-
-        try:
-            return Scores(await scored(heldout, True), await scored(golden, False) if golden else ())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+        scorer = Scorer(model, shape, metric, runtime, partial(log.debug, "Scoring %s %s", which))
+        return await score_rows(scorer, heldout, golden)
 
 
-def fitting(rows: Iterable[Row], shape: Shape, metric: str) -> list[Row]:
+async def score_rows(scorer: Scorer, heldout: Sequence[Row], golden: Sequence[Row]) -> Scores:
+    """In one run: a version that answers held-out rows but no golden row is worse, and can be judged."""
+    try:
+        scores = (await scorer.run([*heldout, *golden], None)).scores
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return Scores(scores[: len(heldout)], scores[len(heldout) :])
+
+
+def fitting(rows: Iterable[Row], shape: Shape, metric: str) -> list[CallersRow]:
     """Rows as the program can be asked them now: another version of it may have had other fields."""
     found = []
     for row in rows:
         expected = {k: v for k, v in row.expected.items() if k in shape.gives or metric not in BUILT_IN}
         if expected and set(shape.inputs.required) <= row.inputs.keys() <= shape.takes:
-            found.append(Row(row.inputs, expected))
+            found.append(CallersRow(row.inputs, expected))
     return found

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import httpx
 
 from despina.api.program import Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
+from despina.api.serving import SecretKeyRef
 from despina.wire import ModelRef, RuntimeConfig
 from despina_runtime.http.server import open_port
 from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
@@ -93,8 +95,11 @@ class Follower:
         return self.current.config.model.version if self.current else None
 
     async def _switch(self, version: str, listen: socket.socket) -> None:
+        config = self._servable(version)
+        if config is None:
+            return
         log.info("Starting version=%s", version)
-        crew = Crew(self._config(version), self.cache, listen, self.desk)
+        crew = Crew(config, self.cache, listen, self.desk)
         failure = await crew.start()
         if failure:
             self.failed.add(version)
@@ -107,7 +112,18 @@ class Follower:
         if old:
             old.drain()
 
+    def _servable(self, version: str) -> RuntimeConfig | None:
+        """None where it cannot be served now, and another one is: a key's file may come back by the next poll."""
+        try:
+            return self._config(version)
+        except NotServable as exc:
+            if self.current is None:
+                raise
+            log.error("Version %s is not served yet: %s", version, exc)
+            return None
+
     def _config(self, version: str) -> RuntimeConfig:
+        check_secrets(secret_refs(self.program), self.secrets)
         config = _of_version(self.program, version, self.secrets)
         return config.model_copy(update={"drain_seconds": DRAIN_SECONDS, "port": self.port})
 
@@ -125,9 +141,9 @@ def tracking_uri(program: Program) -> str:
     return found
 
 
-def check_secrets(program: Program, secrets: Path) -> None:
+def check_secrets(refs: Iterable[SecretKeyRef], secrets: Path) -> None:
     """Raise NotServable where a Secret's key that the manifest names is no file here."""
-    for ref in secret_refs(program):
+    for ref in refs:
         path = Path(secret_path(ref.name, ref.key, str(secrets)))
         if not path.is_file():
             text = f"the manifest names key {ref.key} of the Secret {ref.name}: write it to the file {path}"
@@ -135,14 +151,15 @@ def check_secrets(program: Program, secrets: Path) -> None:
 
 
 def _of_version(program: Program, version: str, secrets: Path) -> RuntimeConfig:
-    check_secrets(program, secrets)
     name = program.spec.source.mlflow.model
     revision = revision_of(program, ModelRef(name=name, version=version, tracking_uri=tracking_uri(program)))
     return runtime_config(program, revision, secrets_dir=str(secrets))
 
 
 async def config_of(program: Program, secrets: Path) -> RuntimeConfig:
-    """What a pod of the version that the manifest means now would run; raises NotServable."""
+    """What a pod of the version that the manifest means now would run; raises NotServable. Nobody is served by it: of
+    the keys, those of LMs are needed."""
+    check_secrets((lm.api_key_secret_ref for lm in program.spec.lms if lm.api_key_secret_ref), secrets)
     async with httpx.AsyncClient(base_url=tracking_uri(program), timeout=10) as client:
         version = await wanted_version(client, program, secrets)
     if version is None:
