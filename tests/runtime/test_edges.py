@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import socket
 import sys
 
 import dspy
@@ -245,8 +246,14 @@ GO = asyncio.Event()
 @contextlib.asynccontextmanager
 async def listening(app, graceful_seconds: int):
     """The address of a server of this process."""
+    async with running(make_server(app, graceful_seconds, arrival_seconds=graceful_seconds)) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def running(server):
+    """Its address."""
     port = open_port("127.0.0.1", 0)
-    server = make_server(app, graceful_seconds, arrival_seconds=graceful_seconds)
     serving = asyncio.create_task(server.serve(sockets=[port]))
     await until("it listens", lambda: server.started)
     yield port.getsockname()
@@ -350,8 +357,138 @@ async def test_requests_that_are_sent_before_others_are_answered_are_not_gathere
             writer.write(WHOLE * 20_000)
             await writer.drain()
         GO.set()
-        assert 64 < (await reader.read()).count(b"200 OK") < 20_000, "as many as one read brings"
+        assert (await reader.read()).count(b"200 OK") == 1 + 64
         writer.close()
+
+
+async def test_what_cannot_be_parsed_is_no_answer_to_what_came_before():
+    async with listening(answered, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(WHOLE + WHOLE + b"what?\r\n\r\n")
+        said = await reader.read()
+        assert (said.count(b" 200 OK"), said.count(b" 400 ")) == (2, 0)
+        writer.close()
+
+
+MEDIUM = b"GET /medium HTTP/1.1\r\nx-small: " + b"y" * 9000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [[WHOLE], [WHOLE, MEDIUM]], ids=len)
+@pytest.mark.parametrize(("length", "passes"), [(60_000, True), (66_000, False), (70_000, False), (150_000, False)])
+async def test_a_head_may_be_no_longer_behind_another_request(before, length, passes):
+    seen = []
+
+    async def app(scope, receive, send) -> None:
+        seen.append(scope["path"])
+        await answered(scope, receive, send)
+
+    head = b"GET /long HTTP/1.1\r\nconnection: close\r\nx-big: " + b"x" * length + b"\r\n\r\n"
+    async with listening(app, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"".join(before) + head)
+        with contextlib.suppress(ConnectionError):  # of a head that is not read to its end
+            await reader.read()
+        writer.close()
+    assert seen == [*["/execute", "/medium"][: len(before)], *["/long"] * passes]
+
+
+async def test_what_follows_a_body_is_no_header():
+    seen = []
+
+    async def app(scope, receive, send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.append(scope["headers"])
+        await send_body(send, 200, b"{}")
+
+    chunked = HEAD.replace(b"content-length: 2", b"x-lm: set\r\ntransfer-encoding: chunked") + b"\r\n2\r\n{}\r\n"
+    async with listening(app, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(2):
+            writer.write(chunked + b"0\r\nx-lm: mine\r\nauthorization: Bearer mine\r\n\r\n")
+            assert b" 200 " in await reader.readuntil(b"{}")
+        writer.close()
+    assert seen == [[(b"host", b"x"), (b"x-lm", b"set"), (b"transfer-encoding", b"chunked")]] * 2
+
+
+PIECES = 64
+
+
+class Large:
+    """An application whose answers, of 64 MiB or as events of 64 KiB, are larger than what the kernel takes."""
+
+    def __init__(self) -> None:
+        self.started, self.ended = 0, []
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.started += 1
+        while (message := await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        piece = LARGE_VALUE if scope["path"] == "/large" else LARGE_VALUE[:65536]
+        for _ in range(0 if scope["path"] == "/execute" else PIECES):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        if message["type"] == "http.request":
+            message = await receive()
+        self.ended.append(message["type"])
+
+
+class Whole(Large):
+    """One that writes all at once, so that only closing waits."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.started += 1
+        await send_body(send, 200, LARGE_VALUE * PIECES)
+        self.ended.append((await receive())["type"])
+
+
+def slow_reader(address) -> socket.socket:
+    """One for whom the kernel keeps little."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    caller.connect(address)
+    return caller
+
+
+LARGE_GET = b"GET /large HTTP/1.1\r\nhost: x\r\n"
+UNREAD = {
+    "one": (Large, LARGE_GET + b"\r\n", b"", 1),
+    "one of two": (Large, LARGE_GET + b"\r\n" + LARGE_GET + b"\r\n", b"", 1),
+    "one that is behind another": (Large, WHOLE + LARGE_GET + b"\r\n" + WHOLE, b"", 2),
+    "the last": (Whole, LARGE_GET + b"connection: close\r\n\r\n", b"", 1),
+    "half a request behind it": (Whole, LARGE_GET + b"\r\n", HEAD, 1),
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+async def test_who_does_not_read_his_answer_holds_neither_connection_nor_request(what, capsys):
+    make, sent, late, count = UNREAD[what]
+    app = make()
+    server = make_server(app, 5, arrival_seconds=1, reading_seconds=60 if late else 1)
+    async with running(server) as address, asyncio.timeout(30):
+        with slow_reader(address) as caller:
+            caller.sendall(sent)
+            await until("a request came", lambda: app.started)
+            caller.sendall(late)
+            await until("his connection was ended", lambda: not server.server_state.connections)
+            await until("no request is left", lambda: not server.server_state.tasks)
+    assert (app.started, app.ended) == (count, ["http.disconnect"] * count)
+    assert not capsys.readouterr().err, "uvicorn's log"
+
+
+async def test_who_reads_slowly_is_served_to_the_end():
+    app = Large()
+    async with running(make_server(app, 5, reading_seconds=1)) as address, asyncio.timeout(30):
+        with slow_reader(address) as caller:
+            caller.sendall(b"GET /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            caller.setblocking(False)
+            size = 0
+            while read := await asyncio.get_running_loop().sock_recv(caller, 65_536):
+                size += len(read)
+                await asyncio.sleep(0.05)  # he is slow: it takes him longer than he may read nothing
+            assert size > PIECES * 65_536
+    assert app.ended == ["http.disconnect"]
 
 
 async def test_a_websocket_is_answered_like_any_other_get(served):

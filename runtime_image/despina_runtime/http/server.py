@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,31 +26,41 @@ MOST_CONNECTIONS = 10_000
 """In one process; requests on more are answered with 503."""
 LONGEST_HEAD_BYTES = 65_536
 """Of a request's line and headers together, and of what follows a body in chunks."""
+PIECE_BYTES = 16_384
+"""What is read at once, up to 256 KiB, is parsed in pieces: of a head only those after its first are counted."""
+COUNTED_BYTES = LONGEST_HEAD_BYTES - PIECE_BYTES
+"""A head of which more was counted may be too long, and is measured."""
 MOST_PIPELINED = 64
 """So many requests of one connection may wait while another one of it is answered; then no more of it is read."""
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 ARRIVAL_SECONDS = 10.0
+READING_SECONDS = 30.0
+"""So long a caller may read nothing of what waits for him; a proxy that buffers answers reads at once."""
 LAST_SECONDS = 0.5
 LOOK_EVERY = 10
 """Ticks of uvicorn's, of a tenth of a second each."""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that ends only when `should_exit` is set, and ends connections on which a request is too late.
+    """A uvicorn server that ends only when `should_exit` is set, and ends connections on which a request is too late or
+    answers are not read.
 
     Those are looked for once a second, so that no request pays for a timer of its own.
     """
 
-    def __init__(self, config: uvicorn.Config, arrival_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, arrival_seconds: float, reading_seconds: float) -> None:
         super().__init__(config)
-        self._arrival_seconds = arrival_seconds
+        self._arrival_seconds, self._reading_seconds = arrival_seconds, reading_seconds
         self._arriving: dict[Any, tuple[Any, float]] = {}
         """By connection: the request that is arriving, and since when."""
+        self._waiting: dict[Any, tuple[int, int, float]] = {}
+        """By connection: bytes that wait for the caller, how often he made room, and since when he reads none."""
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""
         if counter % LOOK_EVERY == 0:
             self._end_late()
+            self._end_waiting()
         return await super().on_tick(counter)
 
     def _end_late(self) -> None:
@@ -57,8 +71,22 @@ class Server(uvicorn.Server):
             if request is not connection.scope:
                 since = now
             elif now - since > self._arrival_seconds:
-                connection.transport.close()
+                close_now(connection.transport)
             self._arriving[connection] = connection.scope, since
+
+    def _end_waiting(self) -> None:
+        """Neither writing nor closing has a deadline of its own. While either waits, what is unwritten grows no more,
+        unless the caller made room in between."""
+        now, before, self._waiting = time.monotonic(), self._waiting, {}
+        connections: list[Any] = [c for c in self.server_state.connections if is_waiting(c)]
+        for connection in connections:
+            size, rooms = waiting_bytes(connection.transport), connection.rooms
+            last_size, last_rooms, since = before.get(connection, (size, rooms, now))
+            if size < last_size or rooms != last_rooms:
+                since = now
+            elif now - since > self._reading_seconds:
+                connection.transport.abort()
+            self._waiting[connection] = size, rooms, since
 
     async def end(self) -> None:
         """Take no more connections, and end when those that were taken have had a moment to say what they want: what
@@ -78,8 +106,12 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's, which has no bound on what it and its parser keep of a connection before they call the application."""
 
     _unread = 0
-    """Bytes that came since the last that were given on, as headers or as a part of a body."""
+    """Bytes that came in pieces since the one of which something was given on, as headers or as a part of a body."""
     _is_ended = False
+    _earlier: tuple[Any, ...] = ()
+    """Of uvicorn's cycles those that others were queued behind."""
+    rooms = 0
+    """How often the caller, whom more waited for than may be, had read so much that more was written."""
 
     def connection_made(self, transport: Any) -> None:
         """One more."""
@@ -87,21 +119,51 @@ class Protocol(HttpToolsProtocol):
         if len(self.connections) > MOST_CONNECTIONS:
             self.app = refuse_connection
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells it to the request that came last; the one that is answered may be another."""
+        for cycle in self._earlier:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """The caller made room."""
+        self.rooms += 1
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
         """What has come."""
         if self._is_ended:
             return
-        self._unread += len(data)
+        size = len(data)
+        if size > PIECE_BYTES:
+            self._receive_pieces(data)
+            return
+        self._unread += size
         _data_received(self, data)
-        if self._unread > LONGEST_HEAD_BYTES or len(self.pipeline) > MOST_PIPELINED:
+        if self._unread > LONGEST_HEAD_BYTES:
             self._end()
+
+    def _receive_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            if not self.transport.is_closing():
+                self.data_received(data[start : start + PIECE_BYTES])
 
     def on_headers_complete(self) -> None:
         """A head is there; with its body it may have come in one piece."""
-        if self._unread > LONGEST_HEAD_BYTES and self._head_bytes() > LONGEST_HEAD_BYTES:
+        if self._unread > COUNTED_BYTES and self._head_bytes() > LONGEST_HEAD_BYTES:
             self.app = refuse_head
         self._unread = 0
+        if (cycle := self.cycle) is not None and not cycle.response_complete:
+            self._queue_behind(cycle)
         _on_headers_complete(self)
+        self.headers = TRAILERS
+
+    def _queue_behind(self, cycle: Any) -> None:
+        """Raises where too many wait already, which ends the parsing of what was read with them."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise TooManyWait
+        self._earlier = (*(c for c in self._earlier if not c.response_complete), cycle)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -110,6 +172,13 @@ class Protocol(HttpToolsProtocol):
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed, or is one too many; it is no answer to what came before."""
+        if is_arriving(self):
+            super().send_400_response(msg)
+        else:
+            self._end()
 
     def _end(self) -> None:
         """Read no more of it. What came before is answered first: an application that still writes on a transport that
@@ -121,6 +190,14 @@ class Protocol(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
+
+class TooManyWait(Exception):
+    """One more request than may wait."""
+
+
+TRAILERS: Any = deque(maxlen=0)
+"""Takes what a body in chunks ends with and keeps nothing: uvicorn would add it to the headers, where it would override
+what a proxy has set, or bring back what it has taken away."""
 
 # They take part in each request: `super()` alone would cost one in a hundred of the cached ones.
 _data_received, _on_body = HttpToolsProtocol.data_received, HttpToolsProtocol.on_body
@@ -150,10 +227,36 @@ def is_arriving(connection: Any) -> bool:
     return bool(cycle.more_body and not connection.pipeline)
 
 
-def make_server(app: Any, graceful_seconds: int, arrival_seconds: float = ARRIVAL_SECONDS) -> Server:
+def is_waiting(connection: Any) -> bool:
+    """Whether the caller must read before more is written, or before his connection is closed."""
+    return bool(connection.flow.write_paused or connection.transport.is_closing())
+
+
+def waiting_bytes(transport: Any) -> int:
+    """What the caller has yet to read, here and in the kernel: that takes more only when a third of its megabytes are
+    free, for which a slow reader may need minutes."""
+    unsent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return int(transport.get_write_buffer_size()) + int.from_bytes(unsent, sys.byteorder)
+
+
+def close_now(transport: Any) -> None:
+    """Closing alone waits until what is unwritten is read."""
+    if transport.get_write_buffer_size():
+        transport.abort()
+    else:
+        transport.close()
+
+
+def make_server(
+    app: Any,
+    graceful_seconds: int,
+    arrival_seconds: float = ARRIVAL_SECONDS,
+    reading_seconds: float = READING_SECONDS,
+) -> Server:
     """A server with the fast event loop and parser, no access log, no `server` header and no WebSockets.
 
-    `arrival_seconds`: how long a request may take from its first byte to its last.
+    `arrival_seconds`: how long a request may take from its first byte to its last. `reading_seconds`: how long a caller
+    may read nothing of what waits for him.
     """
     return Server(
         uvicorn.Config(
@@ -170,6 +273,7 @@ def make_server(app: Any, graceful_seconds: int, arrival_seconds: float = ARRIVA
             timeout_graceful_shutdown=graceful_seconds,
         ),
         arrival_seconds,
+        reading_seconds,
     )
 
 
