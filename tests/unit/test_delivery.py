@@ -10,7 +10,7 @@ import pytest
 from despina_runtime.feedback.delivery import LABELS_TOGETHER, Delivery
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.peers import Peers
-from despina_runtime.feedback.sink import Away
+from despina_runtime.feedback.sink import Away, NoTrace
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import Executed
 from tests.unit.test_hostile_records import origin, record, said
@@ -23,10 +23,14 @@ class Slow:
     def __init__(self, together: int = 1, away: Sequence[str] = ()) -> None:
         self._away, self._meet = away, asyncio.Barrier(together)
         self.labelled: list[str] = []
+        self.delivered: list[str] = []
+        self.unknown = False
         self.together = self.most = 0
 
     async def deliver(self, executed: Sequence[Executed]) -> None:
-        pass
+        if self.unknown:
+            await asyncio.sleep(0)
+            self.delivered += [one.origin for one in executed]
 
     async def has(self, origin: str) -> bool:
         return True
@@ -38,6 +42,8 @@ class Slow:
         self.together -= 1
         if label.origin in self._away:
             raise Away("it went")
+        if self.unknown and label.origin not in self.delivered:
+            raise NoTrace
         self.labelled.append(label.origin)
 
     async def close(self) -> None:
@@ -85,3 +91,13 @@ async def test_what_got_there_beside_one_that_did_not_is_not_delivered_again(spo
     await delivery(spool, back).round()
     assert sorted(sink.labelled + back.labelled) == sorted(names)
     assert spool.fill().labels == 0
+
+
+async def test_labels_of_one_unknown_prediction_bring_it_along_once(tmp_path):
+    spool, sink, made = Spool(tmp_path / "spool.sqlite", 2**20, POD), Slow(), origin(1)
+    sink.unknown = True
+    labels = [KeptLabel(f"{made}~{n}", made, "another", 1.0, said(made).model_dump_json().encode()) for n in range(5)]
+    spool.take([], labels)
+    await delivery(spool, sink)._labels(labels)
+    assert (sink.delivered, sink.labelled) == ([made], [made] * 5)
+    spool.close()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -87,16 +87,19 @@ class Delivery:
                 log.error("A prediction is not taken error=%s", _words(exc))
 
     async def _labels(self, kept: Sequence[KeptLabel]) -> None:
-        """A few at a time; those that got there are written down together, also when one did not."""
+        """Those of a few predictions at a time, for the first of each may have to bring its prediction along; what got
+        there is written down together, also when one did not."""
         done: list[KeptLabel] = []
 
-        async def give(one: KeptLabel) -> None:
-            await self._label(Label.model_validate_json(one.body))
-            done.append(one)
+        async def give(labels: Iterable[KeptLabel]) -> None:
+            for one in labels:
+                await self._label(Label.model_validate_json(one.body))
+                done.append(one)
 
+        each = [list(same) for _, same in groupby(sorted(kept, key=_origin_of), key=_origin_of)]
         try:
-            for first in range(0, len(kept), LABELS_TOGETHER):
-                some = map(give, kept[first : first + LABELS_TOGETHER])
+            for first in range(0, len(each), LABELS_TOGETHER):
+                some = map(give, each[first : first + LABELS_TOGETHER])
                 for wrong in filter(None, await asyncio.gather(*some, return_exceptions=True)):
                     raise wrong
         finally:
@@ -146,6 +149,10 @@ def _fitting(kept: Sequence[KeptLabel]) -> int:
     """How many of these another pod reads at once, at least one; a byte beside each is a comma or a bracket."""
     ends = accumulate((len(one.body) + 1 for one in kept), initial=1)
     return max(1, sum(end <= LONGEST_FORWARDED for end in ends) - 1)
+
+
+def _origin_of(label: KeptLabel) -> str:
+    return label.origin
 
 
 def _read(kept: Kept) -> Executed:
