@@ -78,7 +78,7 @@ class Feedback(ApiModel):
     label_within_seconds: Annotated[int, Field(ge=60, le=31536000)] = 604800
     """How long predictions are kept to be spoken of, as long as their pod lives."""
     spool_size_limit: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}(Ki|Mi|Gi)$", max_length=10)] = "1Gi"
-    """How much of that each pod keeps on its disk; the oldest goes first."""
+    """How much of that each pod keeps on its disk, labels in half of it; the oldest goes first."""
     sink: FeedbackSink = Field(default_factory=FeedbackSink)
     """Where it all goes."""
     trusted_secret_ref: SecretKeyRef | None = None
