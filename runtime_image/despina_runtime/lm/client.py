@@ -178,7 +178,8 @@ class LMs:
         self._targets = {lm.name: Target(lm, lm_store, share_seconds, guard) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
-        self._is_mixed = self._pin(program, config)
+        is_mixed = self._pin(program, config)
+        self._adapters = {n: EachItsOwn() if is_mixed else ADAPTERS[lm.adapter]() for n, lm in self._served.items()}
         self.default = config.lm
 
     def _pin(self, program: dspy.Module, config: RuntimeConfig) -> bool:
@@ -207,10 +208,7 @@ class LMs:
         lm: ServedLM = self._served[name]
         if temperature is not None:
             lm = lm.copy(temperature=temperature)
-        return {"lm": lm, "adapter": self._adapter(lm), **own}
-
-    def _adapter(self, lm: ServedLM) -> Any:
-        return EachItsOwn() if self._is_mixed else ADAPTERS[lm.adapter]()
+        return {"lm": lm, "adapter": self._adapters[name], **own}
 
     async def close(self) -> None:
         """Give the connections back."""

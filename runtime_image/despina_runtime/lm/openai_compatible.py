@@ -40,6 +40,7 @@ LONGEST_ANSWER = 4 * 2**20
 MOST_PARTS = 128
 """Choices of an answer, as many as the format lets be asked for; calls of one, and counts of a usage."""
 LARGEST_COUNT = 2**40
+NUMBERS = int, float
 KINDS: dict[int, type[LMError]] = {
     400: LMInvalidRequestError,
     401: LMAuthError,
@@ -82,8 +83,11 @@ def _counted(usage: Any) -> dict[str, Any]:
     """What of a usage are counts: a provider that counts oddly has answered all the same."""
     if not isinstance(usage, dict) or len(usage) > MOST_PARTS:
         return {}
-    counts = {k: int(v) for k, v in usage.items() if type(v) in (int, float) and 0 <= v < LARGEST_COUNT}
-    return counts | {k: _counted(v) for k, v in usage.items() if type(v) is dict}
+    return {
+        k: int(v) if type(v) in NUMBERS else _counted(v)
+        for k, v in usage.items()
+        if type(v) is dict or (type(v) in NUMBERS and 0 <= v < LARGEST_COUNT)
+    }
 
 
 Text = Annotated[str | Annotated[str, BeforeValidator(_text_of)] | None, Field(union_mode="left_to_right")]

@@ -25,6 +25,8 @@ from despina_runtime.lm.meter import CALLS, Meter
 from despina_runtime.lm.openai_compatible import CompatibleClient, Completion, Emit, is_compatible
 from despina_runtime.lm.retry import is_outage, next_delay
 
+SOON_SECONDS = 0.05
+
 
 class LMUnavailable(LMServerError):  # type: ignore[misc]
     """The LM's breaker is open: it was not asked."""
@@ -120,8 +122,12 @@ class Target:
         if found := store.here(key):
             return _outputs(found.value)
 
+        soon = asyncio.get_running_loop().time() + SOON_SECONDS
+
         async def ask() -> Found | bytes:
-            if found := await store.get(key):  # also here: whoever begins anew has waited for somebody else
+            # Who begins anew has waited for somebody else, and all tiers may have it by now.
+            is_late = asyncio.get_running_loop().time() > soon
+            if (store.redis or is_late) and (found := await store.get(key)):
                 return found
             # As the key says: the program may change its messages while a second attempt waits.
             as_keyed, given = orjson.loads(question)
