@@ -200,10 +200,13 @@ class Connections:
         """Seconds from a moment until the last one was opened that led to a version."""
         return max((at for at, found in self._found if found == version and at >= after), default=after) - after
 
+    def _new(self) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection(*self._where))
+
     def _go_on(self) -> None:
         while not self._stop.wait(PROBE_SECONDS):
             at = time.time()
-            with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection(*self._where)) as one:
+            with contextlib.suppress(OSError, http.client.HTTPException), self._new() as one:
                 one.request("GET", "/readyz", headers={"connection": "close"})
                 self._found.append((at, one.getresponse().headers["despina-model-version"]))
 
