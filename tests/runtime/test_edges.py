@@ -14,11 +14,12 @@ import sys
 import dspy
 import httpx
 import pytest
+import uvloop
 
 from despina.wire import LimitsConfig, ModelRef, RuntimeConfig
 from despina_runtime.engine import Engine
 from despina_runtime.http.asgi import send_body
-from despina_runtime.http.server import make_server, open_port
+from despina_runtime.http.server import make_server, open_port, waiting_bytes
 from despina_runtime.http.sessions import Sessions, Variables
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
@@ -475,6 +476,23 @@ async def test_who_does_not_read_his_answer_holds_neither_connection_nor_request
             await until("no request is left", lambda: not server.server_state.tasks)
     assert (app.started, app.ended) == (count, ["http.disconnect"] * count)
     assert not capsys.readouterr().err, "uvicorn's log"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_of_a_connection_that_is_closed_nothing_waits(loop):
+    """It is looked at until the server has been told; what that look raises would end the server."""
+
+    async def closed() -> int:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        transport = writer.transport
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        return waiting_bytes(transport)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(closed()) == 0
 
 
 async def test_who_reads_slowly_is_served_to_the_end():

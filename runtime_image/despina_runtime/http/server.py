@@ -235,7 +235,11 @@ def is_waiting(connection: Any) -> bool:
 def waiting_bytes(transport: Any) -> int:
     """What the caller has yet to read, here and in the kernel: that takes more only when a third of its megabytes are
     free, for which a slow reader may need minutes."""
-    unsent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    connected = transport.get_extra_info("socket")
+    try:
+        unsent = fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)) if connected else bytes(4)
+    except (OSError, ValueError):  # it is closed, and will be told so in a moment
+        unsent = bytes(4)
     return int(transport.get_write_buffer_size()) + int.from_bytes(unsent, sys.byteorder)
 
 
