@@ -108,23 +108,14 @@ async def test_a_reply_to_other_labels_is_not_believed():
 
 async def test_a_pod_believes_what_anothers_admin_port_replies(tmp_path):
     socket = open_port("127.0.0.1", 0)
+    socket.listen()
     port = socket.getsockname()[1]
     async with Desk(tmp_path) as own:
         own.desk.pod = pod_of("127.0.0.1", port)
         server = make_server(admin(own.desk), 1)
         serving = asyncio.create_task(server.serve(sockets=[socket]))
         try:
-            assert [one.status for one in await reached(port)] == ["Stored"]
+            assert [one.status for one in await forward(port)] == ["Stored"]
         finally:
             server.should_exit = True
             await serving
-
-
-async def reached(port: int) -> list[Reply]:
-    """What the pod replies once it listens."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await forward(port)
-            except Unreachable:
-                await asyncio.sleep(0.01)

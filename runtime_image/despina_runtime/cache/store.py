@@ -83,7 +83,8 @@ class Store:
         if self.process and (value := self.process.get(key)) is not None:
             return Found(value, self.process.name)
         if self.node and (value := self._of_node(self.node, key)) is not None:
-            self._copy(key, value, self.node.name)
+            if self.process:
+                self.process.put(key, value)
             return Found(value, self.node.name)
         return None
 
@@ -100,15 +101,17 @@ class Store:
         if found := self.here(key):
             return found
         if self.redis and (value := await self.redis.get(key)) is not None:
-            self._copy(key, value, self.redis.name)
+            self._keep([(key, value)])
             return Found(value, self.redis.name)
         return None
 
-    def _copy(self, key: str, value: bytes, tier: str) -> None:
-        if self.process and tier != "process":
-            self.process.put(key, value)
-        if (node := self.node) and tier == "redis":
-            tried(node, lambda: node.put(key, seal(PLAIN, key, value)))
+    def _keep(self, values: Sequence[tuple[str, bytes]]) -> None:
+        """In this pod's own tiers."""
+        if self.process:
+            for key, value in values:
+                self.process.put(key, value)
+        if (node := self.node) and values:
+            tried(node, lambda: node.put_all([(key, seal(PLAIN, key, value)) for key, value in values]))
 
     def expires(self, key: str) -> float:
         """Until when the process tier gives this value."""
@@ -116,13 +119,10 @@ class Store:
 
     def put(self, values: Sequence[tuple[str, bytes]]) -> None:
         """Keep values in every tier. Nobody waits for Redis: it gets them a moment later, all at once."""
-        for key, value in values:
-            if self.process:
-                self.process.put(key, value)
-            if self.redis:
+        self._keep(values)
+        if self.redis:
+            for key, value in values:
                 self.redis.keep(key, value)
-        if (node := self.node) and values:
-            tried(node, lambda: node.put_all([(key, seal(PLAIN, key, value)) for key, value in values]))
 
     async def invalidate(self, subject: str) -> None:
         """Forget one key (`key:KEY`), one revision (`revision:REVISION`) or, with any other word, everything."""

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from despina.wire import LABELS_PATH, SIGNATURE_HEADER
 from despina_runtime.feedback.label import LONGEST_FORWARDED, Label, Reply
+from despina_runtime.lines import TooLong, read_at_most
 from despina_runtime.telemetry.prediction import address_of
 
 TIMEOUT = aiohttp.ClientTimeout(total=5, connect=1)
@@ -43,16 +44,6 @@ def _is_same(expected: str, given: str) -> bool:
     return hmac.compare_digest(expected.encode(), given.encode(errors="surrogateescape"))
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """All of a reply; raises Unreachable for one that no pod gives."""
-    body = b""
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > LONGEST_FORWARDED:
-            raise Unreachable
-    return body
-
-
 class Peers:
     """The program's other pods."""
 
@@ -72,7 +63,7 @@ class Peers:
             if not _is_same(sign_reply(self._key, signature, reply), signed):
                 raise Unreachable
             return REPLIES.validate_json(reply)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TooLong):
             raise Unreachable from None
 
     async def _post(self, url: str, body: bytes, signature: str) -> tuple[bytes, str]:
@@ -83,7 +74,7 @@ class Peers:
             signed = answer.headers.get(SIGNATURE_HEADER, "")
             if answer.status != 200 or not signed:
                 raise Unreachable
-            return await _read(answer.content), signed
+            return await read_at_most(answer.content.iter_any(), LONGEST_FORWARDED), signed
 
     async def close(self) -> None:
         """Close the connections."""

@@ -228,7 +228,8 @@ class Service:
         call.receive = receive
         if not headers.keys().isdisjoint(CHOICES):
             await self._choose(call, headers)
-        if (accept := headers.get(b"accept")) and EVENTS in (accept := accept.lower()) and wants_events(accept):
+        accept = headers.get(b"accept", b"").lower()
+        if EVENTS in accept and wants_events(accept):
             call.emit = _nowhere
         return call
 

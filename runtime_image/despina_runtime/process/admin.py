@@ -31,6 +31,7 @@ from despina.wire import (
 from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
+from despina_runtime.lines import TooLong, read_at_most
 from despina_runtime.process.news import News
 
 if TYPE_CHECKING:
@@ -47,10 +48,6 @@ class Waiting(BaseModel):
 
     after: int = Field(default=0, ge=0)
     wait: float = Field(default=0.0, ge=0, le=LONGEST_WAIT)
-
-
-class TooLong(Exception):
-    """A body that nobody reads to its end."""
 
 
 class OrderRefused(Exception):
@@ -101,19 +98,9 @@ class OrderDesk:
 async def read_order(request: Request) -> bytes:
     """An order's bytes; raises OrderRefused for what is too long."""
     try:
-        return await read_at_most(request, MAX_ORDER_BYTES)
+        return await read_at_most(request.stream(), MAX_ORDER_BYTES)
     except TooLong:
         raise OrderRefused(413, "an order is not that long") from None
-
-
-async def read_at_most(request: Request, most: int) -> bytes:
-    """A request's body; raises TooLong for one of more bytes."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise TooLong
-    return body
 
 
 def read_key(text: str) -> Ed25519PublicKey | None:
@@ -189,7 +176,7 @@ async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Respo
     if feedback is None or not PEERS_SIGNATURE.fullmatch(signature):
         return PlainTextResponse(NOT_FOR_THIS_POD, 421)
     try:
-        body = await read_at_most(request, LONGEST_FORWARDED)
+        body = await read_at_most(request.stream(), LONGEST_FORWARDED)
     except TooLong:
         return PlainTextResponse("labels are not that long\n", 413)
     except ClientDisconnect:
