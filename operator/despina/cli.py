@@ -117,6 +117,8 @@ def crds() -> dict[str, str]:
 def render(path: Path, version: str) -> str:
     """The objects of the first pass over each program and tool."""
     manifests = [m for m in yaml.safe_load_all(path.read_text()) if m]
+    if not all(isinstance(m, dict) for m in manifests):
+        raise ValueError("every document must be a manifest")
     documents = [
         a.document for m in manifests for a in each(_first_actions(m, version)) if isinstance(a, Create | Apply)
     ]

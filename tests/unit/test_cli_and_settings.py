@@ -42,7 +42,24 @@ def test_render_shows_what_tools_become():
     assert len(made) == len(set(made))
 
 
-@pytest.mark.parametrize("text", [TOOL, "kind: DSPyTool", "kind: Service", "{", None])
+HEAD = "apiVersion: despina.dev/v1alpha1\nkind: DSPyProgram\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOOL,
+        "kind: DSPyTool",
+        "kind: Service",
+        "{",
+        "- 1",
+        "text",
+        f"{HEAD}metadata: [1]",
+        f"{HEAD}metadata: {{name: a}}\nspec: [1]",
+        f"{HEAD}metadata: {{name: a, annotations: [1]}}",
+        None,
+    ],
+)
 def test_what_cannot_be_rendered_is_an_error_that_names_the_file(tmp_path, capsys, text):
     path = tmp_path / "it.yaml"
     if text:

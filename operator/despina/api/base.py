@@ -44,6 +44,8 @@ class Owner(ApiModel):
         if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != cls.kind:
             raise ValueError(f"apiVersion and kind must be {API_VERSION} and {cls.kind}")
         meta = manifest.get("metadata") or {}
+        if not isinstance(meta, dict):
+            raise ValueError("metadata must be a mapping")
         return cls.model_validate(
             {
                 "namespace": meta.get("namespace", "default"),
