@@ -194,6 +194,9 @@ def test_what_is_wrong_with_a_label_is_said_by_its_field(pod, version, seen, tmp
         assert not field or field in [e["field"] for e in answer.json()["errors"]], (sentence, answer.text)
     for body in (b"", b"no json", b"[]", b"7"):
         assert httpx.post(f"{running.url}/feedback", content=body).status_code == 422, body
+    described = httpx.get(f"{running.url}/openapi.json").json()["paths"]["/feedback"]["post"]
+    assert described["parameters"][0]["name"] == "despina-feedback-token"
+    assert "401" in described["responses"]
     assert give(running, name, headers={"despina-feedback-token": "guessed"}).status_code == 401
     assert give(running, name, headers={"despina-feedback-token": "trusted"}).status_code == 202
     (found,) = eventually("delivered", seen.labels, 60)

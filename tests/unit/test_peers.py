@@ -90,6 +90,12 @@ async def test_labels_that_another_pod_signed_are_stored(tmp_path):
     assert [one.status for one in REPLIES.validate_json(answer.content)] == ["Stored"]
 
 
+async def test_what_another_pod_signed_and_is_no_label_is_refused(tmp_path):
+    async with Desk(tmp_path) as own:
+        for body in (b"{}", b"[1]", b"no json"):
+            assert (await post(own.desk, body, sign(KEY, POD, body))).status_code == 400
+
+
 async def test_who_leaves_in_the_midst_of_labels_is_no_error(tmp_path):
     heard = iter([{"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.disconnect"}])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from despina.wire import RuntimeConfig
 from despina_runtime.feedback.label import MOST_LABELS, Given, Reply
+from despina_runtime.http.feedback import TRUST_HEADER
 from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE
 from despina_runtime.program.interface import REFS, Interface
@@ -53,6 +54,7 @@ WISHES = {
     "503": "The request could not be noted; Retry-After says when to come back",
 }
 LABELLED = {
+    "401": "A token is wrong, of whoever may ask or of those whose labels are trusted",
     "404": "There is no such prediction",
     "410": "What this label is about is not kept any more",
     "413": PROBLEMS["413"],
@@ -103,7 +105,7 @@ def _problems(*statuses: str, secured: bool) -> Schemas:
 
 def _described(problems: Mapping[str, str], secured: bool) -> Schemas:
     content = {MEDIA_TYPE.decode(): {"schema": _ref("Problem")}}
-    wanted = {**problems, "401": PROBLEMS["401"]} if secured else problems
+    wanted = {"401": PROBLEMS["401"], **problems} if secured else problems
     return {status: {"description": text, "content": content} for status, text in wanted.items()}
 
 
@@ -234,6 +236,14 @@ def _feedback(secured: bool) -> Schemas:
     labelled = {
         "summary": "Say whether an answer was right",
         "operationId": "feedback",
+        "parameters": [
+            {
+                "in": "header",
+                "name": TRUST_HEADER.decode(),
+                "description": "Labels with this token are trusted.",
+                "schema": {"type": "string"},
+            }
+        ],
         "requestBody": {"required": True, "content": _json({"oneOf": [one, many]})},
         "responses": {
             "202": {"description": "It is on the disk; of a list, what became of each", "content": _json(told)},

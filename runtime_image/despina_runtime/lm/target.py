@@ -31,8 +31,8 @@ SOON_SECONDS = 0.05
 class LMUnavailable(LMServerError):  # type: ignore[misc]
     """The LM's breaker is open: it was not asked."""
 
-    def __init__(self, name: str, retry_after: float) -> None:
-        super().__init__(f"the breaker of {name} is open", retry_after=retry_after)
+    def __init__(self, config: LMConfig, retry_after: float) -> None:
+        super().__init__(f"the breaker of {config.name} is open", model=config.model, retry_after=retry_after)
 
 
 class Client(Protocol):
@@ -191,7 +191,7 @@ class Target:
         """One call, if the breaker lets it; the breaker learns how it went."""
         ticket = self._breaker.admit() if self._breaker else 0
         if self._breaker and ticket is None:
-            raise LMUnavailable(self.config.name, self._breaker.retry_after)
+            raise LMUnavailable(self.config, self._breaker.retry_after)
         meter.attempts += 1
         began = asyncio.get_running_loop().time()
         try:

@@ -181,7 +181,10 @@ async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Respo
         return PlainTextResponse("labels are not that long\n", 413)
     except ClientDisconnect:
         return Response(status_code=400)  # which nobody reads
-    replied = await feedback.from_peer(body, signature)
+    try:
+        replied = await feedback.from_peer(body, signature)
+    except ValueError:  # of another version of this pod
+        return PlainTextResponse("no labels\n", 400)
     if replied is None:
         return PlainTextResponse(NOT_FOR_THIS_POD, 421)
     reply, signed = replied
