@@ -90,6 +90,16 @@ def test_when_they_are_delivered_there_is_room_again(spool):
     assert spool.fill().labels == n
 
 
+def test_where_there_is_no_room_what_waits_may_be_given_again(spool):
+    n = 0
+    while not spool.take([], [hit(n, LONG)]):
+        n += 1
+    again, later = hit(0, LONG), hit(0, LONG, at=2000.0)
+    assert spool.take([], [again, hit(n, LONG), later]) == [hit(n).prediction]
+    assert spool.fill().labels == n
+    assert later in spool.labels(n)
+
+
 def test_of_delivered_ones_the_oldest_are_forgotten_and_a_waiting_one_never(spool):
     spool.take([], [hit(0, at=1.0)])
     sent = [hit(n) for n in range(1, 3001)]
