@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from despina_runtime.feedback import desk as desks
 from despina_runtime.feedback.label import LONGEST_LABEL
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from tests.unit.test_hostile_records import Desk, said
+from tests.unit.test_hostile_records import Desk, record, said
 from tests.unit.test_hostile_records import origin as fresh
 from tests.unit.test_predictions import POD, kept, origin
 
@@ -142,13 +143,18 @@ def test_into_the_smallest_spool_fits_the_longest_label(tmp_path):
     spool.close()
 
 
-async def test_who_gives_a_label_for_which_there_is_no_room_is_told_so(tmp_path):
+async def test_who_gives_a_label_for_which_there_is_no_room_is_told_so(tmp_path, monkeypatch):
     labels = [said(fresh(f"{n:x}"), expected={"a": "x" * (LONGEST_LABEL - 100)}) for n in range(40)]
     async with Desk(tmp_path, spool_bytes=2**21) as own:
         replies = [one.status for one in await own.desk.store(labels)]
+        own.desk.record(record(fresh("ff")))
+        (short,) = await own.desk.store([said(fresh("fe"))])
         trouble = own.desk.report().trouble
+        monkeypatch.setattr(desks, "NO_ROOM_SECONDS", 0.0)
+        later = own.desk.report().trouble
     stored = replies.count("Stored")
     assert 8 < stored < 20
     assert replies == ["Stored"] * stored + ["Failed"] * (40 - stored)
-    assert "half of the spool" in trouble
-    assert sum(line["type"] == "label" for line in own.delivered()) == stored
+    assert short.status == "Stored"
+    assert ("half of the spool" in trouble, later) == (True, ""), "whatever is stored meanwhile"
+    assert sum(line["type"] == "label" for line in own.delivered()) == stored + 1
