@@ -362,6 +362,18 @@ async def test_requests_that_are_sent_before_others_are_answered_are_not_gathere
         writer.close()
 
 
+async def test_of_requests_that_were_answered_a_connection_keeps_none():
+    server = make_server(answered, 5)
+    async with running(server) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(WHOLE * 9)
+        for _ in range(9):
+            await reader.readuntil(b"{}")
+        (connection,) = server.server_state.connections
+        await until("they are free", lambda: not connection._earlier)
+        writer.close()
+
+
 async def test_what_cannot_be_parsed_is_no_answer_to_what_came_before():
     async with listening(answered, 5) as address, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*address)
