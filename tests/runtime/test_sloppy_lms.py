@@ -176,6 +176,15 @@ async def test_a_usage_that_is_none_is_left_out(usage, counted):
     tracker.get_total_tokens()
 
 
+async def test_what_an_answer_cost_is_no_count_and_is_told_as_it_is():
+    tracker = UsageTracker()
+    with dspy.context(usage_tracker=tracker):
+        async with asking(Provider(whole(usage={"prompt_tokens": 3, "cost": 0.37}))) as ask:
+            await ask()
+    ((_, total),) = tracker.get_total_tokens().items()
+    assert total == {"prompt_tokens": 3, "cost": 0.37}
+
+
 async def test_a_content_may_come_in_parts():
     parts = [{"type": "text", "text": "fi"}, {"type": "refusal", "refusal": "x"}, {"type": "text", "text": "ne"}]
     async with asking(Provider(message(content=parts))) as ask:

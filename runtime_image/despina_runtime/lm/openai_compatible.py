@@ -80,11 +80,11 @@ def _text_of(content: Any) -> Any:
 
 
 def _counted(usage: Any) -> dict[str, Any]:
-    """What of a usage are counts: a provider that counts oddly has answered all the same."""
+    """What of a usage are counts, or a price: a provider that counts oddly has answered all the same."""
     if not isinstance(usage, dict) or len(usage) > MOST_PARTS:
         return {}
     return {
-        k: int(v) if type(v) in NUMBERS else _counted(v)
+        k: _counted(v) if type(v) is dict else v
         for k, v in usage.items()
         if type(v) is dict or (type(v) in NUMBERS and 0 <= v < LARGEST_COUNT)
     }
