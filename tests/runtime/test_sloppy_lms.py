@@ -62,7 +62,7 @@ async def asking(provider: Provider, retries: int = 1) -> AsyncIterator[Callable
     port.listen()
     server = make_server(provider, 0)
     serving = asyncio.create_task(server.serve(sockets=[port]))
-    provider.url = f"http://127.0.0.1:{port.getsockname()[1]}".encode()
+    provider.url = f"http://localhost:{port.getsockname()[1]}".encode()  # of an address nobody keeps cookies
     target = Target(lm_config(provider.url.decode(), retries=retries), None, 20)
 
     async def ask(emit=None, **params) -> tuple[list, Meter]:
