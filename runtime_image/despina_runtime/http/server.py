@@ -65,8 +65,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _end_late(self) -> None:
+        """On one that is being closed nothing arrives: it has the time that its last answer takes to be read."""
         now, before, self._arriving = time.monotonic(), self._arriving, {}
-        connections: list[Any] = [c for c in self.server_state.connections if is_arriving(c)]
+        connections: list[Any] = [
+            c for c in self.server_state.connections if is_arriving(c) and not c.transport.is_closing()
+        ]
         for connection in connections:
             request, since = before.get(connection, (None, now))
             if request is not connection.scope:
