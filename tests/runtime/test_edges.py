@@ -362,6 +362,18 @@ async def test_requests_that_are_sent_before_others_are_answered_are_not_gathere
         writer.close()
 
 
+async def test_of_requests_that_were_answered_a_connection_keeps_none():
+    server = make_server(answered, 5)
+    async with running(server) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(WHOLE * 9)
+        for _ in range(9):
+            await reader.readuntil(b"{}")
+        (connection,) = server.server_state.connections
+        await until("they are free", lambda: not connection._earlier)
+        writer.close()
+
+
 async def test_what_cannot_be_parsed_is_no_answer_to_what_came_before():
     async with listening(answered, 5) as address, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*address)
@@ -495,17 +507,22 @@ def test_of_a_connection_that_is_closed_nothing_waits(loop):
         assert runner.run(closed()) == 0
 
 
-async def test_who_reads_slowly_is_served_to_the_end():
-    app = Large()
-    async with running(make_server(app, 5, reading_seconds=1)) as address, asyncio.timeout(30):
+@pytest.mark.parametrize(
+    ("make", "length", "pause"),
+    [(Large, PIECES * 65_536, 0.05), (Whole, PIECES * 2**20, 0.003)],
+    ids=["while it grows", "when it is closed"],
+)
+async def test_who_reads_slowly_is_served_to_the_end(make, length, pause):
+    app = make()
+    async with running(make_server(app, 5, arrival_seconds=1, reading_seconds=1)) as address, asyncio.timeout(30):
         with slow_reader(address) as caller:
             caller.sendall(b"GET /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             caller.setblocking(False)
             size = 0
             while read := await asyncio.get_running_loop().sock_recv(caller, 65_536):
                 size += len(read)
-                await asyncio.sleep(0.05)  # he is slow: it takes him longer than he may read nothing
-            assert size > PIECES * 65_536
+                await asyncio.sleep(pause)  # he is slow: it takes him longer than he may read nothing
+            assert size > length
     assert app.ended == ["http.disconnect"]
 
 

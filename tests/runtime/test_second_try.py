@@ -9,10 +9,13 @@ from typing import Literal
 
 import dspy
 import pytest
+from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError
+from pydantic import BaseModel
 
 from despina_runtime.lm.adapters import ADAPTERS, COLLECTED, EachItsOwn
 from despina_runtime.lm.meter import Meter
+from despina_runtime.memory import settle
 
 
 class Judged(dspy.Signature):
@@ -69,6 +72,21 @@ def test_the_lm_is_asked_once_more_and_told_what_was_wrong(name, is_async, sente
     assert [note in prompt for prompt in lm.prompts] == [False, True]
     assert lm.streams == ["the stream", None]
     assert [key for key, _ in meter.pending] == ["key 2"]
+
+
+class One(BaseModel):
+    text: str
+
+
+class Another(One):
+    pass
+
+
+@pytest.mark.parametrize("before", [One | Another, Another | One], ids=["one first", "another first"])
+def test_a_type_is_read_as_it_is_written_whichever_was_read_before(before):
+    settle()  # forgets all types
+    parse_value('{"text": "x"}', before)
+    assert [type(parse_value('{"text": "x"}', kind)) for kind in (One | Another, Another | One)] == [One, Another]
 
 
 def test_where_adapters_differ_each_asks_as_its_lm_wants_it():

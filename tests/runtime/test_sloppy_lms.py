@@ -18,7 +18,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from despina_runtime.http.asgi import send_body
 from despina_runtime.http.server import make_server, open_port
 from despina_runtime.lm.meter import CALLS, Meter
-from despina_runtime.lm.openai_compatible import LONGEST_ANSWER
+from despina_runtime.lm.openai_compatible import LONGEST_ANSWER, LONGEST_STREAM
 from despina_runtime.lm.target import Target
 from tests.support.pods import lm_config
 
@@ -50,7 +50,7 @@ class Provider:
 
     async def _go_on(self, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(2 + LONGEST_ANSWER // len(self.body)):
+        for _ in range(2 + LONGEST_STREAM // len(self.body)):
             await send({"type": "http.response.body", "body": self.body, "more_body": True})
         await asyncio.Event().wait()
 
@@ -62,7 +62,7 @@ async def asking(provider: Provider, retries: int = 1) -> AsyncIterator[Callable
     port.listen()
     server = make_server(provider, 0)
     serving = asyncio.create_task(server.serve(sockets=[port]))
-    provider.url = f"http://127.0.0.1:{port.getsockname()[1]}".encode()
+    provider.url = f"http://localhost:{port.getsockname()[1]}".encode()  # of an address nobody keeps cookies
     target = Target(lm_config(provider.url.decode(), retries=retries), None, 20)
 
     async def ask(emit=None, **params) -> tuple[list, Meter]:
@@ -176,6 +176,15 @@ async def test_a_usage_that_is_none_is_left_out(usage, counted):
     tracker.get_total_tokens()
 
 
+async def test_what_an_answer_cost_is_no_count_and_is_told_as_it_is():
+    tracker = UsageTracker()
+    with dspy.context(usage_tracker=tracker):
+        async with asking(Provider(whole(usage={"prompt_tokens": 3, "cost": 0.37}))) as ask:
+            await ask()
+    ((_, total),) = tracker.get_total_tokens().items()
+    assert total == {"prompt_tokens": 3, "cost": 0.37}
+
+
 async def test_a_content_may_come_in_parts():
     parts = [{"type": "text", "text": "fi"}, {"type": "refusal", "refusal": "x"}, {"type": "text", "text": "ne"}]
     async with asking(Provider(message(content=parts))) as ask:
@@ -215,6 +224,39 @@ async def test_an_answer_that_does_not_end_is_read_up_to_a_bound(emit, piece):
     async with asking(Provider(piece, is_endless=True), retries=0) as ask, asyncio.timeout(20):
         with pytest.raises(LMServerError, match="longer"):
             await ask(emit)
+
+
+LIKE_OPENAI = {
+    "id": "chatcmpl-" + "x" * 29,
+    "model": "m" * 22,
+    "system_fingerprint": "f" * 13,
+    "obfuscation": "x" * 150,
+}
+LISTED = {"choices": [PART | {"logprobs": {"content": [[]] * 1000}}]}
+
+
+async def test_a_stream_of_very_many_tokens_comes_whole():
+    token = LIKE_OPENAI | {"choices": [{"index": 0, "delta": {"content": "the "}}]}
+    stream = events(*[token] * 20_000, {"choices": [PART]})
+    assert len(stream) > LONGEST_ANSWER
+    async with asking(Provider(stream)) as ask:
+        assert (await ask(Told()))[0] == ["the " * 20_000 + WORDS]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        events({"choices": [PART], "other": "x" * LONGEST_ANSWER}),
+        events(*[{"choices": [PART | {"delta": {"content": "x" * 2**16}}]}] * 65),
+        events(*[{"choices": [PART | {"delta": {"reasoning_content": "x" * 2**16}}]}] * 65),
+        events(*[LISTED] * (1 + LONGEST_ANSWER // 3000)),
+    ],
+    ids=["one event", "text", "reasoning", "lists"],
+)
+async def test_what_is_kept_of_a_stream_is_no_longer_than_an_answer_may_be(stream):
+    async with asking(Provider(stream), retries=0) as ask:
+        with pytest.raises(LMServerError, match="longer"):
+            await ask(Told())
 
 
 async def test_a_long_event_comes_whole_and_a_short_one_in_the_midst_of_bytes():

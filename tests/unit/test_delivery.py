@@ -38,6 +38,7 @@ class Slow:
     async def label(self, label: Label) -> None:
         self.together += 1
         self.most = max(self.most, self.together)
+        await asyncio.sleep(0)
         await self._meet.wait()
         self.together -= 1
         if label.origin in self._away:
@@ -93,11 +94,14 @@ async def test_what_got_there_beside_one_that_did_not_is_not_delivered_again(spo
     assert spool.fill().labels == 0
 
 
-async def test_labels_of_one_unknown_prediction_bring_it_along_once(tmp_path):
+async def test_labels_of_one_unknown_prediction_bring_it_along_once_and_go_together(tmp_path):
     spool, sink, made = Spool(tmp_path / "spool.sqlite", 2**20, POD), Slow(), origin(1)
     sink.unknown = True
-    labels = [KeptLabel(f"{made}~{n}", made, "another", 1.0, said(made).model_dump_json().encode()) for n in range(5)]
+    body = said(made).model_dump_json().encode()
+    labels = [KeptLabel(f"{made}~{n}", made, "another", 1.0, body) for n in range(LABELS_TOGETHER + 1)]
     spool.take([], labels)
     await delivery(spool, sink)._labels(labels)
-    assert (sink.delivered, sink.labelled) == ([made], [made] * 5)
+    assert (sink.delivered, sink.labelled) == ([made], [made] * len(labels))
+    assert sink.most == LABELS_TOGETHER
+    assert spool.fill().labels == 0
     spool.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +80,20 @@ def test_a_record_says_what_was_executed():
     assert module.facts == {"inputs": {"ticket": "it crashes"}, "outputs": {"category": "bug"}}
     assert [a.facts["error"] for a in attempts] == ["LMError", ""]
     assert attempts[1].facts["input_tokens"] == 7
+
+
+def test_what_waits_to_be_written_holds_nothing_else_of_its_request():
+    world = World()
+
+    async def then(call: Call) -> Answer:
+        held.append(weakref.ref(call))
+        return Answer(b"{}")
+
+    held: list[weakref.ref[Any]] = []
+    asyncio.run(Recorded(world.recorder, world.names, PROGRAM, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main")))
+    gc.collect()
+    assert [one() for one in held] == [None]
+    assert [one.outputs for one in world.executed()] == [{}]
 
 
 def test_what_failed_is_recorded_with_its_problem():

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from despina_runtime.feedback import desk as desks
 from despina_runtime.feedback.label import LONGEST_LABEL
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from tests.unit.test_hostile_records import Desk, said
+from tests.unit.test_hostile_records import Desk, record, said
 from tests.unit.test_hostile_records import origin as fresh
 from tests.unit.test_predictions import POD, kept, origin
 
@@ -90,6 +91,16 @@ def test_when_they_are_delivered_there_is_room_again(spool):
     assert spool.fill().labels == n
 
 
+def test_where_there_is_no_room_what_waits_may_be_given_again(spool):
+    n = 0
+    while not spool.take([], [hit(n, LONG)]):
+        n += 1
+    again, later = hit(0, LONG), hit(0, LONG, at=2000.0)
+    assert spool.take([], [again, hit(n, LONG), later]) == [hit(n).prediction]
+    assert spool.fill().labels == n
+    assert later in spool.labels(n)
+
+
 def test_of_delivered_ones_the_oldest_are_forgotten_and_a_waiting_one_never(spool):
     spool.take([], [hit(0, at=1.0)])
     sent = [hit(n) for n in range(1, 3001)]
@@ -132,13 +143,18 @@ def test_into_the_smallest_spool_fits_the_longest_label(tmp_path):
     spool.close()
 
 
-async def test_who_gives_a_label_for_which_there_is_no_room_is_told_so(tmp_path):
+async def test_who_gives_a_label_for_which_there_is_no_room_is_told_so(tmp_path, monkeypatch):
     labels = [said(fresh(f"{n:x}"), expected={"a": "x" * (LONGEST_LABEL - 100)}) for n in range(40)]
     async with Desk(tmp_path, spool_bytes=2**21) as own:
         replies = [one.status for one in await own.desk.store(labels)]
+        own.desk.record(record(fresh("ff")))
+        (short,) = await own.desk.store([said(fresh("fe"))])
         trouble = own.desk.report().trouble
+        monkeypatch.setattr(desks, "NO_ROOM_SECONDS", 0.0)
+        later = own.desk.report().trouble
     stored = replies.count("Stored")
     assert 8 < stored < 20
     assert replies == ["Stored"] * stored + ["Failed"] * (40 - stored)
-    assert "half of the spool" in trouble
-    assert sum(line["type"] == "label" for line in own.delivered()) == stored
+    assert short.status == "Stored"
+    assert ("half of the spool" in trouble, later) == (True, ""), "whatever is stored meanwhile"
+    assert sum(line["type"] == "label" for line in own.delivered()) == stored + 1

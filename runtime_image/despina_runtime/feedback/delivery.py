@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -87,20 +87,19 @@ class Delivery:
                 log.error("A prediction is not taken error=%s", _words(exc))
 
     async def _labels(self, kept: Sequence[KeptLabel]) -> None:
-        """Those of a few predictions at a time, for the first of each may have to bring its prediction along; what got
+        """A few at a time, of each prediction one before the others, for that may have to bring it along; what got
         there is written down together, also when one did not."""
         done: list[KeptLabel] = []
 
-        async def give(labels: Iterable[KeptLabel]) -> None:
-            for one in labels:
-                await self._label(Label.model_validate_json(one.body))
-                done.append(one)
+        async def give(one: KeptLabel) -> None:
+            await self._label(Label.model_validate_json(one.body))
+            done.append(one)
 
-        each = [list(same) for _, same in groupby(sorted(kept, key=_origin_of), key=_origin_of)]
+        first = {one.origin: one for one in reversed(kept)}
+        others = [one for one in kept if one is not first[one.origin]]
         try:
-            for first in range(0, len(each), LABELS_TOGETHER):
-                some = map(give, each[first : first + LABELS_TOGETHER])
-                for wrong in filter(None, await asyncio.gather(*some, return_exceptions=True)):
+            for some in (*_few(list(first.values())), *_few(others)):
+                for wrong in filter(None, await asyncio.gather(*map(give, some), return_exceptions=True)):
                     raise wrong
         finally:
             if done:
@@ -151,8 +150,9 @@ def _fitting(kept: Sequence[KeptLabel]) -> int:
     return max(1, sum(end <= LONGEST_FORWARDED for end in ends) - 1)
 
 
-def _origin_of(label: KeptLabel) -> str:
-    return label.origin
+def _few(labels: Sequence[KeptLabel]) -> Iterator[Sequence[KeptLabel]]:
+    for start in range(0, len(labels), LABELS_TOGETHER):
+        yield labels[start : start + LABELS_TOGETHER]
 
 
 def _read(kept: Kept) -> Executed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import sqlite3
@@ -29,6 +30,8 @@ LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
 KEY_FILE = "prediction-key"
 NO_ROOM = "labels are not taken, for those that wait to be delivered fill their half of the spool"
+NO_ROOM_SECONDS = 30.0
+"""So long it is told that there was none for a label: what is stored meanwhile may have been shorter, or no label."""
 
 
 def prepare(cache: Path, pod: str) -> None:
@@ -60,6 +63,7 @@ class FeedbackDesk:
         self._labels: list[tuple[Sequence[Label], asyncio.Future[dict[str, Status]]]] = []
         self._waited_for = asyncio.Event()
         self._disk_trouble = self._sink_trouble = ""
+        self._refused_at = -math.inf
         self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -106,7 +110,8 @@ class FeedbackDesk:
 
     def report(self) -> FeedbackReport:
         """What goes wrong, for whoever decides or looks."""
-        return FeedbackReport(trouble=(self._disk_trouble or self._sink_trouble)[:1024])
+        room = NO_ROOM if time.monotonic() - self._refused_at < NO_ROOM_SECONDS else ""
+        return FeedbackReport(trouble="; ".join(filter(None, (self._disk_trouble, room, self._sink_trouble)))[:1024])
 
     async def close(self, seconds: float) -> None:
         """Deliver what can be in this time; what cannot stays in the spool for as long as that lives."""
@@ -149,7 +154,9 @@ class FeedbackDesk:
         found: dict[str, Status] = {}
         try:
             found = await self._in_spool(self._take, records, [one for labels, _ in given for one in labels])
-            self._disk_trouble = NO_ROOM if "Failed" in found.values() else ""
+            self._disk_trouble = ""
+            if "Failed" in found.values():
+                self._refused_at = time.monotonic()
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))

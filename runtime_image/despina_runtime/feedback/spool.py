@@ -238,9 +238,10 @@ class Spool:
         )
 
     def _insert_label(self, label: KeptLabel) -> bool:
-        """Whether there is room for it beside those that wait."""
-        query = f"SELECT bytes + {ROOM.format('?')} FROM labels_room WHERE NOT is_done"  # noqa: S608
-        (needed,) = self._db.execute(query, (label.body,)).fetchone()
+        """Whether there is room for it beside those that wait; one of the same answer makes room for it."""
+        replaced = f"SELECT {ROOM.format('body')} FROM labels WHERE prediction = ? AND NOT is_done"  # noqa: S608
+        query = f"SELECT bytes + {ROOM.format('?')} - ifnull(({replaced}), 0) FROM labels_room WHERE NOT is_done"  # noqa: S608
+        (needed,) = self._db.execute(query, (label.body, label.prediction)).fetchone()
         if needed > self._limit_of_labels:
             return False
         self._db.execute(

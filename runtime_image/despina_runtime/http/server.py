@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -64,8 +65,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _end_late(self) -> None:
+        """On one that is being closed nothing arrives: it has the time that its last answer takes to be read."""
         now, before, self._arriving = time.monotonic(), self._arriving, {}
-        connections: list[Any] = [c for c in self.server_state.connections if is_arriving(c)]
+        connections: list[Any] = [
+            c for c in self.server_state.connections if is_arriving(c) and not c.transport.is_closing()
+        ]
         for connection in connections:
             request, since = before.get(connection, (None, now))
             if request is not connection.scope:
@@ -108,14 +112,14 @@ class Protocol(HttpToolsProtocol):
     _unread = 0
     """Bytes that came in pieces since the one of which something was given on, as headers or as a part of a body."""
     _is_ended = False
-    _earlier: tuple[Any, ...] = ()
-    """Of uvicorn's cycles those that others were queued behind."""
     rooms = 0
     """How often the caller, whom more waited for than may be, had read so much that more was written."""
 
     def connection_made(self, transport: Any) -> None:
         """One more."""
         super().connection_made(transport)
+        self._earlier = WeakSet[Any]()
+        """Of uvicorn's cycles those that others were queued behind, for as long as they wait or run."""
         if len(self.connections) > MOST_CONNECTIONS:
             self.app = refuse_connection
 
@@ -163,7 +167,7 @@ class Protocol(HttpToolsProtocol):
         """Raises where too many wait already, which ends the parsing of what was read with them."""
         if len(self.pipeline) >= MOST_PIPELINED:
             raise TooManyWait
-        self._earlier = (*(c for c in self._earlier if not c.response_complete), cycle)
+        self._earlier.add(cycle)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""

@@ -36,7 +36,10 @@ KEEP_ALIVE_SECONDS = 30
 IDENTITY = "identity"
 HEADERS = {"content-type": "application/json", "accept-encoding": IDENTITY}
 LONGEST_ANSWER = 4 * 2**20
-"""Bytes, of a stream, too: it is read on the event loop, and each of a million small parts costs a kilobyte."""
+"""Bytes, and of what is kept of a stream: it is read on the event loop, and each of a million small parts costs a
+kilobyte."""
+LONGEST_STREAM = 16 * 2**20
+"""Bytes. A token has an event of its own, of which hundreds of bytes say the same as in the one before."""
 MOST_PARTS = 128
 """Choices of an answer, as many as the format lets be asked for; calls of one, and counts of a usage."""
 LARGEST_COUNT = 2**40
@@ -80,11 +83,11 @@ def _text_of(content: Any) -> Any:
 
 
 def _counted(usage: Any) -> dict[str, Any]:
-    """What of a usage are counts: a provider that counts oddly has answered all the same."""
+    """What of a usage are counts, or a price: a provider that counts oddly has answered all the same."""
     if not isinstance(usage, dict) or len(usage) > MOST_PARTS:
         return {}
     return {
-        k: int(v) if type(v) in NUMBERS else _counted(v)
+        k: _counted(v) if type(v) is dict else v
         for k, v in usage.items()
         if type(v) is dict or (type(v) in NUMBERS and 0 <= v < LARGEST_COUNT)
     }
@@ -220,13 +223,17 @@ class CompatibleClient:
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[_Event]:
         """The data of server-sent events until `[DONE]`."""
-        async for line in _lines(self._pieces(response)):
+        kept = 0
+        async for line in _lines(self._pieces(response, LONGEST_STREAM)):
             if not line.startswith(b"data:"):
                 continue
             data = line[5:].strip()
             if data == b"[DONE]":
                 return
+            self._check_length(len(data), LONGEST_ANSWER)
             event = self._read(_Event, data)
+            kept += _kept_bytes(event, data)
+            self._check_length(kept, LONGEST_ANSWER)
             if event.error is not None:
                 raise LMServerError("the stream broke off with an error", model=self._name)
             yield event
@@ -236,21 +243,24 @@ class CompatibleClient:
         if (length := response.content_length) is not None and length <= LONGEST_ANSWER:
             self._check_encoding(response)
             return await response.read()
-        return b"".join([piece async for piece in self._pieces(response)])
+        return b"".join([piece async for piece in self._pieces(response, LONGEST_ANSWER)])
 
     def _check_encoding(self, response: aiohttp.ClientResponse) -> None:
         """What is compressed could be anything, once unpacked."""
         if response.headers.get("content-encoding", IDENTITY) != IDENTITY:
             raise LMServerError("the answer is compressed, though it was not to be", model=self._name)
 
-    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    def _check_length(self, length: int, most: int) -> None:
+        if length > most:
+            raise LMServerError(f"the answer is longer than {most} bytes", model=self._name)
+
+    async def _pieces(self, response: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:
         """An answer's bytes as they come."""
         self._check_encoding(response)
         size = 0
         async for piece in response.content.iter_any():
             size += len(piece)
-            if size > LONGEST_ANSWER:
-                raise LMServerError(f"the answer is longer than {LONGEST_ANSWER} bytes", model=self._name)
+            self._check_length(size, most)
             yield piece
 
     def _read(self, kind: type[Read], data: bytes) -> Read:
@@ -263,6 +273,15 @@ class CompatibleClient:
         """A provider's own words may hold keys or prompts, so only the status is told."""
         kind = KINDS.get(status) or (LMServerError if status >= 500 else LMProviderError)
         return kind(f"status {status}", model=self._name, status=status, retry_after=_seconds(retry_after))
+
+
+def _kept_bytes(event: _Event, data: bytes) -> int:
+    """What of an event stays until the stream ends: its texts, or all of what may be in many parts."""
+    parts = event.choices or []
+    if any(part.logprobs for part in parts):
+        return len(data)
+    deltas = [part.delta for part in parts if part.delta]
+    return sum(len(delta.content or "") + len(delta.reasoning_content or "") for delta in deltas)
 
 
 class _Growing:
