@@ -17,12 +17,12 @@ class TooLong(Exception):
 
 async def read_at_most(chunks: AsyncIterable[bytes], most: int) -> bytes:
     """A body as it comes; raises TooLong for one of more bytes."""
-    body = b""
+    body = bytearray()
     async for chunk in chunks:
         body += chunk
         if len(body) > most:
             raise TooLong
-    return body
+    return bytes(body)
 
 
 class GaveWay(Exception):
@@ -35,28 +35,28 @@ class Intake:
 
     def __init__(self, most: int) -> None:
         self._most, self._size = most, 0
-        self._begun: dict[object, bytes] = {}
+        self._begun: dict[object, bytearray] = {}
 
     async def read(self, chunks: AsyncIterable[bytes], most: int) -> bytes:
         """A body as it comes; raises TooLong for one of more bytes, and GaveWay."""
         this = object()
-        self._begun[this] = b""
+        self._begun[this] = bytearray()
         try:
             async for chunk in chunks:
                 self._add(this, chunk)
                 if len(self._read_of(this)) > most:
                     raise TooLong
-            return self._read_of(this)
+            return bytes(self._read_of(this))
         finally:
             self._drop(this)
 
     def _add(self, this: object, chunk: bytes) -> None:
-        self._begun[this] = self._read_of(this) + chunk
+        self._read_of(this).extend(chunk)
         self._size += len(chunk)
         while self._size > self._most:
             self._drop(next(iter(self._begun)))
 
-    def _read_of(self, this: object) -> bytes:
+    def _read_of(self, this: object) -> bytearray:
         if (found := self._begun.get(this)) is None:
             raise GaveWay
         return found

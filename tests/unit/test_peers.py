@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.feedback.label import LONGEST_FORWARDED, LONGEST_LABEL, Label, Reply
 from despina_runtime.feedback.peers import LABELS, REPLIES, Unreachable, is_signed, sign
 from despina_runtime.feedback.spool import KeptLabel, Spool
+from despina_runtime.lines import Intake, read_at_most
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 from despina_runtime.telemetry.prediction import key_of
@@ -107,6 +109,17 @@ async def test_of_those_who_send_slowly_no_more_is_kept_than_there_is_room_for(t
     refused = 421 if path == LABELS_PATH else 403
     assert at_once.status_code == refused, "it was read"
     assert slow == [503] * 6 + [refused] * 2
+
+
+@pytest.mark.parametrize("read", [read_at_most, Intake(2**20).read], ids=["alone", "among others"])
+async def test_a_body_in_the_smallest_pieces_costs_no_more_than_its_pieces(read):
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(2**19):
+            yield b"x"
+
+    began = time.process_time()
+    assert await read(pieces(), 2**20) == b"x" * 2**19
+    assert time.process_time() - began < 2
 
 
 async def test_labels_that_another_pod_signed_are_stored(tmp_path):
