@@ -83,9 +83,10 @@ def with_own_marks(state: str) -> str:
     return state
 
 
-def read_loosely_by(loads: Callable[..., Any], search: Callable[..., Any]) -> None:
-    """How DSPy reads JSON that is none, and how it looks for an object in a text."""
+def read_loosely_by(loads: Callable[..., Any], search: Callable[..., Any], literal_eval: Callable[[str], Any]) -> None:
+    """How DSPy reads JSON that is none, how it looks for an object in a text, and how it reads values of Python's."""
     json_repair.loads = loads
+    dspy.adapters.utils.ast = SimpleNamespace(literal_eval=literal_eval)
     dspy.adapters.json_adapter.regex = SimpleNamespace(search=search, DOTALL=regex.DOTALL)
 
 

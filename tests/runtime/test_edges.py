@@ -526,6 +526,52 @@ async def test_who_reads_slowly_is_served_to_the_end(make, length, pause):
     assert app.ended == ["http.disconnect"]
 
 
+INNER = b"GET /inner HTTP/1.1\r\nhost: x\r\n\r\n"
+BODIES = {
+    "of a length": (b"content-length: %d\r\n" % len(INNER), INNER),
+    "in chunks": (b"transfer-encoding: chunked\r\n", b"%x\r\n%s\r\n0\r\n\r\n" % (len(INNER), INNER)),
+    "none": (b"", b""),
+}
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE], ids=["first", "behind another"])
+@pytest.mark.parametrize("is_apart", [False, True], ids=["at once", "apart"])
+@pytest.mark.parametrize("kind", BODIES)
+async def test_a_request_for_another_protocol_is_answered_and_its_body_is_no_request(kind, is_apart, before):
+    asked = []
+
+    async def told(scope, receive, send) -> None:
+        message = await receive()
+        body = message["body"]
+        while message.get("more_body"):
+            body += (message := await receive())["body"]
+        asked.append((scope["path"], body))
+        await send_body(send, 200, b"{}")
+
+    framing, body = BODIES[kind]
+    head = b"POST /outer HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+    async with listening(told, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(before + head + framing + b"\r\n" + (b"" if is_apart else body))
+        if is_apart:
+            await asyncio.sleep(0.1)
+            writer.write(body)
+        answers = await reader.read()
+        writer.close()
+    assert asked[bool(before) :] == [("/outer", INNER if body else b"")]
+    assert answers.count(b" 200 ") == len(asked)
+    assert answers.count(b"connection: close") == 1
+
+
+async def test_what_says_nowhere_where_its_body_ends_is_none_for_another_protocol_either():
+    async with listening(answered, 5) as address, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*address)
+        upgrade = b"connection: upgrade\r\nupgrade: h2c\r\ntransfer-encoding: gzip\r\n\r\n"
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n" + upgrade + INNER)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
 async def test_a_websocket_is_answered_like_any_other_get(served):
     client = served()
     upgrade = b"GET /execute HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"

@@ -401,6 +401,7 @@ HOSTILE = {
     "quotes": "['" * 8000,
     "half of a character": '["\\ud83d"]',
     "a list that is too deep": "[" * 3000,
+    "a long list of Python's": f"[{'[],' * 350_000}]",
 }
 
 
@@ -453,6 +454,13 @@ def test_what_is_long_and_valid_is_read_also_in_a_fence():
     assert loads(text) == value
     assert loads(f"Here it is:\n```json\n{text}\n```") == value
     assert loads("{'a': 1,}") == {"a": 1}
+
+
+@pytest.mark.parametrize(("words", "found"), [("['a', 'b']", ["a", "b"]), (f"[{'1,' * 1500}]", [1] * 1500)])
+def test_a_value_of_pythons_is_read(words, found):
+    from dspy.adapters.utils import parse_value
+
+    assert parse_value(words, list) == found
 
 
 async def test_a_callers_text_is_text_whatever_it_says(serving, lm, monkeypatch):

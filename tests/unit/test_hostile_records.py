@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -110,6 +111,10 @@ LABELS = {
     "what no text can be": lambda: said(origin("2"), expected={"a": "\ud800"}),
     "the name of no prediction": lambda: said("abcd1234-x-zz"),
     "a number that is none": lambda: said(origin("zz")),
+    "no pod": lambda: said(origin("2"), pod="z" * 12),
+    "another pod": lambda: said(origin("2"), pod="1f900a0102ff"),
+    "no moment": lambda: said(origin("2"), at=math.nan),
+    "a moment that never comes": lambda: said(origin("2"), at=math.inf),
 }
 
 
@@ -118,7 +123,7 @@ async def test_a_label_that_is_none_keeps_no_other_from_being_stored(tmp_path, s
     name = origin("1")
     async with Desk(tmp_path) as own:
         own.desk.record(record(name))
-        with pytest.raises(ValueError, match=r"called so|surrogates"):
+        with pytest.raises(ValueError, match=r"called so|surrogates|another pod|finite"):
             await own.desk.store([LABELS[sentence]()])
         (reply,) = await own.desk.store([said(name)])
         assert reply.status == "Stored"

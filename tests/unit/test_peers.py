@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from httpx import ASGITransport
 from starlette.applications import Starlette
 
-from despina.wire import LABELS_PATH, SIGNATURE_HEADER, PodState
+from despina.wire import LABELS_PATH, ORDERS_PATH, SIGNATURE_HEADER, PodState
 from despina_runtime.feedback.delivery import Delivery
 from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.feedback.label import LONGEST_FORWARDED, LONGEST_LABEL, Label, Reply
 from despina_runtime.feedback.peers import LABELS, REPLIES, Unreachable, is_signed, sign
 from despina_runtime.feedback.spool import KeptLabel, Spool
+from despina_runtime.lines import Intake, read_at_most
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 from despina_runtime.telemetry.prediction import key_of
@@ -81,6 +83,43 @@ async def test_what_only_looks_signed_is_read_as_far_as_labels_can_be_long(tmp_p
         assert (await post(own.desk, body, "0" * 64)).status_code == 413
         assert (await post(own.desk, b"[]", "0" * 64)).status_code == 421
     assert body.read <= LONGEST_FORWARDED + 2**16
+
+
+async def slowly(pieces: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    while piece := await pieces.get():
+        yield piece
+
+
+@pytest.mark.parametrize("path", [LABELS_PATH, ORDERS_PATH])
+async def test_of_those_who_send_slowly_no_more_is_kept_than_there_is_room_for(tmp_path, monkeypatch, path):
+    monkeypatch.setattr("despina_runtime.process.admin.MOST_AT_ONCE", 2**20)
+    senders = [asyncio.Queue[bytes]() for _ in range(8)]
+    for pieces in senders:
+        pieces.put_nowait(b" " * 2**18)
+    async with Desk(tmp_path) as own:
+        app, headers = admin(own.desk), {SIGNATURE_HEADER: "0" * 64}
+        async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod") as client:
+            ways = [asyncio.ensure_future(client.post(path, content=slowly(p), headers=headers)) for p in senders]
+            await asyncio.sleep(0.1)
+            at_once = await client.post(path, content=b" " * 2**19, headers=headers)
+            for pieces in senders:
+                pieces.put_nowait(b" ")
+                pieces.put_nowait(b"")
+            slow = [answer.status_code for answer in await asyncio.gather(*ways)]
+    refused = 421 if path == LABELS_PATH else 403
+    assert at_once.status_code == refused, "it was read"
+    assert slow == [503] * 6 + [refused] * 2
+
+
+@pytest.mark.parametrize("read", [read_at_most, Intake(2**20).read], ids=["alone", "among others"])
+async def test_a_body_in_the_smallest_pieces_costs_no_more_than_its_pieces(read):
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(2**19):
+            yield b"x"
+
+    began = time.process_time()
+    assert await read(pieces(), 2**20) == b"x" * 2**19
+    assert time.process_time() - began < 2
 
 
 async def test_labels_that_another_pod_signed_are_stored(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 
 from despina_runtime.feedback import desk as desks
 from despina_runtime.feedback.label import LONGEST_LABEL
-from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
+from despina_runtime.feedback.spool import Block, Kept, KeptLabel, Spool
+from despina_runtime.telemetry.executed import END
+from despina_runtime.telemetry.prediction import place_of
 from tests.unit.test_hostile_records import Desk, record, said
 from tests.unit.test_hostile_records import origin as fresh
 from tests.unit.test_predictions import POD, kept, origin
@@ -126,6 +128,69 @@ def test_what_is_given_again_and_again_takes_the_room_of_one(spool):
     for n in range(200):
         assert spool.take([], [hit(1, LONG, at=float(n))]) == []
     assert spool.fill().labels == 1
+
+
+def large(n: int, is_sampled: bool = False) -> Kept:
+    return Kept(origin(n), float(n), b"x" * 100_000, is_sampled)
+
+
+def about(n: int) -> KeptLabel:
+    return KeptLabel(f"{origin(n)}-mac", origin(n), POD, 1000.0 + n, b"{}")
+
+
+def others_are_kept(spool: Spool, file: Path) -> bool:
+    """Whether those that come after all that are labelled stay, in the room that there is."""
+    spool.take([Kept(origin(n), 2000.0 + n, b"x" * 10_000) for n in range(1000, 1100)], [])
+    lost = spool.prune(-1.0)
+    return used(file) <= LIMIT and lost == 0 and all(spool.knows(origin(n)) for n in range(1000, 1100))
+
+
+def test_what_waits_with_labels_is_in_their_share(file):
+    spool = Spool(file, LIMIT, POD)
+    taken = next(n for n in range(60) if spool.take([large(n)], [about(n)]))
+    assert taken == 20
+    assert others_are_kept(spool, file)
+    assert all(spool.knows(origin(n)) for n in range(20)), "what was acknowledged waits"
+    spool.close()
+
+
+def test_also_where_they_were_there_before_it(file):
+    spool = Spool(file, LIMIT, POD)
+    assert spool.take([], [about(n) for n in range(60)]) == []
+    spool.take([large(n, n % 2 == 0) for n in range(60)], [])
+    lost = spool.prune(-1.0)
+    assert 35 < lost < 45
+    assert others_are_kept(spool, file)
+    assert spool.fill().labels == 60
+    assert all(spool.knows(origin(n)) for n in range(15)), "the newest go"
+    spool.close()
+
+
+def test_what_is_delivered_makes_room_for_others(file):
+    spool = Spool(file, LIMIT, POD)
+    spool.take([large(n) for n in range(21)], [about(n) for n in range(20)])
+    again = KeptLabel(f"{origin(1)}~1-mac", origin(1), POD, 5000.0, b"{}")
+    assert spool.take([], [about(20), again]) == [about(20).prediction], "a second label brings nothing"
+    spool.delivered([origin(1)])
+    assert spool.take([], [about(20)]) == []
+    spool.close()
+    spool = Spool(file, LIMIT, POD)
+    spool.take([large(30)], [])
+    assert spool.take([], [about(30)]) == [about(30).prediction], "the next container counts them, too"
+    spool.close()
+
+
+def test_what_many_labels_wait_with_is_counted_once(file):
+    spool, (worker, number) = Spool(file, LIMIT, POD), place_of(origin(1))
+    spool.take([], [], [Block(worker, number, 1.0, b'["%s",%s]' % (origin(1).encode(), b"x" * 100_000) + END)])
+    assert spool.take([], [hit(n) for n in range(60)]) == []
+    spool.close()
+
+
+def test_into_the_smallest_spool_fits_a_label_of_the_largest_prediction(tmp_path):
+    spool = Spool(tmp_path / "small.sqlite", 2**10, POD)
+    assert spool.take([Kept(origin(1), 1.0, b"x" * 2**21)], [about(1)]) == []
+    spool.close()
 
 
 def test_a_spool_that_got_smaller_keeps_what_waits(spool, file):

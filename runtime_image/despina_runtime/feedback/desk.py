@@ -23,7 +23,7 @@ from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed, si
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
-from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, place_of, shared_key
+from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, place_of, pod_in, shared_key
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
@@ -88,6 +88,8 @@ class FeedbackDesk:
         no text can be, before it could meet what others say."""
         for one in labels:
             place_of(one.origin)
+            if one.pod != pod_in(one.origin):
+                raise ValueError("another pod made what it is about")
             _kept_label(one)
         lost = {one.prediction for one in labels if await self._is_lost(one)}
         found: dict[str, Status] = dict.fromkeys(lost, "Gone")

@@ -63,7 +63,7 @@ class Label(BaseModel):
     pod: str
     """Who made it."""
     trace_id: str
-    at: float
+    at: Annotated[float, Field(allow_inf_nan=False)]
     """When it was given, in seconds since the epoch; the latest counts."""
     label: Literal["success", "failure"]
     reason: str = ""

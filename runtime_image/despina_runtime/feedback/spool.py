@@ -4,7 +4,8 @@ Most predictions are neither sampled nor spoken of: they lie there together, as 
 somebody speaks of one. A row for each would cost more than all the rest of recording it.
 
 Labels have a share of the room, so that whoever gives many pushes out nobody's predictions. In it, those that were
-delivered make room for new ones; where those that wait fill it, no more are taken.
+delivered make room for new ones; where those that wait fill it, with the predictions that wait for their sake, no more
+are taken.
 
 Whatever it has taken in is on the disk when that returns. What was delivered is written down without waiting for the
 disk: if a node dies just then, it is delivered again, which changes nothing. All of it lives as long as its volume,
@@ -55,6 +56,8 @@ CREATE TRIGGER IF NOT EXISTS label_went AFTER DELETE ON labels BEGIN
     UPDATE labels_room SET bytes = bytes - {ROOM.format("old.body")} WHERE is_done = old.is_done;
 END;
 """  # noqa: S608 - of what stands here
+HOLD = "EXISTS (SELECT 1 FROM labels l WHERE l.origin = p.origin AND NOT l.is_done)"
+"""Whether a label waits with a prediction `p`. One that was delivered has no bytes any more."""
 PAGE_BYTES = 4096
 PRUNED_AT_ONCE, BLOCKS_AT_ONCE, LABELS_AT_ONCE = 1000, 20, 100
 LEAST_FOR_LABELS = 2**20
@@ -119,21 +122,25 @@ class Spool:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.executescript(SCHEMA)
+        self._held = self._sum_of_held()
 
     def take(self, predictions: Iterable[Kept], labels: Sequence[KeptLabel], blocks: Iterable[Block] = ()) -> list[str]:
         """Keep these; of two labels of one answer the later counts, and one that is known already changes nothing. What
         was spoken of, now or before it came, is kept by itself. The names of those answers for whose
         labels there is no room."""
-        new, taken, refused = [*blocks], list[KeptLabel](), list[str]()
+        new, refused = [*blocks], list[str]()
         with self._transaction():
             self._insert(predictions)
             self._db.executemany(
                 "INSERT INTO blocks VALUES (?, ?, ?, ?)", [(b.worker, b.first, b.at, b.body) for b in new]
             )
             for one in labels:
-                taken.append(one) if self._insert_label(one) else refused.append(one.prediction)
+                prediction = self._in_block(one.origin) if one.pod == self._pod else None
+                if self._insert_label(one, prediction):
+                    self._insert(filter(None, [prediction]))
+                else:
+                    refused.append(one.prediction)
             self._make_room_for_labels()
-            self._insert(found for one in taken if one.pod == self._pod and (found := self._in_block(one.origin)))
             self._insert(self._spoken_of(new))
         return refused
 
@@ -165,6 +172,7 @@ class Spool:
     def delivered(self, origins: Sequence[str]) -> None:
         """These are where they belong; what they were is not needed here any more."""
         with self._transaction("NORMAL"):
+            self._held -= sum(map(self._held_by, origins))
             self._db.executemany(
                 "UPDATE predictions SET is_delivered = 1, body = NULL WHERE origin = ?", [(o,) for o in origins]
             )
@@ -198,11 +206,12 @@ class Spool:
 
     def prune(self, before: float) -> int:
         """Forget what is older, and where there is no room, the oldest that nobody spoke of; how many predictions were
-        lost by that before they were delivered. A label that waits stays, and so does its prediction."""
+        lost by that before they were delivered. A label that waits stays, and so does its prediction, unless it came
+        when there was no room for it any more."""
         with self._transaction():
             self._forget(before)
             self._db.execute("DELETE FROM labels WHERE is_done AND at < ?", (before,))
-        lost = 0
+            lost = self._forget_held()
         while self._size() > self._limit and (until := self._oldest()) is not None:
             with self._transaction():
                 lost += self._forget(until)
@@ -219,6 +228,20 @@ class Spool:
         self._db.execute(f"DELETE {which}", (before,))
         self._db.execute("DELETE FROM blocks WHERE at <= ?", (before,))
         return int(lost)
+
+    def _forget_held(self) -> int:
+        """Predictions that labels wait with, the newest first, where they take more than the labels' share; how many.
+        Labels may be there before they are, and then nobody can be refused."""
+        self._held = self._sum_of_held()
+        excess, too_many = self._waiting() + self._held - self._limit_of_labels, list[tuple[str]]()
+        newest = f"SELECT origin, length(body) FROM predictions p WHERE body IS NOT NULL AND {HOLD} ORDER BY at DESC"  # noqa: S608
+        for origin, size in self._db.execute(newest) if excess > 0 else ():
+            if excess <= 0:
+                break
+            too_many.append((origin,))
+            excess, self._held = excess - size, self._held - size
+        self._db.executemany("DELETE FROM predictions WHERE origin = ?", too_many)
+        return len(too_many)
 
     def _oldest(self) -> float | None:
         """Until when the oldest were made that can be forgotten at once."""
@@ -237,19 +260,44 @@ class Spool:
             [(p.origin, p.at, p.body, p.is_sampled) for p in predictions],
         )
 
-    def _insert_label(self, label: KeptLabel) -> bool:
-        """Whether there is room for it beside those that wait; one of the same answer makes room for it."""
+    def _insert_label(self, label: KeptLabel, prediction: Kept | None) -> bool:
+        """Whether there is room for it beside those that wait, also for what it is about; one of the same answer makes
+        room for it. The first may be about anything."""
         replaced = f"SELECT {ROOM.format('body')} FROM labels WHERE prediction = ? AND NOT is_done"  # noqa: S608
         query = f"SELECT bytes + {ROOM.format('?')} - ifnull(({replaced}), 0) FROM labels_room WHERE NOT is_done"  # noqa: S608
         (needed,) = self._db.execute(query, (label.body, label.prediction)).fetchone()
-        if needed > self._limit_of_labels:
+        brought = self._brought_by(label, prediction)
+        if needed + self._held + (brought if self._held else 0) > self._limit_of_labels:
             return False
+        self._held += brought
         self._db.execute(
             "INSERT INTO labels VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET at = excluded.at, "
             "body = excluded.body, is_done = 0 WHERE excluded.at > labels.at",
             (label.prediction, label.origin, label.pod, label.at, label.body),
         )
         return True
+
+    def _brought_by(self, label: KeptLabel, prediction: Kept | None) -> int:
+        """Bytes of the prediction that waits from now on with this label: none if it does already, or is not here."""
+        query = f"SELECT length(body), {HOLD} FROM predictions p WHERE origin = ?"  # noqa: S608
+        if found := self._db.execute(query, (label.origin,)).fetchone():
+            return 0 if found[1] else int(found[0] or 0)
+        return len(prediction.body) if prediction else 0
+
+    def _held_by(self, origin: str) -> int:
+        query = f"SELECT length(body) FROM predictions p WHERE origin = ? AND {HOLD}"  # noqa: S608
+        (size,) = self._db.execute(query, (origin,)).fetchone() or (0,)
+        return int(size or 0)
+
+    def _sum_of_held(self) -> int:
+        waiting = "SELECT DISTINCT origin FROM labels WHERE NOT is_done"
+        query = f"SELECT sum(length(body)) FROM predictions JOIN ({waiting}) USING (origin)"  # noqa: S608
+        (found,) = self._db.execute(query).fetchone()
+        return int(found or 0)
+
+    def _waiting(self) -> int:
+        (found,) = self._db.execute("SELECT bytes FROM labels_room WHERE NOT is_done").fetchone()
+        return int(found)
 
     def _make_room_for_labels(self) -> None:
         """Forget labels that were delivered, the oldest first."""

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from despina_runtime.http.asgi import Scope, Send, send_body
@@ -33,6 +34,9 @@ COUNTED_BYTES = LONGEST_HEAD_BYTES - PIECE_BYTES
 """A head of which more was counted may be too long, and is measured."""
 MOST_PIPELINED = 64
 """So many requests of one connection may wait while another one of it is answered; then no more of it is read."""
+FRAMING = b"content-length", b"transfer-encoding"
+"""Headers that say where a body ends."""
+INVALID = "Invalid HTTP request received."
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 ARRIVAL_SECONDS = 10.0
 READING_SECONDS = 30.0
@@ -144,14 +148,41 @@ class Protocol(HttpToolsProtocol):
             self._receive_pieces(data)
             return
         self._unread += size
-        _data_received(self, data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._unread > LONGEST_HEAD_BYTES:
             self._end()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError:
+            self.send_400_response(INVALID)
+        except HttpParserUpgrade as exc:
+            self._go_without_upgrade(data[exc.args[0] :])
 
     def _receive_pieces(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE_BYTES):
             if not self.transport.is_closing():
                 self.data_received(data[start : start + PIECE_BYTES])
+
+    def _go_without_upgrade(self, rest: bytes) -> None:
+        """A request for another protocol, as some clients of HTTP/2 begin, is answered like any other, and is the last
+        one. Its body, which the parser leaves out and would take for the next request, is read by one of its own."""
+        headers: Any = self.cycle.scope["headers"]
+        framing = [b"%s: %s\r\n" % (name, value) for name, value in headers if name in FRAMING]
+        headers.append((b"connection", b"close"))
+        self.cycle.keep_alive = False
+        self.cycle.more_body = True
+        self.parser = HttpRequestParser(_Body(self))
+        self._parse(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
+        if rest and not self.transport.is_closing():
+            self.data_received(rest)
+
+    def end_body(self) -> None:
+        """The last request's body is whole."""
+        self.on_message_complete()
+        self._is_ended = True
 
     def on_headers_complete(self) -> None:
         """A head is there; with its body it may have come in one piece."""
@@ -195,6 +226,13 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
 
+class _Body:
+    """What a parser calls that reads no more than a body."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.on_body, self.on_message_complete = protocol.on_body, protocol.end_body
+
+
 class TooManyWait(Exception):
     """One more request than may wait."""
 
@@ -204,8 +242,7 @@ TRAILERS: Any = deque(maxlen=0)
 what a proxy has set, or bring back what it has taken away."""
 
 # They take part in each request: `super()` alone would cost one in a hundred of the cached ones.
-_data_received, _on_body = HttpToolsProtocol.data_received, HttpToolsProtocol.on_body
-_on_headers_complete = HttpToolsProtocol.on_headers_complete
+_on_body, _on_headers_complete = HttpToolsProtocol.on_body, HttpToolsProtocol.on_headers_complete
 
 
 async def refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,7 +31,7 @@ from despina.wire import (
 from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
-from despina_runtime.lines import TooLong, read_at_most
+from despina_runtime.lines import GaveWay, Intake, TooLong
 from despina_runtime.process.news import News
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 MOST_SIGNATURES = 4
 PEERS_SIGNATURE = re.compile(r"[0-9a-f]{64}")
 NOT_FOR_THIS_POD = "not for this pod\n"
+MOST_AT_ONCE = 2**24
+"""Bytes of orders that are read at the same time, and as many of labels: anybody may send them."""
+TOO_MANY = "there is too much at once\n"
 UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
@@ -95,12 +98,14 @@ class OrderDesk:
         return any(is_signature(key, signature, body) for key in self._keys for signature in given)
 
 
-async def read_order(request: Request) -> bytes:
-    """An order's bytes; raises OrderRefused for what is too long."""
+async def read_order(intake: Intake, request: Request) -> bytes:
+    """An order's bytes; raises OrderRefused for what is too long, or too slow among many."""
     try:
-        return await read_at_most(request.stream(), MAX_ORDER_BYTES)
+        return await intake.read(request.stream(), MAX_ORDER_BYTES)
     except TooLong:
         raise OrderRefused(413, "an order is not that long") from None
+    except GaveWay:
+        raise OrderRefused(503, TOO_MANY.strip()) from None
 
 
 def read_key(text: str) -> Ed25519PublicKey | None:
@@ -140,22 +145,22 @@ def build_admin(
     reading = _Reading(desk, state, news, interface, is_reader)
     return Starlette(
         routes=[
-            Route(LABELS_PATH, partial(_take_labels, feedback), methods=["POST"]),
+            Route(LABELS_PATH, partial(_take_labels, feedback, Intake(MOST_AT_ONCE)), methods=["POST"]),
             Route(STATE_PATH, reading.state),
             Route(f"{INTERFACE_PATH}/{{revision}}", reading.interface),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", readyz),
             Route("/metrics", lambda request: metrics(request, REGISTRY)),
-            Route(ORDERS_PATH, partial(_take_order, desk, obey, news), methods=["POST"]),
+            Route(ORDERS_PATH, partial(_take_order, desk, obey, news, Intake(MOST_AT_ONCE)), methods=["POST"]),
         ]
     )
 
 
 async def _take_order(
-    desk: OrderDesk, obey: Callable[[Order], Awaitable[bool]], news: News, request: Request
+    desk: OrderDesk, obey: Callable[[Order], Awaitable[bool]], news: News, intake: Intake, request: Request
 ) -> Response:
     try:
-        body = await read_order(request)
+        body = await read_order(intake, request)
         order = desk.accept(body, request.headers.get(SIGNATURE_HEADER, ""))
     except NotNew as exc:
         return Response(exc.report.model_dump_json(), exc.status, media_type="application/json")
@@ -170,15 +175,17 @@ async def _take_order(
     return PlainTextResponse("ok")
 
 
-async def _take_labels(feedback: FeedbackDesk | None, request: Request) -> Response:
+async def _take_labels(feedback: FeedbackDesk | None, intake: Intake, request: Request) -> Response:
     """Nothing is read of what cannot be for this pod, for anybody may send it."""
     signature = request.headers.get(SIGNATURE_HEADER, "")
     if feedback is None or not PEERS_SIGNATURE.fullmatch(signature):
         return PlainTextResponse(NOT_FOR_THIS_POD, 421)
     try:
-        body = await read_at_most(request.stream(), LONGEST_FORWARDED)
+        body = await intake.read(request.stream(), LONGEST_FORWARDED)
     except TooLong:
         return PlainTextResponse("labels are not that long\n", 413)
+    except GaveWay:
+        return PlainTextResponse(TOO_MANY, 503)
     except ClientDisconnect:
         return Response(status_code=400)  # which nobody reads
     try:

@@ -56,6 +56,11 @@ def place_of(origin: str) -> tuple[str, int]:
     return begins.rpartition("-")[0], int(number, 16)
 
 
+def pod_in(origin: str) -> str:
+    """The pod that made a prediction, in the name of one."""
+    return origin.split("-")[1]
+
+
 def trace_id_of(origin: str) -> str:
     """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
     return hashlib.sha256(origin.encode()).hexdigest()[:32]
