@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 from pydantic_core import from_json, to_json
 
@@ -13,64 +15,55 @@ from despina.wire import FeedbackConfig
 from despina_runtime.feedback.counts import LOST
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.spool import Block, Kept
-from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS, origin_of
-from despina_runtime.telemetry.prediction import place_of
+from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS
 from despina_runtime.telemetry.redaction import Redactor
 
 log = logging.getLogger(__name__)
 Sorted = tuple[list[Kept], list[Block]]
+Found = tuple[bytes, bytes, bytes, bytes, bytes]
+"""A record, its origin, the worker that made it, its number there in hexadecimal digits, and its words with what is
+before them."""
 
 
 class Sorting:
     """By the manifest."""
 
     def __init__(self, feedback: FeedbackConfig, pod: str) -> None:
-        self._pod, self._payloads, self._percent = pod, feedback.payloads, feedback.sample_percent
+        self._payloads, self._percent = feedback.payloads, feedback.sample_percent
         self._hide = Redactor(feedback.redacted_fields, feedback.redacted_patterns)
+        worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
+        origin = rb"(%s)-[0-9a-f]{8}-([0-9a-f]{1,15})" % worker
+        self._form = re.compile(rb'(?<![^%b])(\["(%b)",[^%b%b]*(%b[^%b]*|))%b' % (END, origin, END, WORDS, WORDS, END, END))
 
     def __call__(self, batches: Sequence[bytes], now: float) -> Sorted:
         """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: what else
         came with it must not suffer."""
-        sampled, rest = list[Kept](), list[tuple[str, int, bytes]]()
-        for record in (one for batch in batches for one in self._clean(batch)):
-            try:
-                origin = origin_of(record)
-                worker, number = self._place_of(origin)
-            except ValueError:
-                LOST.labels("unreadable").inc()
-                log.error("A record cannot be read")
-                continue
-            if zlib.crc32(origin.encode()) % 100 < self._percent:
-                sampled.append(Kept(origin, now, record))
-            else:
-                rest.append((worker, number, record))
+        sampled, rest = list[Kept](), list[tuple[bytes, int, bytes]]()
+        for batch in batches:
+            found = self._readable(batch)
+            for (_, origin, worker, number, _), record in zip(found, self._clean(found), strict=True):
+                if zlib.crc32(origin) % 100 < self._percent:
+                    sampled.append(Kept(origin.decode(), now, record))
+                else:
+                    rest.append((worker, int(number, 16), record))
         return sampled, list(_blocks(rest, now))
 
-    def _place_of(self, origin: str) -> tuple[str, int]:
-        if origin.split("-")[1:2] != [self._pod]:
-            raise ValueError("another pod's")
-        return place_of(origin)
+    def _readable(self, batch: bytes) -> list[Found]:
+        """The batch's records that this pod's workers can have made."""
+        found: list[Found] = self._form.findall(batch)
+        if lost := batch.count(END) - len(found):
+            LOST.labels("unreadable").inc(lost)
+            log.error("Records cannot be read count=%d", lost)
+        return found
 
-    def _clean(self, batch: bytes) -> list[bytes]:
-        """The batch's records without what is hidden. Mostly there is nothing, and they are not read one by one."""
-        records = batch.split(END)[:-1]
+    def _clean(self, found: Sequence[Found]) -> Iterable[bytes]:
+        """The records without what is hidden. Mostly there is nothing, and they are not read one by one."""
         if self._payloads == "Full":
-            return records
+            return (record for record, *_ in found)
         if self._payloads == "None":
-            return [_with_words(record, NO_WORDS) for record in records]
-        words = [record.partition(WORDS)[2] for record in records]
-        may_hide = self._hide.may_hide(b"".join(words))
-        return [self._redacted(r, said) if may_hide(said) else r for r, said in zip(records, words, strict=True)]
-
-    def _redacted(self, record: bytes, words: bytes) -> bytes:
-        """Written anew: of a key that stands there twice, the first is not read."""
-        try:
-            given = from_json(words)
-            kept = self._hide(given)
-            return _with_words(record, to_json([*kept, True] if kept != given else kept, inf_nan_mode="null"))
-        except Exception as exc:
-            log.error("What callers wrote cannot be read error=%s", type(exc).__name__)
-            return _with_words(record, NO_WORDS)
+            return (_with_words(record, NO_WORDS) for record, *_ in found)
+        hide = self._hide.narrowed(b"".join([said for *_, said in found]))
+        return [_redacted(r, said, hide) if hide else r for r, _, _, _, said in found]
 
     def clean_label(self, label: Label) -> Label:
         """A label without what is hidden."""
@@ -81,12 +74,25 @@ class Sorting:
         return label.model_copy(update={"reason": self._hide(label.reason), "expected": self._hide(label.expected)})
 
 
+def _redacted(record: bytes, words: bytes, hide: Redactor) -> bytes:
+    """Written anew: of a key that stands there twice, the first is not read."""
+    if (hide_here := hide.narrowed(words)) is None:
+        return record
+    try:
+        given = from_json(words[len(WORDS) :])
+        kept = hide_here(given)
+        return _with_words(record, to_json([*kept, True] if kept != given else kept, inf_nan_mode="null"))
+    except Exception as exc:
+        log.error("What callers wrote cannot be read error=%s", type(exc).__name__)
+        return _with_words(record, NO_WORDS)
+
+
 def _with_words(record: bytes, words: bytes) -> bytes:
     return b"".join((record.partition(WORDS)[0], WORDS, words))
 
 
-def _blocks(found: Sequence[tuple[str, int, bytes]], now: float) -> Iterator[Block]:
+def _blocks(found: Sequence[tuple[bytes, int, bytes]], now: float) -> Iterator[Block]:
     """Those of one worker together; requests of two revisions may end by turns."""
-    for worker, some in groupby(sorted(found, key=lambda one: one[:2]), key=lambda one: one[0]):
+    for worker, some in groupby(sorted(found), key=itemgetter(0)):
         together = list(some)
-        yield Block(worker, together[0][1], now, b"".join(record + END for _, _, record in together))
+        yield Block(worker.decode(), together[0][1], now, b"".join([record + END for _, _, record in together]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,10 +29,6 @@ DIGITS, CAPITALS, SMALL = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghi
 AS_DIGITS = _classes(n=DIGITS)
 AS_CAPITALS = _classes(n=DIGITS, A=CAPITALS)
 AS_STARTS = _classes(w=DIGITS + CAPITALS + SMALL + "_", S="sp", K="k", m="-")
-
-
-def _always(_: bytes) -> bool:
-    return True
 
 
 def _is_odd(text: bytes) -> bool:
@@ -110,8 +107,7 @@ class Redactor:
         self._names = [orjson.dumps(name) for name in self._fields]
         self._rules = [(re.compile(rule.pattern), rule.may_be_in) for rule in RULES]
         self._own = [re.compile(pattern) for pattern in patterns]
-        can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
-        self._checks = [_is_odd, *(rule.may_be_in for rule in RULES), self._may_be_named] if can_tell else [_always]
+        self._can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
 
     def __call__(self, value: Any) -> Any:
         """A JSON value without what is hidden. Equal values are given back as they are."""
@@ -123,14 +119,21 @@ class Redactor:
             return [self(one) for one in value]
         return value
 
-    def may_hide(self, json: bytes) -> Callable[[bytes], bool]:
-        """Tells of parts of this JSON text whether something may be hidden. Of most there is nothing, and they need not
-        be read; and what cannot be in all of it is not looked for in each."""
-        checks = [may for may in self._checks if may(json)]
-        return checks[0] if len(checks) == 1 else lambda part: any(may(part) for may in checks)
+    def narrowed(self, json: bytes) -> Redactor | None:
+        """The same for parts of this JSON text, by the rules alone that may find something in it; None if none may. Of
+        most texts there is nothing to hide, and they need not be read."""
+        if not self._can_tell or _is_odd(json):
+            return self
+        rules = [(pattern, may_be_in) for pattern, may_be_in in self._rules if may_be_in(json)]
+        names = [name for name in self._names if name in json]
+        if len(rules) == len(self._rules) and len(names) == len(self._names):
+            return self
+        return self._only(rules, names) if rules or names else None
 
-    def _may_be_named(self, json: bytes) -> bool:
-        return any(name in json for name in self._names)
+    def _only(self, rules: list[tuple[re.Pattern[str], Callable[[bytes], bool]]], names: list[bytes]) -> Redactor:
+        found = copy(self)
+        found._rules, found._names = rules, names
+        return found
 
     def _hidden(self, text: str) -> str:
         plain = text.encode() if text.isascii() else None
