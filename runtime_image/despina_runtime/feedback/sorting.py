@@ -33,7 +33,11 @@ class Sorting:
         self._hide = Redactor(feedback.redacted_fields, feedback.redacted_patterns)
         worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
         origin = rb"(%s)-[0-9a-f]{8}-([0-9a-f]{1,15})" % worker
-        self._form = re.compile(rb'(?<![^%b])(\["(%b)",[^%b%b]*(%b[^%b]*|))%b' % (END, origin, END, WORDS, WORDS, END, END))
+        counted, said = (
+            rb'(?<![^%b])(\["(%b)",[^%b%b]*' % (END, origin, END, WORDS),
+            rb"(%b[^%b]*|))%b" % (WORDS, END, END),
+        )
+        self._form = re.compile(counted + said)
 
     def __call__(self, batches: Sequence[bytes], now: float) -> Sorted:
         """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: what else
