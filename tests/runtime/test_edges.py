@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import sys
+from functools import lru_cache
 
 import dspy
 import httpx
@@ -18,9 +19,11 @@ import uvloop
 
 from despina.wire import LimitsConfig, ModelRef, RuntimeConfig
 from despina_runtime.engine import Engine
-from despina_runtime.http.asgi import send_body
+from despina_runtime.http import asgi
+from despina_runtime.http.asgi import read_body, send_body, send_problem
 from despina_runtime.http.server import make_server, open_port, waiting_bytes
 from despina_runtime.http.sessions import Sessions, Variables
+from despina_runtime.lines import Intake
 from despina_runtime.pipeline.call import Rejected
 from despina_runtime.pipeline.validate import parse_inputs, render_outputs
 from despina_runtime.problem import Problem
@@ -347,6 +350,32 @@ async def test_a_head_may_be_64_kib_long_and_a_body_longer(length, status, piece
         writer.write(b"x" * 200_000 if status == b" 200 " else b"")
         assert status in await reader.readline()
         writer.close()
+
+
+async def test_where_many_bodies_come_slowly_the_one_that_began_first_gives_way(monkeypatch):
+    monkeypatch.setattr(asgi, "_intake", lru_cache(lambda limit: Intake(2 * limit)))
+
+    begun = []
+
+    async def app(scope, receive, send) -> None:
+        begun.append(scope)
+        try:
+            await read_body(receive, 1000)
+            await send_body(send, 200, b"{}")
+        except Problem as problem:
+            await send_problem(send, problem)
+
+    head = HEAD.replace(b": 2", b": 900") + b"\r\n"
+    async with listening(app, 5) as address, asyncio.timeout(20):
+        slow = [await asyncio.open_connection(*address) for _ in range(3)]
+        for number, (_, writer) in enumerate(slow):
+            writer.write(head + b"x" * 800)
+            await until("it has begun", lambda number=number: len(begun) > number)
+        for _, writer in slow:
+            writer.write(b"x" * 100)
+        assert [(await reader.readline()).split()[1] for reader, _ in slow] == [b"503", b"200", b"200"]
+        for _, writer in slow:
+            writer.close()
 
 
 async def test_requests_that_are_sent_before_others_are_answered_are_not_gathered_without_end(monkeypatch):

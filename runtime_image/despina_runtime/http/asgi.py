@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
+from despina_runtime.lines import GaveWay, Intake, TooLong
 from despina_runtime.messages import Message, Receive
 from despina_runtime.problem import MEDIA_TYPE, Disconnected, Problem
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+MOST_BODIES = 256
+"""Of the longest that there may be: more is not kept of bodies that have not come whole."""
 PING_SECONDS = 15.0
 EVENTS = b"text/event-stream"
 JSON_KINDS = b"application/json", b"application/*", b"*/*"
@@ -25,21 +29,32 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         raise Disconnected
     if not message.get("more_body") and len(body) <= limit:
         return body
-    return await _read_rest(receive, [body], limit)
+    return await _read_rest(receive, body, limit)
 
 
-async def _read_rest(receive: Receive, parts: list[bytes], limit: int) -> bytes:
-    more, size = True, len(parts[0])
-    while size <= limit:
-        if not more:
-            return b"".join(parts)
+async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
+    try:
+        return await _intake(limit).read(_chunks(receive, first), limit)
+    except TooLong:
+        raise Problem(413, "body-too-large", "The body is too large", f"the limit is {limit} bytes") from None
+    except GaveWay:
+        raise Problem(503, "overloaded", "Too many bodies are being sent at once", retry_after=1.0) from None
+
+
+@lru_cache(16)
+def _intake(limit: int) -> Intake:
+    return Intake(MOST_BODIES * limit)
+
+
+async def _chunks(receive: Receive, first: bytes) -> AsyncIterator[bytes]:
+    yield first
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        yield message.get("body", b"")
         more = message.get("more_body", False)
-    raise Problem(413, "body-too-large", "The body is too large", f"the limit is {limit} bytes")
 
 
 async def send_body(
