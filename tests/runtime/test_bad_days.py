@@ -150,7 +150,9 @@ def test_an_answer_out_of_bounds_is_asked_for_once_more(pod, log_model, lm, serv
     answer = running.ask({"question": "how sure are you?"})
     assert answer.status_code == 502
     assert answer.json()["type"].endswith("invalid-output")
+    assert answer.json()["detail"] == "answer: String should have at most 3 characters"
     assert lm.calls == before + 2
+    eventually("its line", lambda: "Output refused kind=unfit fields=answer" in running.log.read_text(), 10)
 
 
 def test_a_program_without_await_runs_in_threads(pod, log_model, lm):
