@@ -231,6 +231,15 @@ async def test_a_session_that_cannot_be_read_is_a_session_that_is_not_known(tmp_
     sessions.close()
 
 
+async def test_variables_that_no_session_may_have_are_refused_as_such(tmp_path):
+    sessions = Sessions(tmp_path, 60, None, ["main"])
+    with pytest.raises(Problem) as caught:
+        await sessions.put("mine", b'{"temperature": 9}')
+    assert (caught.value.type, caught.value.title) == ("invalid-input", "A session cannot have these variables")
+    assert caught.value.errors[0]["field"] == "temperature"
+    sessions.close()
+
+
 async def answered(scope, receive, send) -> None:
     """An application that reads all of the body, waits for `go` where the path says so, and answers."""
     while (message := await receive()).get("more_body"):
