@@ -8,7 +8,7 @@ import math
 import time
 from datetime import date
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import dspy
 import pytest
@@ -189,6 +189,15 @@ def test_a_long_answer_that_fits_nowhere_is_read_once_and_in_bounded_time(name):
     assert time.monotonic() - began < 2
     assert {*unreadable(caught.value)} == {"events", "colour", "urgency", "score"}
     assert sum(map(len, unreadable(caught.value).values())) < 1000
+
+
+def test_of_more_bounds_broken_than_are_gathered_the_number_is_told():
+    many = dspy.Signature("q -> n").append("ns", dspy.OutputField(min_length=1), list[Annotated[int, Field(le=1)]])
+    lm = Scripted("JSON", {"n": "x", "ns": []}, {"n": "x", "ns": [1]})
+    lm.answers[0]["ns"] = [2] * 2000
+    with dspy.context(lm=lm, adapter=ADAPTERS["JSON"](), meter=Meter(1)):
+        assert dspy.Predict(many)(q="?").ns == [1]
+    assert "\n- ns: 2000 errors in all\n" in lm.prompts[1]
 
 
 def test_an_adapter_of_dspys_own_reads_as_ever():

@@ -86,7 +86,8 @@ def of_bounds(exc: ValidationError, signature: Any) -> dict[str, str]:
     for error in _errors(exc):
         by_name.setdefault(str(error["loc"][0]), []).append({**error, "loc": error["loc"][1:]})
     fields = signature.output_fields
-    return {n: _told(n, errors, len(errors), fields[n].annotation) for n, errors in by_name.items()} or NOTHING
+    told = {n: _told(n, errors, len(errors), fields[n].annotation) for n, errors in by_name.items()}
+    return told or {"(answer)": f"the answer: {exc.error_count()} errors in all"}
 
 
 def _errors(exc: ValidationError) -> list[ErrorDetails]:
