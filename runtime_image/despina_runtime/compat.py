@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import dspy.adapters.chat_adapter
 import dspy.adapters.decision
 import dspy.adapters.json_adapter
 import dspy.adapters.utils
@@ -66,6 +67,12 @@ def configure_by(configure: Callable[..., None]) -> None:
 def validate_by(make: Callable[[Any], TypeAdapter[Any]]) -> None:
     """How DSPy's adapters come to the validator of a type."""
     dspy.adapters.utils.TypeAdapter = make
+
+
+def read_values_by(parse_value: Callable[[Any, Any], Any]) -> None:
+    """How DSPy's adapters read one output's value."""
+    for module in (dspy.adapters.chat_adapter, dspy.adapters.json_adapter):
+        module.parse_value = parse_value
 
 
 def mark_types_by(word: str) -> None:

@@ -7,9 +7,9 @@ import os
 import time
 
 import pytest
-from dspy.utils.exceptions import LMTimeoutError
+from dspy.utils.exceptions import LMNotConfiguredError, LMTimeoutError
 
-from despina.wire import BreakerConfig, FallbackConfig, LimitsConfig, ProgramBreakerConfig
+from despina.wire import BreakerConfig, FallbackConfig, LimitsConfig, LMConfig, ProgramBreakerConfig
 from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import Target
 from tests.support.pods import fresh, lm_config
@@ -131,6 +131,66 @@ async def test_an_lm_that_had_no_time_to_answer_is_not_left_alone(lm, servers):
     await target.close()
 
 
+class Silent:
+    async def complete(self, *_):
+        await asyncio.Event().wait()
+
+    async def close(self):
+        """There is nothing to give back."""
+
+
+@pytest.mark.parametrize("ended", ["by the call", "by the request"])
+async def test_of_an_lm_that_hangs_until_the_deadline_the_log_tells(ended, caplog):
+    target = Target(LMConfig(name="main", model="openai/x"), None, 20, lambda *_: Silent())
+    end = asyncio.get_running_loop().time() + 0.1
+    asking = asyncio.create_task(target.answer([], {}, Meter(end), "", end, None))
+    if ended == "by the request":
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251 - the call's own time-out shall have had no turn
+        asking.cancel()
+    with pytest.raises((LMTimeoutError, asyncio.CancelledError)):
+        await asking
+    (line,) = caplog.messages
+    assert line.startswith("LM failed model=openai/x error=LMTimeoutError seconds=0.1")
+
+
+async def test_of_an_lm_whose_caller_has_left_it_tells_nothing(caplog):
+    target = Target(LMConfig(name="main", model="openai/x"), None, 20, lambda *_: Silent())
+    end = asyncio.get_running_loop().time() + 20
+    asking = asyncio.create_task(target.answer([], {}, Meter(end), "", end, None))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert not caplog.messages
+
+
+LACKING = {
+    "no key": (
+        LMConfig(name="main", model="gpt-4o-mini"),
+        "its entry of spec.lms has no apiKeySecretRef, and no baseURL of a server that wants no key;"
+        " its model names no provider (PROVIDER/gpt-4o-mini)",
+    ),
+    "a Secret without it": (
+        LMConfig(name="main", model="openai/gpt-4o-mini", api_key_file="/nowhere"),
+        "the Secret that its apiKeySecretRef names holds no key",
+    ),
+}
+
+
+class Unconfigured(Silent):
+    async def complete(self, *_):
+        raise LMNotConfiguredError("no API key found")
+
+
+@pytest.mark.parametrize("sentence", LACKING)
+async def test_of_an_lm_that_is_not_configured_the_log_says_what_the_manifest_lacks(sentence, caplog):
+    config, lacks = LACKING[sentence]
+    target, end = Target(config, None, 20, lambda *_: Unconfigured()), asyncio.get_running_loop().time() + 20
+    with pytest.raises(LMNotConfiguredError):
+        await target.answer([], {}, Meter(end), "", end, None)
+    assert caplog.messages == [f"LM is not configured lm=main model={config.model}: {lacks}"]
+
+
 @pytest.mark.parametrize("kind", ["compiled", "sync"])
 def test_an_lm_that_has_the_whole_request_and_does_not_answer_is_left_alone(pod, log_model, lm, servers, kind):
     main = lm_config(servers[2], request_timeout_seconds=60, breaker=EAGER)
@@ -150,7 +210,9 @@ def test_an_answer_out_of_bounds_is_asked_for_once_more(pod, log_model, lm, serv
     answer = running.ask({"question": "how sure are you?"})
     assert answer.status_code == 502
     assert answer.json()["type"].endswith("invalid-output")
+    assert answer.json()["detail"] == "answer: String should have at most 3 characters"
     assert lm.calls == before + 2
+    eventually("its line", lambda: "Output refused kind=unfit fields=answer" in running.log.read_text(), 10)
 
 
 def test_a_program_without_await_runs_in_threads(pod, log_model, lm):

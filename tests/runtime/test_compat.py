@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import dspy.adapters.chat_adapter
+import dspy.adapters.json_adapter
 import dspy.adapters.utils
 import pytest
 from dspy.experimental import Noul
@@ -136,6 +138,17 @@ def test_each_call_would_make_its_validators_anew(monkeypatch: pytest.MonkeyPatc
     compat.validate_by(make)
     assert dspy.adapters.utils.parse_value("[1, 2]", list[int]) == [1, 2]
     assert made == [list[int]]
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter()], ids=["Chat", "JSON"])
+def test_of_an_answer_with_one_bad_value_nobody_would_know_which(adapter, monkeypatch: pytest.MonkeyPatch):
+    for module in (dspy.adapters.chat_adapter, dspy.adapters.json_adapter):
+        monkeypatch.setattr(module, "parse_value", module.parse_value)  # to be put back
+    compat.read_values_by(lambda value, annotation: (value, annotation))
+    signature = dspy.Signature("q -> n: int, m: str")
+    answers = {"Chat": "[[ ## n ## ]]\nx\n[[ ## m ## ]]\ny\n", "JSON": '{"n": "x", "m": "y"}'}
+    read = adapter.parse(signature, answers[type(adapter).__name__.removesuffix("Adapter")])
+    assert read == {"n": ("x", int), "m": ("y", str)}
 
 
 def test_threads_of_dspys_would_not_know_their_request():

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from despina.wire import LimitsConfig, ModelRef, RuntimeConfig
+from despina_runtime import compat
 from despina_runtime.engine import Engine
 from despina_runtime.http import asgi
 from despina_runtime.http.asgi import read_body, send_body, send_problem
@@ -56,6 +57,8 @@ class Program(dspy.Module):
     async def aforward(self, asked, many, picture):
         if str(asked).startswith("raise"):
             raise ValueError(asked)
+        if asked == "an LM":
+            return await self.predict.acall(asked=asked)
         return dspy.Prediction(said=many if asked == "many" else asked)
 '''
 COMPILED = "You were compiled at great cost"
@@ -223,6 +226,21 @@ async def test_an_error_of_a_programs_is_logged_by_its_kind_and_place(served, ca
     assert "Jane" not in caplog.text
 
 
+async def test_a_program_that_asks_for_an_lm_where_none_is_listed_is_told_of_at_its_load_and_to_callers(served, caplog):
+    client, lacks = served(), "the manifest lists no LM, and predict asks for one"
+    assert lacks in caplog.messages
+    refused = await client.post("/execute", json={"asked": "an LM"})
+    assert (refused.status_code, refused.json()["type"]) == (500, "urn:despina:problem:program-error")
+    assert refused.json()["detail"] == f"{lacks}: list one in spec.lms"
+
+
+async def test_a_program_that_has_an_lm_of_its_own_needs_none_listed(served, caplog, monkeypatch):
+    monkeypatch.setitem(compat.process_settings, "lm", dspy.utils.DummyLM([{"said": "hello"}]))
+    client = served()
+    assert (await client.post("/execute", json={"asked": "an LM"})).json() == {"said": "hello"}
+    assert "lists no LM" not in caplog.text
+
+
 async def test_a_session_that_cannot_be_read_is_a_session_that_is_not_known(tmp_path):
     sessions = Sessions(tmp_path, 60, None, ["main"])
     await sessions.put("mine", b'{"lm": "main"}')
@@ -231,6 +249,15 @@ async def test_a_session_that_cannot_be_read_is_a_session_that_is_not_known(tmp_
         assert await sessions.get("mine") == Variables()
     await sessions.put("mine", b'{"lm": "main"}')
     assert (await sessions.get("mine")).lm == "main"
+    sessions.close()
+
+
+async def test_variables_that_no_session_may_have_are_refused_as_such(tmp_path):
+    sessions = Sessions(tmp_path, 60, None, ["main"])
+    with pytest.raises(Problem) as caught:
+        await sessions.put("mine", b'{"temperature": 9}')
+    assert (caught.value.type, caught.value.title) == ("invalid-input", "A session cannot have these variables")
+    assert caught.value.errors[0]["field"] == "temperature"
     sessions.close()
 
 

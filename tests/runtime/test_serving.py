@@ -98,6 +98,7 @@ def test_the_deadline_holds_for_the_whole_request(pod, version, lm):
     answer = running.ask()
     assert answer.status_code == 504
     assert answer.json()["type"] == "urn:despina:problem:deadline-exceeded"
+    assert "error=LMTimeoutError" in running.log.read_text()
 
 
 def test_a_pod_becomes_ready_without_asking_any_provider(pod, version, lm):

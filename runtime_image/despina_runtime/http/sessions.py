@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 SIZE_BYTES = 64 * 2**20
+UNFIT = "A session cannot have these variables"
 
 
 class Variables(BaseModel):
@@ -62,7 +63,9 @@ class Sessions:
         try:
             variables = Variables.model_validate_json(body)
         except ValidationError as exc:
-            raise invalid_input(exc) from None
+            problem = invalid_input(exc)
+            problem.title = UNFIT
+            raise problem from None
         self.check_lm(variables.lm)
         value = orjson.dumps(variables.model_dump(exclude_none=True))
         if self._redis:

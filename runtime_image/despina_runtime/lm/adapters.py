@@ -18,13 +18,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 
 from despina_runtime import compat
 from despina_runtime.lm.loosely import whole_characters
+from despina_runtime.lm.reasons import NOTHING, Unread, of_bounds, of_unread, reading
 from despina_runtime.memory import remembered
-from despina_runtime.problem import by_field
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
 """Answers of the adapter call under way, to keep if they can be read. It is asked within that very call."""
-
-UNREADABLE = "{}: it could not be read in the format that was asked for"
 
 _validator = remembered(lambda _, annotation: TypeAdapter(annotation))
 
@@ -96,16 +94,19 @@ class _Careful:
             return await self._told(wrong).acall(lm, given, signature, demos, inputs)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """The values. Whatever an answer does to those who read it, it could not be read."""
-        try:
-            values: dict[str, Any] = super().parse(signature, whole_characters(completion))  # type: ignore[misc]
-        except AdapterParseError:
-            raise
-        except Exception as exc:
-            name, kind = type(self).__name__, type(exc).__name__
-            raise AdapterParseError(
-                adapter_name=name, signature=signature, lm_response=completion, message=kind
-            ) from exc
+        """The values. Whatever an answer does to those who read it, it could not be read.
+
+        Raises:
+            AdapterParseError: it could not; `wrong` says of which fields.
+        """
+        failure: Exception | None = None
+        with reading() as found:
+            try:
+                values: dict[str, Any] = super().parse(signature, whole_characters(completion))  # type: ignore[misc]
+            except Exception as exc:
+                failure, values = exc, getattr(exc, "parsed_result", None) or {}
+        if failure or any(isinstance(value, Unread) for value in values.values()):
+            raise _unreadable(self, signature, completion, values, bool(found)) from failure
         return values
 
     def _amiss(
@@ -124,9 +125,21 @@ class _Careful:
         return again
 
 
-def unreadable(exc: AdapterParseError) -> dict[str, str]:
+def unreadable(exc: AdapterParseError) -> Mapping[str, str]:
     """What is said of an answer that could not be read, by output field. Its words are not repeated."""
-    return {name: UNREADABLE.format(name) for name in exc.signature.output_fields}
+    return getattr(exc, "wrong", NOTHING)
+
+
+def _unreadable(
+    adapter: Any, signature: Any, completion: str, values: dict[str, Any], found_any: bool
+) -> AdapterParseError:
+    """DSPy's error, which knows what is wrong besides."""
+    read = {name: value for name, value in values.items() if not isinstance(value, Unread)}
+    name = type(adapter).__name__
+    exc = AdapterParseError(adapter_name=name, signature=signature, lm_response=completion, parsed_result=read)
+    if found_any and values:
+        exc.wrong = _out_of_bounds(signature, [read]) | of_unread(signature, values)
+    return exc
 
 
 def _out_of_bounds(signature: Any, values: list[dict[str, Any]]) -> dict[str, str]:
@@ -137,7 +150,7 @@ def _out_of_bounds(signature: Any, values: list[dict[str, Any]]) -> dict[str, st
         for value in values:
             bounded.model_validate({k: v for k, v in value.items() if v is not None}, from_attributes=True)
     except ValidationError as exc:
-        return by_field(exc)
+        return of_bounds(exc, signature)
     return {}
 
 
@@ -185,7 +198,7 @@ def _wanted_by(lm: Any) -> Any:
 
 
 def _with_note(message: dict[str, Any], wrong: Mapping[str, str]) -> dict[str, Any]:
-    lines = "\n".join(f"- {field}: {why}" for field, why in wrong.items())
+    lines = "\n".join(f"- {why}" for why in wrong.values())
     note = f"\n\nAn earlier answer to this was rejected:\n{lines}\nAnswer again, in the format that is asked for."
     content = message["content"]
     content = content + note if isinstance(content, str) else [*content, {"type": "text", "text": note}]

@@ -4,6 +4,7 @@ request's settings, as `dspy.context` makes them."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import dspy
@@ -21,7 +22,9 @@ from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import Guard, Target, unguarded
 from despina_runtime.paths import is_in
+from despina_runtime.problem import Problem
 
+log = logging.getLogger(__name__)
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
 
 OUT_OF_REACH = (
@@ -32,6 +35,37 @@ OUT_OF_REACH = (
 
 class OutOfReach(RuntimeError):
     """An LM or a tool was asked where no request is known."""
+
+
+class NoLM(dspy.BaseLM):  # type: ignore[misc]
+    """What is found where no request is known."""
+
+    def __init__(self) -> None:
+        super().__init__(model="none", cache=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """There is no answer."""
+        raise self._why()
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Nor here."""
+        raise self._why()
+
+    def _why(self) -> Exception:
+        return OutOfReach(OUT_OF_REACH)
+
+
+class Unlisted(NoLM):
+    """What is found where the manifest lists none, and the program has none of its own."""
+
+    def __init__(self, asking: list[str]) -> None:
+        super().__init__()
+        self.reason = f"the manifest lists no LM, and {', '.join(asking)} ask{'s' * (len(asking) == 1)} for one"
+
+    def _why(self) -> Problem:
+        log.error("An LM was asked for: %s", self.reason)
+        title, detail = "The program has no language model", f"{self.reason}: list one in spec.lms"
+        return Problem(500, "program-error", title, detail, fault="Program", can_fall_back=True)
 
 
 class ServedLM(dspy.BaseLM):  # type: ignore[misc]
@@ -181,6 +215,7 @@ class LMs:
         is_mixed = self._pin(program, config)
         self._adapters = {n: EachItsOwn() if is_mixed else ADAPTERS[lm.adapter]() for n, lm in self._served.items()}
         self.default = config.lm
+        self._unlisted = None if config.lms else _unlisted(program)
 
     def _pin(self, program: dspy.Module, config: RuntimeConfig) -> bool:
         """Give modules the LMs that the manifest names for them; whether adapters differ then."""
@@ -204,7 +239,7 @@ class LMs:
         is the request's own."""
         own = {"disable_history": True, "trace": [], "warn_on_type_mismatch": False}
         if name is None:
-            return own
+            return own | {"lm": self._unlisted} if self._unlisted else own
         lm: ServedLM = self._served[name]
         if temperature is not None:
             lm = lm.copy(temperature=temperature)
@@ -214,3 +249,14 @@ class LMs:
         """Give the connections back."""
         for target in self._targets.values():
             await target.close()
+
+
+def _unlisted(program: dspy.Module) -> Unlisted | None:
+    """Stands for the LM that predictors will ask for in vain. A program may configure one, or ask in a context of its
+    own, so it is served all the same."""
+    asking = [name for name, predictor in program.named_predictors() if predictor.lm is None]
+    if not asking or not isinstance(compat.process_settings["lm"], NoLM | None):
+        return None
+    found = Unlisted(asking)
+    log.warning("%s", found.reason)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import dspy
 import orjson
 from dspy.clients.call_result import attributes
-from dspy.utils.exceptions import LMError, LMServerError, LMTimeoutError
+from dspy.utils.exceptions import LMError, LMNotConfiguredError, LMServerError, LMTimeoutError
 
 from despina.api.breaking import OK
 from despina.wire import LMConfig
@@ -25,6 +26,7 @@ from despina_runtime.lm.meter import CALLS, Meter
 from despina_runtime.lm.openai_compatible import CompatibleClient, Completion, Emit, is_compatible
 from despina_runtime.lm.retry import is_outage, next_delay
 
+log = logging.getLogger(__name__)
 SOON_SECONDS = 0.05
 
 
@@ -197,17 +199,27 @@ class Target:
         try:
             completion = await self._call(messages, params, until, emit)
         except TimeoutError:
+            self._tell_of_silence(began, until)
             self._settle(ticket, self._of_silence(began))
             raise self._late() from None
         except LMError as exc:
+            if isinstance(exc, LMNotConfiguredError):
+                log.error("LM is not configured lm=%s model=%s: %s", *_lacking(self.config, self._key.read()))
             self._settle(ticket, "outage" if is_outage(exc) else OK)
             raise
         except BaseException:
             # At its deadline a request may be ended before this call's own time-out. Or the caller has left.
+            self._tell_of_silence(began, until)
             self._settle(ticket, self._of_silence(began) if is_over(until) else None)
             raise
         self._settle(ticket, OK)
         return completion
+
+    def _tell_of_silence(self, began: float, until: float) -> None:
+        """The request may end with its time, and then nobody else says what it has waited for."""
+        if is_over(until):
+            waited = asyncio.get_running_loop().time() - began
+            log.warning("LM failed model=%s error=LMTimeoutError seconds=%.1f", self.config.model, waited)
 
     def _of_silence(self, began: float) -> str | None:
         """What it says of the LM that it has not answered since: nothing, if most of the time was others'."""
@@ -233,6 +245,18 @@ class Target:
     async def close(self) -> None:
         """Give the connections back."""
         await self._client.close()
+
+
+def _lacking(config: LMConfig, key: str | None) -> tuple[str, str, str]:
+    """The LM's name, its model, and what of the manifest lacks, as far as it is known."""
+    if config.api_key_file is None:
+        lacks = "its entry of spec.lms has no apiKeySecretRef, and no baseURL of a server that wants no key"
+    elif not key:
+        lacks = "the Secret that its apiKeySecretRef names holds no key"
+    else:
+        lacks = "its provider wants other credentials than its apiKeySecretRef gives"
+    hint = "" if "/" in config.model else f"; its model names no provider (PROVIDER/{config.model})"
+    return config.name, config.model, lacks + hint
 
 
 def _outputs(value: bytes) -> list[Any]:

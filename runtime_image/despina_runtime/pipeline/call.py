@@ -74,8 +74,10 @@ class Answer:
 class Rejected(Exception):
     """What the program gave does not fit its signature, by output field."""
 
-    def __init__(self, fields: dict[str, str]) -> None:
+    def __init__(self, fields: Mapping[str, str], kind: str = "unfit") -> None:
         super().__init__("; ".join(fields.values()))
+        self.fields = fields
+        self.kind = kind
 
 
 class Step(Protocol):

@@ -68,7 +68,7 @@ class Execute:
             await _in_time(working, call)
             return working.result()
         except AdapterParseError as exc:
-            raise Rejected(unreadable(exc)) from None
+            raise Rejected(unreadable(exc), "unreadable") from None
         except (Disconnected, Problem):
             raise
         except Exception as exc:

@@ -70,6 +70,7 @@ class Validate:
             ) as problem:  # `dspy.Parallel` gives None in the place of what an LM's failure kept from being
                 raise problem_of(call.meter.failure) if call.meter.failure else problem from None
         except Rejected as rejected:
+            log.warning("Output refused kind=%s fields=%s", rejected.kind, ",".join(rejected.fields))
             title = "The program's output does not fit its signature"
             raise Problem(502, "invalid-output", title, str(rejected), fault="Upstream", can_fall_back=True) from None
 

@@ -10,10 +10,8 @@ import secrets
 import sys
 from typing import Any
 
-import dspy
-
 from despina_runtime import compat
-from despina_runtime.lm.client import OUT_OF_REACH, OutOfReach
+from despina_runtime.lm.client import NoLM
 from despina_runtime.tools.api import serve_requests_only
 
 log = logging.getLogger(__name__)
@@ -43,21 +41,6 @@ def _configure(settings: Any, **wanted: Any) -> None:
         compat.set_own(**own)
     else:
         compat.process_settings.update(own)
-
-
-class NoLM(dspy.BaseLM):  # type: ignore[misc]
-    """What is found where no request is known."""
-
-    def __init__(self) -> None:
-        super().__init__(model="none", cache=False)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """There is no answer."""
-        raise OutOfReach(OUT_OF_REACH)
-
-    async def acall(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Nor here."""
-        raise OutOfReach(OUT_OF_REACH)
 
 
 def _tell_no_words(record: logging.LogRecord) -> bool:

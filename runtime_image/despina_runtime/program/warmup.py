@@ -26,14 +26,13 @@ from pydantic import TypeAdapter
 
 from despina.wire import FailureReason, WarmUpConfig
 from despina_runtime import compat
-from despina_runtime.lm.client import OutOfReach, is_on_a_loop
+from despina_runtime.lm.client import NoLM, OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
 from despina_runtime.program.contained import awaited, called
 from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
 from despina_runtime.program.load import Loaded, check_paths
 from despina_runtime.program.made_up import begin_anew, made_up, submission
-from despina_runtime.program.served import NoLM
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tools.api import OUTSIDE, LocalToolbox, rehearsing, serve_requests_only
 from despina_runtime.tools.errors import ToolUnavailable, ToolUnknown
