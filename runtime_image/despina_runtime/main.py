@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
     CONFIG_FILE,
+    EVALUATION_ENV,
     GENERATION_DIR,
     OPTIMIZATION_ENV,
     TOOL_HOST_ENV,
@@ -36,6 +36,7 @@ from despina.wire import (
 from despina_runtime.http.server import EVERYWHERE
 from despina_runtime.program.unservable import NotServable, ProgramError
 from despina_runtime.tools.errors import NotATool
+from despina_runtime.tracking import without_passwords
 
 if TYPE_CHECKING:
     from despina.api.program import Program
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (NotServable, NotATool, ProgramError, ImportError, OSError, ValueError) as exc:
-        sys.stderr.write(f"despina-runtime: {_explain(exc)}\n")
+        sys.stderr.write(f"despina-runtime: {without_passwords(_explain(exc))}\n")
         return 2
 
 
@@ -97,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     contract = commands.add_parser("contract", help="print DSPyTool manifests for the functions of Python packages")
     contract.add_argument("packages", nargs="+", metavar="PACKAGE")
     contract.set_defaults(run=_contract)
-    evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
+    evaluate = commands.add_parser(
+        "evaluate", help=f"score a version on examples: only in the Job of an Evaluate gate, by {EVALUATION_ENV}"
+    )
     evaluate.set_defaults(run=_evaluate)
     _add_optimize(commands.add_parser("optimize", help="make a better version of a program from labelled predictions"))
     feedback = commands.add_parser("feedback", help="say what was right and what was wrong")
@@ -115,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("-f", "--file", type=Path, required=True, help="the DSPyProgram manifest")
     taken.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
     taken.set_defaults(run=_import, lm_base_url=None)
-    log = commands.add_parser("log", help="log a program to MLflow")
+    log = commands.add_parser("log", help="log a program to the MLflow server that MLFLOW_TRACKING_URI names")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
     log.add_argument("--state", type=Path, help="compiled state, as program.save('state.json') writes it")
@@ -158,6 +161,8 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
 def _optimize(args: argparse.Namespace) -> int:
     from despina_runtime.optimization.job import optimize, optimize_job, tell
 
+    if args.file is None and OPTIMIZATION_ENV not in os.environ:
+        raise NotServable(f"optimize needs -f MANIFEST; without one, {OPTIMIZATION_ENV} says what to do, as in a Job")
     if args.file is None:
         return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
     manifest = _manifest(args)
@@ -273,6 +278,8 @@ def manifest_of(function: Function, package: str) -> dict[str, Any]:
 def _evaluate(_: argparse.Namespace) -> int:
     from despina_runtime.evaluation.job import evaluate
 
+    if EVALUATION_ENV not in os.environ:
+        raise NotServable(f"evaluate is for the Job of an Evaluate gate, which the operator tells by {EVALUATION_ENV}")
     return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
 
 
@@ -351,24 +358,21 @@ def _manifest(args: argparse.Namespace) -> dict[str, Any]:
 
 def _log(args: argparse.Namespace) -> int:
     from despina_runtime.program.artifact import log_program
+    from despina_runtime.program.named import make_program
+    from despina_runtime.program.registering import check_names, told_in_a_line
 
-    sys.path.insert(0, str(Path.cwd()))
-    module, _, name = args.entrypoint.partition(":")
-    make = getattr(importlib.import_module(module), name or "?", None)
-    if make is None:
-        raise NotServable(f"{args.entrypoint!r} is not MODULE:NAME: {module} has no {name or 'name after a colon'}")
-    program = make()
-    if args.state:
-        program.load(args.state)
-    version = log_program(
-        program,
-        args.name,
-        entrypoint=args.entrypoint,
-        signature=args.signature,
-        code_paths=args.code,
-        requirements=args.requirement,
-        alias=args.alias,
-    )
+    check_names(args.name, args.alias)  # before their code runs
+    program = make_program(args.entrypoint, args.state)
+    with told_in_a_line():
+        version = log_program(
+            program,
+            args.name,
+            entrypoint=args.entrypoint,
+            signature=args.signature,
+            code_paths=args.code,
+            requirements=args.requirement,
+            alias=args.alias,
+        )
     sys.stdout.write(f"{args.name} version {version}\n")
     return 0
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+from despina_runtime.main import main
 from services import BIN, free_port
 from tests.support.gen import a_manifest
 from tests.support.world import ROOT, TICKET, Traffic, eventually
@@ -134,6 +135,10 @@ MISTAKES = {
     ),
     "a class that is not there": (["log", "json:Tripp", "--name", "x"], "'json:Tripp' is not MODULE:NAME: json has no"),
     "no class at all": (["log", "json", "--name", "x"], "'json' is not MODULE:NAME"),
+    "an MLflow that is not there": (
+        ["log", "haiku:Fine", "--name", "x"],
+        "MLflow does not answer at http://127.0.0.1:9; MLFLOW_TRACKING_URI says where it is",
+    ),
 }
 
 
@@ -168,10 +173,104 @@ def test_a_mistake_is_told_in_a_line(mistake, elsewhere, tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     command = [str(BIN / "despina-runtime"), *(a.format(elsewhere=elsewhere) for a in arguments)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": "http://anna:sesame@127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    if arguments[0] in ("serve", "feedback"):
+        del env["MLFLOW_TRACKING_URI"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert f"despina-runtime: {said}" in done.stderr
+    assert f"despina-runtime: {said.format(folder=tmp_path)}" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "sesame" not in done.stderr
+
+
+UNLOGGABLE = {
+    "no module": ([":Trip"], "':Trip' is not MODULE:NAME"),
+    "a module that is not there": (["tripp:Trip"], "tripp cannot be imported: ModuleNotFound"),
+    "a module that is no Python": (
+        ["broken:Broken"],
+        "broken cannot be imported: {folder}/broken.py, line 2: SyntaxError: ",
+    ),
+    "a module that fails": (
+        ["failing:Failing"],
+        "failing cannot be imported: {folder}/failing.py, line 1: ZeroDivisionError: ",
+    ),
+    "a class that takes an argument": (
+        ["haiku:Haiku"],
+        "haiku:Haiku cannot be called without topic, and a pod calls it without arguments",
+    ),
+    "a class that fails": (
+        ["haiku:Worse"],
+        "haiku:Worse fails when called: {folder}/haiku.py, line 8: KeyError: 'topic'",
+    ),
+    "a class that is no program": (["haiku:Paper"], "haiku:Paper gives no dspy.Module but a Pa"),
+    "a state that is none": (
+        ["haiku:Fine", "--state", "state.json"],
+        "--state state.json cannot be loaded: ",
+    ),
+    "a name that MLflow refuses": (["haiku:Fine", "--name", "a/b"], "MLflow takes no model of the name 'a/b'"),
+    "an alias of MLflow's own": (["haiku:Fine", "--alias", "v22"], "MLflow takes no alias 'v22': `latest`, and `v`"),
+    "its other alias": (["haiku:Fine", "--alias", "Latest"], "MLflow takes no alias 'Latest': `latest`, and `v`"),
+    "no alias": (["haiku:Fine", "--alias", "a b"], "MLflow takes no alias 'a b': letters, digits"),
+}
+OWN = {
+    "broken.py": "class Broken:\n    def\n",
+    "failing.py": "1 / 0\n",
+    "state.json": "{}",
+    "haiku.py": """import dspy
+
+class Haiku(dspy.Module):
+    def __init__(self, topic): super().__init__()
+
+class Worse(dspy.Module):
+    def __init__(self, **given):
+        given["topic"]
+
+class Paper: pass
+
+class Fine(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("topic -> haiku")
+
+    def forward(self, topic):
+        return self.answer(topic=topic)
+""",
+}
+
+
+@pytest.mark.parametrize("mistake", UNLOGGABLE)
+def test_a_program_that_cannot_be_logged_is_told_in_a_line(mistake, tmp_path, monkeypatch, capsys):
+    arguments, said = UNLOGGABLE[mistake]
+    for name, text in OWN.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("haiku", None)  # another test's
+    assert main(["log", "--name", "x", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"despina-runtime: {said.format(folder=tmp_path)}")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("job", ["evaluate", "optimize"])
+def test_a_jobs_command_without_a_job_is_told_in_a_line(job, capsys):
+    assert main([job]) == 2
+    assert f"DESPINA_{'EVALUATION' if job == 'evaluate' else 'OPTIMIZATION'}" in capsys.readouterr().err
+
+
+def test_an_alias_that_mlflow_refuses_makes_no_version(servers):
+    command = [str(BIN / "despina-runtime"), "log", "triage:TicketTriage", "--name", "aliased", "--alias", "v1"]
+    env = {**os.environ, "MLFLOW_TRACKING_URI": servers[1]}
+    folder = ROOT / "examples" / "ticket-triage"
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("despina-runtime: MLflow takes no alias 'v1'")
+    asked = {"name": "aliased"}
+    assert httpx.get(f"{servers[1]}/api/2.0/mlflow/registered-models/get", params=asked).status_code == 404
 
 
 def test_a_program_is_logged_from_the_command_line(servers):
