@@ -14,9 +14,11 @@ import httpx
 import pytest
 import yaml
 
+from despina.wire import Failure
 from despina_runtime.main import main
+from despina_runtime.process.follow import Follower
 from services import BIN, free_port
-from tests.support.gen import a_manifest
+from tests.support.gen import a_manifest, a_program
 from tests.support.world import ROOT, TICKET, Traffic, eventually
 
 
@@ -98,11 +100,76 @@ def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, 
 def test_an_alias_that_is_not_there_yet_is_waited_for_and_told_apart_from_silence(serve, log_model, tmp_path):
     log_model("good", "follow-later", "another")
     url, _ = serve("follow-later")
-    said = "MLflow has no model 'follow-later' with alias 'champion' yet"
+    said = "MLflow's model 'follow-later' has no alias 'champion' yet"
     eventually("it says so", lambda: said in (tmp_path / "log").read_text(), 60)
     version = log_model("good", "follow-later", "champion")
     assert eventually("served", lambda: version_at(url), 90) == version
     assert "gives no answer" not in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().count(said) == 1, "not at each poll"
+
+
+class Registry:
+    """An MLflow that has other models, versions and moods at each poll."""
+
+    def __init__(self, *says: str) -> None:
+        self.says = says
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        says = self.says[0]
+        if says == "silence":
+            raise httpx.ConnectError("nobody")
+        if says.isdecimal():
+            return httpx.Response(200, json={"model_version": {"version": says}})
+        return httpx.Response(404 if says == "no model" or request.url.path.endswith("alias") else 200, json={})
+
+
+@pytest.fixture
+def follower(monkeypatch, tmp_path):
+    """What becomes of the versions that a registry names, one poll after another; version 3 fails."""
+
+    class Workers:
+        def __init__(self, config, *_):
+            self.config = config
+
+        async def start(self):
+            tried.append(self.config.model.version)
+            return Failure(reason="LoadFailed", message="broken") if tried[-1] == "3" else None
+
+        def drain(self):
+            pass
+
+    async def follow(*says: str) -> list[str]:
+        own = Follower(a_program(source={"mlflow": {"model": "m", "alias": "champion", "trackingURI": "http://m"}}),
+                       "127.0.0.1", 0, tmp_path, tmp_path, 0)  # fmt: skip
+        for one in says:
+            transport = httpx.MockTransport(Registry(one))
+            async with httpx.AsyncClient(base_url="http://m", transport=transport) as client:
+                await own.look(client, None)
+        return tried
+
+    tried: list[str] = []
+    monkeypatch.setattr("despina_runtime.process.follow.Crew", Workers)
+    return follow
+
+
+async def test_a_version_that_failed_is_tried_again_once_the_alias_has_been_elsewhere(follower, caplog):
+    caplog.set_level("INFO")
+    assert await follower("1", "3", "3", "silence", "3") == ["1", "3"]
+    assert "Version 1 goes on; version 3 is tried again when the alias has been elsewhere" in caplog.text
+    assert await follower("1", "3", "1", "1", "3", "3") == ["1", "3", "1", "3", "3"]
+
+
+async def test_what_mlflow_lacks_is_told_when_it_changes(follower, caplog):
+    caplog.set_level("INFO")
+    await follower("no model", "no model", "no alias", "no alias", "silence", "silence", "1", "1", "no alias")
+    told = [one.message for one in caplog.records if "MLflow" in one.message]
+    assert told == [
+        "MLflow has no model 'm' yet",
+        "MLflow's model 'm' has no alias 'champion' yet",
+        "MLflow at http://m gives no answer that can be used: ConnectError",
+        "MLflow says again which version is meant",
+        "MLflow's model 'm' has no alias 'champion' yet",
+    ]
 
 
 def test_without_an_operator_nobody_is_asked_for_a_better_version(serve, log_model):
