@@ -221,7 +221,8 @@ async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: P
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
         where = client.base_url.copy_with(userinfo=b"")
         status = f" {exc.response.status_code}" if isinstance(exc, httpx.HTTPStatusError) else ""
-        raise NotNamed(f"MLflow at {where} gives no answer that can be used: {type(exc).__name__}{status}") from None
+        what = "does not answer" if isinstance(exc, httpx.TransportError) else "gives no answer that can be used"
+        raise NotNamed(f"MLflow at {where} {what}: {type(exc).__name__}{status}") from None
 
 
 async def _asked(
