@@ -60,7 +60,7 @@ def put_server(manifest: dict[str, Any], option: str | None) -> None:
     except ValidationError:
         raise NotServable(
             f"{name}, which goes before spec.source.mlflow.trackingURI, must be http://HOST or https://HOST, with a"
-            " port and a path or without, but no user, password or query: MLFLOW_TRACKING_USERNAME and _PASSWORD say as whom"
+            " port or path at most, and no user, password or query: MLFLOW_TRACKING_USERNAME and _PASSWORD say as whom"
         ) from None
     part(manifest, ["spec", "source", "mlflow"])["trackingURI"] = uri
 
