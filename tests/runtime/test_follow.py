@@ -237,7 +237,7 @@ def elsewhere():
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_a_line(mistake, elsewhere, tmp_path):
     arguments, said = MISTAKES[mistake]
-    for name, text in FILES.items():
+    for name, text in (FILES | OWN).items():
         (tmp_path / name).write_text(text)
     command = [str(BIN / "despina-runtime"), *(a.format(elsewhere=elsewhere) for a in arguments)]
     env = {
