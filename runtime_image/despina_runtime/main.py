@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from despina.wire import (
     ADMIN_PORT,
     CACHE_DIR,
     CONFIG_FILE,
+    EVALUATION_ENV,
     GENERATION_DIR,
     OPTIMIZATION_ENV,
     TOOL_HOST_ENV,
@@ -36,6 +36,7 @@ from despina.wire import (
 from despina_runtime.http.server import EVERYWHERE
 from despina_runtime.program.unservable import NotServable, ProgramError
 from despina_runtime.tools.errors import NotATool
+from despina_runtime.tracking import without_passwords
 
 if TYPE_CHECKING:
     from despina.api.program import Program
@@ -53,6 +54,7 @@ OF_OPTIMIZATION: dict[str, tuple[str, ...]] = {
     "min_examples": ("promotion", "minExamples"),
 }
 """Where in `spec.optimization` an option of `optimize` stands."""
+OF_SERVER = "the MLflow server, in place of the manifest's; MLFLOW_TRACKING_URI says it where this does not"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (NotServable, NotATool, ProgramError, ImportError, OSError, ValueError) as exc:
-        sys.stderr.write(f"despina-runtime: {_explain(exc)}\n")
+        sys.stderr.write(f"despina-runtime: {without_passwords(_explain(exc))}\n")
         return 2
 
 
@@ -76,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--config", type=Path, help="the configuration that the operator wrote: serve it in a pod")
     serve.add_argument("--host", default="127.0.0.1", help="with -f: the address to listen on (%(default)s)")
     serve.add_argument("--port", type=int, default=8080, help="with -f: the port to listen on (%(default)s)")
-    serve.add_argument(
-        "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="with -f: the MLflow server"
-    )
+    serve.add_argument("--tracking-uri", help="with -f: " + OF_SERVER)
     serve.add_argument(
         "--secrets", type=Path, default=Path("secrets"), help="with -f: a folder of SECRET/KEY files (%(default)s)"
     )
@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     contract = commands.add_parser("contract", help="print DSPyTool manifests for the functions of Python packages")
     contract.add_argument("packages", nargs="+", metavar="PACKAGE")
     contract.set_defaults(run=_contract)
-    evaluate = commands.add_parser("evaluate", help="score a version on examples: the Job of an Evaluate gate")
+    evaluate = commands.add_parser(
+        "evaluate", help=f"score a version on examples: only in the Job of an Evaluate gate, by {EVALUATION_ENV}"
+    )
     evaluate.set_defaults(run=_evaluate)
     _add_optimize(commands.add_parser("optimize", help="make a better version of a program from labelled predictions"))
     feedback = commands.add_parser("feedback", help="say what was right and what was wrong")
@@ -107,15 +109,15 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("label", choices=["success", "failure"])
     given.add_argument("--url", default="http://localhost:8080", help="where the program is served (%(default)s)")
     given.add_argument("--reason", default="", help="why, in words")
-    given.add_argument("--expected", type=json.loads, help="what the outputs should have been, as a JSON object")
+    given.add_argument("--expected", type=_object, help="what the outputs should have been, as a JSON object")
     given.add_argument("--source", default="", help="who says so")
     given.set_defaults(run=_give)
     taken = ways.add_parser("import", help="labels that exist already, as JSON Lines: inputs, expected, label, reason")
     taken.add_argument("labels", type=argparse.FileType("r"), metavar="FILE")
     taken.add_argument("-f", "--file", type=Path, required=True, help="the DSPyProgram manifest")
-    taken.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
+    taken.add_argument("--tracking-uri", help=OF_SERVER)
     taken.set_defaults(run=_import, lm_base_url=None)
-    log = commands.add_parser("log", help="log a program to MLflow")
+    log = commands.add_parser("log", help="log a program to the MLflow server that MLFLOW_TRACKING_URI names")
     log.add_argument("entrypoint", help="module:name that makes the program when called without arguments")
     log.add_argument("--name", required=True, help="the registered model's name")
     log.add_argument("--state", type=Path, help="compiled state, as program.save('state.json') writes it")
@@ -147,7 +149,7 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
     optimize.add_argument("--seconds", type=int, help="after which no LM is asked any more")
     optimize.add_argument("--group-by", action="append", help="an input by which rows belong together")
     optimize.add_argument("--min-examples", type=int, help="held-out rows that a verdict needs")
-    optimize.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="the MLflow server")
+    optimize.add_argument("--tracking-uri", help=OF_SERVER)
     optimize.add_argument(
         "--secrets", type=Path, default=Path("secrets"), help="a folder of SECRET/KEY files (%(default)s)"
     )
@@ -156,12 +158,15 @@ def _add_optimize(optimize: argparse.ArgumentParser) -> None:
 
 
 def _optimize(args: argparse.Namespace) -> int:
+    from despina_runtime.manifests import parsed
     from despina_runtime.optimization.job import optimize, optimize_job, tell
 
+    if args.file is None and OPTIMIZATION_ENV not in os.environ:
+        raise NotServable(f"optimize needs -f MANIFEST; without one, {OPTIMIZATION_ENV} says what to do, as in a Job")
     if args.file is None:
         return asyncio.run(optimize_job(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
     manifest = _manifest(args)
-    program = _asking(_parsed(manifest), manifest["spec"].get("optimization") or {}, args)
+    program = _asking(parsed(manifest), manifest["spec"].get("optimization") or {}, args)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         config = asyncio.run(_optimization(program, args, Path(cache)))
         return tell(asyncio.run(optimize(config, Path(cache))))
@@ -170,24 +175,21 @@ def _optimize(args: argparse.Namespace) -> int:
 def _asking(program: Program, asked: dict[str, Any], args: argparse.Namespace) -> Program:
     """A program with `spec.optimization` as it is given, where no option says otherwise."""
     from despina.api.optimization import Optimization
+    from despina_runtime.manifests import part, told
 
     for option, (*ways, name) in OF_OPTIMIZATION.items():
         if (value := getattr(args, option)) is not None:
-            _part(asked, ways)[name] = value
+            part(asked, ways)[name] = value
     if args.param:
-        _part(asked, ["optimizer", "params"]).update(map(_param, args.param))
+        part(asked, ["optimizer", "params"]).update(map(_param, args.param))
     if "maxLMCalls" not in asked.get("budget", {}):
         raise NotServable("optimize needs --max-lm-calls where the manifest has no spec.optimization")
-    spec = program.spec.model_copy(update={"optimization": Optimization.model_validate(asked)})
+    try:
+        optimization = Optimization.model_validate(asked)
+    except ValidationError as exc:
+        raise NotServable("; ".join(told(e, ("spec", "optimization")) for e in exc.errors(include_url=False))) from None
+    spec = program.spec.model_copy(update={"optimization": optimization})
     return program.model_copy(update={"spec": spec})
-
-
-def _part(document: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
-    """Where to write, made if it is not there. What is no object stays so: who reads the whole names it."""
-    for way in ways:
-        found = document.setdefault(way, {})
-        document = found if isinstance(found, dict) else {}
-    return document
 
 
 async def _optimization(program: Program, args: argparse.Namespace, folder: Path) -> OptimizationConfig:
@@ -212,7 +214,10 @@ def _param(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise NotServable(f"--param takes NAME=JSON, not {text}")
-    return name, json.loads(value)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise NotServable(f"--param {text}: {value!r} is no JSON; a text has quotes: --param '{name}=\"…\"'") from None
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -222,9 +227,10 @@ def _serve(args: argparse.Namespace) -> int:
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
         generation = Path(GENERATION_DIR) / CONFIG_FILE
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
+    from despina_runtime.manifests import parsed
     from despina_runtime.process.follow import follow
 
-    return asyncio.run(follow(_parsed(_manifest(args)), args.host, args.port, args.secrets, args.poll_seconds))
+    return asyncio.run(follow(parsed(_manifest(args)), args.host, args.port, args.secrets, args.poll_seconds))
 
 
 def _tools(args: argparse.Namespace) -> int:
@@ -273,16 +279,20 @@ def manifest_of(function: Function, package: str) -> dict[str, Any]:
 def _evaluate(_: argparse.Namespace) -> int:
     from despina_runtime.evaluation.job import evaluate
 
+    if EVALUATION_ENV not in os.environ:
+        raise NotServable(f"evaluate is for the Job of an Evaluate gate, which the operator tells by {EVALUATION_ENV}")
     return asyncio.run(evaluate(Path(CACHE_DIR), EVERYWHERE, ADMIN_PORT))
 
 
 def _give(args: argparse.Namespace) -> int:
     import httpx
 
+    if not args.url.startswith(("http://", "https://")):
+        raise NotServable(f"--url {args.url}: it begins with http:// or https://")
     body = {"prediction_id": args.prediction, "label": args.label, "reason": args.reason, "source": args.source}
     body |= {"expected": args.expected} if args.expected is not None else {}
     try:
-        answer = httpx.post(f"{args.url}/feedback", json=body, timeout=30)
+        answer = httpx.post(f"{args.url.rstrip('/')}/feedback", json=body, timeout=30)
         said = _of_program(answer.json(), {"status"} if answer.status_code == 202 else {"title", "detail"})
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
         raise NotServable(f"no program answers at {args.url}: {type(exc).__name__}; --url says where it is") from None
@@ -290,6 +300,17 @@ def _give(args: argparse.Namespace) -> int:
         raise NotServable(": ".join(str(said[name]) for name in ("title", "detail") if said.get(name)))
     sys.stdout.write(f"{args.prediction} {said['status']}\n")
     return 0
+
+
+def _object(text: str) -> dict[str, Any]:
+    """An option's JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"is no JSON object: {text}")
+    return found
 
 
 def _of_program(said: Any, names: set[str]) -> dict[str, Any]:
@@ -303,8 +324,9 @@ def _import(args: argparse.Namespace) -> int:
     from despina.api.revision import revision_of, runtime_config
     from despina_runtime.feedback.importing import read_lines, take_in
     from despina_runtime.feedback.sink import Away, MLflowSink, Refused
+    from despina_runtime.manifests import parsed
 
-    program = _parsed(_manifest(args))
+    program = parsed(_manifest(args))
     model = ModelRef(name=program.name, version="0", tracking_uri=program.spec.source.mlflow.tracking_uri or "")
     config = runtime_config(program, revision_of(program, model))
     experiment = config.feedback.experiment if config.feedback else f"{program.namespace}/{program.name}"
@@ -323,26 +345,14 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parsed(manifest: dict[str, Any]) -> Program:
-    from despina.api.program import Program
-
-    return Program.parse(manifest)
-
-
 def _manifest(args: argparse.Namespace) -> dict[str, Any]:
     """The file's, with what differs on this machine: addresses that only a cluster can resolve. Raises NotServable."""
-    import yaml
+    from despina_runtime.manifests import part, put_server, read_manifest
 
-    try:
-        manifest = yaml.safe_load(args.file.read_text())
-    except yaml.YAMLError as exc:
-        raise NotServable(f"{args.file} is no YAML: {exc}") from None
-    if not isinstance(manifest, dict):
-        raise NotServable(f"{args.file} is not a manifest")
-    if args.tracking_uri:
-        _part(manifest, ["spec", "source", "mlflow"])["trackingURI"] = args.tracking_uri
+    manifest = read_manifest(args.file)
+    put_server(manifest, args.tracking_uri)
     if args.lm_base_url:
-        lms = _part(manifest, ["spec"]).get("lms")
+        lms = part(manifest, ["spec"]).get("lms")
         for lm in lms if isinstance(lms, list) else ():
             if isinstance(lm, dict):
                 lm["baseURL"] = args.lm_base_url
@@ -351,24 +361,21 @@ def _manifest(args: argparse.Namespace) -> dict[str, Any]:
 
 def _log(args: argparse.Namespace) -> int:
     from despina_runtime.program.artifact import log_program
+    from despina_runtime.program.named import make_program
+    from despina_runtime.program.registering import check_names, told_in_a_line
 
-    sys.path.insert(0, str(Path.cwd()))
-    module, _, name = args.entrypoint.partition(":")
-    make = getattr(importlib.import_module(module), name or "?", None)
-    if make is None:
-        raise NotServable(f"{args.entrypoint!r} is not MODULE:NAME: {module} has no {name or 'name after a colon'}")
-    program = make()
-    if args.state:
-        program.load(args.state)
-    version = log_program(
-        program,
-        args.name,
-        entrypoint=args.entrypoint,
-        signature=args.signature,
-        code_paths=args.code,
-        requirements=args.requirement,
-        alias=args.alias,
-    )
+    check_names(args.name, args.alias)  # before their code runs
+    program = make_program(args.entrypoint, args.state)
+    with told_in_a_line():
+        version = log_program(
+            program,
+            args.name,
+            entrypoint=args.entrypoint,
+            signature=args.signature,
+            code_paths=args.code,
+            requirements=args.requirement,
+            alias=args.alias,
+        )
     sys.stdout.write(f"{args.name} version {version}\n")
     return 0
 

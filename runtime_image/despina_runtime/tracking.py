@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from typing import Any
 from despina.api.credentials import NAMES, NOBODY, Credentials, is_within
 
 AUTH_ENV, AUTH_NAME = "MLFLOW_TRACKING_AUTH", "despina"
+
+
+def without_passwords(text: str) -> str:
+    """A text of others, whose addresses may hold a user and a password."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 class Lacking(Exception):

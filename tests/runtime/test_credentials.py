@@ -14,7 +14,7 @@ import pytest
 
 from despina.wire import DatasetConfig, ModelRef, RuntimeConfig
 from despina_runtime.evaluation.run import Run, log_run
-from despina_runtime.process.follow import wanted_version
+from despina_runtime.process.follow import NotNamed, wanted_version
 from despina_runtime.program.fetch import fetch_beside
 from tests.support.gen import a_program
 from tests.support.guard import guarded
@@ -199,7 +199,8 @@ async def test_a_manifest_that_is_served_without_a_cluster_is_followed_with_them
     with guarded("", OLD) as guard:
         guard.says["registered-models/alias"] = {"model_version": {"version": "3"}}
         async with httpx.AsyncClient(base_url=guard.url) as client:
-            assert await wanted_version(client, program, folder.parent) is None
+            with pytest.raises(NotNamed, match="MLflow was not asked: Secret"):
+                await wanted_version(client, program, folder.parent)
             secret(TOKEN="old-token")
             assert await wanted_version(client, program, folder.parent) == "3"
     assert guard.shown == {OLD}

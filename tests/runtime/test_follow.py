@@ -14,8 +14,11 @@ import httpx
 import pytest
 import yaml
 
+from despina.wire import Failure
+from despina_runtime.main import main
+from despina_runtime.process.follow import Follower
 from services import BIN, free_port
-from tests.support.gen import a_manifest
+from tests.support.gen import a_manifest, a_program
 from tests.support.world import ROOT, TICKET, Traffic, eventually
 
 
@@ -97,11 +100,76 @@ def test_a_bad_manifest_is_one_line_that_names_the_field(serve, tmp_path, spec, 
 def test_an_alias_that_is_not_there_yet_is_waited_for_and_told_apart_from_silence(serve, log_model, tmp_path):
     log_model("good", "follow-later", "another")
     url, _ = serve("follow-later")
-    said = "MLflow has no model 'follow-later' with alias 'champion' yet"
+    said = "MLflow's model 'follow-later' has no alias 'champion' yet"
     eventually("it says so", lambda: said in (tmp_path / "log").read_text(), 60)
     version = log_model("good", "follow-later", "champion")
     assert eventually("served", lambda: version_at(url), 90) == version
-    assert "gives no answer" not in (tmp_path / "log").read_text()
+    assert "answer" not in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().count(said) == 1, "not at each poll"
+
+
+class Registry:
+    """An MLflow that has other models, versions and moods at each poll."""
+
+    def __init__(self, *says: str) -> None:
+        self.says = says
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        says = self.says[0]
+        if says == "silence":
+            raise httpx.ConnectError("nobody")
+        if says.isdecimal():
+            return httpx.Response(200, json={"model_version": {"version": says}})
+        return httpx.Response(404 if says == "no model" or request.url.path.endswith("alias") else 200, json={})
+
+
+@pytest.fixture
+def follower(monkeypatch, tmp_path):
+    """What becomes of the versions that a registry names, one poll after another; version 3 fails."""
+
+    class Workers:
+        def __init__(self, config, *_):
+            self.config = config
+
+        async def start(self):
+            tried.append(self.config.model.version)
+            return Failure(reason="LoadFailed", message="broken") if tried[-1] == "3" else None
+
+        def drain(self):
+            pass
+
+    async def follow(*says: str) -> list[str]:
+        own = Follower(a_program(source={"mlflow": {"model": "m", "alias": "champion", "trackingURI": "http://m"}}),
+                       "127.0.0.1", 0, tmp_path, tmp_path, 0)  # fmt: skip
+        for one in says:
+            transport = httpx.MockTransport(Registry(one))
+            async with httpx.AsyncClient(base_url="http://m", transport=transport) as client:
+                await own.look(client, None)
+        return tried
+
+    tried: list[str] = []
+    monkeypatch.setattr("despina_runtime.process.follow.Crew", Workers)
+    return follow
+
+
+async def test_a_version_that_failed_is_tried_again_once_the_alias_has_been_elsewhere(follower, caplog):
+    caplog.set_level("INFO")
+    assert await follower("1", "3", "3", "silence", "3") == ["1", "3"]
+    assert "Version 1 goes on; version 3 is tried again when the alias has been elsewhere" in caplog.text
+    assert await follower("1", "3", "1", "1", "3", "3") == ["1", "3", "1", "3", "3"]
+
+
+async def test_what_mlflow_lacks_is_told_when_it_changes(follower, caplog):
+    caplog.set_level("INFO")
+    await follower("no model", "no model", "no alias", "no alias", "silence", "silence", "1", "1", "no alias")
+    told = [one.message for one in caplog.records if "MLflow" in one.message]
+    assert told == [
+        "MLflow has no model 'm' yet",
+        "MLflow's model 'm' has no alias 'champion' yet",
+        "MLflow at http://m does not answer: ConnectError",
+        "MLflow says again which version is meant",
+        "MLflow's model 'm' has no alias 'champion' yet",
+    ]
 
 
 def test_without_an_operator_nobody_is_asked_for_a_better_version(serve, log_model):
@@ -134,6 +202,10 @@ MISTAKES = {
     ),
     "a class that is not there": (["log", "json:Tripp", "--name", "x"], "'json:Tripp' is not MODULE:NAME: json has no"),
     "no class at all": (["log", "json", "--name", "x"], "'json' is not MODULE:NAME"),
+    "an MLflow that is not there": (
+        ["log", "haiku:Fine", "--name", "x"],
+        "MLflow does not answer at http://127.0.0.1:9; MLFLOW_TRACKING_URI says where it is",
+    ),
 }
 
 
@@ -165,13 +237,114 @@ def elsewhere():
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_a_line(mistake, elsewhere, tmp_path):
     arguments, said = MISTAKES[mistake]
-    for name, text in FILES.items():
+    for name, text in (FILES | OWN).items():
         (tmp_path / name).write_text(text)
     command = [str(BIN / "despina-runtime"), *(a.format(elsewhere=elsewhere) for a in arguments)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": "http://anna:sesame@127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    if arguments[0] in ("serve", "feedback"):
+        del env["MLFLOW_TRACKING_URI"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert f"despina-runtime: {said}" in done.stderr
+    assert f"despina-runtime: {said.format(folder=tmp_path)}" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "sesame" not in done.stderr
+
+
+UNLOGGABLE = {
+    "no module": ([":Trip"], "':Trip' is not MODULE:NAME"),
+    "a module that is not there": (["tripp:Trip"], "tripp cannot be imported: ModuleNotFound"),
+    "a module that is no Python": (
+        ["broken:Broken"],
+        "broken cannot be imported: {folder}/broken.py, line 2: SyntaxError: ",
+    ),
+    "a module that fails": (
+        ["failing:Failing"],
+        "failing cannot be imported: {folder}/failing.py, line 1: ZeroDivisionError: ",
+    ),
+    "a class that takes an argument": (
+        ["haiku:Haiku"],
+        "haiku:Haiku cannot be called without topic, and a pod calls it without arguments",
+    ),
+    "a class that fails": (
+        ["haiku:Worse"],
+        "haiku:Worse fails when called: {folder}/haiku.py, line 8: KeyError: 'topic'",
+    ),
+    "a class that is no program": (["haiku:Paper"], "haiku:Paper gives no dspy.Module but a Pa"),
+    "a state that is none": (
+        ["haiku:Fine", "--state", "state.json"],
+        "--state state.json cannot be loaded: ",
+    ),
+    "a name that MLflow refuses": (["haiku:Fine", "--name", "a/b"], "MLflow takes no model of the name 'a/b'"),
+    "an alias of MLflow's own": (["haiku:Fine", "--alias", "v22"], "MLflow takes no alias 'v22': `latest`, and `v`"),
+    "its other alias": (["haiku:Fine", "--alias", "Latest"], "MLflow takes no alias 'Latest': `latest`, and `v`"),
+    "no alias": (["haiku:Fine", "--alias", "a b"], "MLflow takes no alias 'a b': letters, digits"),
+}
+OWN = {
+    "broken.py": "class Broken:\n    def\n",
+    "failing.py": "1 / 0\n",
+    "state.json": "{}",
+    "haiku.py": """import dspy
+
+class Haiku(dspy.Module):
+    def __init__(self, topic): super().__init__()
+
+class Worse(dspy.Module):
+    def __init__(self, **given):
+        given["topic"]
+
+class Paper: pass
+
+class Fine(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("topic -> haiku")
+
+    def forward(self, topic):
+        return self.answer(topic=topic)
+""",
+}
+
+
+@pytest.mark.parametrize("mistake", UNLOGGABLE)
+def test_a_program_that_cannot_be_logged_is_told_in_a_line(mistake, tmp_path, monkeypatch, capsys):
+    arguments, said = UNLOGGABLE[mistake]
+    for name, text in OWN.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("haiku", None)  # another test's
+    assert main(["log", "--name", "x", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"despina-runtime: {said.format(folder=tmp_path)}")
+    assert told.count("\n") == 1
+
+
+def test_optimize_says_that_mlflow_does_not_answer(tmp_path, capsys):
+    (tmp_path / "program.yaml").write_text(yaml.safe_dump(a_manifest()))
+    options = ["--labels", "x", "--max-lm-calls", "9", "--tracking-uri", "http://127.0.0.1:9"]
+    assert main(["optimize", "-f", str(tmp_path / "program.yaml"), *options]) == 2
+    assert capsys.readouterr().err == ("despina-runtime: MLflow at http://127.0.0.1:9 does not answer: ConnectError\n")
+
+
+@pytest.mark.parametrize("job", ["evaluate", "optimize"])
+def test_a_jobs_command_without_a_job_is_told_in_a_line(job, capsys):
+    assert main([job]) == 2
+    assert f"DESPINA_{'EVALUATION' if job == 'evaluate' else 'OPTIMIZATION'}" in capsys.readouterr().err
+
+
+def test_an_alias_that_mlflow_refuses_makes_no_version(servers):
+    command = [str(BIN / "despina-runtime"), "log", "triage:TicketTriage", "--name", "aliased", "--alias", "v1"]
+    env = {**os.environ, "MLFLOW_TRACKING_URI": servers[1]}
+    folder = ROOT / "examples" / "ticket-triage"
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("despina-runtime: MLflow takes no alias 'v1'")
+    asked = {"name": "aliased"}
+    assert httpx.get(f"{servers[1]}/api/2.0/mlflow/registered-models/get", params=asked).status_code == 404
 
 
 def test_a_program_is_logged_from_the_command_line(servers):

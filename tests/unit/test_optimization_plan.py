@@ -15,13 +15,18 @@ from despina.wire import (
     LMConfig,
     ModelRef,
     OptimizationConfig,
+    OptimizerConfig,
     PromotionConfig,
     RuntimeConfig,
 )
 from despina_runtime.evaluation.examples import Unusable
+from despina_runtime.optimization.asked import check_asked
+from despina_runtime.optimization.job import Optimization
 from despina_runtime.optimization.plan import read_plan
 from despina_runtime.optimization.scoring import Scores
+from despina_runtime.optimization.states import UnknownModule
 from despina_runtime.optimization.verdict import comparison, verdict
+from despina_runtime.program.manifest import Manifest
 from tests.support.tickets import tickets, write_labels, write_lines
 
 MODEL = ModelRef(name="triage", version="3", tracking_uri="http://mlflow")
@@ -213,3 +218,63 @@ def test_the_words_for_people():
     said = verdict(scores(NONE, HALF), scores(ALL, ALL), PromotionConfig(), 1, 1)[1]
     assert said.startswith("0.0 → 100.0 % of 40 held-out rows (gain +100.0 points, 95 % interval +100.0 to +100.0, p ")
     assert "; 50.0 → 100.0 % of 40 golden rows (gain +50.0 points" in said
+
+
+MANIFEST = Manifest(
+    entrypoint="triage:Triage",
+    interface={"inputs": {"properties": {"ticket": {}, "customer": {}}}},
+    state_sha256="",
+    dspy_version="3",
+)
+SOURCE = "from elsewhere import borrowed as lent\n\nclass Triage: ...\n\ndef strict(e, p): ...\n\nloose = strict\n"
+NAMELESS = {
+    "an input": ({"labels": LabelsConfig(group_by=("ticket", "nope"))}, "groupBy: no input nope; inputs are ticket, c"),
+    "a module": ({"modules": ("answer",)}, "the program has no module answer with a predictor; it has classify"),
+    "a metric": ({"metric": "triage:Strict"}, "metric triage:Strict: triage has no Strict"),
+    "a metric's module": ({"metric": "no_such_one:f"}, "metric no_such_one:f: there is no module no_such_one, neither"),
+    "an optimiser": ({"optimizer": OptimizerConfig(name="triage:best")}, "optimizer triage:best: triage has no best"),
+    "a parameter": (
+        {"optimizer": OptimizerConfig(name="MIPROv2", params={"nope": 1})},
+        "MIPROv2 has no parameter nope; it has ",
+    ),
+}
+NAMED = {
+    "nothing": {},
+    "an input": {"labels": LabelsConfig(group_by=("customer",))},
+    "a module": {"modules": ("classify",)},
+    "a metric": {"metric": "triage:strict"},
+    "a metric that is imported": {"metric": "triage:lent"},
+    "a metric that is assigned": {"metric": "triage:loose"},
+    "a metric of a distribution": {"metric": "json:loads"},
+    "a parameter": {"optimizer": OptimizerConfig(name="MIPROv2", params={"num_trials": 1})},
+    "a parameter of one's own": {"optimizer": OptimizerConfig(name="triage:strict", params={"any": 1})},
+}
+
+
+@pytest.fixture
+def version(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "triage.py").write_text(SOURCE)
+    (tmp_path / "state.json").write_text('{"classify": {}}')
+    return tmp_path
+
+
+@pytest.mark.parametrize("what", NAMELESS)
+def test_a_name_that_stands_for_nothing_in_the_version_is_told(config, version, what):
+    changes, said = NAMELESS[what]
+    with pytest.raises((Unusable, UnknownModule)) as raised:
+        check_asked(config(**changes), MANIFEST, version)
+    assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_names_that_stand_for_something_are_let_be(config, version, what):
+    check_asked(config(**NAMED[what]), MANIFEST, version)
+
+
+async def test_that_is_told_before_rows_are_read(config, version, monkeypatch):
+    (version / "despina.json").write_text(MANIFEST.model_dump_json())
+    monkeypatch.setattr("despina_runtime.optimization.job.fetch", lambda *_, **__: version)
+    monkeypatch.setattr("despina_runtime.optimization.job.read_manifest", lambda _: MANIFEST)
+    result = await Optimization(config(rows=0, labels=LabelsConfig(file="nowhere", group_by=("nope",))), version).run()
+    assert result.error == "groupBy: no input nope; inputs are ticket, customer"

@@ -132,6 +132,9 @@ WRONG = {
     "a budget that is none": (LABELLED, ("--max-lm-calls", "0"), "budget.maxLMCalls: Input should be greater than"),
     "an optimiser that is none": (LABELLED, ("--optimizer", "best"), "optimizer.name: String should match pattern"),
     "a parameter without a value": (LABELLED, ("--param", "x"), "--param takes NAME=JSON, not x"),
+    "a parameter that is no JSON": (
+        LABELLED, ("--param", "a=b"), "--param a=b: 'b' is no JSON; a text has quotes: --param 'a=\"…\"'",
+    ),
     "a golden file that is not there": (LABELLED, ("--golden", "/nowhere"), "No such file or directory: '/nowhere'"),
 }  # fmt: skip
 

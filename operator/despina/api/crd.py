@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from despina.api import GROUP, VERSION
 from despina.api.base import rule, rules
-from despina.api.program import NAME_LIMIT, ProgramSpec
+from despina.api.program import NAME, NAME_LIMIT, NAME_WORDS, ProgramSpec
 from despina.api.status import ProgramStatus
 from despina.api.tool import ToolSpec, ToolStatus
 
@@ -41,8 +41,8 @@ TOOL_COLUMNS = (
     ("URL", ".status.url", "string", 1),
 )
 NAME_RULE = rule(
-    f"size(self.metadata.name) <= {NAME_LIMIT} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-    f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -, starting with a letter",
+    f"size(self.metadata.name) <= {NAME_LIMIT} && self.metadata.name.matches('{NAME}')",
+    NAME_WORDS,
 )
 FALLBACK_RULE = rule(
     "!has(self.spec.fallback) || !has(self.spec.fallback.programRef)"

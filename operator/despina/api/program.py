@@ -27,6 +27,8 @@ from despina.api.pods import Autoscaling, Placement, Resources, ServiceAccount
 from despina.api.serving import LM, Auth, Cache, Fallback, Limits, ProgramBreaker, Sessions, Toggle
 
 NAME_LIMIT = 40  # leaves room for "-<hash8>" and for the pods' own suffix within 63 characters
+NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_WORDS = f"metadata.name must be at most {NAME_LIMIT} characters of a-z, 0-9 and -, starting with a letter"
 
 
 class SecretRef(ApiModel):
@@ -293,12 +295,12 @@ class ProgramSpec(ApiModel):
 
     @model_validator(mode="after")
     def _lm_exists(self) -> Self:
-        names = {lm.name for lm in self.lms}
+        names = {lm.name: None for lm in self.lms}.keys()
         if self.lm is not None and self.lm not in names:
-            raise ValueError("lm must be the name of an entry of lms")
-        if not names.issuperset(self.fallbacks):
+            raise ValueError(f"lm must be the name of an entry of lms ({', '.join(names) or 'there is none'})")
+        if not names >= {*self.fallbacks}:
             raise ValueError("fallbacks must be names of entries of lms")
-        if not names.issuperset(m.lm for m in self.modules if m.lm):
+        if not names >= {m.lm for m in self.modules if m.lm}:
             raise ValueError("modules[].lm must be names of entries of lms")
         return self
 

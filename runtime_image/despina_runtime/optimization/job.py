@@ -20,6 +20,7 @@ from despina_runtime.evaluation.apart import keep_apart
 from despina_runtime.evaluation.examples import Unusable
 from despina_runtime.evaluation.job import serve_progress
 from despina_runtime.optimization.account import account
+from despina_runtime.optimization.asked import check_asked
 from despina_runtime.optimization.budget import Insufficient
 from despina_runtime.optimization.plan import Plan, read_plan
 from despina_runtime.optimization.registry import Earlier, Registry
@@ -70,6 +71,7 @@ class Optimization:
         return result.model_copy(update={"lm_calls": spent.calls, "cost_usd": float(spent.usd)})
 
     async def _run(self) -> OptimizationResult:
+        parent = await asyncio.to_thread(self._fetch)
         plan = await asyncio.to_thread(read_plan, self._config)
         if plan.lack:
             return OptimizationResult(reason="TooFewExamples", message=plan.lack, dataset_digest=plan.dataset.digest)
@@ -77,18 +79,17 @@ class Optimization:
         earlier = await asyncio.to_thread(registry.find, plan.settings)
         if earlier and (earlier.is_judged or earlier.is_taken_back):
             return await asyncio.to_thread(_already_done, plan, registry, earlier)
-        parent = await asyncio.to_thread(self._fetch)
         self._work = Work(plan, parent, registry, self._cache, self._command, self.stop)
         async with account(self._work.budget) as address:
             return await self._work.run(address, earlier.version if earlier else None)
 
     def _fetch(self) -> Path:
-        """The parent's artefact; raises ProgramError and Unusable."""
+        """The parent's artefact, which has all that is asked of it; raises ProgramError, Unusable and UnknownModule."""
         base = self._config.base
         folder = fetch(base.model, self._cache, secret=base.mlflow_credentials_dir)
         if not (folder / MANIFEST).exists():
             raise Unusable("only models that were logged with despina_runtime.log_program can be optimised")
-        read_manifest(folder)
+        check_asked(self._config, read_manifest(folder), folder)
         return folder
 
 

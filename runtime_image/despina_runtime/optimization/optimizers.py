@@ -203,6 +203,13 @@ MADE = {
 }
 
 
+def check_params(name: str, params: Mapping[str, Any]) -> None:
+    """Raise UnknownOptimizer for a parameter that an optimiser of DSPy's does not have; a function of the model's is
+    anybody's."""
+    if name in MADE:
+        _split(getattr(dspy, name), params)
+
+
 def _split(kind: Any, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of an optimiser and of its `compile`; raises UnknownOptimizer."""
     at_compile, own = (set(inspect.signature(f).parameters) - OURS - {"self"} for f in (kind.compile, kind.__init__))

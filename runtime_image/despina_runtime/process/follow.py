@@ -10,17 +10,17 @@ import asyncio
 import logging
 import socket
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
-from despina.api.program import Program
+from despina.api.program import MlflowSource, Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.api.serving import SecretKeyRef
-from despina.wire import ModelRef, RuntimeConfig
+from despina.wire import Failure, ModelRef, RuntimeConfig
 from despina_runtime.http.server import open_port
 from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
 from despina_runtime.program.unservable import NotServable
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 2
+MISSING = (400, 404)
+"""MLflow says 400, too, where there is no such alias."""
 FIRST_TRY_SECONDS = 1.0
 
 
 @dataclass
 class Follower:
-    """One program, its current workers, and versions that failed."""
+    """One program, its current workers, and the version that failed."""
 
     program: Program
     host: str
@@ -46,7 +48,10 @@ class Follower:
     secrets: Path
     poll_seconds: float
     current: Crew | None = None
-    failed: set[str] = field(default_factory=set)
+    failed: str | None = None
+    """Of the versions that were meant, the last one if it failed: once another was meant, it is tried again."""
+    problem: str = ""
+    """Why no version is known now, as it was told."""
     desk: FeedbackDesk | None = None
 
     async def run(self) -> int:
@@ -62,15 +67,38 @@ class Follower:
         self._open_desk()
         async with httpx.AsyncClient(base_url=tracking_uri(self.program), timeout=10) as client:
             while not stop.is_set():
-                version = await wanted_version(client, self.program, self.secrets)
-                if version and version not in self.failed and version != self._version():
-                    await self._switch(version, listen)
+                await self.look(client, listen)
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
         if self.desk:
             await self.desk.close(DRAIN_SECONDS)
         return 0
+
+    async def look(self, client: httpx.AsyncClient, listen: socket.socket) -> None:
+        """One poll."""
+        version = await self._wanted(client)
+        if version and version not in (self.failed, self._version()):
+            await self._switch(version, listen)
+
+    async def _wanted(self, client: httpx.AsyncClient) -> str | None:
+        try:
+            version = await wanted_version(client, self.program, self.secrets)
+        except NotNamed as exc:
+            self._tell(str(exc))
+            return None
+        self._tell("")
+        if version != self.failed:
+            self.failed = None
+        return version
+
+    def _tell(self, problem: str) -> None:
+        """Once, and not at each poll."""
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        elif self.problem and not problem:
+            log.info("MLflow says again which version is meant")
+        self.problem = problem
 
     def _open_desk(self) -> None:
         """For what callers say; one for all versions, for a label may be about an earlier one."""
@@ -102,15 +130,20 @@ class Follower:
         crew = Crew(config, self.cache, listen, self.desk)
         failure = await crew.start()
         if failure:
-            self.failed.add(version)
-            log.error("Version %s is not served: %s: %s", version, failure.reason, failure.message)
-            if self.current is None:
-                raise NotServable(f"version {version}: {failure.reason}: {failure.message}")
+            self._fail(version, failure)
             return
         old, self.current = self.current, crew
         log.info("Serving version=%s at http://%s:%d/docs", version, self.host, self.port)
         if old:
             old.drain()
+
+    def _fail(self, version: str, failure: Failure) -> None:
+        self.failed = version
+        log.error("Version %s is not served: %s: %s", version, failure.reason, failure.message)
+        if self.current is None:
+            raise NotServable(f"version {version}: {failure.reason}: {failure.message}")
+        words = "Version %s goes on; version %s is tried again when the alias has been elsewhere and returns"
+        log.info(words, self._version(), version)
 
     def _servable(self, version: str) -> RuntimeConfig | None:
         """None where it cannot be served now, and another one is: a key's file may come back by the next poll."""
@@ -161,32 +194,49 @@ async def config_of(program: Program, secrets: Path) -> RuntimeConfig:
     the keys, those of LMs are needed."""
     check_secrets((lm.api_key_secret_ref for lm in program.spec.lms if lm.api_key_secret_ref), secrets)
     async with httpx.AsyncClient(base_url=tracking_uri(program), timeout=10) as client:
-        version = await wanted_version(client, program, secrets)
-    if version is None:
-        raise NotServable(f"MLflow names no version of {program.spec.source.mlflow.model} that is meant")
+        try:
+            version = await wanted_version(client, program, secrets)
+        except NotNamed as exc:
+            raise NotServable(str(exc)) from None
     return _of_version(program, version, secrets)
 
 
-async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: Path) -> str | None:
-    """The version that the manifest means now; None while MLflow does not say."""
+class NotNamed(Exception):
+    """MLflow does not say which version is meant; the text says why, and shows no value."""
+
+
+async def wanted_version(client: httpx.AsyncClient, program: Program, secrets: Path) -> str:
+    """The version that the manifest means now. Raises NotNamed."""
     source = program.spec.source.mlflow
     if source.version is not None:
         return str(source.version)
-    params = {"name": source.model, "alias": source.alias or ""}
     try:
         headers = credentials(mlflow_credentials_dir(program, str(secrets))).headers
-        response = await client.get("/api/2.0/mlflow/registered-models/alias", params=params, headers=headers)
-        if response.status_code in (400, 404):  # 400 is how MLflow says that there is no such alias
-            log.warning("MLflow has no model %r with alias %r yet", source.model, source.alias)
-            return None
+        response = await _asked(client, "alias", {"name": source.model, "alias": source.alias or ""}, headers)
+        if response.status_code in MISSING:
+            raise NotNamed(await _what_is_missing(client, source, headers))
         return str(response.raise_for_status().json()["model_version"]["version"])
     except Lacking as exc:
-        log.warning("MLflow was not asked error=%s", exc)
-        return None
-    except (httpx.HTTPError, ValueError, KeyError) as exc:
+        raise NotNamed(f"MLflow was not asked: {exc}") from None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
         where = client.base_url.copy_with(userinfo=b"")
-        log.warning("MLflow at %s gives no answer that can be used error=%s", where, type(exc).__name__)
-        return None
+        status = f" {exc.response.status_code}" if isinstance(exc, httpx.HTTPStatusError) else ""
+        what = "does not answer" if isinstance(exc, httpx.TransportError) else "gives no answer that can be used"
+        raise NotNamed(f"MLflow at {where} {what}: {type(exc).__name__}{status}") from None
+
+
+async def _asked(
+    client: httpx.AsyncClient, what: str, params: dict[str, str], headers: Mapping[str, str]
+) -> httpx.Response:
+    return await client.get(f"/api/2.0/mlflow/registered-models/{what}", params=params, headers=headers)
+
+
+async def _what_is_missing(client: httpx.AsyncClient, source: MlflowSource, headers: Mapping[str, str]) -> str:
+    """MLflow's answer about an alias is the same for a model that is not there."""
+    found = await _asked(client, "get", {"name": source.model}, headers)
+    if found.status_code in MISSING:
+        return f"MLflow has no model {source.model!r} yet"
+    return f"MLflow's model {source.model!r} has no alias {source.alias!r} yet"
 
 
 async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ from despina_runtime.program.beside import check_complete
 from despina_runtime.program.guarded import check_guarded, check_not_loading
 from despina_runtime.program.interface import Interface, interface_of
 from despina_runtime.program.manifest import CODE, FLAVOR, MANIFEST, STATE, CodeFile, Manifest, sha256
+from despina_runtime.program.registering import check_names
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +59,13 @@ def log_program(
         ProgramError: the program's interface is unknown.
         ValueError: the example does not fit; the entry point cannot be found again in the code, or is not callable
             without arguments; or the code imports a file of yours that is not in it, or calls this as it is imported,
-            or an output that is a decision has no description.
+            or an output that is a decision has no description; or MLflow would refuse the name or the alias.
     """
     import mlflow
     from mlflow.models import Model
 
     check_not_loading()
+    check_names(name, alias)
     text = _signature_text(signature)
     interface = interface_of(program, text)
     check_example(interface, input_example)
@@ -193,13 +195,20 @@ def _entrypoint_of(program: dspy.Module) -> str:
 def _check_can_be_made(program: dspy.Module, entrypoint: str | None) -> None:
     """A pod calls the class without arguments."""
     cls = type(program)
-    parameters = [*inspect.signature(cls.__init__).parameters.values()][1:]
-    missing = [p.name for p in parameters if _must_be_given(p)]
-    if entrypoint is None and missing:
+    if entrypoint is None and (missing := needed(cls)):
         raise ValueError(
             f"{cls.__qualname__} cannot be made without {', '.join(missing)}: give defaults, or pass"
             " entrypoint='module:function', where the function gives the uncompiled program"
         )
+
+
+def needed(make: Callable[..., Any]) -> list[str]:
+    """What a call of a class or function must be given."""
+    if isinstance(make, type):
+        parameters = [*inspect.signature(make.__init__).parameters.values()][1:]  # type: ignore[misc]
+    else:
+        parameters = [*inspect.signature(make).parameters.values()]
+    return [p.name for p in parameters if _must_be_given(p)]
 
 
 def _must_be_given(parameter: inspect.Parameter) -> bool:
