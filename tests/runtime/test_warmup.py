@@ -201,6 +201,20 @@ async def test_react_calls_no_tool():
     assert called == []
 
 
+@pytest.mark.parametrize("kind", [dspy.Refine, dspy.BestOfN])
+async def test_every_try_of_a_module_that_tries_several_times_is_made(kind, capsys):
+    judged = []
+
+    def nothing_is_perfect(_: Any, prediction: Any) -> float:
+        judged.append(prediction)
+        return 0.0
+
+    program = kind(dspy.Predict("q -> x"), N=3, reward_fn=nothing_is_perfect, threshold=1.0)
+    loaded = await warm_up(Loaded(program, interface_of(program.module)))
+    assert (loaded.remark, len(judged), program.fail_count) == ("", 3, 3)
+    assert "failed" not in capsys.readouterr().out
+
+
 class Asyncified(dspy.Module):
     """It has only `aforward`, and what blocks runs in threads."""
 

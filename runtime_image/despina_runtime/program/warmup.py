@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from despina.wire import FailureReason, WarmUpConfig
 from despina_runtime import compat
-from despina_runtime.lm.client import OutOfReach, is_on_a_loop
+from despina_runtime.lm.client import OUT_OF_REACH, OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
 from despina_runtime.program.contained import awaited, called
@@ -76,10 +76,6 @@ class Rehearsal:
         self._paths = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._recorded = recorded
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Rehearsal:
-        """Modules that try several times copy their LM."""
-        return self
-
     def check_free(self) -> None:
         """In a thread: raise BlocksTheLoop unless the loop can work for it."""
         if self.loop:
@@ -99,16 +95,20 @@ class Rehearsal:
         return next((values for module, values in self._recorded.items() if is_in(path, module)), {})
 
 
+def _rehearsal() -> Rehearsal:
+    """The one under way. It is where what belongs to a request is, for modules of DSPy's copy LMs, and make adapters
+    of the class that they find."""
+    if found := dspy.settings.get("rehearsal"):
+        return found  # type: ignore[no-any-return]
+    raise OutOfReach(OUT_OF_REACH)
+
+
 class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
     """Formats prompts and answers them itself."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        super().__init__()
-        self._rehearsal = rehearsal
-
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """What an adapter gives: one dictionary of output values per completion."""
-        self._rehearsal.check_free()
+        _rehearsal().check_free()
         return self._values(signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
 
     def _values(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         self.format(signature, demos, inputs)
-        return [self._rehearsal.values(signature, inputs)]
+        return [_rehearsal().values(signature, inputs)]
 
 
 def _check_free(loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -144,13 +144,12 @@ def _is_trying_out(frame: FrameType | None) -> bool:
 class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
     """Answers whoever calls the LM without an adapter, or with one of the program's own, in whose format it does."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
+    def __init__(self) -> None:
         super().__init__(model="warm-up")
-        self._rehearsal = rehearsal
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
         """One completion."""
-        self._rehearsal.check_free()
+        _rehearsal().check_free()
         return [self._text()]
 
     async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -163,7 +162,7 @@ class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
             return "warm-up"
         if isinstance(adapter, dspy.TwoStepAdapter):  # it reads any text, and has a ChatAdapter's answer made of it
             adapter = ChatAdapter()
-        values = self._rehearsal.values(caller.signature, {})
+        values = _rehearsal().values(caller.signature, {})
         text: str = adapter.format_assistant_message_content(caller.signature, values)
         return text
 
@@ -186,9 +185,8 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
     try:
         rehearsal = Rehearsal(loaded.program, config.outputs)
         inputs = _inputs(loaded.interface, loaded.example)
-        lm, adapter = WarmupLM(rehearsal), WarmupAdapter(rehearsal)
         own = {"meter": Meter(math.inf), "trace": [], "warn_on_type_mismatch": False}  # as a request's
-        with dspy.context(lm=lm, adapter=adapter, **own):
+        with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter(), rehearsal=rehearsal, **own):
             is_async = is_async and await _runs_on_the_loop(loaded.program, inputs, rehearsal)
             if not is_async:
                 await awaited(asyncio.to_thread(called, lambda: loaded.program(**inputs)))
