@@ -299,9 +299,8 @@ async def test_demonstrations_may_hold_all_that_dspy_itself_can_save(make, tmp_p
     [
         ("self.ask = dspy.ChainOfThought(Ask)\n        self.signature = Ask", "self.predict = dspy.Predict('context, question -> answer')"),
         ("        self.signature = Ask\n\n    def forward(self, question", "        self.more = dspy.Predict('a -> b')\n\n    async def aforward(self, question"),
-        ("        self.signature = Ask\n\n    def forward(self, question, top_k=3", "\n    def run(self"),
     ],
-    ids=["its predictor takes more than it does", "only aforward", "neither forward nor aforward"],
+    ids=["its predictor takes more than it does", "only aforward"],
 )  # fmt: skip
 def test_a_program_whose_inputs_are_not_known_is_told_so_when_it_is_logged(make, request, change):
     code = CODE.replace(*change)
@@ -309,6 +308,11 @@ def test_a_program_whose_inputs_are_not_known_is_told_so_when_it_is_logged(make,
     with pytest.raises(ProgramError, match="pass signature=") as caught:
         make(request.node.callspec.id.replace(" ", "_"), code=code)
     assert caught.value.failure.reason == FailureReason.SIGNATURE_UNKNOWN
+
+
+def test_a_program_with_neither_forward_nor_aforward_is_not_logged_whatever_it_shows(make):
+    with pytest.raises(ProgramError, match="Program has neither forward nor aforward"):
+        make("no_forward", code=CODE.replace("def forward", "def run"))
 
 
 def test_an_async_program_shows_its_only_predictors_signature(make):
@@ -349,6 +353,9 @@ class Tooled(dspy.Module):
         self.choose = dspy.Predict(dspy.Signature(fields, "Choose."))
         self.answer = dspy.Predict("question -> answer")
         self.awaiting = Awaiting()
+
+    def forward(self, question):
+        return self.answer(question=question)
 
 
 def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be_called():

@@ -62,8 +62,11 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
     own `signature` counts, or that of its only predictor when `forward` takes just that predictor's inputs.
 
     Raises:
-        ProgramError: nothing says what the program takes and gives, or no JSON can hold it.
+        ProgramError: nothing says what the program takes and gives, no JSON can hold it, or nothing would run.
     """
+    if not _can_run(program):
+        text = f"{type(program).__name__} has neither forward nor aforward, so that no request could be answered"
+        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text)
     signature = declared_signature(declared) if declared else found_signature(program)
     interface = Interface(
         inputs=_model("Inputs", signature.input_fields, extra="forbid"),
@@ -76,6 +79,13 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
         text = f"{signature.__name__} has a field that no JSON can hold: {exc}"
         raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text) from exc
     return interface
+
+
+def _can_run(program: dspy.Module) -> bool:
+    """By a method of its class or its own, or since it is called in a way of its own."""
+    kind = type(program)
+    is_called = kind.__call__ is not dspy.Module.__call__ or kind.acall is not dspy.Module.acall
+    return is_called or any(hasattr(kind, name) or hasattr(program, name) for name in ("forward", "aforward"))
 
 
 def modules_of(program: dspy.Module) -> dict[str, dspy.Module]:
