@@ -5,6 +5,8 @@ They may be gone with any release: `tests/runtime/test_compat.py` says of each w
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from contextvars import Token
@@ -38,6 +40,8 @@ strict_json_schema: Callable[[dict[str, Any]], dict[str, Any]] = _strict_json_sc
 """A schema in the form that providers hold LMs to, as DSPy writes it."""
 process_settings: dict[str, Any] = main_thread_config
 """What `dspy.configure` sets, for all threads."""
+TRYING: dict[type[dspy.Module], Callable[..., Any]] = {kind: kind.forward for kind in (dspy.BestOfN, dspy.Refine)}
+"""What these do, which counts tries that failed down from what the module was made with."""
 
 
 def own_settings() -> dict[str, Any]:
@@ -101,6 +105,21 @@ def print_by(say: Callable[..., None]) -> None:
     """What DSPy's modules do where they print."""
     for module in map(importlib.import_module, PRINTING):
         vars(module)["print"] = say
+
+
+def count_tries_by_call() -> None:
+    """Each call of a module that tries several times may fail as often as its author said. DSPy never gives back what a
+    call has used up of that: in a process that serves, a few bad answers would be the last that it takes."""
+    for kind, forward in TRYING.items():
+        kind.forward = _on_a_copy(forward)
+
+
+def _on_a_copy(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def run(self: dspy.Module, **kwargs: Any) -> Any:
+        return forward(copy.copy(self), **kwargs)
+
+    return run
 
 
 def check_decisions(predictor: dspy.Predict) -> None:

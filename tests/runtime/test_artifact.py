@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -299,16 +300,52 @@ async def test_demonstrations_may_hold_all_that_dspy_itself_can_save(make, tmp_p
     [
         ("self.ask = dspy.ChainOfThought(Ask)\n        self.signature = Ask", "self.predict = dspy.Predict('context, question -> answer')"),
         ("        self.signature = Ask\n\n    def forward(self, question", "        self.more = dspy.Predict('a -> b')\n\n    async def aforward(self, question"),
-        ("        self.signature = Ask\n\n    def forward(self, question, top_k=3", "\n    def run(self"),
     ],
-    ids=["its predictor takes more than it does", "only aforward", "neither forward nor aforward"],
+    ids=["its predictor takes more than it does", "only aforward"],
 )  # fmt: skip
 def test_a_program_whose_inputs_are_not_known_is_told_so_when_it_is_logged(make, request, change):
     code = CODE.replace(*change)
     assert code != CODE
-    with pytest.raises(ProgramError, match="pass signature=") as caught:
+    with pytest.raises(ProgramError, match=r"pass signature= to log_program, or --signature") as caught:
         make(request.node.callspec.id.replace(" ", "_"), code=code)
     assert caught.value.failure.reason == FailureReason.SIGNATURE_UNKNOWN
+
+
+def test_a_program_with_neither_forward_nor_aforward_is_not_logged_whatever_it_shows(make):
+    with pytest.raises(ProgramError, match="Program has neither forward nor aforward"):
+        make("no_forward", code=CODE.replace("def forward", "def run"))
+
+
+class Relaying(dspy.Module):
+    """It gives its predictors whatever it is given."""
+
+    def __init__(self, *signatures):
+        super().__init__()
+        self.steps = [dspy.Predict(signature) for signature in signatures]
+
+    def forward(self, **kwargs):
+        return self.steps[0](**kwargs)
+
+
+UNKNOWN = {
+    "and none of its predictors (steps[0], steps[1]) is the whole of it: pass": ("q -> a", "a -> b"),
+    "and it has no predictor: pass": (),
+    "its predictor steps[0] takes q, r, where it takes whatever it is given itself: pass": ("q, r -> a",),
+}
+
+
+@pytest.mark.parametrize("why", UNKNOWN)
+def test_why_a_signature_is_to_be_given_is_said(why):
+    with pytest.raises(ProgramError, match=re.escape(why)):
+        interface_of(Relaying(*UNKNOWN[why]))
+
+
+@pytest.mark.parametrize("text", ["q => answer", "question", "json:JSONDecoder", "json:", "a b:C"])
+def test_what_is_no_signature_is_told_so(text):
+    with pytest.raises(
+        ProgramError, match=re.escape(f"{text!r} is no DSPy signature: write it as 'question -> answer'")
+    ):
+        interface_of(Relaying("q -> a"), text)
 
 
 def test_an_async_program_shows_its_only_predictors_signature(make):
@@ -349,6 +386,9 @@ class Tooled(dspy.Module):
         self.choose = dspy.Predict(dspy.Signature(fields, "Choose."))
         self.answer = dspy.Predict("question -> answer")
         self.awaiting = Awaiting()
+
+    def forward(self, question):
+        return self.answer(question=question)
 
 
 def test_modules_whose_inputs_no_caller_can_send_are_not_among_those_that_can_be_called():

@@ -203,6 +203,29 @@ with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
     assert apart(source) == "said"
 
 
+@pytest.mark.parametrize("way", ["BestOfN", "Refine"])
+def test_tries_that_fail_would_count_against_all_later_calls(apart, way: str):
+    source = f"""
+class Program(dspy.Module):
+    def __init__(self):
+        self.predict = dspy.Predict("word -> answer")
+    def forward(self, word):
+        raise ValueError
+tried = dspy.{way}(Program(), N=2, reward_fn=lambda *_: 1.0, threshold=1.0)
+def ask():
+    with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
+        assert tried(word="word") is None
+    return tried.fail_count
+compat.print_by(lambda *_: None)
+before = ask()
+tried.fail_count = 2
+compat.count_tries_by_call()
+compat.count_tries_by_call()
+print(before, ask(), ask())
+"""
+    assert apart(source) == "0 2 2"
+
+
 def test_a_logged_model_would_configure_dspy(apart, tmp_path):
     source = f"""
 import os

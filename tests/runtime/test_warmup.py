@@ -8,7 +8,7 @@ import enum
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import dspy
 import pytest
@@ -201,6 +201,20 @@ async def test_react_calls_no_tool():
     assert called == []
 
 
+@pytest.mark.parametrize("kind", [dspy.Refine, dspy.BestOfN])
+async def test_every_try_of_a_module_that_tries_several_times_is_made(kind, capsys):
+    judged = []
+
+    def nothing_is_perfect(_: Any, prediction: Any) -> float:
+        judged.append(prediction)
+        return 0.0
+
+    program = kind(dspy.Predict("q -> x"), N=3, reward_fn=nothing_is_perfect, threshold=1.0)
+    loaded = await warm_up(Loaded(program, interface_of(program.module)))
+    assert (loaded.remark, len(judged), program.fail_count) == ("", 3, 3)
+    assert "failed" not in capsys.readouterr().out
+
+
 class Asyncified(dspy.Module):
     """It has only `aforward`, and what blocks runs in threads."""
 
@@ -350,3 +364,172 @@ class Calling(dspy.Module):
 
 def test_a_tool_that_is_not_known_where_a_program_is_logged_says_nothing():
     assert said_of(Calling()) == ""
+
+
+class Unanswering(dspy.Module):
+    """What its subclasses return has no outputs, or has none now and then."""
+
+    signature = dspy.Signature("q -> x")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("q -> x, sure: bool, kind: Literal['a', 'b'], data: dict[str, str]")
+
+
+class Text(Unanswering):
+    def forward(self, q: str) -> Any:
+        return self.answer(q=q).x
+
+
+class Word(Unanswering):
+    async def aforward(self, q: str) -> Any:
+        return (await self.answer.acall(q=q)).kind
+
+
+class Formatted(Unanswering):
+    def forward(self, q: str) -> Any:
+        if self.answer(q=q).sure:
+            return f"sure of {q}"
+        return "not sure"
+
+
+class Nothing(Unanswering):
+    def forward(self, q: str) -> None:
+        def inner() -> Any:
+            return self.answer(q=q)
+
+        inner()
+
+
+NEVER = {
+    Text: "Text.forward returns str, and its code gives nothing that has outputs",
+    Word: "Word.aforward returns str, and",
+    Formatted: "Formatted.forward returns str, and",
+    Nothing: "Nothing.forward returns None, and",
+}
+
+
+@pytest.mark.parametrize("kind", NEVER)
+async def test_a_program_that_can_only_return_what_has_no_outputs_is_refused(kind):
+    with pytest.raises(ProgramError, match=NEVER[kind]) as caught:
+        await tried(kind())
+    assert caught.value.failure.reason == FailureReason.WARMUP_FAILED
+    assert "dspy.Prediction(x=...)" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", NEVER)
+def test_and_it_is_not_logged(kind):
+    with pytest.raises(ProgramError, match=NEVER[kind]):
+        said_of(kind())
+
+
+class NowAndThen(Unanswering):
+    """It returns an answer where an LM says what the warm-up's does not."""
+
+    def forward(self, q: str) -> Any:
+        found = self.answer(q=q)
+        if found.x == "known":
+            return found
+        return "not known"
+
+
+class SureOnly(Unanswering):
+    def forward(self, q: str) -> Any:
+        found = self.answer(q=q)
+        if found.x == "known":
+            return found
+        return None
+
+
+class ByName(Unanswering):
+    def forward(self, q: str) -> Any:
+        found = self.answer(q=q)
+        return found if found.x == "known" else found.x
+
+
+class Misspelt(Unanswering):
+    def forward(self, q: str) -> Any:
+        return dspy.Prediction(y=self.answer(q=q).x)
+
+
+class Documents(Unanswering):
+    def forward(self, q: str) -> Any:
+        return {"y": self.answer(q=q).x}
+
+
+class OfAMethod(Unanswering):
+    async def aforward(self, q: str) -> Any:
+        return self.given((await self.answer.acall(q=q)).x)
+
+    @staticmethod
+    def given(found: str) -> Any:
+        return found if found != "known" else dspy.Prediction(x=found)
+
+
+LACKS = {
+    NowAndThen: "x is missing: the program returned str",
+    SureOnly: "x is missing: the program returned NoneType",
+    ByName: "x is missing: the program returned str",
+    Misspelt: "x is missing: the program returned Prediction with y",
+    Documents: "x is missing: the program returned dict",
+    OfAMethod: "x is missing: the program returned str",
+}
+
+
+@pytest.mark.parametrize("kind", LACKS)
+async def test_a_program_that_might_return_its_outputs_for_other_answers_is_only_remarked_on(kind):
+    loaded = await tried(kind())
+    assert loaded.remark.startswith(f"{WARMUP_INCONCLUSIVE}: {LACKS[kind]};")
+    assert "made-up" not in loaded.remark
+    assert await asyncio.to_thread(said_of, kind()) == loaded.remark
+
+
+class Named(Unanswering):
+    def forward(self, q: str) -> Any:
+        return NamedAnswer(self.answer(q=q).x)
+
+
+class NamedAnswer(NamedTuple):
+    x: str
+
+
+class Table(Unanswering):
+    signature = dspy.Signature("q -> x: int | None, y: str")
+
+    def forward(self, q: str) -> Any:
+        return {"y": self.answer(q=q).x}
+
+
+@pytest.mark.parametrize("kind", [Named, Table])
+async def test_outputs_may_be_those_of_a_named_tuple_or_of_a_dictionary(kind):
+    assert (await tried(kind())).remark == ""
+
+
+async def test_a_misspelt_attribute_of_a_prediction_is_not_laid_on_made_up_values():
+    remark = (await tried(Demanding(lambda p: p.reasning))).remark
+    assert remark.startswith(f"{WARMUP_INCONCLUSIVE}: AttributeError: 'Prediction' object has no attribute 'reasning'")
+    assert "only reasoning, x, xs; callers get an error" in remark
+    assert "made-up" not in remark
+
+
+async def test_an_attribute_of_what_was_made_up_may_be_there_in_what_an_lm_gives():
+    assert "if made-up values are the cause" in (await tried(Demanding(lambda p: p.x.code))).remark
+
+
+class NoForward(dspy.Module):
+    signature = dspy.Signature("q -> x")
+
+    def run(self, q: str) -> None:
+        """Nobody calls it."""
+
+
+class CalledItsOwnWay(NoForward):
+    def __call__(self, q: str) -> dspy.Prediction:
+        return dspy.Prediction(x=q)
+
+
+async def test_a_module_that_nothing_can_call_has_no_interface():
+    with pytest.raises(ProgramError, match="NoForward has neither forward nor aforward") as caught:
+        interface_of(NoForward())
+    assert caught.value.failure.reason == FailureReason.SIGNATURE_UNKNOWN
+    assert (await tried(CalledItsOwnWay())).remark == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from despina.wire import ModuleConfig, WarmUpConfig
@@ -56,6 +58,11 @@ def test_what_dspy_says_of_an_error_holds_no_word_of_a_callers(running, way):
     running.ask({"keys": THINGS, "way": way})
     eventually("the log", lambda: running.log.read_text().count("ValueError") == before + 2, 10)
     assert THINGS not in running.log.read_text()
+
+
+def test_tries_that_failed_in_one_request_are_not_missing_in_the_next(running):
+    with ThreadPoolExecutor(4) as callers:
+        assert {*callers.map(lambda _: ask(running, "patiently"), range(12))} == {"None"}
 
 
 def test_usage_can_be_tracked(running):

@@ -49,6 +49,7 @@ class Program(dspy.Module):
         self.best = dspy.BestOfN(self.sort, N=3, reward_fn=in_full, threshold=1.0)
         self.refine = dspy.Refine(self.sort, N=2, reward_fn=in_full, threshold=1.0)
         self.raising = Raising()
+        self.patient = dspy.BestOfN(self.raising, N=2, reward_fn=in_full, threshold=1.0)
 
     def forward(self, keys, way="plainly"):
         said = getattr(self, way)(keys) if way in WAYS else self.plainly(keys)
@@ -76,6 +77,10 @@ class Program(dspy.Module):
 
     def raising_in_every_try(self, ticket):
         return dspy.BestOfN(self.raising, N=2, reward_fn=in_full, threshold=1.0, fail_count=2)(ticket=ticket)
+
+    def patiently(self, ticket):
+        """As often as it is asked: it takes as many failures as it tries."""
+        return self.patient(ticket=ticket)
 
     def tracked(self, ticket):
         with dspy.track_usage() as usage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import dspy
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -13,6 +12,7 @@ from despina_runtime.bounded import SHORT_BYTES
 from despina_runtime.pipeline.call import Answer, Call, Rejected, Step
 from despina_runtime.pipeline.execute import Execute, problem_of
 from despina_runtime.problem import UNFIT, Problem, by_field, invalid_input, place_of
+from despina_runtime.program.answers import described, output_of
 from despina_runtime.program.interface import Interface, by_name
 from despina_runtime.program.written import serializer_of
 
@@ -78,10 +78,10 @@ class Validate:
 def render_outputs(interface: Interface, prediction: Any) -> bytes:
     """A prediction, or a dictionary, as JSON; raises Problem or Rejected where it does not fit."""
     try:
-        values = {name: _output(prediction, name) for name in interface.outputs.model_fields}
+        values = {name: output_of(prediction, name) for name in interface.outputs.model_fields}
         outputs: BaseModel = interface.outputs.model_validate(values, from_attributes=True)
     except AttributeError as exc:
-        detail = f"{exc.name or 'an output'} is missing: {_given(prediction)}"
+        detail = f"{exc.name or 'an output'} is missing: {described(prediction)}"
         log.error("The program left out an output name=%s returned=%s", exc.name, type(prediction).__name__)
         raise Problem(
             500, "program-error", "The program left out an output", detail, fault="Program", can_fall_back=True
@@ -92,20 +92,3 @@ def render_outputs(interface: Interface, prediction: Any) -> bytes:
         return serializer_of(interface.outputs).to_json(outputs)
     except PydanticSerializationError as exc:  # too deep, or no Unicode
         raise Rejected({"outputs": f"outputs: they cannot be written as JSON: {exc}"[:LONGEST_REASON]}) from None
-
-
-def _given(prediction: Any) -> str:
-    """What a program returned, without its values. Names of its fields are for the caller: LMs may have made them."""
-    said = f"the program returned {type(prediction).__name__}"
-    if isinstance(prediction, dspy.Example):
-        said += f" with {', '.join(map(str, prediction)) or 'nothing'}"
-    return said[:LONGEST_REASON]
-
-
-def _output(prediction: Any, name: str) -> Any:
-    """One output; raises AttributeError. An attribute of a prediction may be a method of the same name (`items`)."""
-    if isinstance(prediction, dict):
-        return prediction.get(name)
-    if isinstance(prediction, dspy.Example) and name in prediction:
-        return prediction[name]
-    return getattr(prediction, name)

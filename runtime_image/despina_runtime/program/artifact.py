@@ -56,7 +56,7 @@ def log_program(
         alias: an alias to move to the new version.
 
     Raises:
-        ProgramError: the program's interface is unknown.
+        ProgramError: the program's interface is unknown, or it can never give its outputs.
         ValueError: the example does not fit; the entry point cannot be found again in the code, or is not callable
             without arguments; or the code imports a file of yours that is not in it, or calls this as it is imported,
             or an output that is a decision has no description; or MLflow would refuse the name or the alias.

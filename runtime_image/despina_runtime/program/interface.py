@@ -21,6 +21,7 @@ from despina_runtime.bounded import bounded
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.written import Published
 
+HOW_TO_SAY = "as 'question -> answer' or 'module:SignatureClass'"
 REFS = "#/components/schemas/{model}"
 
 
@@ -62,8 +63,11 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
     own `signature` counts, or that of its only predictor when `forward` takes just that predictor's inputs.
 
     Raises:
-        ProgramError: nothing says what the program takes and gives, or no JSON can hold it.
+        ProgramError: nothing says what the program takes and gives, no JSON can hold it, or nothing would run.
     """
+    if not _can_run(program):
+        text = f"{type(program).__name__} has neither forward nor aforward, so that no request could be answered"
+        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text)
     signature = declared_signature(declared) if declared else found_signature(program)
     interface = Interface(
         inputs=_model("Inputs", signature.input_fields, extra="forbid"),
@@ -76,6 +80,13 @@ def interface_of(program: dspy.Module, declared: str | None = None) -> Interface
         text = f"{signature.__name__} has a field that no JSON can hold: {exc}"
         raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, text) from exc
     return interface
+
+
+def _can_run(program: dspy.Module) -> bool:
+    """By a method of its class or its own, or since it is called in a way of its own."""
+    kind = type(program)
+    is_called = kind.__call__ is not dspy.Module.__call__ or kind.acall is not dspy.Module.acall
+    return is_called or any(hasattr(kind, name) or hasattr(program, name) for name in ("forward", "aforward"))
 
 
 def modules_of(program: dspy.Module) -> dict[str, dspy.Module]:
@@ -98,9 +109,10 @@ def declared_signature(declared: str) -> type[dspy.Signature]:
     if "->" in declared:
         return dspy.Signature(declared)  # type: ignore[no-any-return]
     module, _, name = declared.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
+    is_name = bool(name) and all(part.isidentifier() for part in module.split("."))
+    found = getattr(importlib.import_module(module), name, None) if is_name else None
     if not is_signature(found):
-        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, f"{declared} is not a DSPy signature")
+        raise ProgramError(FailureReason.SIGNATURE_UNKNOWN, f"{declared!r} is no DSPy signature: write it {HOW_TO_SAY}")
     return found
 
 
@@ -115,15 +127,26 @@ def found_signature(program: dspy.Module) -> type[dspy.Signature]:
     if is_signature(predict) and _can_be_bound(takes, predict.input_fields):
         return predict
     predictors = program.predictors()
-    names = {name for name in takes.parameters if name not in ("self", "kwargs")}
-    if len(predictors) == 1 and names == set(predictors[0].signature.input_fields):
+    names = [name for name in takes.parameters if name not in ("self", "kwargs")]
+    if len(predictors) == 1 and {*names} == set(predictors[0].signature.input_fields):
         return predictors[0].signature  # type: ignore[no-any-return]
     raise ProgramError(
         FailureReason.SIGNATURE_UNKNOWN,
-        f"{type(program).__name__} has no `signature` attribute, and what it takes ({', '.join(names) or 'unknown'})"
-        f" is not what a single predictor takes ({len(predictors)} predictors): pass signature= to log_program, as"
-        " 'question -> answer' or 'module:SignatureClass'",
+        f"nothing says what {type(program).__name__} takes and gives: it has no `signature` attribute, and"
+        f" {_why_unknown(program, names)}: pass signature= to log_program, or --signature to despina-runtime log,"
+        f" {HOW_TO_SAY}",
     )
+
+
+def _why_unknown(program: dspy.Module, names: list[str]) -> str:
+    predictors = program.named_predictors()
+    if not predictors:
+        return "it has no predictor"
+    if len(predictors) > 1:
+        return f"none of its predictors ({', '.join(name for name, _ in predictors)}) is the whole of it"
+    ((name, predictor),) = predictors
+    inputs = ", ".join(predictor.signature.input_fields)
+    return f"its predictor {name} takes {inputs}, where it takes {', '.join(names) or 'whatever it is given'} itself"
 
 
 def is_signature(found: Any) -> TypeGuard[type[dspy.Signature]]:

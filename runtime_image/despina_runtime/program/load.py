@@ -59,7 +59,7 @@ class Loaded:
     digest: str = ""
     """Of all that was loaded."""
     remark: str = ""
-    """Why the warm-up told nothing of it; empty where it did, or was left out."""
+    """Why the warm-up told nothing of it, or which outputs were missing there; empty where neither is so."""
 
 
 def load(folder: Path, config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:

@@ -1,4 +1,5 @@
-"""What DSPy has once for a whole process, made fit for one that serves requests: `dspy.configure` and what it logs.
+"""What DSPy has once for a whole process, made fit for one that serves requests: `dspy.configure`, what it logs, and
+how many tries a module has left.
 
 Only processes that serve call `prepare`; on a laptop DSPy stays as it is.
 """
@@ -24,6 +25,7 @@ def prepare(has_lm: bool) -> None:
     """Before a program is loaded. `has_lm`: the manifest names an LM."""
     compat.configure_by(_configure)
     compat.print_by(_tell_the_kind)
+    compat.count_tries_by_call()
     serve_requests_only()
     compat.mark_types_by(_nobody_knows)
     if has_lm:

@@ -26,9 +26,10 @@ from pydantic import TypeAdapter
 
 from despina.wire import FailureReason, WarmUpConfig
 from despina_runtime import compat
-from despina_runtime.lm.client import NoLM, OutOfReach, is_on_a_loop
+from despina_runtime.lm.client import OUT_OF_REACH, NoLM, OutOfReach, is_on_a_loop
 from despina_runtime.lm.meter import Meter
 from despina_runtime.paths import is_in
+from despina_runtime.program.answers import PLAIN, NeverAnswers, check_can_answer, described, missing
 from despina_runtime.program.contained import awaited, called
 from despina_runtime.program.interface import Interface, annotation_of, by_name, runs_async
 from despina_runtime.program.load import Loaded, check_paths
@@ -57,6 +58,8 @@ INCONCLUSIVE = (
     "{}: {}; if made-up values are the cause, record real ones: inputs with input_example= of log_program, what LMs"
     " answer with spec.warmUp.outputs"
 )
+NOT_THERE = "{}: {}; callers get an error where the code asks for it"
+LACKING = "{}: {} is missing: {}; callers get an error where it does so"
 ERROR_LENGTH = 640
 
 
@@ -74,10 +77,6 @@ class Rehearsal:
         self.loop_thread = 0
         self._paths = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._recorded = recorded
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Rehearsal:
-        """Modules that try several times copy their LM."""
-        return self
 
     def check_free(self) -> None:
         """In a thread: raise BlocksTheLoop unless the loop can work for it."""
@@ -98,16 +97,20 @@ class Rehearsal:
         return next((values for module, values in self._recorded.items() if is_in(path, module)), {})
 
 
+def _rehearsal() -> Rehearsal:
+    """The one under way. It is where what belongs to a request is, for modules of DSPy's copy LMs, and make adapters
+    of the class that they find."""
+    if found := dspy.settings.get("rehearsal"):
+        return found  # type: ignore[no-any-return]
+    raise OutOfReach(OUT_OF_REACH)
+
+
 class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
     """Formats prompts and answers them itself."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        super().__init__()
-        self._rehearsal = rehearsal
-
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         """What an adapter gives: one dictionary of output values per completion."""
-        self._rehearsal.check_free()
+        _rehearsal().check_free()
         return self._values(signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
@@ -116,7 +119,7 @@ class WarmupAdapter(ChatAdapter):  # type: ignore[misc]
 
     def _values(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
         self.format(signature, demos, inputs)
-        return [self._rehearsal.values(signature, inputs)]
+        return [_rehearsal().values(signature, inputs)]
 
 
 def _check_free(loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -135,7 +138,7 @@ def _check_free(loop: asyncio.AbstractEventLoop, thread: int) -> None:
 
 def _is_trying_out(frame: FrameType | None) -> bool:
     """Whether a thread is at work on the program's first run, by what it has called."""
-    while frame and frame.f_code is not _runs_on_the_loop.__code__:
+    while frame and frame.f_code is not _on_the_loop.__code__:
         frame = frame.f_back
     return frame is not None
 
@@ -143,13 +146,12 @@ def _is_trying_out(frame: FrameType | None) -> bool:
 class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
     """Answers whoever calls the LM without an adapter, or with one of the program's own, in whose format it does."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
+    def __init__(self) -> None:
         super().__init__(model="warm-up")
-        self._rehearsal = rehearsal
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
         """One completion."""
-        self._rehearsal.check_free()
+        _rehearsal().check_free()
         return [self._text()]
 
     async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -162,7 +164,7 @@ class WarmupLM(dspy.BaseLM):  # type: ignore[misc]
             return "warm-up"
         if isinstance(adapter, dspy.TwoStepAdapter):  # it reads any text, and has a ChatAdapter's answer made of it
             adapter = ChatAdapter()
-        values = self._rehearsal.values(caller.signature, {})
+        values = _rehearsal().values(caller.signature, {})
         text: str = adapter.format_assistant_message_content(caller.signature, values)
         return text
 
@@ -176,7 +178,8 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
 
     Raises:
         ProgramError: it cannot work whatever LMs answer: it blocks the event loop and has no `forward`, asks LMs where
-            no request is known, calls a tool that its manifest does not list, or has no sandbox for LMs' code.
+            no request is known, calls a tool that its manifest does not list, has no sandbox for LMs' code, or
+            returns nothing that has outputs.
     """
     is_async = runs_async(loaded.program)
     if not config.is_enabled:
@@ -185,12 +188,13 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
     try:
         rehearsal = Rehearsal(loaded.program, config.outputs)
         inputs = _inputs(loaded.interface, loaded.example)
-        lm, adapter = WarmupLM(rehearsal), WarmupAdapter(rehearsal)
         own = {"meter": Meter(math.inf), "trace": [], "warn_on_type_mismatch": False}  # as a request's
-        with dspy.context(lm=lm, adapter=adapter, **own):
-            is_async = is_async and await _runs_on_the_loop(loaded.program, inputs, rehearsal)
+        with dspy.context(lm=WarmupLM(), adapter=WarmupAdapter(), rehearsal=rehearsal, **own):
+            if is_async:
+                is_async, given = await _on_the_loop(loaded.program, inputs, rehearsal)
             if not is_async:
-                await awaited(asyncio.to_thread(called, lambda: loaded.program(**inputs)))
+                given = await awaited(asyncio.to_thread(called, lambda: loaded.program(**inputs)))
+        loaded = replace(loaded, remark=_remark_on(loaded, is_async, given))
     except ToolUnavailable as exc:
         log.warning("The program is not tried out before it serves reason=%s", exc)
     except (OutOfReach, ToolUnknown) as exc:
@@ -200,10 +204,30 @@ async def warm_up(loaded: Loaded, config: WarmUpConfig = WarmUpConfig()) -> Load
     except Exception as exc:
         if type(exc) is CodeInterpreterError:  # subclasses are about the code, which is made up here
             raise ProgramError(FailureReason.WARMUP_FAILED, NO_SANDBOX.format(type(exc).__name__)) from exc
-        remark = INCONCLUSIVE.format(WARMUP_INCONCLUSIVE, f"{type(exc).__name__}: {exc}"[:ERROR_LENGTH])
+        remark = _remark_of(exc)
         log.warning("%s", remark, exc_info=exc)
         return replace(loaded, is_async=is_async, remark=remark)
     return replace(loaded, is_async=is_async)
+
+
+def _remark_on(loaded: Loaded, is_async: bool, given: Any) -> str:
+    """Which outputs are missing; raises NeverAnswers where they always are."""
+    if not (lacking := missing(loaded.interface.outputs, given)):
+        return ""
+    check_can_answer(loaded.program, is_async, given, lacking)
+    remark = LACKING.format(WARMUP_INCONCLUSIVE, ", ".join(lacking)[:ERROR_LENGTH], described(given))
+    log.warning("%s", remark)
+    return remark
+
+
+def _remark_of(exc: Exception) -> str:
+    """What it raised. An attribute that a prediction or a module has not is none that other values would bring."""
+    said = f"{type(exc).__name__}: {exc}"[:ERROR_LENGTH]
+    if not isinstance(exc, AttributeError) or isinstance(exc.obj, (*PLAIN, dict)):
+        return INCONCLUSIVE.format(WARMUP_INCONCLUSIVE, said)
+    if isinstance(exc.obj, dspy.Example):
+        said += f", only {', '.join(map(str, exc.obj)) or 'nothing'}"[: ERROR_LENGTH // 4]
+    return NOT_THERE.format(WARMUP_INCONCLUSIVE, said)
 
 
 def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any] | None) -> str:
@@ -211,6 +235,9 @@ def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any]
 
     The program stays as it is: a copy runs, on an event loop of its own, and knows no LM. Which tools there will be is
     not known here, so those that are missing say nothing.
+
+    Raises:
+        NeverAnswers: it would be refused wherever it ran.
     """
     copy = program.deepcopy()
     copy.set_lm(None)
@@ -221,6 +248,8 @@ def rehearse(program: dspy.Module, interface: Interface, example: dict[str, Any]
     try:
         with rehearsing(toolbox):
             return asyncio.run(warm_up(Loaded(copy, interface, example))).remark
+    except NeverAnswers:
+        raise
     except ProgramError as exc:
         return "" if isinstance(exc.__cause__, ToolUnknown) else f"{exc.failure.reason}: {exc}"
     finally:
@@ -233,16 +262,15 @@ def _inputs(interface: Interface, example: dict[str, Any] | None) -> dict[str, A
     return by_name(interface.inputs.model_validate(example or made_up(needed)))
 
 
-async def _runs_on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehearsal: Rehearsal) -> bool:
-    """Whether the program ran without blocking the event loop."""
+async def _on_the_loop(program: dspy.Module, inputs: dict[str, Any], rehearsal: Rehearsal) -> tuple[bool, Any]:
+    """Whether the program ran without blocking the event loop, and what it then returned."""
     rehearsal.loop, rehearsal.loop_thread = asyncio.get_running_loop(), threading.get_ident()
     try:
-        await awaited(program.acall(**inputs))
+        return True, await awaited(program.acall(**inputs))
     except BlocksTheLoop:
         if not hasattr(type(program), "forward"):
             raise ProgramError(FailureReason.WARMUP_FAILED, BLOCKING) from None
         log.warning("The program's aforward calls modules without await, so it runs in threads")
-        return False
+        return False, None
     finally:
         rehearsal.loop = None
-    return True

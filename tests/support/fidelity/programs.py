@@ -580,3 +580,15 @@ class Keywords(dspy.Module):
 
     def forward(self, **kwargs: Any) -> dspy.Prediction:
         return self.second(category=self.first(**kwargs).category)
+
+
+class GivesAText(Sorting):
+    def forward(self, ticket: str) -> str:
+        return self.sort(ticket=ticket).category
+
+
+class NoForward(dspy.Module):
+    signature = Sort
+
+    def run(self, ticket: str) -> None:
+        """Nobody calls it."""

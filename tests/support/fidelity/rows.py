@@ -111,6 +111,8 @@ WAYS = {
     "a subclass of a module, with another forward": "OtherForward",
     "forward(**kwargs) with one predictor": "AnyArguments",
     "forward(**kwargs) with several": "Keywords",
+    "forward that returns a text": "GivesAText",
+    "neither forward nor aforward": "NoForward",
 }
 
 
