@@ -58,7 +58,7 @@ async def test_the_version_that_serves_goes_on_while_the_next_ones_key_is_gone(c
     await follower._switch("1", None)
     key.unlink()
     await follower._switch("2", None)
-    assert (crews.started, crews.drained, follower.failed) == (["1"], [], set())
+    assert (crews.started, crews.drained, follower.failed) == (["1"], [], None)
     assert "Version 2 is not served yet: the manifest names key api-key of the Secret openai" in caplog.text
     key.write_text("x")
     await follower._switch("2", None)
