@@ -272,9 +272,11 @@ def test_names_that_stand_for_something_are_let_be(config, version, what):
     check_asked(config(**NAMED[what]), MANIFEST, version)
 
 
-async def test_that_is_told_before_rows_are_read(config, version, monkeypatch):
+async def test_that_is_told_before_any_call_is_paid(config, version, monkeypatch):
     (version / "despina.json").write_text(MANIFEST.model_dump_json())
     monkeypatch.setattr("despina_runtime.optimization.job.fetch", lambda *_, **__: version)
     monkeypatch.setattr("despina_runtime.optimization.job.read_manifest", lambda _: MANIFEST)
-    result = await Optimization(config(rows=0, labels=LabelsConfig(file="nowhere", group_by=("nope",))), version).run()
+    monkeypatch.setattr("despina_runtime.optimization.job.read_plan", lambda _: SimpleNamespace(lack="", settings="s"))
+    monkeypatch.setattr("despina_runtime.optimization.job.Registry.find", lambda *_: None)
+    result = await Optimization(config(labels=LabelsConfig(group_by=("nope",))), version).run()
     assert result.error == "groupBy: no input nope; inputs are ticket, customer"

@@ -1,4 +1,4 @@
-"""What an optimisation is asked to do, held to the version's files, before any row is read and any call is paid.
+"""What an optimisation is asked to do, held to the version's files, before any call is paid.
 
 None of the model's code runs for that: what its source cannot tell, the processes that run it will.
 """

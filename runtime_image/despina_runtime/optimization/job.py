@@ -71,7 +71,6 @@ class Optimization:
         return result.model_copy(update={"lm_calls": spent.calls, "cost_usd": float(spent.usd)})
 
     async def _run(self) -> OptimizationResult:
-        parent = await asyncio.to_thread(self._fetch)
         plan = await asyncio.to_thread(read_plan, self._config)
         if plan.lack:
             return OptimizationResult(reason="TooFewExamples", message=plan.lack, dataset_digest=plan.dataset.digest)
@@ -79,6 +78,7 @@ class Optimization:
         earlier = await asyncio.to_thread(registry.find, plan.settings)
         if earlier and (earlier.is_judged or earlier.is_taken_back):
             return await asyncio.to_thread(_already_done, plan, registry, earlier)
+        parent = await asyncio.to_thread(self._fetch)
         self._work = Work(plan, parent, registry, self._cache, self._command, self.stop)
         async with account(self._work.budget) as address:
             return await self._work.run(address, earlier.version if earlier else None)
