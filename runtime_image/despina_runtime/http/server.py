@@ -116,20 +116,21 @@ class Protocol(HttpToolsProtocol):
     _unread = 0
     """Bytes that came in pieces since the one of which something was given on, as headers or as a part of a body."""
     _is_ended = False
+    _earlier: WeakSet[Any] | None = None
+    """Of uvicorn's cycles those that others were queued behind, for as long as they wait or run. Most connections have
+    none, and one attribute more of each would cost all of them the fast way by which Python finds thirty."""
     rooms = 0
     """How often the caller, whom more waited for than may be, had read so much that more was written."""
 
     def connection_made(self, transport: Any) -> None:
         """One more."""
         super().connection_made(transport)
-        self._earlier = WeakSet[Any]()
-        """Of uvicorn's cycles those that others were queued behind, for as long as they wait or run."""
         if len(self.connections) > MOST_CONNECTIONS:
             self.app = refuse_connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells it to the request that came last; the one that is answered may be another."""
-        for cycle in self._earlier:
+        for cycle in self._earlier or ():
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
@@ -198,6 +199,8 @@ class Protocol(HttpToolsProtocol):
         """Raises where too many wait already, which ends the parsing of what was read with them."""
         if len(self.pipeline) >= MOST_PIPELINED:
             raise TooManyWait
+        if self._earlier is None:
+            self._earlier = WeakSet()
         self._earlier.add(cycle)
 
     def on_body(self, body: bytes) -> None:
