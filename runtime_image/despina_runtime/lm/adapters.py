@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 
 from despina_runtime import compat
 from despina_runtime.lm.loosely import whole_characters
-from despina_runtime.lm.reasons import NOTHING, Unread, of_bounds, of_unread, reading
+from despina_runtime.lm.reasons import NOTHING, READ, Unread, of_bounds, of_unread
 from despina_runtime.memory import remembered
 
 COLLECTED: ContextVar[list[tuple[str, bytes]] | None] = ContextVar("collected", default=None)
@@ -100,12 +100,15 @@ class _Careful:
             AdapterParseError: it could not; `wrong` says of which fields.
         """
         failure: Exception | None = None
-        with reading() as found:
-            try:
-                values: dict[str, Any] = super().parse(signature, whole_characters(completion))  # type: ignore[misc]
-            except Exception as exc:
-                failure, values = exc, getattr(exc, "parsed_result", None) or {}
-        if failure or any(isinstance(value, Unread) for value in values.values()):
+        found: list[Any] = []
+        token = READ.set(found)
+        try:
+            values: dict[str, Any] = super().parse(signature, whole_characters(completion))  # type: ignore[misc]
+        except Exception as exc:
+            failure, values = exc, getattr(exc, "parsed_result", None) or {}
+        finally:
+            READ.reset(token)
+        if failure or Unread in map(type, values.values()):
             raise _unreadable(self, signature, completion, values, bool(found)) from failure
         return values
 

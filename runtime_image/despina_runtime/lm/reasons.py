@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import EnumMeta
@@ -29,8 +28,8 @@ MAY_QUOTE = {"value_error", "assertion_error", "union_tag_invalid", "uuid_parsin
              "iteration_error", "get_attribute_error"}  # fmt: skip
 PLAIN = {*get_args(ErrorType)} - MAY_QUOTE
 """pydantic's errors that say nothing but what is asked for. Others are written by a type of the program's."""
-_read: ContextVar[list[Any] | None] = ContextVar("read", default=None)
-"""The types of what was found in the answer that is being read."""
+READ: ContextVar[list[Any] | None] = ContextVar("read", default=None)
+"""While an answer is read: the types of what was found in it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,8 +49,8 @@ class Unread:
 
 
 def _parse_value(value: Any, annotation: Any) -> Any:
-    """As DSPy's; within `reading`, what cannot be read gives an `Unread`."""
-    if (read := _read.get()) is None:
+    """As DSPy's; where somebody has set `READ`, what cannot be read gives an `Unread`."""
+    if (read := READ.get()) is None:
         return parse_value(value, annotation)
     read.append(annotation)
     try:
@@ -61,17 +60,6 @@ def _parse_value(value: Any, annotation: Any) -> Any:
 
 
 compat.read_values_by(_parse_value)
-
-
-@contextmanager
-def reading() -> Iterator[list[Any]]:
-    """While one answer is read; gives what is found in it."""
-    found: list[Any] = []
-    token = _read.set(found)
-    try:
-        yield found
-    finally:
-        _read.reset(token)
 
 
 def of_unread(signature: Any, values: Mapping[str, Any]) -> dict[str, str]:
