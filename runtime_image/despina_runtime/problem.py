@@ -66,28 +66,29 @@ class Problem(Exception):
         return [*found, told[self.status]] if self.status in told else found
 
 
-def invalid_input(exc: ValidationError) -> Problem:
+def invalid_input(exc: ValidationError, title: str = UNFIT) -> Problem:
     """422, with each field by its path. The values themselves are not repeated."""
     found = _told(exc)
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
-    return Problem(422, "invalid-input", UNFIT, _cut(detail, LONGEST_DETAIL), found)
+    return Problem(422, "invalid-input", title, cut(detail, LONGEST_DETAIL), found)
 
 
 def _told(exc: ValidationError) -> tuple[dict[str, str], ...]:
     count, found = exc.error_count(), []
     if count <= MOST_GATHERED:
         errors = exc.errors(include_url=False, include_input=False, include_context=False)[:MOST_TOLD]
-        found = [{"field": _path(e["loc"]), "message": _cut(e["msg"], LONGEST_WORDS)} for e in errors]
+        found = [{"field": _path(e["loc"]), "message": cut(e["msg"], LONGEST_WORDS)} for e in errors]
     if count > len(found):
         found.append({"field": _path(()), "message": f"{count} errors in all"})
     return tuple(found)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    return _cut(".".join(map(str, loc)), LONGEST_WORDS) or "(body)"
+    return cut(".".join(map(str, loc)), LONGEST_WORDS) or "(body)"
 
 
-def _cut(text: str, longest: int) -> str:
+def cut(text: str, longest: int) -> str:
+    """A text of so many characters at most; an ellipsis stands for the rest."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

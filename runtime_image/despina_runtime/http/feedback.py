@@ -90,9 +90,7 @@ class Feedback:
         try:
             given = Given.model_validate(document)
         except ValidationError as exc:
-            problem = invalid_input(exc)
-            problem.title = UNFIT
-            raise problem from None
+            raise invalid_input(exc, UNFIT) from None
         if is_deep(given.expected):
             raise _unfit("expected", f"at most {DEEPEST} levels")
         if len(to_json(given)) > LONGEST_LABEL:

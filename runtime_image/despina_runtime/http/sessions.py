@@ -63,9 +63,7 @@ class Sessions:
         try:
             variables = Variables.model_validate_json(body)
         except ValidationError as exc:
-            problem = invalid_input(exc)
-            problem.title = UNFIT
-            raise problem from None
+            raise invalid_input(exc, UNFIT) from None
         self.check_lm(variables.lm)
         value = orjson.dumps(variables.model_dump(exclude_none=True))
         if self._redis:

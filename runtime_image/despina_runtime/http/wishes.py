@@ -51,9 +51,7 @@ def _check_empty(body: bytes) -> None:
     try:
         Nothing.model_validate_json(body.strip() or b"{}")
     except ValidationError as exc:
-        problem = invalid_input(exc)
-        problem.title = "Nothing is to be said in the body"
-        raise problem from None
+        raise invalid_input(exc, "Nothing is to be said in the body") from None
 
 
 def _refused(why: Unwished) -> Problem:

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from despina_runtime import compat
-from despina_runtime.problem import LONGEST_WORDS, MOST_GATHERED
+from despina_runtime.problem import LONGEST_WORDS, MOST_GATHERED, cut
 
 NOTHING = {"(answer)": "the answer could not be read in the format that was asked for"}
 MISSING = "{}: it is missing"
@@ -85,14 +85,15 @@ def _errors(exc: ValidationError) -> list[ErrorDetails]:
 
 def _told(name: str, errors: list[ErrorDetails], count: int, annotation: Any) -> str:
     """The first few errors, each with its path."""
-    told = [f"{_path(name, e['loc'], annotation)}: {_words(e, annotation)}" for e in errors[:MOST_OF_A_FIELD]]
+    shown = errors[:MOST_OF_A_FIELD]
+    known = _fields_within(annotation) if any(e["loc"] for e in shown) else frozenset()
+    told = [f"{_path(name, e['loc'], known)}: {_words(e, annotation)}" for e in shown]
     rest = [f"{name}: {count} errors in all"] if count > len(told) else []
     return "; ".join(dict.fromkeys([*told, *rest]))
 
 
-def _path(name: str, loc: tuple[int | str, ...], annotation: Any) -> str:
+def _path(name: str, loc: tuple[int | str, ...], known: frozenset[str]) -> str:
     """Without keys of dictionaries, which an LM may have made up."""
-    known = _fields_within(annotation) if loc else frozenset()
     return ".".join([name, *(str(part) for part in loc if isinstance(part, int) or part in known)])
 
 
@@ -112,7 +113,7 @@ def _properties(schema: Any) -> Iterator[str]:
 
 def _words(error: ErrorDetails, annotation: Any) -> str:
     """pydantic's message, or less where that might repeat what the LM wrote."""
-    return _cut(error["msg"]) if error["type"] in PLAIN or _quotes_nothing(error) else _unlike(annotation)
+    return cut(error["msg"], LONGEST_WORDS) if error["type"] in PLAIN or _quotes_nothing(error) else _unlike(annotation)
 
 
 def _quotes_nothing(error: ErrorDetails) -> bool:
@@ -124,12 +125,8 @@ def _quotes_nothing(error: ErrorDetails) -> bool:
 
 
 def _one_of(members: Any) -> str:
-    return _cut(f"Input should be one of {', '.join(repr(member.value) for member in members)}")
+    return cut(f"Input should be one of {', '.join(repr(member.value) for member in members)}", LONGEST_WORDS)
 
 
 def _unlike(annotation: Any) -> str:
-    return _cut(f"could not be read as {get_annotation_name(annotation)}")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_WORDS else f"{text[: LONGEST_WORDS - 1]}…"
+    return cut(f"could not be read as {get_annotation_name(annotation)}", LONGEST_WORDS)
