@@ -295,12 +295,12 @@ class ProgramSpec(ApiModel):
 
     @model_validator(mode="after")
     def _lm_exists(self) -> Self:
-        names = {lm.name: None for lm in self.lms}.keys()
+        names = [lm.name for lm in self.lms]
         if self.lm is not None and self.lm not in names:
             raise ValueError(f"lm must be the name of an entry of lms ({', '.join(names) or 'there is none'})")
-        if not names >= {*self.fallbacks}:
+        if not {*self.fallbacks} <= {*names}:
             raise ValueError("fallbacks must be names of entries of lms")
-        if not names >= {m.lm for m in self.modules if m.lm}:
+        if not {m.lm for m in self.modules if m.lm} <= {*names}:
             raise ValueError("modules[].lm must be names of entries of lms")
         return self
 
