@@ -188,14 +188,18 @@ dspy.settings.configure(cost=2)
     assert apart(source).splitlines() == ["{'cost': 1}", "{'cost': 2}"]
 
 
-@pytest.mark.parametrize("way", ["BestOfN", "Refine"])
-def test_callers_words_would_be_printed(apart, way: str):
-    source = f"""
+FAILING = """
 class Program(dspy.Module):
     def __init__(self):
         self.predict = dspy.Predict("word -> answer")
     def forward(self, word):
         raise ValueError(word)
+"""
+
+
+@pytest.mark.parametrize("way", ["BestOfN", "Refine"])
+def test_callers_words_would_be_printed(apart, way: str):
+    source = f"""{FAILING}
 compat.print_by(lambda *_: sys.stdout.write("said"))
 with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
     dspy.{way}(Program(), N=1, reward_fn=lambda *_: 1.0, threshold=1.0, fail_count=1)(word="secret")
@@ -205,12 +209,7 @@ with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):
 
 @pytest.mark.parametrize("way", ["BestOfN", "Refine"])
 def test_tries_that_fail_would_count_against_all_later_calls(apart, way: str):
-    source = f"""
-class Program(dspy.Module):
-    def __init__(self):
-        self.predict = dspy.Predict("word -> answer")
-    def forward(self, word):
-        raise ValueError
+    source = f"""{FAILING}
 tried = dspy.{way}(Program(), N=2, reward_fn=lambda *_: 1.0, threshold=1.0)
 def ask():
     with dspy.context(lm=dspy.utils.DummyLM([]), trace=[]):

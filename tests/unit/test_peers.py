@@ -100,7 +100,9 @@ async def test_of_those_who_send_slowly_no_more_is_kept_than_there_is_room_for(t
         app, headers = admin(own.desk), {SIGNATURE_HEADER: "0" * 64}
         async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod") as client:
             ways = [asyncio.ensure_future(client.post(path, content=slowly(p), headers=headers)) for p in senders]
-            await asyncio.sleep(0.1)
+            async with asyncio.timeout(10):  # what was taken is read before its sender waits again
+                while not all(pieces.empty() for pieces in senders):
+                    await asyncio.sleep(0)
             at_once = await client.post(path, content=b" " * 2**19, headers=headers)
             for pieces in senders:
                 pieces.put_nowait(b" ")
