@@ -307,7 +307,7 @@ class Asked(dspy.Signature):
     answer: str = dspy.OutputField()
 
 
-INTERFACE = interface_of(dspy.Module(), f"{__name__}:Asked")
+INTERFACE = interface_of(dspy.Predict(Asked))
 
 
 def cached(folder: Path, **changes) -> tuple[Store, Step]:
