@@ -92,6 +92,24 @@ from despina.wire.evaluation import (
 from despina.wire.evaluation import (
     EvaluationResult as EvaluationResult,
 )
+from despina.wire.figures import (
+    FIGURES_PATH as FIGURES_PATH,
+)
+from despina.wire.figures import (
+    Figures as Figures,
+)
+from despina.wire.figures import (
+    LMFigures as LMFigures,
+)
+from despina.wire.figures import (
+    Timing as Timing,
+)
+from despina.wire.figures import (
+    ToolFigures as ToolFigures,
+)
+from despina.wire.figures import (
+    VersionFigures as VersionFigures,
+)
 from despina.wire.names import (
     ADMIN_PORT as ADMIN_PORT,
 )

@@ -1,0 +1,83 @@
+"""What a pod counts, for people and for Prometheus: `GET /figures` on its admin port, read with the read key.
+
+Whole counts since the container began, so that a reader who missed some answers has lost nothing; with another `boot`
+they begin anew. What is counted of a version ends a while after its last answer.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from despina.wire.base import Amount, Count, Histogram, Report
+
+FIGURES_PATH = "/figures"
+
+
+class Timing(Report):
+    """How long something took."""
+
+    buckets: Histogram = ()
+    """Over SECONDS_BOUNDS."""
+    seconds: Amount = 0.0
+    """All together."""
+
+
+class LMFigures(Report):
+    """What one module of a version asked of one LM."""
+
+    lm: str
+    module: str = ""
+    outcomes: dict[str, Count] = Field(default_factory=dict)
+    """Attempts: `ok`, or the kind of error."""
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cost_usd: Amount = 0.0
+
+
+class ToolFigures(Report):
+    """What a version asked of one backend of a tool."""
+
+    tool: str
+    backend: str
+    outcomes: dict[str, Count] = Field(default_factory=dict)
+    """Attempts by their fate."""
+
+
+class VersionFigures(Report):
+    """What one version of the program did."""
+
+    requests: dict[str, Count] = Field(default_factory=dict)
+    """Answers by HTTP status."""
+    errors: dict[str, Count] = Field(default_factory=dict)
+    """By class: `caller`, `program`, `upstream`, `timeout`, `overload` (refused for want of room or by a breaker)."""
+    latency: Timing = Timing()
+    first_token: Timing = Timing()
+    """Of streams: until their first chunk."""
+    queue: Timing = Timing()
+    """How long executions waited for a slot."""
+    lms: tuple[LMFigures, ...] = Field(default=(), max_length=2048)
+    feedback: dict[str, Count] = Field(default_factory=dict)
+    """Labels by value: `success`, `failure`."""
+
+
+class Figures(Report):
+    """What one pod counted."""
+
+    boot: str = Field(default="", max_length=64)
+    """A word that its supervisor made up at its start."""
+    versions: dict[str, VersionFigures] = Field(default_factory=dict)
+    """By the number of the version in the registry."""
+    in_flight: Count = 0
+    queued: Count = 0
+    cache: dict[str, Count] = Field(default_factory=dict)
+    """Answers by the cache's tier; `none` for those that were made."""
+    degraded: dict[str, Count] = Field(default_factory=dict)
+    """Answers of a fallback, by what had failed."""
+    lm_seconds: dict[str, Timing] = Field(default_factory=dict)
+    """Attempts, by LM."""
+    tools: tuple[ToolFigures, ...] = Field(default=(), max_length=1024)
+    tool_seconds: dict[str, Timing] = Field(default_factory=dict)
+    """Calls with all their attempts, by tool."""
+    breaker_open: bool = False
+    rss_bytes: Count = 0
+    """Of all workers."""
