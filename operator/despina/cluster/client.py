@@ -27,6 +27,7 @@ from pydantic_core import from_json
 from despina.api import API_VERSION
 from despina.api.base import LABEL, LABEL_LENGTH, SUBDOMAIN, SUBDOMAIN_LENGTH, is_name
 from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, UnknownKind, error_for
+from despina.telemetry import WRITES
 from despina.wire import ADMIN_PORT, SIGNATURE_HEADER
 
 Document = dict[str, Any]
@@ -53,6 +54,7 @@ PATHS = {
     "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
 }
+KINDS = {plural: kind for kind, (_, plural) in PATHS.items()}
 
 
 class Cluster:
@@ -199,7 +201,16 @@ class Cluster:
             raise error_for(exc.status, what, _said(exc) or str(exc.reason)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise Unavailable(f"{what}: {_words_of(exc)}") from exc
+        if method != "get":
+            WRITES.labels(*kind_and_verb(method, path)).inc()
         return answer
+
+
+def kind_and_verb(method: str, path: str) -> tuple[str, str]:
+    """What a write is about, such as Deployment/scale, and Kubernetes' word for it."""
+    _, plural, _, part = f"{path.partition('/namespaces/')[2]}///".split("/")[:4]
+    kind = KINDS.get(plural, "other")
+    return f"{kind}/{part}" if part else kind, "create" if method == "post" else method
 
 
 def _words_of(exc: Exception) -> str:

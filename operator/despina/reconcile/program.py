@@ -17,7 +17,7 @@ from despina.api.revision import experiment_of, named_versions, tool_uses
 from despina.cluster.client import Cluster, Document
 from despina.cluster.credentials import Lacking, mlflow_credentials
 from despina.cluster.errors import ClusterError, Refused
-from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest
+from despina.cluster.observe import Live, Unreadable, observe, parse, read_manifest, read_status
 from despina.cluster.reading import notes_of
 from despina.cluster.tools import Mint, tools_of
 from despina.decide.gates import watched_since
@@ -33,7 +33,7 @@ from despina.sources.mlflow import Registry
 from despina.sources.reports import Reports
 from despina.sources.runtime_admin import Orders
 from despina.status.report import report
-from despina.telemetry import PASSES_FAILED, RECONCILE_SECONDS, measure_breaker
+from despina.telemetry import PASSES_FAILED, PROGRAMS, RECONCILE_SECONDS
 from despina.wire import RuntimeConfig
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ class Reconciler:
             self.orders.told(key, ())
             self.reports.forget(key)
             self.conflicts.pop(key, None)
-            measure_breaker(key, None)
+            PROGRAMS.forget(key)
             return None
+        PROGRAMS.note(key, read_status(manifest.get("status")))  # also where the pass comes to nothing
         program = parse(Program, manifest)
         if isinstance(program, Unreadable):
             await report_unreadable(self.cluster, manifest, program, self.clock())
@@ -122,7 +123,8 @@ class Reconciler:
         late = await write_status(self.cluster, manifest, status.dump())
         await carrier.say(() if late == CONFLICT_AGAIN_SECONDS else plan.events)  # what is not on record is said again
         self.reports.listen(key, live.pods, plan.listen)
-        measure_breaker(key, plan.breaker.state if plan.breaker else None)
+        if late is None:  # else the next pass finds the same again, and it would count twice
+            PROGRAMS.note(key, status)
         reads_secrets = observed.tools or program.spec.source.mlflow.credentials_secret_ref
         rotation = ROTATION_SECONDS if reads_secrets else None
         # What shall follow at once follows from what was written: where that was refused, it is tried again when it may

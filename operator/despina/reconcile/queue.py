@@ -56,7 +56,7 @@ class Queue:
     def depth(self) -> int:
         """Keys that wait for a worker; those that asked for a later turn do not."""
         now = self._clock()
-        return sum(due <= now for due in self._due.values())
+        return sum(due <= now for due in list(self._due.values()))  # at once: metrics are made in another thread
 
     @property
     def lag(self) -> float:
