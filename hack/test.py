@@ -27,7 +27,7 @@ from stage import (
     start_services,
     wait_for_services,
 )
-from tools import ROOT, Failed, install_packages, say
+from tools import ROOT, Failed, install_packages, say, unpacked
 
 MODULES = sorted((ROOT / "tests" / "e2e").glob("test_*.py"))
 OUT = ROOT / "out" / "test"
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if os.geteuid() == 0 and shutil.which("apt-get"):
         install_packages(["redis-server", "iproute2"])
+        unpacked("prometheus")  # promtool, which tests of the alerts run
     lacking = missing()
     if lacking:
         return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,3 +57,18 @@ def install_packages(wanted: Sequence[str]) -> None:
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-qq"], env=env)
         run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=env, quiet=True)
+
+
+def unpacked(package: str) -> Path:
+    """The files of a Debian package, in the cache. It is not installed, so that none of its services starts."""
+    folder = CACHE / "packages" / package
+    if not folder.exists():
+        say(f"Unpacking the Debian package {package}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as there:
+            run(["apt-get", "update", "-qq"])
+            run(["apt-get", "download", "-qq", package], cwd=there, quiet=True)
+            (archive,) = Path(there).glob("*.deb")
+            run(["dpkg-deb", "--extract", str(archive), f"{there}/files"])
+            os.replace(f"{there}/files", folder)
+    return folder

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 
 import pytest
 import yaml
 
+from despina.desired.labels import BACKEND, PROGRAM, TOOL
+from despina.desired.pods import ADMIN
 from localcluster import bin_dir
 from tests.support.world import ROOT
 
@@ -95,9 +99,78 @@ def test_monitoring_is_optional():
 
 @pytest.mark.parametrize(
     "value",
-    ["unknown=1", "image.tagg=x", "watchNamespaces=a", "mlflow.trackingURI=mlflow:5000", "profiles.gpu.nodes=1"],
+    [
+        "unknown=1",
+        "image.tagg=x",
+        "watchNamespaces=a",
+        "mlflow.trackingURI=mlflow:5000",
+        "profiles.gpu.nodes=1",
+        "monitoring.podmonitor.enabled=true",
+        "monitoring.podMonitor.interval=often",
+        "monitoring.rules.interval=30s",
+    ],
 )
 def test_mistaken_values_are_refused_by_name(value):
     done = helm("--set", value)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
+
+
+MONITORING = (
+    "--set=watchNamespaces={a,b}",
+    "--set=serviceMonitor.enabled=true",
+    *(f"--set=monitoring.{part}.enabled=true" for part in ("podMonitor", "rules", "dashboards")),
+)
+
+
+def test_nothing_that_needs_the_prometheus_operator_is_there_unless_it_is_asked_for():
+    assert not [d["kind"] for d in rendered() if d["apiVersion"].startswith("monitoring.coreos.com")]
+    assert "dashboard" not in " ".join(d["metadata"]["name"] for d in of(rendered(), "ConfigMap"))
+    for part in ("podMonitor", "rules"):
+        found = rendered(f"--set=monitoring.{part}.enabled=true", f"--set=monitoring.{part}.labels.release=p")
+        made = [d for d in found if d["apiVersion"].startswith("monitoring.coreos.com")]
+        assert {d["kind"] for d in made} == {{"podMonitor": "PodMonitor", "rules": "PrometheusRule"}[part]}
+        assert all(d["metadata"]["labels"]["release"] == "p" for d in made)
+
+
+def test_the_operators_series_keep_the_namespace_of_the_program_that_they_are_about():
+    (monitor,) = of(rendered(*MONITORING), "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["honorLabels"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "relabelled"),
+    [("programs", PROGRAM, {PROGRAM: "program"}), ("tools", TOOL, {TOOL: "tool_host", BACKEND: "backend"})],
+)
+def test_pods_are_found_and_named_by_the_labels_that_the_operator_gives_them(name, label, relabelled):
+    (spec,) = [d["spec"] for d in of(rendered(*MONITORING), "PodMonitor") if d["metadata"]["name"] == f"despina-{name}"]
+    assert spec["namespaceSelector"] == {"matchNames": ["a", "b"]}
+    assert spec["selector"]["matchExpressions"] == [{"key": label, "operator": "Exists"}]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert endpoint["port"] == ADMIN
+    assert "honorLabels" not in endpoint  # pods are anybody's: what they call themselves does not count
+    assert spec["sampleLimit"] == 20000
+    found = {tuple(r["sourceLabels"]): r["targetLabel"] for r in endpoint["relabelings"]}
+    assert found == {(_meta(label),): target for label, target in relabelled.items()}
+
+
+def _meta(label: str) -> str:
+    return "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label)
+
+
+def test_rules_and_dashboards_are_the_files():
+    documents = rendered(*MONITORING)
+    files = ROOT / "charts" / "despina" / "files"
+    (rules,) = of(documents, "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((files / "alerts.yaml").read_text())
+    boards = {
+        n: text
+        for d in of(documents, "ConfigMap")
+        if "grafana_dashboard" in d["metadata"]["labels"]
+        for n, text in d["data"].items()
+    }
+    assert {n: json.loads(text) for n, text in boards.items()} == {
+        path.name: json.loads(path.read_text()) for path in (files / "dashboards").glob("*.json")
+    }
+    other = rendered(*MONITORING, "--set=monitoring.dashboards.labels.team=x")
+    assert any(d["metadata"]["labels"].get("team") == "x" for d in of(other, "ConfigMap"))

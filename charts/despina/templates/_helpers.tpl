@@ -17,3 +17,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "despina.namespaces" -}}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson }}
 {{- end }}
+
+{{- /* What pods serve at /metrics is a tenant's word: so many series of one are taken, and none that is the operator's. */}}
+{{- define "despina.samples" -}}
+20000
+{{- end }}
+
+{{- define "despina.notTheOperators" -}}
+- {sourceLabels: [__name__], action: drop, regex: despina_(program|rollout|gate|reconcile|queue_depth|api_writes|writes).*}
+{{- end }}
