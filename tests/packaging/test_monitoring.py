@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 
 from despina import telemetry
 from despina.api.status import ProgramStatus
@@ -139,7 +138,7 @@ def scraped() -> Iterator[str]:
     """What the operator answers when there is a program of which everything can be said."""
     registry = CollectorRegistry()
     for collector in vars(telemetry).values():
-        if isinstance(collector, Collector):
+        if isinstance(collector, Counter | Gauge | Histogram | telemetry.Programs):
             registry.register(collector)
     telemetry.WRITES.labels("Service", "patch").inc(0)
     telemetry.WRITES_REFUSED.labels("Service", "Refused").inc(0)
