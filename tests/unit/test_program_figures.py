@@ -10,6 +10,10 @@ import pytest
 from despina.api.status import ProgramStatus
 from despina.cluster.observe import read_status
 from despina.status.figures import FAMILIES, MOST_GATES, Figures, figures
+from despina.telemetry import PROGRAMS
+from tests.support.simulator.operator import KEY
+from tests.support.simulator.registry import Nature
+from tests.support.simulator.schedule import KINDS, run
 
 START = "2026-01-01T00:00:00Z"
 LATER = "2026-01-01T00:01:00Z"
@@ -190,3 +194,32 @@ def test_whatever_stands_in_a_status_makes_series_and_no_trouble():
         found = figures(read_status(dice.choice([damaged, whole | {"rollout": inner}])), found)
         assert series(found)
     assert figures(ProgramStatus(), None)
+
+
+RELEASE = [("alias", "2"), *[("rounds", 6)] * 3]
+REFUSED = ("refused", ("DSPyProgram/status", "patch", 403))
+PASSES: dict[str, tuple[str, dict[str, Nature], list[Any], dict[tuple[str, str], int]]] = {
+    "a release": ("BlueGreen", {}, RELEASE, {("Done", ""): 2}),
+    "a version that a gate refuses": (
+        "Auto with breaker", {"2": Nature(fails=frozenset(["Smoke"]))}, RELEASE,
+        {("Done", ""): 1, ("Failed", "SmokeFailed"): 1},
+    ),
+    "a version that is taken back": (
+        "BlueGreen", {"2": Nature(errors=30)}, RELEASE, {("Done", ""): 1, ("RolledBack", "WatchFailed"): 1},
+    ),
+    "one that is taken back while no status can be written": (
+        "BlueGreen", {"2": Nature(errors=30)}, [*RELEASE[:2], REFUSED, *RELEASE[1:]],
+        {("Done", ""): 1, ("RolledBack", "WatchFailed"): 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_passes_count_each_rollout_once(case):
+    kind, natures, schedule, expected = PASSES[case]
+    PROGRAMS.forget(KEY)
+    run(KINDS[kind], natures, schedule)
+    (found,) = [m for m in PROGRAMS.collect() if m.name == "despina_rollouts"]
+    counted = {tuple(s.labels.values())[2:]: s.value for s in found.samples if tuple(s.labels.values())[:2] == KEY}
+    PROGRAMS.forget(KEY)
+    assert {labels: n for labels, n in counted.items() if n} == expected

@@ -310,6 +310,7 @@ def simulated():
         patch.object(tools, "asyncio", in_turn),
         patch.object(observe, "RuntimeConfig", _Configs),
         patch.object(observe, "read_status", _by_identity(observe.read_status, lambda status: (status,))),
+        patch.object(program, "read_status", _by_identity(observe.read_status, lambda status: (status,))),
         patch.object(program, "parse", _by_identity(program.parse, _parts_of)),
         patch.object(revision, "asked_of", _by_identity(revision.asked_of, lambda asking: (asking.spec,))),
         patch.object(program, "decide", program.decide),  # each process puts its own there while it is at work
