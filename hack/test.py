@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     """Run the tests; the result is pytest's."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        install_packages(["redis-server", "iproute2"])
+        install_packages(["redis-server", "iproute2", "prometheus"])
     lacking = missing()
     if lacking:
         return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)

@@ -2,7 +2,7 @@
 
 It speaks JSON lines on its control socket: `{"loaded": true}` when it can serve, or the `Failure` that says why not;
 then `{"state": PodState}` whenever that changes, and at least once a second, so that silence tells of an event loop
-that stands still; `{"figures": Figures}` with what it counted since it said so last, once a second at most;
+that stands still; `{"figures": Figures}` with what it counted since it said so last, twice a second at most;
 `{"done": ID, "ok": ...}` for what it was told; `{"ready": true}` when it serves; and for its
 callers `{"id": ID, "labels": ...}` and `{"id": ID, "wish": MODULE}`, which `{"id": ID, "reply": ...}` answers. It hears
 `{"id": ID, "order": Order}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 TELL_SECONDS = 0.1
 MOST_UNREAD = 2**24
 """Bytes that may wait for the supervisor."""
-FIGURES_EVERY = 10
+FIGURES_EVERY = 5
 """So many looks: what is counted is told."""
 TELL_ANYWAY = 10
 """After so many looks the state is told though it is the same."""

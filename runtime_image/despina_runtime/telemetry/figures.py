@@ -35,7 +35,7 @@ def added_version(a: VersionFigures, b: VersionFigures) -> VersionFigures:
         exemplars=a.exemplars | b.exemplars,
         first_token=timed(a.first_token, b.first_token),
         queue=timed(a.queue, b.queue),
-        lms=_lms((*a.lms, *b.lms)),
+        lms=_lms(a.lms, b.lms),
         feedback=counted(a.feedback, b.feedback),
     )
 
@@ -47,7 +47,7 @@ def added_figures(a: Figures, b: Figures) -> Figures:
         cache=counted(a.cache, b.cache),
         degraded=counted(a.degraded, b.degraded),
         lm_seconds=_by_name(a.lm_seconds, b.lm_seconds, timed, Timing()),
-        tools=_tools((*a.tools, *b.tools)),
+        tools=_tools(a.tools, b.tools),
         tool_seconds=_by_name(a.tool_seconds, b.tool_seconds, timed, Timing()),
         other_feedback=counted(a.other_feedback, b.other_feedback),
         cache_failures=_by_name(a.cache_failures, b.cache_failures, counted, {}),
@@ -70,24 +70,30 @@ def _by_name(
 ) -> dict[str, T]:
     found = dict(a)
     for given, value in b.items():
-        name = given[:LONGEST_NAME]
+        name = _name(given)
         if name not in found and len(found) >= most:
             name = OTHER
         found[name] = together(found.get(name, nothing), value)
     return found
 
 
-def _lms(given: Iterable[LMFigures]) -> tuple[LMFigures, ...]:
-    found, modules = dict[tuple[str, str], LMFigures](), set[str]()
-    for one in given:
-        module = one.module[:LONGEST_NAME]
+def _name(given: str) -> str:
+    """What can be written: half a character of two, as JSON may have it, cannot."""
+    return given[:LONGEST_NAME].encode(errors="replace").decode()
+
+
+def _lms(before: Iterable[LMFigures], new: Iterable[LMFigures]) -> tuple[LMFigures, ...]:
+    found = {(one.lm, one.module): one for one in before}
+    modules = {module for _, module in found} - {OTHER}
+    for one in new:
+        module = _name(one.module)
         if module not in modules and module != OTHER and len(modules) >= MOST_MODULES:
             module = OTHER
         modules |= {module} - {OTHER}
-        key = one.lm[:LONGEST_NAME], module
+        key = _name(one.lm), module
         if key not in found and len(found) >= MOST_LMS:
             key = OTHER, OTHER
-        found[key] = _asked(found.get(key, LMFigures(lm=key[0], module=key[1])), one)
+        found[key] = _asked(found.get(key) or LMFigures(lm=key[0], module=key[1]), one)
     return tuple(found.values())
 
 
@@ -102,12 +108,13 @@ def _asked(a: LMFigures, b: LMFigures) -> LMFigures:
     )
 
 
-def _tools(given: Iterable[ToolFigures]) -> tuple[ToolFigures, ...]:
-    found = dict[tuple[str, str], ToolFigures]()
-    for one in given:
-        key = one.tool[:LONGEST_NAME], one.backend[:LONGEST_NAME]
+def _tools(before: Iterable[ToolFigures], new: Iterable[ToolFigures]) -> tuple[ToolFigures, ...]:
+    found = {(one.tool, one.backend): one for one in before}
+    for one in new:
+        key = _name(one.tool), _name(one.backend)
         if key not in found and len(found) >= MOST_TOOLS:
             key = OTHER, OTHER
-        before = found[key].outcomes if key in found else {}
-        found[key] = ToolFigures(tool=key[0], backend=key[1], outcomes=counted(before, one.outcomes, MOST_OUTCOMES))
+        outcomes = found[key].outcomes if key in found else {}
+        outcomes = counted(outcomes, one.outcomes, MOST_OUTCOMES)
+        found[key] = ToolFigures(tool=key[0], backend=key[1], outcomes=outcomes)
     return tuple(found.values())
