@@ -414,7 +414,7 @@ class Admin:
 
     def __init__(self, pod: Pod, is_reader=lambda _: True) -> None:
         desk, news = OrderDesk("ns", "qa-1", (), "boot"), News(PodState)
-        app = build_admin(lambda: True, desk, None, PodState, news, lambda _: None, pod.figures, is_reader)
+        app = build_admin(lambda: True, desk, None, PodState, news, lambda _: None, is_reader, figures=pod.figures)
         self._client = httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod")
 
     async def get(self, path: str, accept: str = "*/*") -> httpx.Response:

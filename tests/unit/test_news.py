@@ -22,7 +22,7 @@ class Pod:
         self.news = News(lambda: self.state)
         desk = OrderDesk("ns", "qa-1", (), "boot")
         is_reader = partial(may_read, read_key, "ns", "qa-1")
-        app = build_admin(lambda: True, desk, None, lambda: self.state, self.news, lambda _: b"{}", is_reader=is_reader)
+        app = build_admin(lambda: True, desk, None, lambda: self.state, self.news, lambda _: b"{}", is_reader)
         self.client = httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod")
 
     async def ask(self, **query: object) -> httpx.Response:

@@ -143,7 +143,7 @@ class Service:
             call = await self._read(scope, receive)
             trace = call.trace
             if call.emit is not None:
-                name = await self._stream(corridor, call, send, started)
+                tier, name = await self._stream(corridor, call, send, started)
             else:
                 answer = await corridor(call)
                 tier, name = answer.tier, self._id(answer)
@@ -258,9 +258,9 @@ class Service:
             call.refusal = SHADOWED
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
-    async def _stream(self, corridor: Step, call: Call, send: Send, started: float) -> str:
+    async def _stream(self, corridor: Step, call: Call, send: Send, started: float) -> tuple[str | None, str]:
         """Events as they come: `delta` for text, `status` for tools, then `result`, which alone counts, or `problem`;
-        `done` with the account. The answer's name."""
+        `done` with the account. The cache's tier that the answer came from, and its name."""
         stream, first = EventStream(send, self.headers), self._first_chunk(started)
 
         async def emit(event: str, data: dict[str, str]) -> None:
@@ -285,7 +285,7 @@ class Service:
         name = self._id(answer)
         await stream.tell("done", orjson.dumps(self._account(name, call.meter, answer)))
         await stream.end()
-        return name
+        return answer.tier if answer else None, name
 
     def _first_chunk(self, started: float) -> Callable[[], None]:
         """What to call with each chunk of a stream: the first is counted."""

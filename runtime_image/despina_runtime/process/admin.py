@@ -135,9 +135,9 @@ def build_admin(
     state: Callable[[], PodState],
     news: News,
     interface: Callable[[str], bytes | None],
-    figures: Callable[[], Figures] = Figures,
     is_reader: Callable[[str], bool] = lambda _: True,
     feedback: FeedbackDesk | None = None,
+    figures: Callable[[], Figures] = Figures,
 ) -> Starlette:
     """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
     whether it lets its bearer read."""

@@ -467,9 +467,9 @@ def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket, desk: Fee
         crew.state,
         crew.news,
         crew.interface,
-        crew.ledger.figures,
         partial(may_read, config.read_key, *here),
         desk,
+        crew.ledger.figures,
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 
