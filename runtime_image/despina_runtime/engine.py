@@ -112,8 +112,8 @@ class Revision:
         self.lms = LMs(config, store, loaded.program, counts=counts)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        recording = (recorder, names_of(config)) if config.feedback else ()
-        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording, counts=counts)
+        recording = (recorder, names_of(config)) if config.feedback else (None, None)
+        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, recording[0], recording[1], counts)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
