@@ -15,12 +15,13 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_metrics
 
-from despina.wire import FIGURES_PATH, MOST_MODULES, OTHER, SECONDS_BOUNDS, Figures, PodState
+from despina.wire import FIGURES_PATH, MOST_MODULES, OTHER, SECONDS_BOUNDS, Figures, LMConfig, PodState
 from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.pipeline.record import Record, class_of
 from despina_runtime.problem import Problem, deadline_exceeded, unexpected
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.exposition import registry_of
+from despina_runtime.process.genai import GenAI
 from despina_runtime.process.ledger import FORGET_SECONDS, MOST_VERSIONS, Ledger
 from despina_runtime.process.news import News
 from despina_runtime.telemetry.counting import LONGEST_NAME, Counting
@@ -476,3 +477,23 @@ def test_each_time_falls_into_the_bucket_of_the_bound_above_it():
     for seconds in (*SECONDS_BOUNDS, SECONDS_BOUNDS[-1] + 1):
         counts.queue(seconds)
     assert counts.queue.take()["buckets"] == [1] * (len(SECONDS_BOUNDS) + 1)
+
+
+def test_who_asks_for_the_names_of_the_genai_conventions_has_them_by_model():
+    pod = Pod()
+    counts = pod.worker(11).counting
+    version = counts.begin("1")
+    for lm in ("main", "same", "gone"):
+        version.attempt(lm, "classify", "ok", (10, 2))
+        version.took(lm, 0.3)
+    pod.ledger.take(11, counts.take())
+    lms = [LMConfig(name=name, model="openai/gpt-4o-mini") for name in ("main", "same", "idle")]
+    found = dict(series(plain_metrics(generate_latest(registry_of(Figures, GenAI(pod.figures, lambda: lms))).decode())))
+    chat = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "openai", "gen_ai_request_model": "gpt-4o-mini"}
+    model, text = json.dumps(chat), json.dumps(chat | {"gen_ai_token_modality": "text"})
+    assert found[f"gen_ai_client_inference_duration_seconds_count{model}"] == 2
+    assert found[f"gen_ai_client_inference_duration_seconds_sum{model}"] == pytest.approx(0.6)
+    assert found[f"gen_ai_client_inference_usage_input_tokens_total{text}"] == 20
+    assert found[f"gen_ai_client_inference_usage_output_tokens_total{text}"] == 4
+    unknown = json.dumps(chat | {"gen_ai_provider_name": "", "gen_ai_request_model": "gone"})
+    assert found[f"gen_ai_client_inference_duration_seconds_count{unknown}"] == 1

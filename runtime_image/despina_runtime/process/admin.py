@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -138,16 +139,17 @@ def build_admin(
     is_reader: Callable[[str], bool] = lambda _: True,
     feedback: FeedbackDesk | None = None,
     figures: Callable[[], Figures] = Figures,
+    views: Iterable[Collector] = (),
 ) -> Starlette:
     """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
-    whether it lets its bearer read."""
+    whether it lets its bearer read; `views` are what Prometheus is told beside the figures."""
 
     def readyz(_: Request) -> Response:
         ready = is_ready()
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     reading = _Reading(desk, state, news, interface, figures, is_reader)
-    registry = registry_of(figures, REGISTRY)
+    registry = registry_of(figures, REGISTRY, *views)
     return Starlette(
         routes=[
             Route(LABELS_PATH, partial(_take_labels, feedback, Intake(MOST_AT_ONCE)), methods=["POST"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -122,11 +123,11 @@ def _histogram(
     found = HistogramMetricFamily(f"despina_{name}", text, labels=[label])
     for value, timing in times.items():
         if timing.buckets:
-            found.add_metric([value], _buckets(timing, (exemplars or {}).get(value, {})), timing.seconds)
+            found.add_metric([value], buckets_of(timing, (exemplars or {}).get(value, {})), timing.seconds)
     return found
 
 
-def _buckets(timing: Timing, exemplars: Mapping[int, Exemplar]) -> list[Any]:
+def buckets_of(timing: Timing, exemplars: Mapping[int, Exemplar] = MappingProxyType({})) -> list[Any]:
     """Each counts all that took at most so long."""
     counts = [*timing.buckets, *[0] * (len(BOUNDS) - len(timing.buckets))]
     rows = zip(BOUNDS, accumulate(counts), strict=True)
