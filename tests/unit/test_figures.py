@@ -201,6 +201,16 @@ def test_a_version_that_is_released_ends_a_while_after_its_last_answer():
     assert requests(pod) == {"2": 1}, "and does not come again"
 
 
+def test_what_a_version_did_before_it_was_released_counts_though_it_is_told_later():
+    pod = Pod(a="1", b="2")
+    worker = pod.worker(11)
+    pod.ledger.look()
+    pod.held = {"b": "2"}
+    worker.answers(3, "1")
+    worker.tells()
+    assert requests(pod) == {"1": 3}
+
+
 def test_labels_count_for_the_version_that_they_are_about():
     pod = Pod(a="1", b="2")
     for revision, value in (("a", "failure"), ("a", "failure"), ("b", "success"), ("gone", "failure")):
@@ -328,6 +338,8 @@ def busy() -> Pod:
     record(200, 0.3, None, "a-1234-1", (TRACEPARENT,))
     record(200, 100.0, None, "z" * (LONGEST_NAME + 1))
     record(502, 0.2)
+    record(504, 20.0, None, "", (TRACEPARENT,))
+    record(504, 50.0, None, "", (("traceparent", "none"),))
     record.fail(Problem(502, "lm-failure", "", fault="Upstream"))
     record.degrade("lm-failure")
     record.begin_to_stream(0.2)
@@ -405,7 +417,7 @@ def test_prometheus_is_told_what_the_figures_say_and_nothing_else():
     buckets = {name.partition("{")[0] for name in found if "_bucket" in name}
     assert len(buckets) == 5
     last = json.dumps({"le": "+Inf", "version": "1"})
-    assert found[f"despina_request_seconds_bucket{last}"] == 4
+    assert found[f"despina_request_seconds_bucket{last}"] == 6
     below = json.dumps({"le": "0.3", "version": "1"})
     assert found[f"despina_request_seconds_bucket{below}"] == 3, "a bound is within its bucket"
 
@@ -444,8 +456,8 @@ async def test_only_open_metrics_has_exemplars_and_none_lets_anybody_label_an_an
     found = [s for f in families for s in f.samples if s.exemplar]
     assert {s.name for s in found} == {"despina_request_seconds_bucket"}
     by_bound = {s.labels["le"]: s.exemplar for s in found}
-    assert set(by_bound) == {"0.005", "0.3"}, "a name that is too long is left out"
-    assert by_bound["0.3"].labels == {"trace_id": TRACE}
+    assert set(by_bound) == {"0.005", "0.3", "30.0"}, "a name that is too long, or none, is left out"
+    assert by_bound["0.3"].labels == by_bound["30.0"].labels == {"trace_id": TRACE}
     name = by_bound["0.005"].labels["prediction_id"]
     assert (name.count("-"), by_bound["0.005"].value) == (4, 0.004), "its last part, the MAC, is left out"
     same = dict(series(plain_metrics(plain.text)))

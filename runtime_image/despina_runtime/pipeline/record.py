@@ -34,7 +34,7 @@ class Record:
         latency, bucket = counts.latency, bisect_left(SECONDS_BOUNDS, seconds)
         latency.buckets[bucket] += 1
         latency.seconds += seconds
-        if name and bucket not in counts.exemplars:
+        if (name or trace) and bucket not in counts.exemplars:
             counts.exemplars[bucket] = name, trace, seconds, time.time()
 
     def fail(self, problem: Problem) -> None:

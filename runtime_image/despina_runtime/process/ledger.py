@@ -18,6 +18,8 @@ MOST_VERSIONS = 3
 FORGET_SECONDS = 150.0
 """A version that the pod no longer has is told of for so long after the last that was counted of it: by then, whoever
 looks now and then has seen all of it."""
+NOW = "in_flight", "queued", "breaker_open", "rss_bytes"
+"""What is not counted but is so."""
 Versions = Callable[[], Mapping[str, str]]
 """The versions in the registry of the revisions that the pod holds, by these."""
 
@@ -30,6 +32,8 @@ class Ledger:
         self._sums = Figures(boot=secrets.token_hex(8))
         self._versions: dict[str, VersionFigures] = {}
         self._counted_at: dict[str, float] = {}
+        self._held_at: dict[str, float] = {}
+        """When each version was last seen to be held: the last requests of one that is released are yet to be told."""
         self._now: dict[int, Figures] = {}
         """What each living worker said last, by its process id."""
 
@@ -54,12 +58,18 @@ class Ledger:
             self._sums = added_figures(self._sums, Figures(dropped={"figures": {"Unreadable": 1}}))
             return
         if worker in self._now:
-            self._now[worker] = new
-        held = set(self._held().values())
+            self._now[worker] = Figures(**{name: getattr(new, name) for name in NOW})
+        self.look()
         for version, counted in new.versions.items():
-            if version in held or version in self._versions:
+            if version in self._held_at or version in self._versions:
                 self._add(version, counted)
         self._sums = added_figures(self._sums, new)
+
+    def look(self) -> None:
+        """See what the pod holds; before it holds something else, too."""
+        now = self._clock()
+        recent = {version: at for version, at in self._held_at.items() if now - at <= FORGET_SECONDS}
+        self._held_at = recent | dict.fromkeys(self._held().values(), now)
 
     def label(self, revision: str, value: str) -> None:
         """What a caller said of one of a revision's predictions is on the disk."""

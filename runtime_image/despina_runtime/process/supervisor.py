@@ -343,6 +343,7 @@ class Crew:
         """
         if order.order == "Commit" and not self._all_hold(order.subject):
             return False
+        self.ledger.look()
         self._wanted.take(order)
         if order.order == "Commit":
             self._write_down()

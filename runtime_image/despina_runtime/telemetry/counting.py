@@ -197,7 +197,7 @@ def _by_tier(answers: dict[tuple[int, str | None], int]) -> Counts:
 
 
 def _exemplar(name: str, trace: Iterable[tuple[str, str]], seconds: float, at: float) -> JSON:
-    """As `Exemplar`; empty for a name that is too long."""
+    """As `Exemplar`; empty without a name, or where it is too long."""
     parent = trace_of(trace)
     kind, told = ("trace_id", parent.split("-")[1]) if parent else ("prediction_id", unsigned(name))
-    return {"kind": kind, "name": told, "seconds": seconds, "at": at} if len(told) <= LONGEST_NAME else {}
+    return {"kind": kind, "name": told, "seconds": seconds, "at": at} if 0 < len(told) <= LONGEST_NAME else {}
