@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Token
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,6 @@ from dspy.adapters.types import base_type
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
 from dspy.utils.exceptions import AdapterParseError
-from prometheus_client import Histogram
 from pydantic import TypeAdapter
 from pydantic_core import CoreSchema, SchemaSerializer
 
@@ -155,19 +154,6 @@ def serve_decisions() -> None:
 def serializer(schema: CoreSchema) -> SchemaSerializer:
     """What writes as a schema says. pydantic would take the serializers that the classes in it have already."""
     return SchemaSerializer(schema, _use_prebuilt=False)
-
-
-def bounds_of(histogram: Histogram) -> list[float]:
-    """The upper bounds of its buckets; the last one is infinite."""
-    return [*histogram._upper_bounds]
-
-
-def observe_together(histogram: Histogram, counts: Sequence[int], total: float) -> None:
-    """Many values at once: how many are in each bucket, and their sum. `observe` takes one, which costs as much."""
-    for bucket, count in zip(histogram._buckets, counts, strict=True):
-        if count:
-            bucket.inc(count)
-    histogram._sum.inc(total)
 
 
 def load_mlflow_model(folder: Path) -> dspy.Module:

@@ -34,6 +34,7 @@ from despina.wire import (
     TryReport,
 )
 from despina_runtime.breaker import State
+from despina_runtime.cache.failures import take as take_failures
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
 from despina_runtime.feedback.line import Line
@@ -46,13 +47,14 @@ from despina_runtime.memory import resident_bytes, settle
 from despina_runtime.messages import Receive
 from despina_runtime.pipeline.call import Call
 from despina_runtime.pipeline.corridor import Capacity, Corridors
-from despina_runtime.pipeline.record import BREAKER_OPEN, IN_FLIGHT, WORKER_RSS
+from despina_runtime.pipeline.record import Record
 from despina_runtime.pipeline.shadow import Ask, Shadow
 from despina_runtime.problem import as_problem
 from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
+from despina_runtime.telemetry.counting import Counting, VersionCounts
 from despina_runtime.telemetry.prediction import names_of
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import make_toolbox, refusal_of, rehearsing
@@ -63,7 +65,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-REPORT_SECONDS = 0.25
+BUSY_SECONDS = 0.25
+RSS_BYTES = 2**20
+"""Memory is told in these: each request moves it a little."""
 SECOND_TRY_SECONDS = 2.0
 MEMBERS_SECONDS = 1.0
 TRIES_KEPT = 8
@@ -100,15 +104,16 @@ class Revision:
         grid: Grid,
         recorder: Recorder,
         line: Line,
+        counts: VersionCounts,
     ) -> None:
         self.config = config
         self.loaded = loaded
         self.store = store
-        self.lms = LMs(config, store, loaded.program)
+        self.lms = LMs(config, store, loaded.program, counts=counts)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        recording = (recorder, names_of(config)) if config.feedback else ()
-        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording)
+        recording = (recorder, names_of(config)) if config.feedback else (None, None)
+        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, recording[0], recording[1], counts)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
@@ -136,7 +141,10 @@ class Engine:
         self._capacity = Capacity(config)
         self._loader = ThreadPoolExecutor(4, "loader")  # the program's own threads may all be busy
         self.recorder, self.line = Recorder(), Line()
-        self._grid = Grid()
+        self._counting, self._gauges = Counting(), dict[str, Any]()
+        self._released: list[Record] = []
+        """Of revisions that have requests to end."""
+        self._grid = Grid(self._counting.tools)
         self._first_store = Store(config, cache, self._redis) if config.cache else None
         self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
         self._held: dict[str, Revision] = {}
@@ -155,13 +163,19 @@ class Engine:
     def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
         beside = self.current.store if self._held else self._first_store
         store = beside.beside(config) if beside else None
-        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid, self.recorder, self.line)
+        counts = self._counting.begin(config.model.version)
+        shared = self._sessions, self._capacity, self._grid, self.recorder, self.line
+        try:
+            return Revision(loaded, config, store, *shared, counts)
+        except Exception:
+            self._counting.end(config.model.version)
+            raise
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
         asyncio.get_running_loop().set_default_executor(self._capacity.threads)
         await self._follow_epochs()
-        self._beside = [asyncio.create_task(work) for work in (self._report(), self._follow(), self._share())]
+        self._beside = [asyncio.create_task(work) for work in (self._follow(), self._share())]
 
     async def obey(self, order: Order) -> bool:
         """Carry out an order of the operator's; what takes long only begins here. False: it could not be done."""
@@ -217,7 +231,7 @@ class Engine:
             self._refuse(config, Failure(reason=FailureReason.LOAD_FAILED, message=message))
         else:
             if unwanted.is_set():
-                self._later(_free(revision))
+                self._leaving(revision)
             else:
                 self._held[config.revision] = revision
             self._others.pop(config.revision, None)
@@ -258,7 +272,20 @@ class Engine:
         if name in self._preparing:
             self._preparing[name][1].set()
         if revision := self._held.pop(name, None):
-            self._later(_free(revision))
+            self._leaving(revision)
+
+    def _leaving(self, revision: Revision) -> None:
+        """Free it when its last request has ended; until then it counts."""
+        record, version = revision.service.record, revision.config.model.version
+        self._released.append(record)
+        self._later(self._let_go(_free(revision), record, version))
+
+    async def _let_go(self, freeing: Awaitable[None], record: Record, version: str) -> None:
+        try:
+            await freeing
+        finally:
+            self._released.remove(record)
+            self._counting.end(version)
 
     def _try(self, subject: str, inputs: dict[str, Any], refusal: str) -> None:
         if subject not in self._tries:
@@ -336,19 +363,24 @@ class Engine:
             shadow=shadow.report() if shadow else None,
         )
 
-    async def _report(self) -> None:
-        while True:
-            self._count()
-            await asyncio.sleep(REPORT_SECONDS)
-
-    def _count(self) -> None:
-        """A function of its own, for what it looks at must be nobody's while the report sleeps: it may be released."""
-        for revision in self._held.values():
-            revision.service.record.flush()
-        IN_FLIGHT.set(sum(r.service.record.in_flight for r in self._held.values()))
-        WORKER_RSS.set(resident_bytes())
-        if guard := self.current.corridors.guard:
-            BREAKER_OPEN.set(guard.report().state != State.CLOSED.value)
+    def figures(self) -> dict[str, Any]:
+        """What was counted since they were taken last, and what is now, as `Figures`; empty if nothing has changed."""
+        guard = self.current.corridors.guard
+        gauges = {
+            "in_flight": sum(r.in_flight for r in (*self._released, *(h.service.record for h in self._held.values()))),
+            "queued": self._capacity.slots.waiting,
+            "breaker_open": guard is not None and guard.report().state != State.CLOSED.value,
+            "rss_bytes": resident_bytes() // RSS_BYTES * RSS_BYTES,
+        }
+        counted = self._counting.take()
+        if failures := take_failures():
+            counted["cache_failures"] = failures
+        if dropped := self.recorder.take_dropped():
+            counted["dropped"] = {"prediction": dropped}
+        if not counted and gauges == self._gauges:
+            return {}
+        self._gauges = gauges
+        return counted | gauges
 
     async def _share(self) -> None:
         """The rate limit is the whole program's: each worker has its part, by the workers that Redis sees."""
@@ -367,8 +399,6 @@ class Engine:
         for _, unwanted in self._preparing.values():
             unwanted.set()
         await asyncio.wait(self._beside, timeout=1)
-        for revision in self._held.values():
-            revision.service.record.flush()
         self._capacity.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
         with suppress(TimeoutError):
@@ -426,8 +456,7 @@ class _Elsewhere:
 async def _close(revision: Revision) -> None:
     """When its last request has ended."""
     while revision.service.is_busy:
-        await asyncio.sleep(REPORT_SECONDS)
-    revision.service.record.flush()
+        await asyncio.sleep(BUSY_SECONDS)
     await revision.close()
 
 

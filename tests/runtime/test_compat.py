@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import dspy.adapters.json_adapter
 import dspy.adapters.utils
 import pytest
 from dspy.experimental import Noul
-from prometheus_client import Histogram, Metric
 from pydantic import BaseModel, TypeAdapter
 
 from despina_runtime import compat
@@ -94,26 +92,6 @@ except dspy.utils.exceptions.AdapterParseError as exc:
     print(*exc.signature.output_fields)
 """
     assert apart(source) == "x"
-
-
-def test_requests_that_were_counted_together_would_be_in_no_bucket():
-    metric = Histogram("together", "Of this test.", ["of"], registry=None)
-    one_by_one, together = metric.labels("one by one"), metric.labels("together")
-    bounds = compat.bounds_of(together)
-    assert (bounds[0], bounds[-1]) == (0.005, math.inf)
-    for value in (0.001, 0.001, 99.0):
-        one_by_one.observe(value)
-    compat.observe_together(together, [2, *[0] * (len(bounds) - 2), 1], 99.002)
-    (found,) = metric.collect()
-    assert told(found, "together") == told(found, "one by one")
-
-
-def told(metric: Metric, of: str) -> dict[Any, float]:
-    return {
-        (s.name, s.labels.get("le")): s.value
-        for s in metric.samples
-        if s.labels["of"] == of and not s.name.endswith("_created")
-    }
 
 
 def test_images_in_a_users_model_would_be_written_as_in_prompts():

@@ -42,7 +42,8 @@ def test_a_program_calls_a_tool_by_name_and_survives_the_loss_of_a_host(tmp_path
         one.stop()
         for n in range(20):
             assert running.ask({"ticket": f"u{n}"}).status_code == 200
-        assert running.metric('despina_tool_attempts_total{backend="b1",outcome="ok"') >= 20
+        done = 'despina_tool_calls_total{backend="b1",fate="ok"'
+        eventually("they are counted", lambda: running.metric(done) >= 20, 10)
         two.stop()
         problem = running.ask({"ticket": "x"})
         assert (problem.status_code, problem.json()["type"]) == (502, "urn:despina:problem:tool-failure")

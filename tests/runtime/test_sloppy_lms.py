@@ -17,9 +17,10 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from despina_runtime.http.asgi import send_body
 from despina_runtime.http.server import make_server, open_port
-from despina_runtime.lm.meter import CALLS, Meter
+from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.openai_compatible import LONGEST_ANSWER, LONGEST_STREAM
 from despina_runtime.lm.target import Target
+from despina_runtime.telemetry.counting import VersionCounts
 from tests.support.pods import lm_config
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -56,14 +57,14 @@ class Provider:
 
 
 @contextlib.asynccontextmanager
-async def asking(provider: Provider, retries: int = 1) -> AsyncIterator[Callable]:
+async def asking(provider: Provider, retries: int = 1, counts: VersionCounts | None = None) -> AsyncIterator[Callable]:
     """A function that asks it once for a request, and gives the outputs and the request's meter."""
     port = open_port("127.0.0.1", 0)
     port.listen()
     server = make_server(provider, 0)
     serving = asyncio.create_task(server.serve(sockets=[port]))
     provider.url = f"http://localhost:{port.getsockname()[1]}".encode()  # of an address nobody keeps cookies
-    target = Target(lm_config(provider.url.decode(), retries=retries), None, 20)
+    target = Target(lm_config(provider.url.decode(), retries=retries), None, 20, counts=counts)
 
     async def ask(emit=None, **params) -> tuple[list, Meter]:
         meter = Meter(asyncio.get_running_loop().time() + 20)
@@ -134,12 +135,13 @@ ODD_STREAMS = {
 @pytest.mark.parametrize("odd", ODD)
 async def test_an_odd_answer_is_the_providers_failure_and_is_asked_for_again(odd):
     provider = Provider(ODD[odd])
-    before = CALLS.labels("main", "", "LMServerError")._value.get()
-    async with asking(provider) as ask:
+    counts = VersionCounts()
+    async with asking(provider, counts=counts) as ask:
         with pytest.raises(LMServerError):
             await ask()
     assert len(provider.asked) == 2
-    assert CALLS.labels("main", "", "LMServerError")._value.get() == before + 2
+    (told,) = counts.take()["lms"]
+    assert (told["lm"], told["outcomes"]) == ("main", {"LMServerError": 2})
 
 
 @pytest.mark.parametrize("odd", ODD_STREAMS)

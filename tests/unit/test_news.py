@@ -9,7 +9,7 @@ import httpx
 import pytest
 from httpx import ASGITransport
 
-from despina.wire import INTERFACE_PATH, SIGNATURE_HEADER, STATE_PATH, Counts, PodState, may_read, reading
+from despina.wire import FIGURES_PATH, INTERFACE_PATH, SIGNATURE_HEADER, STATE_PATH, Counts, PodState, may_read, reading
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 
@@ -80,7 +80,7 @@ SIGNATURES = {
 }
 
 
-@pytest.mark.parametrize("path", [STATE_PATH, f"{INTERFACE_PATH}/abc"])
+@pytest.mark.parametrize("path", [STATE_PATH, FIGURES_PATH, f"{INTERFACE_PATH}/abc"])
 @pytest.mark.parametrize("sentence", SIGNATURES)
 async def test_only_who_has_a_pods_key_reads_what_it_says(sentence, path):
     signature, status = SIGNATURES[sentence]

@@ -23,7 +23,7 @@ from despina_runtime.pipeline.recorded import Recorded
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry.executed import END, WORDS, Executed, read_executed
 from despina_runtime.telemetry.prediction import Names
-from despina_runtime.telemetry.recorder import LONGEST, MOST_WAITING, UNRECORDED, Record, Recorder
+from despina_runtime.telemetry.recorder import LONGEST, MOST_WAITING, Record, Recorder
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 POD = "1f900a010203"
@@ -130,10 +130,11 @@ class Bad:
 
 
 def test_what_cannot_be_written_keeps_nothing_else_from_being():
-    world, before = World(), UNRECORDED._value.get()
+    world = World()
     first, _, last = world.request(), world.request(inputs={"x": Bad()}), world.request()
     assert [one.origin for one in world.executed()] == [first, last]
-    assert UNRECORDED._value.get() == before + 1
+    assert world.recorder.take_dropped() == {"Unwritable": 1}
+    assert world.recorder.take_dropped() == {}
 
 
 def test_of_what_is_too_long_the_words_are_left_out():
@@ -144,11 +145,11 @@ def test_of_what_is_too_long_the_words_are_left_out():
 
 
 def test_where_nobody_takes_them_records_go_and_are_counted():
-    recorder, before = Recorder(), UNRECORDED._value.get()
+    recorder = Recorder()
     for number in range(5000):
         recorder(lambda n=number: Record((f"r-p-w-t-{n:x}", []), (None, None, [])))
     recorder.hand_over(lambda _: False)
-    assert UNRECORDED._value.get() == before + 5000 - MOST_WAITING
+    assert recorder.take_dropped() == {"NotTakenInTime": 5000 - MOST_WAITING}
 
 
 def sorted_out(batch: bytes, **changes: Any) -> tuple[list[Kept], list[Block]]:

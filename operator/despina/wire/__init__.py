@@ -96,6 +96,15 @@ from despina.wire.figures import (
     FIGURES_PATH as FIGURES_PATH,
 )
 from despina.wire.figures import (
+    MOST_MODULES as MOST_MODULES,
+)
+from despina.wire.figures import (
+    OTHER as OTHER,
+)
+from despina.wire.figures import (
+    Exemplar as Exemplar,
+)
+from despina.wire.figures import (
     Figures as Figures,
 )
 from despina.wire.figures import (

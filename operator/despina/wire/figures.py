@@ -6,11 +6,16 @@ they begin anew. What is counted of a version ends a while after its last answer
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from despina.wire.base import Amount, Count, Histogram, Report
+from despina.wire.base import SECONDS_BOUNDS, Amount, Count, Histogram, Report
 
 FIGURES_PATH = "/figures"
+MOST_MODULES = 64
+"""Of one version; all others are counted together."""
+OTHER = "other"
 
 
 class Timing(Report):
@@ -20,6 +25,18 @@ class Timing(Report):
     """Over SECONDS_BOUNDS."""
     seconds: Amount = 0.0
     """All together."""
+
+
+class Exemplar(Report):
+    """One request that took about so long."""
+
+    kind: Literal["trace_id", "prediction_id"]
+    """`trace_id` where its caller sent one; a prediction's name stands here without its MAC, so that nobody can label
+    it."""
+    name: str = Field(pattern=r"^[0-9a-z~-]{1,110}$")
+    seconds: Amount
+    at: Amount
+    """When it ended, in seconds since the epoch."""
 
 
 class LMFigures(Report):
@@ -49,8 +66,11 @@ class VersionFigures(Report):
     requests: dict[str, Count] = Field(default_factory=dict)
     """Answers by HTTP status."""
     errors: dict[str, Count] = Field(default_factory=dict)
-    """By class: `caller`, `program`, `upstream`, `timeout`, `overload` (refused for want of room or by a breaker)."""
+    """By class: `caller`, `program`, `upstream`, `timeout`, `overload` (refused for want of room or by a breaker),
+    `internal` (the runtime's own)."""
     latency: Timing = Timing()
+    exemplars: dict[Annotated[int, Field(ge=0, le=len(SECONDS_BOUNDS))], Exemplar] = Field(default_factory=dict)
+    """A recent request in each of the buckets of `latency`, by the bucket's number."""
     first_token: Timing = Timing()
     """Of streams: until their first chunk."""
     queue: Timing = Timing()
@@ -78,6 +98,14 @@ class Figures(Report):
     tools: tuple[ToolFigures, ...] = Field(default=(), max_length=1024)
     tool_seconds: dict[str, Timing] = Field(default_factory=dict)
     """Calls with all their attempts, by tool."""
+    other_feedback: dict[str, Count] = Field(default_factory=dict)
+    """Labels by value, on predictions of versions that the pod no longer has."""
+    cache_failures: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    """What a tier of the cache failed at: by tier, then by error."""
+    dropped: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    """What was to be told of the pod and is not: by signal (`prediction`, `figures`), then by reason."""
     breaker_open: bool = False
     rss_bytes: Count = 0
     """Of all workers."""
+    worker_rss_bytes: dict[str, Count] = Field(default_factory=dict)
+    """Of each, by its process id."""

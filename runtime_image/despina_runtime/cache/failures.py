@@ -6,14 +6,19 @@ import logging
 import time
 from collections.abc import Callable
 
-from prometheus_client import Counter
-
 log = logging.getLogger(__name__)
-FAILURES = Counter(
-    "despina_cache_failures_total", "What a tier of the cache failed at; each time a miss.", ["tier", "error"]
-)
 QUIET_SECONDS = 60.0
 DAMAGED = "damaged"
+
+
+_new: dict[str, dict[str, int]] = {}
+
+
+def take() -> dict[str, dict[str, int]]:
+    """Those of this process that are new since they were taken last: by tier, then by error."""
+    found = {tier: dict(errors) for tier, errors in _new.items()}
+    _new.clear()
+    return found
 
 
 class Failures:
@@ -27,7 +32,8 @@ class Failures:
 
     def __call__(self, error: str) -> None:
         """Count one; the log gets a line once a minute at most."""
-        FAILURES.labels(self._tier, error).inc()
+        errors = _new.setdefault(self._tier, {})
+        errors[error] = errors.get(error, 0) + 1
         self._untold += 1
         if self._clock() >= self._quiet_until:
             log.warning("The cache failed, which is a miss tier=%s error=%s times=%d", self._tier, error, self._untold)

@@ -1,4 +1,4 @@
-"""What a pod counts of feedback. The supervisor has no file among those that workers count in, so it tells its own."""
+"""What a pod counts of feedback, in the supervisor itself."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from despina_runtime.lm.target import KeyFile
 from despina_runtime.messages import Receive
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.pipeline.corridor import Corridors
-from despina_runtime.pipeline.record import DEGRADED, Record
+from despina_runtime.pipeline.record import Record
 from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Disconnected, Problem, as_problem
 from despina_runtime.program.load import Loaded
@@ -54,6 +54,7 @@ TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
 CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0]
 SHADOWED = refusal_of("Refuse", "shadow")
+NO_TRACE: tuple[tuple[str, str], ...] = ()
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -83,7 +84,7 @@ class Service:
         self._routes = build_routes(
             loaded.interface, config, self._modules, sessions, self.run, wishing, self._feedback
         )
-        self.record = Record(config.model.version)
+        self.record = Record(corridors.counts)
         self._time = asyncio.get_running_loop().time
         self._id_prefix = f"{config.revision}-{os.urandom(4).hex()}-"
         self._ids = itertools.count(1)
@@ -136,16 +137,18 @@ class Service:
     async def _execute(self, corridor: Step, scope: Scope, receive: Receive, send: Send) -> None:
         """One request from its first byte to the last of its answer."""
         started = time.perf_counter()
-        status, tier = 500, None
+        status, tier, name, trace = 500, None, "", NO_TRACE
         self.record.in_flight += 1
         try:
             call = await self._read(scope, receive)
+            trace = call.trace
             if call.emit is not None:
-                await self._stream(corridor, call, send)
+                tier, name = await self._stream(corridor, call, send, started)
             else:
                 answer = await corridor(call)
-                tier = answer.tier
-                await send({"type": "http.response.start", "status": 200, "headers": self._headers_of(answer, call)})
+                tier, name = answer.tier, self._id(answer)
+                headers = self._headers_of(answer, call, name)
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": answer.body})
                 if self.shadow is not None and corridor is self._main:
                     self._mirror(call, answer, time.perf_counter() - started)
@@ -158,11 +161,12 @@ class Service:
             await send_problem(send, problem, self.headers())
         finally:
             self.record.in_flight -= 1
-            self.record(status, time.perf_counter() - started, tier)
+            self.record(status, time.perf_counter() - started, tier, name, trace)
 
     def _refused(self, exc: Exception) -> Problem:
         """What a caller is told; his own mistakes are counted as such."""
         problem = as_problem(exc)
+        self.record.fail(problem)
         if self._tally and 400 <= problem.status < 500 and problem.status != 429:
             self._tally.refuse()
         return problem
@@ -179,16 +183,17 @@ class Service:
         """An item of a batch, or a call by MCP: through the same corridor, and counted like a request of its own; the
         answer and its name."""
         started = time.perf_counter()
-        status, tier = 500, None
+        status, tier, name, trace = 500, None, "", NO_TRACE
         self.record.in_flight += 1
         try:
             call = Call(body, self._time() + self._timeout, self._lm)
             call.receive = receive
             await self._choose(call, headers)
+            trace = call.trace
             answer = await self._main(call)
-            status, tier = 200, answer.tier
-            _count_degraded(answer)
-            return answer, self._id(answer)
+            status, tier, name = 200, answer.tier, self._id(answer)
+            self._count_degraded(answer)
+            return answer, name
         except (Disconnected, asyncio.CancelledError):
             status = 499
             raise
@@ -198,7 +203,7 @@ class Service:
             raise problem from None
         finally:
             self.record.in_flight -= 1
-            self.record(status, time.perf_counter() - started, tier)
+            self.record(status, time.perf_counter() - started, tier, name, trace)
 
     def _offer(self, loaded: Loaded, config: RuntimeConfig) -> Offer:
         """The program as a tool of the Model Context Protocol."""
@@ -253,32 +258,48 @@ class Service:
             call.refusal = SHADOWED
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
-    async def _stream(self, corridor: Step, call: Call, send: Send) -> None:
+    async def _stream(self, corridor: Step, call: Call, send: Send, started: float) -> tuple[str | None, str]:
         """Events as they come: `delta` for text, `status` for tools, then `result`, which alone counts, or `problem`;
-        `done` with the account."""
-        stream = EventStream(send, self.headers)
+        `done` with the account. The cache's tier that the answer came from, and its name."""
+        stream, first = EventStream(send, self.headers), self._first_chunk(started)
 
         async def emit(event: str, data: dict[str, str]) -> None:
+            if event == "delta":
+                first()
             await stream.tell(event, orjson.dumps(data))
 
         call.emit, answer = emit, None
         pinging = asyncio.create_task(stream.keep_alive())
         try:
             answer = await corridor(call)
-            _count_degraded(answer)
+            self._count_degraded(answer)
+            first()
             await stream.tell("result", answer.body)
         except Problem as problem:
             if not stream.started:
                 raise
+            self.record.fail(problem)
             await stream.tell("problem", problem.body())
         finally:
             pinging.cancel()
-        await stream.tell("done", orjson.dumps(self._account(call.meter, answer)))
+        name = self._id(answer)
+        await stream.tell("done", orjson.dumps(self._account(name, call.meter, answer)))
         await stream.end()
+        return answer.tier if answer else None, name
 
-    def _account(self, meter: Meter, answer: Answer | None) -> dict[str, Any]:
+    def _first_chunk(self, started: float) -> Callable[[], None]:
+        """What to call with each chunk of a stream: the first is counted."""
+        chunks = itertools.count()
+
+        def tell() -> None:
+            if next(chunks) == 0:
+                self.record.begin_to_stream(time.perf_counter() - started)
+
+        return tell
+
+    def _account(self, name: str, meter: Meter, answer: Answer | None) -> dict[str, Any]:
         account: dict[str, Any] = {
-            "prediction_id": self._id(answer),
+            "prediction_id": name,
             "lm_attempts": meter.attempts,
             "input_tokens": meter.input_tokens,
             "output_tokens": meter.output_tokens,
@@ -296,11 +317,11 @@ class Service:
         is_first = answer.tier is None and not answer.collapsed
         return self._names.signed(answer.origin) if is_first else self._names.hit(answer.origin)
 
-    def _headers_of(self, answer: Answer, call: Call) -> list[Header]:
+    def _headers_of(self, answer: Answer, call: Call, name: str) -> list[Header]:
         """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
         if answer.headers is None:
             answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
-        found = [*answer.headers, (PREDICTION_HEADER, self._id(answer).encode())]
+        found = [*answer.headers, (PREDICTION_HEADER, name.encode())]
         if self.is_retired:
             found.append(CLOSE)
         return found if answer.tier else found + _spent(call.meter)
@@ -308,15 +329,14 @@ class Service:
     def _told(self, answer: Answer) -> list[Header]:
         """Where the answer came from. Cache-Status is RFC 9211."""
         found = [(b"cache-status", _status(answer).encode())] if self._config.cache else []
-        _count_degraded(answer)
+        self._count_degraded(answer)
         if answer.degraded:
             found.append((DEGRADED_HEADER.encode(), answer.degraded.encode()))
         return found
 
-
-def _count_degraded(answer: Answer) -> None:
-    if answer.degraded:
-        DEGRADED.labels(answer.degraded).inc()
+    def _count_degraded(self, answer: Answer) -> None:
+        if answer.degraded:
+            self.record.degrade(answer.degraded)
 
 
 def _spent(meter: Meter) -> list[Header]:

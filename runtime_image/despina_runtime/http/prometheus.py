@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import REGISTRY, CollectorRegistry, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.requests import Request
 from starlette.responses import Response
 
+OPEN = "application/openmetrics-text"
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
-def metrics(_: Request, own: CollectorRegistry | None = None) -> Response:
-    """All processes' metrics in Prometheus' text format; and `own`, of a process that has no file among theirs."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    text = generate_latest(registry) + (generate_latest(own) if own else b"")
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+def metrics(request: Request, registry: CollectorRegistry = REGISTRY) -> Response:
+    """In Prometheus' text format; in OpenMetrics, which alone has exemplars, to whoever takes it."""
+    if OPEN in request.headers.get("accept", ""):
+        text = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return Response(text, headers={"content-type": openmetrics.CONTENT_TYPE_LATEST})
+    return Response(exposition.generate_latest(registry), headers={"content-type": PLAIN})

@@ -21,7 +21,6 @@ from despina_runtime.http.asgi import read_body
 from despina_runtime.http.feedback import Feedback
 from despina_runtime.http.modules import Modules
 from despina_runtime.http.openapi import openapi
-from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.sessions import Sessions
 from despina_runtime.http.wishes import Wishing
 from despina_runtime.pipeline.attended import WhileThere
@@ -67,7 +66,6 @@ def build_routes(
             Route("/feedback", feedback.answer if feedback else _no_feedback, methods=["POST"]),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", lambda _: PlainTextResponse("ok")),
-            Route("/metrics", metrics),
         ],
         exception_handlers={
             404: _not_found,

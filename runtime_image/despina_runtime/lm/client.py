@@ -23,6 +23,7 @@ from despina_runtime.lm.retry import is_refusal
 from despina_runtime.lm.target import Guard, Target, unguarded
 from despina_runtime.paths import is_in
 from despina_runtime.problem import Problem
+from despina_runtime.telemetry.counting import VersionCounts
 
 log = logging.getLogger(__name__)
 SUPPORTED = {"temperature", "max_tokens", "top_p", "stop", "seed", "response_format", "tools", "tool_choice"}
@@ -205,11 +206,12 @@ class LMs:
         store: Store | None,
         program: dspy.Module,
         guard: Guard = unguarded,
+        counts: VersionCounts | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         lm_store = store if config.cache and config.cache.scope != "Program" else None
         share_seconds = config.request_timeout_seconds / (1 + len(config.fallbacks))
-        self._targets = {lm.name: Target(lm, lm_store, share_seconds, guard) for lm in config.lms}
+        self._targets = {lm.name: Target(lm, lm_store, share_seconds, guard, counts) for lm in config.lms}
         modules = {id(m): name.removeprefix("self").lstrip(".") for name, m in program.named_sub_modules()}
         self._served = {name: ServedLM(self._chain(name, config), modules, loop) for name in self._targets}
         is_mixed = self._pin(program, config)

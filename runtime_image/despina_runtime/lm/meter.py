@@ -7,7 +7,6 @@ A request's meter is the key `meter` of `dspy.settings`. DSPy carries these into
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -16,13 +15,9 @@ from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
 import dspy
-from prometheus_client import Counter
 
 from despina.wire import LMConfig
 
-CALLS = Counter("despina_lm_calls_total", "Attempts to call a language model, by outcome.", ["lm", "module", "outcome"])
-TOKENS = Counter("despina_lm_tokens_total", "Tokens that providers counted.", ["lm", "module", "kind"])
-COST = Counter("despina_lm_cost_usd_total", "What calls cost by the manifest's prices.", ["lm", "module"])
 MILLION = Decimal(1_000_000)
 GRACE_SECONDS = 1.0
 Lingering = Future[Any] | asyncio.Task[Any]
@@ -101,34 +96,26 @@ class Meter:
         for future in tuple(self.waited_for):
             future.cancel()
 
-    def spend(self, lm: LMConfig, module: str, usage: dict[str, Any], began: float) -> None:
+    def spend(self, lm: LMConfig, module: str, usage: dict[str, Any], began: float) -> LMCall:
         """Book the usage of one answer to a question asked at `began`, also for a program that tracks it by DSPy's
         means."""
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
-        for series, count in zip(series_of(lm.name, module), (1, *tokens), strict=True):
-            series.inc(count)
         if tracker := dspy.settings.usage_tracker:
             tracker.add_usage(lm.model, usage)
         cost = price_of(lm, *tokens) if lm.price else None
-        self.note(lm, module, began, tokens=tokens, cost="" if cost is None else format(cost, "f"))
         if cost is not None:
             self.cost = (self.cost or Decimal(0)) + cost
-            COST.labels(lm.name, module).inc(float(cost))
+        return self.note(lm, module, began, tokens=tokens, cost="" if cost is None else format(cost, "f"))
 
     def note(
         self, lm: LMConfig, module: str, began: float, tokens: tuple[int, int] = (0, 0), cost: str = "", error: str = ""
-    ) -> None:
+    ) -> LMCall:
         """Write down an attempt that has ended."""
         seconds = time.perf_counter() - began
         self.calls.append(LMCall(lm.name, lm.model, module, began, seconds, tokens, cost, error))
-
-
-@functools.lru_cache(1024)
-def series_of(lm: str, module: str) -> tuple[Counter, Counter, Counter]:
-    """Of answers: calls, and tokens of both kinds. To look them up by their labels takes as long as to count."""
-    return CALLS.labels(lm, module, "ok"), TOKENS.labels(lm, module, "input"), TOKENS.labels(lm, module, "output")
+        return self.calls[-1]
 
 
 def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:

@@ -22,9 +22,10 @@ from despina_runtime.cache.flight import is_over
 from despina_runtime.cache.keys import written
 from despina_runtime.cache.store import Found, Store
 from despina_runtime.lm.adapters import COLLECTED
-from despina_runtime.lm.meter import CALLS, Meter
+from despina_runtime.lm.meter import LMCall, Meter
 from despina_runtime.lm.openai_compatible import CompatibleClient, Completion, Emit, is_compatible
 from despina_runtime.lm.retry import is_outage, next_delay
+from despina_runtime.telemetry.counting import VersionCounts
 
 log = logging.getLogger(__name__)
 SOON_SECONDS = 0.05
@@ -102,9 +103,13 @@ class DspyClient:
 class Target:
     """One entry of `lms`. A request leaves it `share_seconds` at least, if it is asked at once."""
 
-    def __init__(self, config: LMConfig, store: Store | None, share_seconds: float, guard: Guard = unguarded) -> None:
+    def __init__(
+        self, config: LMConfig, store: Store | None, share_seconds: float, guard: Guard = unguarded,
+        counts: VersionCounts | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self._store = store
+        self._counts = counts or VersionCounts()
         self._client = guard(config, CompatibleClient(config) if is_compatible(config) else DspyClient(config))
         self._breaker = Breaker(config.breaker) if config.breaker else None
         self._key = KeyFile(config.api_key_file)
@@ -175,8 +180,7 @@ class Target:
             try:
                 completion = await self._attempt(messages, params, meter, until, emit)
             except LMError as exc:
-                CALLS.labels(self.config.name, module, type(exc).__name__).inc()
-                meter.note(self.config, module, began, error=type(exc).__name__)
+                self._count(meter.note(self.config, module, began, error=type(exc).__name__))
                 remaining = until - asyncio.get_running_loop().time()
                 retries = 0 if isinstance(exc, LMUnavailable) else self.config.retries
                 wait = next_delay(attempt, retries, exc, random.random(), remaining)  # noqa: S311 - jitter
@@ -184,8 +188,13 @@ class Target:
                     raise
                 await asyncio.sleep(wait)
             else:
-                meter.spend(self.config, module, completion.usage, began)
+                self._count(meter.spend(self.config, module, completion.usage, began))
                 return completion
+
+    def _count(self, call: LMCall) -> None:
+        self._counts.attempt(call.lm, call.module, call.error or "ok", call.tokens, float(call.cost or 0))
+        if call.error != LMUnavailable.__name__:  # then it was not asked
+            self._counts.took(call.lm, call.seconds)
 
     async def _attempt(
         self, messages: list[dict[str, Any]], params: dict[str, Any], meter: Meter, until: float, emit: Emit | None

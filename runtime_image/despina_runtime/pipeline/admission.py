@@ -53,7 +53,7 @@ class Slots:
     def __init__(self, slots: int, queue: int) -> None:
         self._free = asyncio.Semaphore(slots)
         self._queue = queue
-        self._waiting = 0
+        self.waiting = 0
 
     async def take(self, deadline: float) -> None:
         """Wait for a slot; raises Problem 503 when too many wait and 504 at the deadline."""
@@ -63,9 +63,9 @@ class Slots:
             await self._free.acquire()
 
     async def _wait(self, deadline: float) -> None:
-        if self._waiting >= self._queue:
+        if self.waiting >= self._queue:
             raise Problem(503, "overloaded", "Too many requests are waiting", retry_after=1.0)
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
                 await self._free.acquire()
@@ -73,7 +73,7 @@ class Slots:
             detail = "it waited for its turn until its deadline"
             raise Problem(504, "deadline-exceeded", "The program is too busy", detail, fault="Timeout") from None
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     def give_back(self, lingering: Iterable[Lingering] = ()) -> None:
         """End of an execution. A thread cannot be stopped: if one still works on it, its end is the execution's."""
@@ -93,13 +93,17 @@ class Slots:
 class Queue:
     """Lets so many executions through at a time."""
 
-    def __init__(self, slots: Slots, then: Step) -> None:
+    def __init__(self, slots: Slots, waited: Callable[[float], None], then: Step) -> None:
         self._slots = slots
+        self._waited = waited
+        """Told for how many seconds an execution has waited for its slot."""
         self._then = then
 
     async def __call__(self, call: Call) -> Answer:
         """What follows, when there is a slot."""
+        began = time.perf_counter()
         await self._slots.take(call.deadline)
+        self._waited(time.perf_counter() - began)
         try:
             return await self._then(call)
         finally:

@@ -22,6 +22,7 @@ from despina_runtime.pipeline.recorded import Recorded
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
+from despina_runtime.telemetry.counting import Times, VersionCounts
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import Toolbox
@@ -71,6 +72,7 @@ class Corridors:
         toolbox: Toolbox | None = None,
         recorder: Recorder | None = None,
         names: Names | None = None,
+        counts: VersionCounts | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -79,6 +81,7 @@ class Corridors:
         self._toolbox = toolbox
         self._fallback: Step | None = None
         self._recorder, self.names = recorder, names
+        self.counts = counts or VersionCounts()
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 
@@ -89,7 +92,7 @@ class Corridors:
         step: Step = self._validated(program, is_async, interface)
         if self._recorder and self.names:
             step = Recorded(self._recorder, self.names, program, (config.revision, config.model.version, path), step)
-        step = Queue(self._capacity.slots, step)
+        step = Queue(self._capacity.slots, self.counts.queue, step)
         if not path:
             step = self._counted(step)
         if config.fallback and not path:
@@ -104,7 +107,8 @@ class Corridors:
 
     def build_trial(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
         """parse → queue → validate → execute: for a candidate, with slots of its own, so that no caller waits."""
-        return Parse(interface, Queue(self._capacity.trial_slots, self._validated(program, is_async, interface)))
+        step = self._validated(program, is_async, interface)
+        return Parse(interface, Queue(self._capacity.trial_slots, Times(), step))
 
     async def close(self) -> None:
         """Give connections back."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
 from types import NoneType
@@ -18,12 +17,10 @@ from despina_runtime.pipeline.call import Answer, Call, Traced
 from despina_runtime.pipeline.call import Step as Then
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry.executed import Step
-from despina_runtime.telemetry.prediction import Names
+from despina_runtime.telemetry.prediction import Names, trace_of
 from despina_runtime.telemetry.recorder import Record, Recorder, written
 
 NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
 class _Ended(NamedTuple):
@@ -97,7 +94,7 @@ class Recorded:
             e.input_tokens,
             e.output_tokens,
             "" if e.cost is None else format(e.cost, "f"),
-            _trace(e.trace),
+            trace_of(e.trace),
             [_attempt(one, e.began) for one in e.calls],
         )
         outputs = orjson.Fragment(e.outputs) if e.outputs is not None else None
@@ -107,12 +104,6 @@ class Recorded:
 def _as_it_is(values: Mapping[str, Any]) -> Any:
     found = values if type(values) is dict else dict(values)
     return found if NEVER_CHANGE.issuperset(map(type, found.values())) else written(found)
-
-
-def _trace(headers: Iterable[tuple[str, str]]) -> str:
-    """The caller's own trace, if it is one and no other text."""
-    found = dict(headers).get("traceparent", "")
-    return found if TRACEPARENT.fullmatch(found) else ""
 
 
 def _attempt(call: LMCall, began: float) -> tuple[Any, ...]:

@@ -8,10 +8,10 @@ from collections import Counter
 
 from despina.wire import SECONDS_BOUNDS, Counts
 from despina_runtime.pipeline.call import Answer, Call, Step
+from despina_runtime.pipeline.record import CLASSES
 from despina_runtime.problem import Problem
 
 OUTAGES = {"lm-unavailable", "lm-rate-limited", "lm-failure"}
-KINDS = {"Program": "program", "Upstream": "upstream", "Timeout": "timeout"}
 
 
 class Tally:
@@ -30,7 +30,7 @@ class Tally:
             answer = await self._then(call)
         except Problem as problem:
             if problem.fault:
-                self._count(call, started, KINDS[problem.fault])
+                self._count(call, started, CLASSES[problem.fault])
                 self._counts["outage"] += problem.type in OUTAGES
             raise
         self._count(call, started, "ok")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from despina.wire import (
+    FIGURES_PATH,
     INTERFACE_PATH,
     LABELS_PATH,
     LONGEST_WAIT,
@@ -24,6 +26,7 @@ from despina.wire import (
     ORDERS_PATH,
     SIGNATURE_HEADER,
     STATE_PATH,
+    Figures,
     Order,
     OrdersReport,
     PodState,
@@ -32,6 +35,7 @@ from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.lines import GaveWay, Intake, TooLong
+from despina_runtime.process.exposition import registry_of
 from despina_runtime.process.news import News
 
 if TYPE_CHECKING:
@@ -134,23 +138,27 @@ def build_admin(
     interface: Callable[[str], bytes | None],
     is_reader: Callable[[str], bool] = lambda _: True,
     feedback: FeedbackDesk | None = None,
+    figures: Callable[[], Figures] = Figures,
+    views: Iterable[Collector] = (),
 ) -> Starlette:
     """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
-    whether it lets its bearer read."""
+    whether it lets its bearer read; `views` are what Prometheus is told beside the figures."""
 
     def readyz(_: Request) -> Response:
         ready = is_ready()
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
-    reading = _Reading(desk, state, news, interface, is_reader)
+    reading = _Reading(desk, state, news, interface, figures, is_reader)
+    registry = registry_of(figures, REGISTRY, *views)
     return Starlette(
         routes=[
             Route(LABELS_PATH, partial(_take_labels, feedback, Intake(MOST_AT_ONCE)), methods=["POST"]),
             Route(STATE_PATH, reading.state),
+            Route(FIGURES_PATH, reading.figures),
             Route(f"{INTERFACE_PATH}/{{revision}}", reading.interface),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", readyz),
-            Route("/metrics", lambda request: metrics(request, REGISTRY)),
+            Route("/metrics", lambda request: metrics(request, registry)),
             Route(ORDERS_PATH, partial(_take_order, desk, obey, news, Intake(MOST_AT_ONCE)), methods=["POST"]),
         ]
     )
@@ -203,9 +211,10 @@ class _Reading:
 
     def __init__(
         self, desk: OrderDesk, state: Callable[[], PodState], news: News, interface: Callable[[str], bytes | None],
-        is_reader: Callable[[str], bool],
+        figures: Callable[[], Figures], is_reader: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        self._desk, self._state, self._news, self._interface, self._is_reader = desk, state, news, interface, is_reader
+        self._desk, self._state, self._news, self._interface = desk, state, news, interface
+        self._figures, self._is_reader = figures, is_reader
 
     async def state(self, request: Request) -> Response:
         if not self._may_read(request):
@@ -217,6 +226,11 @@ class _Reading:
         await self._news.after(waiting.after, waiting.wait)
         told = self._state().model_copy(update={"orders": self._desk.report, "number": self._news.number})
         return Response(told.model_dump_json(exclude_defaults=True), media_type="application/json")
+
+    async def figures(self, request: Request) -> Response:
+        if not self._may_read(request):
+            return PlainTextResponse(UNREADABLE, 403)
+        return Response(self._figures().model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def interface(self, request: Request) -> Response:
         if not self._may_read(request):

@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import os
-import secrets
 import shutil
 import socket
 import sys
@@ -26,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
 
 from despina.wire import (
@@ -45,13 +43,15 @@ from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.genai import ENABLED_ENV, GenAI
+from despina_runtime.process.ledger import Ledger
 from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
 from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
-from despina_runtime.telemetry.prediction import pod_of
+from despina_runtime.telemetry.prediction import pod_of, revision_in
 
 if TYPE_CHECKING:
     from despina_runtime.feedback.desk import FeedbackDesk
@@ -112,7 +112,9 @@ class Worker:
         except ValidationError:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
-    async def listen(self, heard: Callable[[], None], desk: FeedbackDesk | None, wish: Callable[[str], Wished]) -> None:
+    async def listen(
+        self, heard: Callable[[], None], desk: FeedbackDesk | None, wish: Callable[[str], Wished], ledger: Ledger
+    ) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
             self.silent_seconds = 0.0
@@ -122,9 +124,11 @@ class Worker:
                 continue
             said = json.loads(line)
             if desk and "labels" in said:
-                _task(self._store(desk, said), self._answering)
+                _task(self._store(desk, ledger, said), self._answering)
             if "wish" in said:
                 self.say({"id": said["id"], "reply": wish(said["wish"])})
+            if "figures" in said:
+                ledger.take(self.process.pid, said["figures"])
             self.is_ready = self.is_ready or "ready" in said
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
@@ -134,8 +138,12 @@ class Worker:
         for waiting in self.asked.values():
             waiting.set_result(True)
 
-    async def _store(self, desk: FeedbackDesk, said: dict[str, Any]) -> None:
-        replies = await desk.store([Label.model_validate(label) for label in said["labels"]])
+    async def _store(self, desk: FeedbackDesk, ledger: Ledger, said: dict[str, Any]) -> None:
+        labels = [Label.model_validate(label) for label in said["labels"]]
+        replies = await desk.store(labels)
+        for label, reply in zip(labels, replies, strict=True):
+            if reply.status == "Stored":
+                ledger.label(revision_in(label.origin), label.label)
         self.say({"id": said["id"], "reply": [reply.model_dump() for reply in replies]})
 
     def say(self, what: dict[str, object]) -> None:
@@ -194,6 +202,7 @@ class Crew:
         self._has_started = self._is_draining = False
         self._began = asyncio.get_running_loop().time()
         self.news = News(self.state)
+        self.ledger = Ledger(self._wanted.versions)
         self._write_down()
 
     @property
@@ -220,6 +229,7 @@ class Crew:
     async def _fill(self) -> Failure | None:
         """One more worker; the reason if it cannot serve."""
         worker = await Worker.start(self._file, self._cache, self._listen)
+        self.ledger.begin(worker.process.pid)
         try:
             failure = await worker.first_word() or await self._bring(worker)
             if failure is None:
@@ -227,11 +237,12 @@ class Crew:
             return failure
         finally:
             if worker not in self._workers:
+                self.ledger.end(worker.process.pid)
                 worker.kill()
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(self.news.look, self._desk, self._wish), self._listening)
+        listening = _task(worker.listen(self.news.look, self._desk, self._wish, self.ledger), self._listening)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -282,7 +293,7 @@ class Crew:
         code = await worker.process.wait()
         self._workers.remove(worker)
         self.news.look()
-        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # or its gauges would count on
+        self.ledger.end(worker.process.pid)
         if not self._is_draining:
             log.error("Worker ended by itself code=%s", code)
             if self._ends.are_too_many(asyncio.get_running_loop().time()) or not self._workers:
@@ -332,6 +343,7 @@ class Crew:
         """
         if order.order == "Commit" and not self._all_hold(order.subject):
             return False
+        self.ledger.look()
         self._wanted.take(order)
         if order.order == "Commit":
             self._write_down()
@@ -383,12 +395,11 @@ def _task(work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> asynci
 
 
 def prepare_folder(cache: Path) -> None:
-    """Where workers find their configuration and leave their metrics. It is in the cache and always has the same name:
-    so the temporary directory stays as it was, and what a killed process left here goes when the next one starts."""
+    """Where workers find their configuration. It is in the cache and always has the same name: so the temporary
+    directory stays as it was, and what a killed process left here goes when the next one starts."""
     folder = cache / WORKERS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 
 def latest(config: RuntimeConfig, generation: Path) -> RuntimeConfig:
@@ -449,17 +460,19 @@ def desk_of(config: RuntimeConfig, cache: Path, admin_port: int) -> FeedbackDesk
 
 
 def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket, desk: FeedbackDesk | None) -> asyncio.Task[None]:
-    config, boot = crew.config, secrets.token_hex(8)
+    config = crew.config
     here = config.namespace, os.environ.get(POD_NAME_ENV, "")
     app = build_admin(
         lambda: crew.is_ready and not stop.is_set(),
-        OrderDesk(*here, config.order_keys, boot),
+        OrderDesk(*here, config.order_keys, crew.ledger.boot),
         crew.obey,
         crew.state,
         crew.news,
         crew.interface,
         partial(may_read, config.read_key, *here),
         desk,
+        crew.ledger.figures,
+        [GenAI(crew.ledger.figures, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 

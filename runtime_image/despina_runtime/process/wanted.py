@@ -37,6 +37,10 @@ class Wanted:
             case "OpenBreaker" | "CloseBreaker":
                 self._is_opened = order.order == "OpenBreaker"
 
+    def versions(self) -> dict[str, str]:
+        """In the registry, by revision."""
+        return {name: config.model.version for name, config in self.known.items()}
+
     def to_prepare(self, worker: PodState) -> list[Order]:
         """For a worker that comes: what it shall load beside what it has."""
         return [self._order("Prepare", config=c) for name, c in self.known.items() if name not in worker.held]

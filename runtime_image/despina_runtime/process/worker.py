@@ -2,7 +2,8 @@
 
 It speaks JSON lines on its control socket: `{"loaded": true}` when it can serve, or the `Failure` that says why not;
 then `{"state": PodState}` whenever that changes, and at least once a second, so that silence tells of an event loop
-that stands still; `{"done": ID, "ok": ...}` for what it was told; `{"ready": true}` when it serves; and for its
+that stands still; `{"figures": Figures}` with what it counted since it said so last, twice a second at most;
+`{"done": ID, "ok": ...}` for what it was told; `{"ready": true}` when it serves; and for its
 callers `{"id": ID, "labels": ...}` and `{"id": ID, "wish": MODULE}`, which `{"id": ID, "reply": ...}` answers. It hears
 `{"id": ID, "order": Order}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
 
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 TELL_SECONDS = 0.1
 MOST_UNREAD = 2**24
 """Bytes that may wait for the supervisor."""
+FIGURES_EVERY = 5
+"""So many looks: what is counted is told."""
 TELL_ANYWAY = 10
 """After so many looks the state is told though it is the same."""
 
@@ -106,6 +109,7 @@ async def _serve(
     for task in beside:
         task.cancel()
     engine.recorder.hand_over(partial(_records, writer))
+    _tell_figures(writer, engine)
     with suppress(ConnectionError):  # the supervisor may have gone first
         await writer.drain()
     await engine.stop()
@@ -136,8 +140,16 @@ async def _tell(writer: asyncio.StreamWriter, engine: Engine) -> None:
         state = engine.state().model_dump(mode="json", exclude_defaults=True)
         if state != before or look % TELL_ANYWAY == 0:
             _say(writer, {"state": state})
+        if look % FIGURES_EVERY == 0:
+            _tell_figures(writer, engine)
         before = state
         await asyncio.sleep(TELL_SECONDS)
+
+
+def _tell_figures(writer: asyncio.StreamWriter, engine: Engine) -> None:
+    """What was counted; while nobody reads, it is added up here."""
+    if writer.transport.get_write_buffer_size() <= MOST_UNREAD and (figures := engine.figures()):
+        _say(writer, {"figures": figures})
 
 
 async def _hand_over(writer: asyncio.StreamWriter, engine: Engine) -> None:

@@ -15,12 +15,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from despina.wire import RuntimeConfig
 
 MAC_BYTES = 8
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
 ORIGIN = re.compile(
@@ -61,9 +63,20 @@ def pod_in(origin: str) -> str:
     return origin.split("-")[1]
 
 
+def revision_in(origin: str) -> str:
+    """The revision that made a prediction, in the name of one."""
+    return origin.partition("-")[0]
+
+
 def trace_id_of(origin: str) -> str:
     """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
     return hashlib.sha256(origin.encode()).hexdigest()[:32]
+
+
+def trace_of(headers: Iterable[tuple[str, str]]) -> str:
+    """The caller's own trace as `traceparent` has it, if it is one and no other text."""
+    found = dict(headers).get("traceparent", "")
+    return found if TRACEPARENT.fullmatch(found) else ""
 
 
 def unsigned(name: str) -> str:

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from prometheus_client import Counter
 from pydantic_core import to_json
 
 from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS
 
 log = logging.getLogger(__name__)
-UNRECORDED = Counter("despina_predictions_unrecorded_total", "Predictions that nobody took in time.")
 MOST_WAITING = 4096
 LONGEST = 2**18
 """Bytes of one record's words as JSON. Longer ones are left out."""
@@ -37,6 +35,7 @@ class Recorder:
     """One worker's, of all revisions: one that is released has requests to end."""
 
     def __init__(self) -> None:
+        self._dropped: dict[str, int] = {}
         self._refused = b""
         """A batch for which there was no room."""
         self._waiting: deque[Callable[[], Record]] = deque()
@@ -45,7 +44,7 @@ class Recorder:
         """Take one in. It is asked for what it is when it is handed over; the oldest goes where nobody takes them."""
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
-            UNRECORDED.inc()
+            self._drop("NotTakenInTime")
         self._waiting.append(executed)
 
     def hand_over(self, take: Take) -> None:
@@ -58,21 +57,28 @@ class Recorder:
     def _batch(self) -> bytes:
         batch, size = list[bytes](), 0
         while self._waiting and size < BATCH_BYTES:
-            batch.append(_written(self._waiting.popleft()))
+            batch.append(self._written(self._waiting.popleft()))
             size += len(batch[-1])
         return b"".join(batch)
 
+    def _written(self, executed: Callable[[], Record]) -> bytes:
+        """A record as bytes; nothing if what a program left in its trace cannot be made one."""
+        try:
+            record = executed()
+            words = _words(record.words)
+            return b"".join((orjson.dumps(record.counted), WORDS, words if len(words) <= LONGEST else NO_WORDS, END))
+        except Exception as exc:  # its types and their methods are anybody's
+            log.error("A prediction cannot be recorded error=%s", type(exc).__name__)
+            self._drop("Unwritable")
+            return b""
 
-def _written(executed: Callable[[], Record]) -> bytes:
-    """A record as bytes; nothing if what a program left in its trace cannot be made one."""
-    try:
-        record = executed()
-        words = _words(record.words)
-        return b"".join((orjson.dumps(record.counted), WORDS, words if len(words) <= LONGEST else NO_WORDS, END))
-    except Exception as exc:  # its types and their methods are anybody's
-        log.error("A prediction cannot be recorded error=%s", type(exc).__name__)
-        UNRECORDED.inc()
-        return b""
+    def _drop(self, reason: str) -> None:
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def take_dropped(self) -> dict[str, int]:
+        """How many are lost since this was asked last, by reason."""
+        found, self._dropped = self._dropped, {}
+        return found
 
 
 def _words(words: Sequence[Any]) -> bytes:

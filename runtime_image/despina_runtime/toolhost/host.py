@@ -50,9 +50,9 @@ from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
 
 log = logging.getLogger(__name__)
-CALLS = Counter("despina_tool_calls_total", "Calls of a tool, by outcome.", ["tool", "outcome"])
-SECONDS = Histogram("despina_tool_seconds", "How long executions took.", ["tool"])
-IN_FLIGHT = Gauge("despina_tool_in_flight", "Calls under way, waiting ones included.")
+CALLS = Counter("despina_tool_host_calls_total", "Calls of a tool, by outcome.", ["tool", "outcome"])
+SECONDS = Histogram("despina_tool_host_seconds", "How long executions took.", ["tool"])
+IN_FLIGHT = Gauge("despina_tool_host_in_flight", "Calls under way, waiting ones included.")
 Headers = Mapping[bytes, bytes]
 NOT_EXECUTED: Header = (EXECUTED_HEADER.encode(), b"no")
 LEAVING: list[Header] = [(b"connection", b"close"), (DRAINING_HEADER.encode(), b"yes")]

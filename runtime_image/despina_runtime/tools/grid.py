@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import jsonschema_rs
-from prometheus_client import Counter, Histogram
 from pydantic_core import from_json, to_json
 
 from despina.wire import NEVER, ContractConfig, ToolBackend, ToolBreakerConfig, ToolConfig
@@ -24,6 +23,7 @@ from despina_runtime.breaker import Breaker
 from despina_runtime.cache.flight import is_over
 from despina_runtime.cache.store import Store
 from despina_runtime.lm.target import KeyFile
+from despina_runtime.telemetry.counting import ToolCounts
 from despina_runtime.tools.endpoint import Addresses, Endpoint, HttpTransport, Outcome, Request, Transport, make_session
 from despina_runtime.tools.errors import (
     ToolArgumentsInvalid,
@@ -37,10 +37,6 @@ from despina_runtime.tools.local import LocalTransport
 from despina_runtime.tools.mcp_client import McpTransport
 from despina_runtime.tools.routing import UNCOUNTED, Fate, choose, may_try_again
 
-ATTEMPTS = Counter(
-    "despina_tool_attempts_total", "Attempts to have a tool executed, by outcome.", ["tool", "backend", "outcome"]
-)
-SECONDS = Histogram("despina_tool_call_seconds", "Calls of tools, with all their attempts.", ["tool"])
 ROUND_SECONDS = 0.25
 MOST_UNREACHED = 2
 """Addresses at which nobody listened, before the tool's Service is asked instead."""
@@ -83,7 +79,8 @@ class Progress:
 class Grid:
     """Finds an endpoint for each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: ToolCounts | None = None) -> None:
+        self._counts = counts or ToolCounts()
         self._session: aiohttp.ClientSession | None = None
         self._tools: dict[str, Known] = {}
         self._turns = itertools.count(1)
@@ -110,10 +107,13 @@ class Grid:
             raise ToolUnknown(key, config.missing or "there is no such tool")
         known = self._known(key, config)
         self._check(key, known, arguments)
-        with SECONDS.labels(key).time():
+        began = time.perf_counter()
+        try:
             if config.cache_ttl_seconds and store:
                 return await self._cached(key, known, contract, arguments, deadline, store, trace)
             return await self._execute(key, known, contract, arguments, deadline, trace)
+        finally:
+            self._counts.took(key, time.perf_counter() - began)
 
     def _known(self, key: str, config: ToolConfig) -> Known:
         known = self._tools.get(key)
@@ -197,7 +197,7 @@ class Grid:
             outcome = await endpoint.call(request, next(self._turns))
         finally:
             known.freed.set()
-        ATTEMPTS.labels(key, endpoint.backend.name, outcome.fate.value).inc()
+        self._counts.attempt(key, endpoint.backend.name, outcome.fate.value)
         is_gone = outcome.is_leaving or outcome.fate in (Fate.UNREACHED, Fate.BROKEN, Fate.STALE)
         if is_gone and endpoint.backend in known.addresses:
             known.addresses[endpoint.backend].suspect()
