@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     health_port: int = 8080
     workers: int = 8
     order_secret: str = "despina-order-key"  # noqa: S105 - the name of a Secret
+    read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
 
     @property
     def namespaces(self) -> list[str]:
