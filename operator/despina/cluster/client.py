@@ -30,6 +30,7 @@ from despina.cluster.errors import Conflict, Gone, Refused, Unavailable, Unknown
 from despina.wire import ADMIN_PORT, SIGNATURE_HEADER
 
 Document = dict[str, Any]
+Listed = tuple[list[Document], str]
 FIELD_MANAGER = "despina"
 STATUS_MANAGER = "despina-status"
 APPLY = "application/apply-patch+yaml"
@@ -99,7 +100,7 @@ class Cluster:
         items: list[Document] = answer["items"]
         return items
 
-    async def listed(self, kind: str, namespace: str, **params: Any) -> tuple[list[Document], str]:
+    async def listed(self, kind: str, namespace: str, **params: Any) -> Listed:
         """All objects of a kind, and the resourceVersion to watch from."""
         answer = await self._call("get", _path(kind, namespace), **params)
         return answer["items"], answer["metadata"]["resourceVersion"]

@@ -78,7 +78,9 @@ class Known(Generic[Found]):
 class Door:
     """Lets people in, as far as they may."""
 
-    def __init__(self, reviews: Reviews, clock: Callable[[], float], proxy_secret: str = "", is_open: bool = False):
+    def __init__(
+        self, reviews: Reviews, clock: Callable[[], float], proxy_secret: str = "", is_open: bool = False
+    ) -> None:
         """`clock` is one that never goes back. `is_open`: whoever reaches the page may do everything."""
         self._reviews = reviews
         self._proxy_secret = proxy_secret

@@ -14,8 +14,6 @@ from despina.sources.figures import Asker
 log = logging.getLogger(__name__)
 EVERY_SECONDS, WATCHED_SECONDS = 10.0, 1.0
 TICK_SECONDS = 0.25
-LONGEST_CORNER = 10_000
-"""So many programs spread over the period; more of them share moments."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Poller:
             del self._due[key]
         for key, known in programs.items():
             period = WATCHED_SECONDS if key in watched.rows or key in watched.pages else EVERY_SECONDS
-            due = self._due.setdefault(key, now + hash(key) % LONGEST_CORNER / LONGEST_CORNER)
-            if min(due, self._due[key] - EVERY_SECONDS + period) > now or key in self._asking:
+            due = self._due.setdefault(key, now + hash(key) % 1000 / 1000 * EVERY_SECONDS)
+            if due - EVERY_SECONDS + period > now or key in self._asking:
                 continue
             self._due[key] = now + EVERY_SECONDS
             task = asyncio.create_task(self._ask(key, known, key in watched.pages), name=f"ask {key}")

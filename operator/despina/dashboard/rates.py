@@ -11,6 +11,7 @@ from despina.wire import SECONDS_BOUNDS
 
 CALLERS = "caller"
 """The class of errors that are the callers' own: they are no fault of the program."""
+SUMMED = ("requests", "errors", "hits", "answers", "tokens", "cost", "degraded")
 MADE = "none"
 """The cache's tier of answers that were made."""
 
@@ -52,7 +53,7 @@ class Sample(NamedTuple):
 
 def looked(at: float, sums: Sums, gauges: Gauges) -> Look:
     """Sums as a look at them."""
-    found: dict[str, float] = dict.fromkeys(Look._fields, 0.0)
+    found: dict[str, float] = dict.fromkeys(SUMMED, 0.0) | {"at": at}
     latency = [0.0] * BUCKETS
     for name, count in sums.items():
         match name:
@@ -71,7 +72,7 @@ def looked(at: float, sums: Sums, gauges: Gauges) -> Look:
                 found["tokens"] += count
             case ("degraded", _):
                 found["degraded"] += count
-    return Look(**found | {"at": at, "latency": tuple(latency), "in_flight": gauges.in_flight})
+    return Look(**found)._replace(latency=tuple(latency), in_flight=gauges.in_flight)
 
 
 def between(then: Look, now: Look) -> Sample:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,9 +53,10 @@ class Encoded(NamedTuple):
 
     number: int
     """Higher than that of any row before."""
+    row: Row
+    """What it was made of."""
     data: bytes
     sparks: dict[str, str]
-    word: str
 
 
 @dataclass(slots=True)
@@ -240,10 +241,9 @@ class World:
 
     def encoded(self, known: Known) -> Encoded:
         """A row for streams; its number is a new one only when something in it is."""
-        row, before = known.row, known.encoded
-        if row is not None and before is not None:
+        row, before = self.row(known), known.encoded
+        if before is not None and before.row is row:
             return before
-        row = self.row(known)
         sparks = {name: spark(known.history, name, self.clock()) for name in SPARKS}
         data = json.dumps(
             {"key": "/".join(row.key), "level": row.state.level, "cells": row.cells, "paths": sparks},
@@ -251,12 +251,12 @@ class World:
         ).encode()
         is_same = before is not None and before.data == data
         number = before.number if before and is_same else next(self._numbers)
-        known.encoded = Encoded(number, data, sparks, row.state.word)
+        known.encoded = Encoded(number, row, data, sparks)
         return known.encoded
 
-    def numbers(self) -> Iterator[int]:
-        """Numbers of events, each higher than all before."""
-        return self._numbers
+    def number(self) -> int:
+        """Of an event, higher than all before."""
+        return next(self._numbers)
 
 
 def _key(item: Any) -> Key:
