@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 
 import pytest
@@ -32,6 +33,18 @@ class Tab:
 
     async def open(self, url: str) -> None:
         await self.page.goto(url)
+
+    async def until_text(self, selector: str, pattern: str) -> None:
+        """Wait until a text is like this."""
+        from playwright.async_api import expect
+
+        await expect(self.page.locator(selector).first).to_have_text(re.compile(pattern), timeout=20_000)
+
+    async def until_count(self, selector: str, count: int) -> None:
+        """Wait until there are so many of something."""
+        from playwright.async_api import expect
+
+        await expect(self.page.locator(selector)).to_have_count(count, timeout=20_000)
 
     async def text(self, selector: str) -> str:
         return await self.page.inner_text(selector)

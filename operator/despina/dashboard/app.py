@@ -40,7 +40,7 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none at all, browsers name no origin when a form is sent
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -51,6 +51,7 @@ MOST_SENT = 65_536
 """Of what a browser sends."""
 AGAIN_SECONDS = 1.5
 """Until the operator has seen that an annotation was taken away, so that the same one asks anew."""
+VIEWER = web.RequestKey("viewer", Viewer)
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -111,7 +112,7 @@ class Site:
         viewer = await self.door.viewer(request.headers, request.cookies.get(COOKIE, ""))
         if viewer is None:
             return self._stranger(request)
-        request["viewer"] = viewer
+        request[VIEWER] = viewer
         return await handler(request)
 
     def _stranger(self, request: web.Request) -> web.Response:
@@ -160,7 +161,7 @@ class Site:
 
     async def programs(self, request: web.Request) -> web.StreamResponse:
         """The list: its head first, then group by group, so that nobody waits for the last of a thousand."""
-        viewer: Viewer = request["viewer"]
+        viewer = request[VIEWER]
         seen = await self._seen(viewer)
         page = pages.listed(self.world, viewer, seen, request.query)
         response = web.StreamResponse()
@@ -177,7 +178,7 @@ class Site:
 
     async def program(self, request: web.Request) -> web.Response:
         """One program."""
-        viewer: Viewer = request["viewer"]
+        viewer = request[VIEWER]
         known = await self._program(request)
         acts = await self.door.acts(viewer, known.facts.key[0])
         text = rendered("program.html", **pages.told(self.world, viewer, known, acts, request.query))
@@ -187,7 +188,7 @@ class Site:
 
     async def act(self, request: web.Request) -> web.Response:
         """A button was pressed: written with the rights of whoever pressed it."""
-        viewer: Viewer = request["viewer"]
+        viewer = request[VIEWER]
         known = await self._program(request)
         key, sent = known.facts.key, await request.post()
         if not await self.door.acts(viewer, key[0]):
@@ -212,7 +213,7 @@ class Site:
         """What is not there, and what they may not see, are the same."""
         key = request.match_info["namespace"], request.match_info["name"]
         known = self.world.programs.get(key)
-        if known is None or key[0] not in await self.door.seen(request["viewer"], [key[0]]):
+        if known is None or key[0] not in await self.door.seen(request[VIEWER], [key[0]]):
             raise web.HTTPNotFound(text="there is no such program among those that you may see")
         return known
 
@@ -225,14 +226,14 @@ class Site:
         except (ValueError, RecursionError):
             raise web.HTTPBadRequest(text="this is no JSON") from None
         word, keys = (said.get("stream"), said.get("keys")) if isinstance(said, dict) else ("", [])
-        is_there = self.streams.look(str(word), request["viewer"].person.name, keys_of(keys))
+        is_there = self.streams.look(str(word), request[VIEWER].person.name, keys_of(keys))
         return web.Response(status=204 if is_there else 410)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """One stream, until it is closed or its viewer may no longer look."""
         stream = _stream(request)
         known = self.world.programs.get(stream.page) if stream.page else None
-        if stream.page and (known is None or not await self.door.seen(request["viewer"], [stream.page[0]])):
+        if stream.page and (known is None or not await self.door.seen(request[VIEWER], [stream.page[0]])):
             raise web.HTTPNotFound(text="there is no such program among those that you may see")
         try:
             self.streams.begin(stream)
@@ -279,7 +280,7 @@ def _stream(request: web.Request) -> Stream:
     page = (asked["namespace"], asked["name"]) if "namespace" in asked and "name" in asked else None
     last = request.headers.get("Last-Event-ID") or asked.get("last", "")
     return Stream(
-        person=request["viewer"].person.name,
+        person=request[VIEWER].person.name,
         page=page,
         span=asked["range"] if asked.get("range") in RANGES else "15m",
         sent=int(last) if last.isascii() and last.isdecimal() and len(last) < 20 else 0,
