@@ -42,6 +42,7 @@ async def test_what_needs_attention_comes_first_and_figures_are_live(open_tab):
         names = await tab.page.locator(".row .name a").all_inner_texts()
         assert names == ["invoices", "rag", "qa"]
         assert "Breaker open" in await tab.text(".needs")
+        await stage.heard("uid-qa")
         stage.pods.counts["uid-qa"] = figures(400, 4)
         await tab.until_text('[data-key="team-a/qa"] [data-f=p95]', "ms$")
         stage.world.set_program(a_manifest("qa", breaker=BREAKER))

@@ -92,6 +92,12 @@ class Stage:
         for number in range(pods):
             self.world.set_pod(a_pod(f"{meta['name']}-{number}", meta["name"], meta["namespace"]))
 
+    async def heard(self, *uids: str) -> None:
+        """Wait until pods of these programs were asked."""
+        async with asyncio.timeout(20):
+            while not all(self.pods.asked.get(uid) for uid in uids):
+                await asyncio.sleep(0.05)
+
     async def start(self) -> None:
         self.runner = web.AppRunner(self.site.app(), access_log=None, shutdown_timeout=0.5)
         await self.runner.setup()
