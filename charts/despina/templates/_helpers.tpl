@@ -17,3 +17,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "despina.namespaces" -}}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | toJson }}
 {{- end }}
+
+{{- define "despina.dashboard" -}}
+{{ include "despina.name" . }}-dashboard
+{{- end }}
+
+{{- define "despina.dashboard.selector" -}}
+app.kubernetes.io/name: despina-dashboard
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "despina.dashboard.labels" -}}
+{{ include "despina.dashboard.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
