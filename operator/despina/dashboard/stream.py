@@ -116,7 +116,7 @@ def page_events(world: World, stream: Stream, known: Known) -> Iterator[bytes]:
 
 def pictured(world: World, known: Known, span: str) -> bytes:
     """The figures and curves of a program's page."""
-    row, paths, tops = world.row(known), {}, {}
+    row, paths, tops = world.row(known), dict[str, str](), dict[str, str]()
     for name, chart in charts(known.history, span, world.clock()).items():
         paths |= {f"{name}-{series}": d for series, d in chart.paths.items()}
         tops[f"top-{name}"] = chart.top
