@@ -72,7 +72,7 @@ def looked(at: float, sums: Sums, gauges: Gauges) -> Look:
                 found["tokens"] += count
             case ("degraded", _):
                 found["degraded"] += count
-    return Look(latency=tuple(latency), in_flight=gauges.in_flight, **found)  # type: ignore[arg-type]
+    return Look(latency=tuple(latency), in_flight=gauges.in_flight, **found)
 
 
 def between(then: Look, now: Look) -> Sample:
