@@ -13,7 +13,7 @@ from aiohttp import web
 
 from despina.cluster.errors import ClusterError, Refused
 from despina.dashboard import pages
-from despina.dashboard.access import COOKIE, IDLE_SECONDS, Door, Viewer, is_same_origin
+from despina.dashboard.access import COOKIE, SESSION_SECONDS, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
@@ -52,7 +52,7 @@ MOST_SENT = 65_536
 AGAIN_SECONDS = 1.5
 """Until the operator has seen that an annotation was taken away, so that the same one asks anew."""
 VIEWER = web.RequestKey("viewer", Viewer)
-LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -103,7 +103,7 @@ class Site:
     @web.middleware
     async def _known(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Nobody unknown gets further than the form, and no other page's form is obeyed."""
-        if self.is_local and request.host.rpartition(":")[0] not in LOCAL_HOSTS:
+        if self.is_local and request.url.host not in LOCAL_HOSTS:
             raise web.HTTPMisdirectedRequest(text="this page answers to localhost only")
         if request.method == "POST" and not is_same_origin(request.headers, request.host, COOKIE in request.cookies):
             raise web.HTTPForbidden(text="this was sent by another page")
@@ -138,7 +138,7 @@ class Site:
         answer.set_cookie(
             COOKIE,
             self.door.sessions.begin(token),
-            max_age=int(IDLE_SECONDS),
+            max_age=int(SESSION_SECONDS),
             path="/",
             secure=True,
             httponly=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from despina.dashboard import story, words
@@ -28,13 +29,6 @@ COLUMNS = (
 SPARKED = {"requests", "p95"}
 
 
-class Shown(NamedTuple):
-    """A row with its small curves."""
-
-    row: Row
-    sparks: Mapping[str, str]
-
-
 def local(path: str | None) -> str:
     """Where to go after the form: nowhere but here."""
     is_here = path and path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
@@ -57,9 +51,9 @@ def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mappi
         and (not search or search.lower() in "/".join(row.key).lower())
         and (not only or row.needs)
     ]
-    shown = [Shown(row, world.encoded(world.programs[row.key]).sparks) for row in rows]
     return _common(world, viewer) | {
-        "groups": [shown[i : i + GROUP_ROWS] for i in range(0, len(shown), GROUP_ROWS)],
+        "groups": [rows[i : i + GROUP_ROWS] for i in range(0, len(rows), GROUP_ROWS)],
+        "sparks": partial(_sparks, world),
         "needing": [row for row in everything if row.needs][:20],
         "needing_count": sum(bool(row.needs) for row in everything),
         "total": len(everything),
@@ -71,6 +65,12 @@ def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mappi
         "sparked": SPARKED,
         "shape": shape_of(everything),
     }
+
+
+def _sparks(world: World, row: Row) -> Mapping[str, str]:
+    """A row's small curves, drawn when its turn comes; its program may be gone by then."""
+    known = world.programs.get(row.key)
+    return world.encoded(known).sparks if known else dict.fromkeys(SPARKED, "")
 
 
 def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[str, str]) -> dict[str, Any]:

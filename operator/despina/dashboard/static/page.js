@@ -112,10 +112,12 @@ function connect() {
   on("bye", () => { source.close(); location.reload(); });
   source.onerror = () => {
     lost();
-    if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, RETRY);
+    if (source.readyState !== EventSource.CLOSED) return;
+    refresh();  // whoever is signed out is led to the form
+    timer = setTimeout(connect, RETRY);
   };
 }
-setInterval(() => { if (heard && Date.now() - heard > STALE_AFTER) { lost(); connect(); heard = heard || Date.now(); } }, RETRY);
+setInterval(() => { if (heard && Date.now() - heard > STALE_AFTER) { lost(); connect(); } }, RETRY);
 
 // What is on the screen, for more than that is neither sent nor asked for.
 const seen = new Set();
