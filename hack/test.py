@@ -27,10 +27,11 @@ from stage import (
     start_services,
     wait_for_services,
 )
-from tools import ROOT, Failed, install_packages, say, unpacked
+from tools import CACHE, ROOT, Failed, install_packages, run, say, unpacked
 
 MODULES = sorted((ROOT / "tests" / "e2e").glob("test_*.py"))
 OUT = ROOT / "out" / "test"
+AXE_CORE = "4.14.1"
 
 
 def missing() -> str | None:
@@ -47,8 +48,9 @@ def main(arguments: list[str]) -> int:
     """Run the tests; the result is pytest's."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        install_packages(["redis-server", "iproute2"])
+        install_packages(["redis-server", "iproute2", "chromium", "fonts-dejavu-core"])
         unpacked("prometheus")  # promtool, which tests of the alerts run
+    fetch_axe()
     lacking = missing()
     if lacking:
         return pytest([], {"DESPINA_NO_CLUSTER": f"a local cluster needs {lacking}"}, arguments)
@@ -67,6 +69,16 @@ def main(arguments: list[str]) -> int:
         processes.stop_all()
         if not os.environ.get("KEEP"):
             stage.down()
+
+
+def fetch_axe() -> None:
+    """axe-core, which looks for what keeps people from using the page; without npm its tests are skipped."""
+    folder = CACHE / "axe"
+    if (folder / "package" / "axe.min.js").exists() or not shutil.which("npm"):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if run(["npm", "pack", "--silent", f"axe-core@{AXE_CORE}"], quiet=True, check=False, cwd=folder) == "":
+        run(["tar", "-xzf", f"axe-core-{AXE_CORE}.tgz"], quiet=True, check=False, cwd=folder)
 
 
 def set_up(stage: LocalStage, processes: Processes, namespaces: Sequence[str]) -> dict[str, str]:

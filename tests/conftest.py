@@ -23,7 +23,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    order = ["unit", "packaging", "runtime", "api", "cluster", "e2e"]
+    order = ["unit", "packaging", "runtime", "page", "api", "cluster", "e2e"]
     if SIDE_BY_SIDE:  # what takes long and mostly waits comes first, so that both processes end at about the same time
         order.reverse()
     items.sort(key=lambda item: (is_alone(item), order.index(tier_of(item))))

@@ -1,4 +1,5 @@
-"""The `despina` command: run the operator, say why a program is as it is, print the CRDs or what a manifest becomes."""
+"""The `despina` command: run the operator or the page for people, say why a program is as it is, print the CRDs or what
+a manifest becomes."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from despina.api import GROUP
 from despina.api.crd import program_crd, tool_crd
@@ -29,12 +30,16 @@ from despina.decide.snapshot import Snapshot, SnapshotError, dump, load
 from despina.decide.tool import ObservedTool, decide_tool
 from despina.status.why import explain, printable
 
+Found = TypeVar("Found", bound=BaseModel)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point."""
     parser = argparse.ArgumentParser(prog="despina", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("operator", help="run the operator")
+    page = commands.add_parser("dashboard", help="run the page for people")
+    page.add_argument("--open", action="store_true", help="for everybody on this machine: loopback only, no sign-in")
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
@@ -49,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     match args.command:
         case "operator":
             _operate(parser)
+        case "dashboard":
+            _show(parser, args.open)
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -140,15 +147,34 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     from despina.main import run  # kopf and the client are not needed for the other commands
     from despina.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log()
     for chatty in ("httpx", "kopf.objects", "kopf.activities"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it writes tracebacks of what tools' servers answer
+    asyncio.run(run(_settings(parser, Settings)))
+
+
+def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
+    from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
+    from despina.settings import DashboardSettings
+
+    _log()
     try:
-        settings = Settings()
+        asyncio.run(run(_settings(parser, DashboardSettings), is_open))
+    except (ClusterError, OSError) as exc:
+        parser.exit(1, f"despina dashboard: {printable(str(exc))}\n")
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def _settings(parser: argparse.ArgumentParser, kind: type[Found]) -> Found:
+    try:
+        return kind()
     except ValidationError as exc:
-        parser.exit(1, "".join(f"DESPINA_{str(e['loc'][0]).upper()}: {e['msg']}\n" for e in exc.errors()))
-    asyncio.run(run(settings))
+        names = ((str(e["loc"][0]).upper().removeprefix("DESPINA_"), e["msg"]) for e in exc.errors())
+        parser.exit(1, "".join(f"DESPINA_{name}: {text}\n" for name, text in names))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
 import kopf
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from despina.api.credentials import NOBODY
 from despina.cluster.client import Cluster
+from despina.cluster.errors import ClusterError
 from despina.handlers.events import build_registry
 from despina.reconcile.clock import SteadyClock
 from despina.reconcile.program import Reconciler
@@ -22,7 +23,7 @@ from despina.reconcile.queue import Key, Queue
 from despina.reconcile.tool import ToolReconciler
 from despina.reconcile.uses import Uses
 from despina.settings import Settings
-from despina.sources.keys import CURRENT, minter, read_keys
+from despina.sources.keys import CURRENT, minter, read_keys, read_roots
 from despina.sources.labels import Labels
 from despina.sources.marks import Marks
 from despina.sources.mlflow import Registry
@@ -52,6 +53,7 @@ async def run(settings: Settings) -> None:
     keys = await signing_keys(settings, cluster)
     clock = SteadyClock()
     mint, uses = minter(keys), Uses()
+    await hand_out_reading(settings, cluster, read_roots(mint))
     reconcilers: list[Reconciler] = []
     queue = Queue(lambda key: reconcilers[0](key), settings.workers)
     tool_reconcilers: list[ToolReconciler] = []
@@ -109,6 +111,16 @@ async def signing_keys(settings: Settings, cluster: Cluster) -> tuple[Ed25519Pri
         settings.namespace, settings.order_secret, fresh, lambda data: bool(read_keys(data))
     )
     return read_keys(found)
+
+
+async def hand_out_reading(settings: Settings, cluster: Cluster, roots: Mapping[str, bytes]) -> None:
+    """Leave in a Secret what the page reads programs' pods with, and which orders nothing."""
+    try:
+        await cluster.ensure_secret(
+            settings.namespace, settings.read_secret, roots, lambda data: roots.items() <= data.items()
+        )
+    except ClusterError as exc:  # programs do not wait for a page
+        log.warning("The page cannot read pods error=%s", exc)
 
 
 def make_registry(settings: Settings, wake: Callable[[Key], None]) -> Registry:

@@ -36,11 +36,12 @@ class Settings(BaseSettings):
     health_port: int = 8080
     workers: int = 8
     order_secret: str = "despina-order-key"  # noqa: S105 - the name of a Secret
+    read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
 
     @property
     def namespaces(self) -> list[str]:
         """The namespaces to watch."""
-        return [n.strip() for n in self.watch_namespaces.split(",") if n.strip()] or [self.namespace]
+        return _names(self.watch_namespaces) or [self.namespace]
 
     @property
     def tracking_credentials(self) -> Credentials:
@@ -57,6 +58,44 @@ class Settings(BaseSettings):
             order_keys=order_keys,
             cluster_domain=self.cluster_domain,
         )
+
+
+class DashboardSettings(BaseSettings):
+    """What `despina dashboard` reads from DESPINA_* variables, which the chart sets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DESPINA_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    namespace: str = "default"
+    """Where the operator lives."""
+    watch_namespaces: str = ""
+    """Namespaces with programs, separated by commas; the operator's own when empty."""
+    port: int = Field(default=8080, alias="DESPINA_DASHBOARD_PORT")
+    tls_certificate: Path | None = None
+    """A PEM file with the chain; one is made at the start when left out."""
+    tls_key: Path | None = None
+    host_names: str = "localhost"
+    """Names that a certificate of its own is made for, separated by commas."""
+    read_keys: Path | None = None
+    """A folder with the read key's Secret."""
+    read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
+    proxy_secret: str = Field(default="", repr=False)
+    """What a proxy in front shows beside the name of who asks; none is believed when left out."""
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces to watch."""
+        return _names(self.watch_namespaces) or [self.namespace]
+
+    @property
+    def names(self) -> list[str]:
+        """The names that the page is reached by."""
+        return _names(self.host_names)
+
+
+def _names(text: str) -> list[str]:
+    return [n.strip() for n in text.split(",") if n.strip()]
 
 
 def read_profiles(path: Path | None) -> dict[str, PlacementProfile]:

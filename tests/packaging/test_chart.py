@@ -11,6 +11,7 @@ import yaml
 
 from despina.desired.labels import BACKEND, PROGRAM, TOOL
 from despina.desired.pods import ADMIN
+from despina.settings import DashboardSettings
 from localcluster import bin_dir
 from tests.support.world import ROOT
 
@@ -34,7 +35,7 @@ def of(documents: list[dict], kind: str) -> list[dict]:
 
 
 def test_rights_are_least_and_per_namespace():
-    documents = rendered("--set=watchNamespaces={a,b}")
+    documents = rendered("--set=watchNamespaces={a,b}", "--set=dashboard.enabled=false")
     assert not of(documents, "ClusterRole")
     assert not of(documents, "ClusterRoleBinding")
     roles = of(documents, "Role")
@@ -49,10 +50,12 @@ def test_rights_are_least_and_per_namespace():
                 assert set(rule["verbs"]) == {"get", "list", "watch"}  # the spec is the user's
 
 
-def test_of_its_own_secrets_the_operator_may_mend_the_order_key_alone():
+def test_of_its_own_secrets_the_operator_may_mend_its_keys_alone():
     (own,) = [r for r in of(rendered("--set=watchNamespaces={a}"), "Role") if r["metadata"]["namespace"] == "sys"]
     by_name = [r for r in own["rules"] if r["resources"] == ["secrets"] and r["verbs"] != ["create"]]
-    assert [(r["resourceNames"], r["verbs"]) for r in by_name] == [(["despina-order-key"], ["get", "patch"])]
+    assert [(r["resourceNames"], r["verbs"]) for r in by_name] == [
+        (["despina-order-key", "despina-read-key"], ["get", "patch"])
+    ]
 
 
 def test_without_namespaces_the_releases_own_is_watched():
@@ -60,10 +63,15 @@ def test_without_namespaces_the_releases_own_is_watched():
     assert {r["metadata"]["namespace"] for r in roles} == {"sys"}
 
 
-def test_the_operator_is_restricted_and_alone():
-    (deployment,) = of(rendered(), "Deployment")
+def test_the_operator_is_alone():
+    (deployment,) = of(rendered("--set=dashboard.enabled=false"), "Deployment")
     assert deployment["spec"]["replicas"] == 1
     assert deployment["spec"]["strategy"]["type"] == "Recreate"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_operator_and_page_are_restricted(number):
+    deployment = of(rendered(), "Deployment")[number]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -72,6 +80,67 @@ def test_the_operator_is_restricted_and_alone():
         assert security["readOnlyRootFilesystem"]
         assert not security["allowPrivilegeEscalation"]
         assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_page_may_look_and_ask_and_nothing_else():
+    documents = [d for d in rendered("--set=watchNamespaces={a,b}") if "dashboard" in d["metadata"]["name"]]
+    kinds = sorted(d["kind"] for d in documents)
+    roles, bindings = ["Role"] * 2, ["RoleBinding"] * 2
+    assert kinds == ["ClusterRole", "ClusterRoleBinding", "Deployment", *roles, *bindings, "Service", "ServiceAccount"]
+    assert {d["metadata"]["namespace"] for d in of(documents, "Role")} == {"a", "b"}
+    for role in of(documents, "Role"):
+        for rule in role["rules"]:
+            assert rule["verbs"] == ["list", "watch"]
+            assert not {"secrets", "configmaps"} & set(rule["resources"])
+    (asked,) = of(documents, "ClusterRole")
+    assert [(r["resources"], r["verbs"]) for r in asked["rules"]] == [
+        (["tokenreviews"], ["create"]),
+        (["subjectaccessreviews"], ["create"]),
+    ]
+    bound = [
+        s["name"] for kind in ("RoleBinding", "ClusterRoleBinding") for b in of(documents, kind) for s in b["subjects"]
+    ]
+    assert set(bound) == {"despina-dashboard"}
+
+
+def page_of(*args: str) -> tuple[dict, dict]:
+    """The page's pod, and its container's variables."""
+    (deployment,) = [d for d in of(rendered(*args), "Deployment") if d["metadata"]["name"] == "despina-dashboard"]
+    pod = deployment["spec"]["template"]["spec"]
+    return pod, {e["name"]: e.get("value", e.get("valueFrom")) for e in pod["containers"][0]["env"]}
+
+
+def test_the_page_has_the_read_key_and_not_the_orders_key():
+    pod, env = page_of()
+    secrets = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
+    assert secrets == ["despina-read-key"]
+    assert "despina-order-key" not in str(pod)
+    assert pod["serviceAccountName"] == "despina-dashboard"
+    assert (
+        DashboardSettings(
+            **{k.lower().removeprefix("despina_"): v for k, v in env.items() if isinstance(v, str) and "PORT" not in k}
+        ).names[0]
+        == "despina-dashboard"
+    )
+
+
+def test_the_page_speaks_tls_by_a_given_certificate_or_its_own():
+    pod, env = page_of("--set=dashboard.tlsSecret=mine", "--set=dashboard.proxySecret=shared")
+    assert [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v] == ["despina-read-key", "mine"]
+    assert env["DESPINA_TLS_KEY"] == "/etc/despina-tls/tls.key"
+    assert env["DESPINA_PROXY_SECRET"]["secretKeyRef"] == {"name": "shared", "key": "secret"}
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert pod["containers"][0][probe]["httpGet"]["scheme"] == "HTTPS"
+    assert "DESPINA_TLS_KEY" not in page_of()[1]
+
+
+def test_no_service_or_deployment_takes_the_others_pods():
+    documents = rendered("--set=serviceMonitor.enabled=true")
+    labels = {d["metadata"]["name"]: d["spec"]["template"]["metadata"]["labels"] for d in of(documents, "Deployment")}
+    selectors = [d["spec"]["selector"]["matchLabels"] for d in of(documents, "Deployment")]
+    selectors += [d["spec"]["selector"] for d in of(documents, "Service")]
+    for selector in selectors:
+        assert sum(selector.items() <= one.items() for one in labels.values()) == 1
 
 
 def test_what_serves_is_protected_in_the_watched_namespaces_unless_told_otherwise():
@@ -101,6 +170,7 @@ def test_monitoring_is_optional():
     "value",
     [
         "unknown=1",
+        "dashboard.enable=true",
         "image.tagg=x",
         "watchNamespaces=a",
         "mlflow.trackingURI=mlflow:5000",

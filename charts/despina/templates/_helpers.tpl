@@ -26,3 +26,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "despina.notTheOperators" -}}
 - {sourceLabels: [__name__], action: drop, regex: despina_(program|rollout|gate|reconcile|queue_depth|api_writes|writes).*}
 {{- end }}
+
+{{- define "despina.dashboard" -}}
+{{ include "despina.name" . }}-dashboard
+{{- end }}
+
+{{- define "despina.dashboard.selector" -}}
+app.kubernetes.io/name: despina-dashboard
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "despina.dashboard.labels" -}}
+{{ include "despina.dashboard.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}

@@ -9,7 +9,7 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -31,12 +31,14 @@ from despina.telemetry import WRITES
 from despina.wire import ADMIN_PORT, SIGNATURE_HEADER
 
 Document = dict[str, Any]
+Listed = tuple[list[Document], str]
 FIELD_MANAGER = "despina"
 STATUS_MANAGER = "despina-status"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 NO_PROXY = "the proxy's address is no URL: in a login, what is no letter, digit, - or _ is written as %XX"
 TIMEOUT_SECONDS = 30
+WATCH_SECONDS = 270
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 PATHS = {
@@ -99,6 +101,50 @@ class Cluster:
         answer = await self._call("get", _path(kind, namespace), label_selector=selector)
         items: list[Document] = answer["items"]
         return items
+
+    async def listed(self, kind: str, namespace: str, **params: Any) -> Listed:
+        """All objects of a kind, and the resourceVersion to watch from."""
+        answer = await self._call("get", _path(kind, namespace), **params)
+        return answer["items"], answer["metadata"]["resourceVersion"]
+
+    async def watched(self, kind: str, namespace: str, version: str, **params: Any) -> AsyncIterator[Document]:
+        """What changes from a resourceVersion on: documents with `type` and `object`, until the API server ends it."""
+        what = f"WATCH {_path(kind, namespace)}"
+        try:
+            response = await self._dynamic.request(
+                "get",
+                _path(kind, namespace),
+                serialize=False,
+                watch="true",
+                resource_version=version,
+                timeout_seconds=WATCH_SECONDS,
+                _request_timeout=WATCH_SECONDS + TIMEOUT_SECONDS,
+                **params,
+            )
+            async with response:
+                async for line in response.content:
+                    yield json.loads(line)
+        except DynamicApiError as exc:
+            raise error_for(exc.status, what, _said(exc) or str(exc.reason)) from exc
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, RecursionError) as exc:
+            raise Unavailable(f"{what}: {_words_of(exc)}") from exc
+
+    async def post(self, path: str, document: Document) -> Document:
+        """Ask something that is put as an object and is kept nowhere, such as a review."""
+        return await self._call("post", path, document)
+
+    async def patch_program(self, namespace: str, name: str, body: Document) -> None:
+        """Change some words of a DSPyProgram, as its owner does."""
+        await self._call("patch", _path("DSPyProgram", namespace, name), body, content_type=MERGE)
+
+    def of_caller(self, token: str) -> Cluster:
+        """The same API server, with somebody else's rights alone; to be closed."""
+        own = self._api.configuration
+        configuration = Configuration(host=own.host, api_key={"BearerToken": f"Bearer {token}"})
+        for name in ("ssl_ca_cert", "ca_cert_data", "verify_ssl", "tls_server_name", "proxy", "proxy_headers"):
+            setattr(configuration, name, getattr(own, name, None))
+        configuration.client_session_kwargs = {"trust_env": False}
+        return Cluster(ApiClient(configuration))
 
     async def namespace_labels(self, namespace: str) -> dict[str, str]:
         """The labels of a namespace; none for one that is not there."""

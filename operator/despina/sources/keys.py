@@ -14,9 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from despina.wire import program_key
+
 log = logging.getLogger(__name__)
 CURRENT, PREVIOUS = "ed25519", "previous"
 """Fields of the Secret, each with the 32 bytes of a private key."""
+READ_ROOT, READ_ROOT_BEFORE = "root", "previous"
+"""Fields of the Secret that lets the page read programs' pods, and do nothing else."""
+_READING = ("what lets read", "all programs")
+"""No tool has such a uid and no namespace such a name, so that this is no tool's token."""
 
 
 def read_keys(data: Mapping[str, bytes]) -> tuple[Ed25519PrivateKey, ...]:
@@ -46,3 +52,13 @@ def minter(keys: Sequence[Ed25519PrivateKey]) -> Callable[[str, str], tuple[str,
         return tuple(hmac.new(secret, text, hashlib.sha256).hexdigest() for secret in secrets)
 
     return mint
+
+
+def read_roots(mint: Callable[[str, str], tuple[str, ...]]) -> dict[str, bytes]:
+    """What programs' read keys are made of (`wire.program_key`), as it stands in the Secret."""
+    return {name: root.encode() for name, root in zip((READ_ROOT, READ_ROOT_BEFORE), mint(*_READING), strict=False)}
+
+
+def read_key(mint: Callable[[str, str], tuple[str, ...]], uid: str, namespace: str) -> str:
+    """The read key of one program, by the present key."""
+    return program_key(mint(*_READING)[0], uid, namespace)

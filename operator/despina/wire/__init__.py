@@ -279,6 +279,9 @@ from despina.wire.reading import (
     may_read as may_read,
 )
 from despina.wire.reading import (
+    program_key as program_key,
+)
+from despina.wire.reading import (
     reading as reading,
 )
 from despina.wire.state import (

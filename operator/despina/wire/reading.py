@@ -11,6 +11,11 @@ import hmac
 from collections.abc import Iterable
 
 
+def program_key(root: str, uid: str, namespace: str) -> str:
+    """The read key of one program. Whoever has the root can make them all, and neither give orders nor call tools."""
+    return hmac.new(root.encode(), f"{uid}/{namespace}".encode(), hashlib.sha256).hexdigest()
+
+
 def reading(keys: Iterable[str], namespace: str, pod: str) -> str:
     """What goes into the header of the signature: one for each key, separated by commas."""
     return ", ".join(hmac.new(key.encode(), f"{namespace}/{pod}".encode(), hashlib.sha256).hexdigest() for key in keys)

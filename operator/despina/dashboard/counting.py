@@ -1,0 +1,162 @@
+"""Sums over pods of what they count, which never go back (pure).
+
+A pod's figures are flattened to numbers by name, so that adding, keeping and comparing are the same for all of them.
+What a pod no longer says (its container began anew, a version ended, it is gone) is kept as what was counted before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from despina.wire import MOST, SECONDS_BOUNDS, Figures, LMFigures, Timing
+
+Name = tuple[str, ...]
+"""What is counted, such as `("requests", VERSION, STATUS)`."""
+Sums = dict[Name, float]
+OTHER = "other"
+MOST_VERSIONS, MOST_MODULES, MOST_TOOLS, MOST_WORDS = 3, 64, 64, 16
+"""Of one pod; what comes behind is counted as `other`."""
+MOST_NAMES = 4096
+"""Of one program, all that ended included."""
+LONGEST_WORD = 100
+BUCKETS = len(SECONDS_BOUNDS) + 1
+_shared: dict[Name, Name] = {}
+MOST_SHARED = 50_000
+
+
+class Words:
+    """The first so many words as they are, all others as `other`: anybody may have made them up."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[tuple[str, ...]] = set()
+
+    def __call__(self, *words: str) -> tuple[str, ...]:
+        cut = tuple(word[:LONGEST_WORD] for word in words)
+        if cut not in self._known and len(self._known) >= self._most:
+            return (OTHER,) * len(words)
+        self._known.add(cut)
+        return cut
+
+
+def flattened(figures: Figures) -> Sums:
+    """One pod's counts by name, without those that are nothing."""
+    sums: Sums = {}
+    for name, count in _counts(figures):
+        if count:
+            _add(sums, _shared.setdefault(name, name) if len(_shared) < MOST_SHARED else name, count)
+    return sums
+
+
+def _add(sums: Sums, name: Name, count: float) -> None:
+    sums[name] = min(sums.get(name, 0) + count, MOST)
+
+
+def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
+    versions, modules, tools = Words(MOST_VERSIONS), Words(MOST_MODULES), Words(MOST_TOOLS)
+    for number, counted in figures.versions.items():
+        (version,) = versions(number)
+        yield from _worded("requests", counted.requests, version)
+        yield from _worded("errors", counted.errors, version)
+        yield from _worded("feedback", counted.feedback, version)
+        yield from _timed("latency", counted.latency, version)
+        yield from _timed("first_token", counted.first_token, version)
+        for lm in counted.lms:
+            yield from _asked(lm, version, modules(lm.lm, lm.module))
+    yield from _worded("cache", figures.cache)
+    yield from _worded("degraded", figures.degraded)
+    lms = Words(MOST_WORDS)
+    for name, timing in figures.lm_seconds.items():
+        yield from _timed("lm_seconds", timing, *lms(name))
+    for tool in figures.tools:
+        yield from _worded("tool", tool.outcomes, *tools(tool.tool, tool.backend))
+
+
+def _worded(kind: str, counts: Mapping[str, int], *about: str) -> Iterator[tuple[Name, float]]:
+    words = Words(MOST_WORDS)
+    for word, count in counts.items():
+        yield (kind, *about, *words(word)), count
+
+
+def _timed(kind: str, timing: Timing, *about: str) -> Iterator[tuple[Name, float]]:
+    yield (f"{kind}_sum", *about), timing.seconds
+    for number, count in enumerate(timing.buckets):
+        yield (kind, *about, str(number)), count
+
+
+def _asked(lm: LMFigures, version: str, module: tuple[str, ...]) -> Iterator[tuple[Name, float]]:
+    calls = sum(lm.outcomes.values())
+    for what, count in (("calls", calls), ("failed", calls - lm.outcomes.get("ok", 0))):
+        yield ("lm", *module, what), count
+    for what, number in (("input", lm.input_tokens), ("output", lm.output_tokens), ("cost", lm.cost_usd)):
+        yield ("lm", *module, what), number
+        yield ("spent", version, what), number
+
+
+@dataclass(slots=True)
+class _Pod:
+    boot: str
+    sums: Sums
+    gauges: Gauges
+
+
+class Gauges(NamedTuple):
+    """What is so at the moment."""
+
+    in_flight: float = 0
+    queued: float = 0
+    breakers_open: float = 0
+    rss_bytes: float = 0
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one program's pods counted, together."""
+
+    _past: Sums = field(default_factory=dict)
+    _pods: dict[str, _Pod] = field(default_factory=dict)
+
+    def take(self, pod: str, figures: Figures) -> None:
+        """What a pod says now."""
+        sums, before = flattened(figures), self._pods.get(pod)
+        if before:
+            self._keep(_lost(before.sums, sums if before.boot == figures.boot else {}))
+        gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
+        self._pods[pod] = _Pod(figures.boot, sums, gauges)
+
+    def stay(self, present: Collection[str]) -> None:
+        """Only these pods are there; what others counted is kept."""
+        for gone in self._pods.keys() - set(present):
+            self._keep(self._pods.pop(gone).sums)
+
+    def total(self) -> Sums:
+        """All that was counted since this process looks."""
+        total = dict(self._past)
+        for pod in self._pods.values():
+            for name, count in pod.sums.items():
+                _add(total, name, count)
+        return total
+
+    def gauges(self) -> Gauges:
+        """What is so now, over all pods."""
+        return Gauges(*map(sum, zip(Gauges(), *(pod.gauges for pod in self._pods.values()), strict=True)))
+
+    def _keep(self, sums: Mapping[Name, float]) -> None:
+        for name, count in sums.items():
+            _add(self._past, name if name in self._past or len(self._past) < MOST_NAMES else _nameless(name), count)
+
+
+def _lost(before: Sums, now: Sums) -> Sums:
+    """What a reader would miss: a count that is less than it was began anew."""
+    return {name: count for name, count in before.items() if now.get(name, 0) < count}
+
+
+KEPT = {*map(str, range(BUCKETS)), "caller", "calls", "failed", "input", "output", "cost"}
+
+
+def _nameless(name: Name) -> Name:
+    """The same of a version that nobody knows any more; buckets and kinds of tokens stay what they are."""
+    last = name[-1] if len(name) > 2 and name[-1] in KEPT else OTHER
+    return (name[0], *[OTHER] * (len(name) - 2), last)

@@ -1,0 +1,104 @@
+"""What a program did in the last hour and the last day, in rings that never grow (pure)."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain, repeat
+
+from despina.dashboard.rates import Look, Sample, between
+
+SERIES = len(Sample._fields)
+FINE_SECONDS, FINE_SLOTS = 10, 360
+COARSE_SECONDS, COARSE_SLOTS = 300, 288
+WINDOW_SECONDS = 10.0
+"""Over which the present rates are counted."""
+MOST_LOOKS = 16
+
+
+class Ring:
+    """One sample for each slot of time; those that nobody wrote are NaN."""
+
+    __slots__ = ("_latest", "_values", "seconds", "slots")
+
+    def __init__(self, seconds: int, slots: int) -> None:
+        self.seconds, self.slots = seconds, slots
+        self._values = array("f", repeat(math.nan, slots * SERIES))
+        self._latest = -1
+
+    def put(self, at: float, sample: Sequence[float]) -> None:
+        """The sample that ends now; a clock that goes back writes nothing."""
+        slot = int(at // self.seconds)
+        if slot < self._latest:
+            return
+        for skipped in range(max(self._latest + 1, slot - self.slots + 1), slot):
+            self._write(skipped, Sample())
+        self._write(slot, sample)
+        self._latest = slot
+
+    def _write(self, slot: int, sample: Sequence[float]) -> None:
+        start = slot % self.slots * SERIES
+        self._values[start : start + SERIES] = array("f", sample)
+
+    def last(self, count: int, now: float) -> list[Sample]:
+        """The last so many slots, the present one last."""
+        end = int(now // self.seconds)
+        return [self._at(slot) for slot in range(end - min(count, self.slots) + 1, end + 1)]
+
+    def series(self, name: str, count: int, now: float) -> list[float]:
+        """One curve of them."""
+        number = Sample._fields.index(name)
+        return [sample[number] for sample in self.last(count, now)]
+
+    def _at(self, slot: int) -> Sample:
+        if not self._latest - self.slots < slot <= self._latest:
+            return Sample()
+        start = slot % self.slots * SERIES
+        return Sample(*self._values[start : start + SERIES])
+
+
+class History:
+    """A program's curves, and what it does at the moment."""
+
+    __slots__ = ("_coarse_from", "_fine_from", "_looks", "coarse", "fine")
+
+    def __init__(self) -> None:
+        self.fine, self.coarse = Ring(FINE_SECONDS, FINE_SLOTS), Ring(COARSE_SECONDS, COARSE_SLOTS)
+        self._looks: deque[Look] = deque(maxlen=MOST_LOOKS)
+        self._fine_from: Look | None = None
+        self._coarse_from: Look | None = None
+
+    def look(self, look: Look) -> None:
+        """Note one look, the latest of all."""
+        while len(self._looks) > 1 and look.at - self._looks[1].at >= WINDOW_SECONDS:
+            self._looks.popleft()
+        self._looks.append(look)
+        self._fine_from = self._noted(self.fine, self._fine_from, look)
+        self._coarse_from = self._noted(self.coarse, self._coarse_from, look)
+
+    def _noted(self, ring: Ring, since: Look | None, look: Look) -> Look:
+        """Where the slot that is being written began."""
+        if since is None:
+            return look
+        ring.put(look.at, between(since, look))
+        return look if look.at // ring.seconds > since.at // ring.seconds else since
+
+    def present(self) -> Sample:
+        """What happens at the moment; nothing before a second look."""
+        return between(self._looks[0], self._looks[-1]) if len(self._looks) > 1 else Sample()
+
+    def degraded(self) -> float:
+        """Answers of a fallback within the window."""
+        return max(0.0, self._looks[-1].degraded - self._looks[0].degraded) if self._looks else 0.0
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """Those that say something."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def peak(*curves: Sequence[float]) -> float:
+    """The highest of all points, or 0."""
+    return max(chain.from_iterable(map(finite, curves)), default=0.0)

@@ -1,0 +1,64 @@
+"""Templates, which escape whatever they are given, and the files that pages load."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from despina.dashboard import words
+from despina.dashboard.rows import ICONS
+
+STATIC = files("despina.dashboard") / "static"
+
+
+class Asset(NamedTuple):
+    """A file that pages load."""
+
+    body: bytes
+    kind: str
+    tag: str
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """All of them, by name."""
+    found = {}
+    for path in STATIC.iterdir():
+        body, kind = path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        found[path.name] = Asset(body, kind, hashlib.sha256(body).hexdigest()[:16])
+    return found
+
+
+def asset(name: str) -> str:
+    """Where a page finds a file: another file has another address, and so it may be kept for ever."""
+    return f"/static/{assets()[name].tag}/{name}"
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("despina.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    used: dict[str, Callable[..., Any]] = {"asset": asset, "clock": words.clock}
+    made.globals.update(used, ICONS=ICONS)
+    return made
+
+
+def template(name: str) -> Template:
+    """One of the templates."""
+    return _environment().get_template(name)
+
+
+def rendered(name: str, **values: Any) -> str:
+    """A whole page."""
+    return template(name).render(values)

@@ -1,0 +1,137 @@
+"""Putting the page together and running it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from despina.cluster import reviews
+from despina.cluster.client import Cluster
+from despina.cluster.reviews import Person
+from despina.cluster.watching import Followed, follow
+from despina.dashboard.access import Door, Viewer
+from despina.dashboard.app import Site
+from despina.dashboard.certificate import context
+from despina.dashboard.facts import Key
+from despina.dashboard.polling import Poller
+from despina.dashboard.world import World
+from despina.desired.labels import PROGRAM
+from despina.settings import DashboardSettings
+from despina.sources.figures import Asker
+from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
+
+log = logging.getLogger(__name__)
+LOOPBACK = "127.0.0.1"
+STOP_SECONDS = 2.0
+ABOUT_PROGRAMS = "involvedObject.kind=DSPyProgram"
+
+
+class ApiServer:
+    """What the page asks the API server for on behalf of people."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def person_of(self, token: str) -> Person | None:
+        """Whose token it is."""
+        return await reviews.person_of(self._cluster, token)
+
+    async def may(self, person: Person, verb: str, namespace: str) -> bool:
+        """Whether they may do this with DSPyPrograms."""
+        return await reviews.may(self._cluster, person, verb, namespace)
+
+    async def patch(self, viewer: Viewer, key: Key, body: Mapping[str, Any]) -> None:
+        """Change a program with the viewer's own rights; on an open page these are the process' own."""
+        if viewer.is_local:
+            await self._cluster.patch_program(*key, dict(body))
+            return
+        theirs = self._cluster.of_caller(viewer.token)
+        try:
+            await theirs.patch_program(*key, dict(body))
+        finally:
+            await theirs.close()
+
+
+async def run(settings: DashboardSettings, is_open: bool = False) -> None:
+    """Run until SIGTERM or SIGINT. `is_open`: whoever reaches the page sees and does everything, on loopback alone."""
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    cluster = await Cluster.connect()
+    api = ApiServer(cluster)
+    world = World(time.time)
+    door = Door(api, time.monotonic, settings.proxy_secret, is_open)
+    site = Site(world, door, api, is_local=is_open)
+    roots = await read_roots(settings, cluster)
+    tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
+    try:
+        async with Asker(roots) as asker, served(site, settings, is_open, tls):
+            poller = Poller(world, asker, site.streams.watched)
+            works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
+            tasks = [asyncio.create_task(work) for work in works]
+            await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await poller.close()
+    finally:
+        await cluster.close()
+
+
+@contextlib.asynccontextmanager
+async def served(
+    site: Site, settings: DashboardSettings, is_open: bool, tls: ssl.SSLContext | None
+) -> AsyncIterator[None]:
+    """The port, for as long as this lasts."""
+    runner = web.AppRunner(site.app(), access_log=None, shutdown_timeout=STOP_SECONDS)
+    await runner.setup()
+    host = LOOPBACK if is_open else None
+    await web.TCPSite(runner, host, settings.port, ssl_context=tls).start()
+    log.info("Started address=%s://%s:%d", "https" if tls else "http", host or "*", settings.port)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def followed(world: World, namespaces: list[str]) -> list[Followed]:
+    """Everything that is watched."""
+    kinds: list[tuple[str, Callable[..., None], Callable[..., None], Callable[..., None], dict[str, str]]] = [
+        ("DSPyProgram", world.set_programs, world.set_program, world.drop_program, {}),
+        ("DSPyTool", world.set_tools, world.set_tool, world.drop_tool, {}),
+        ("Pod", world.set_pods, world.set_pod, world.drop_pod, {"label_selector": PROGRAM}),
+        ("Event", world.set_notes, world.add_note, lambda _: None, {"field_selector": ABOUT_PROGRAMS}),
+    ]
+    return [
+        Followed(kind, name, partial(each, name), one, gone, partial(world.said, f"{kind} {name}"), params)
+        for name in namespaces
+        for kind, each, one, gone, params in kinds
+    ]
+
+
+async def read_roots(settings: DashboardSettings, cluster: Cluster) -> Callable[[], tuple[str, ...]]:
+    """What programs' read keys are made of: from the mounted Secret, as it is at each moment; where none is mounted,
+    as on a laptop, from the cluster, once."""
+    folder = settings.read_keys
+    if folder:
+        return lambda: tuple(text for name in (READ_ROOT, READ_ROOT_BEFORE) if (text := _text_of(folder / name)))
+    data = (await cluster.get("Secret", settings.namespace, settings.read_secret) or {}).get("data") or {}
+    found = tuple(base64.b64decode(data[name]).decode() for name in (READ_ROOT, READ_ROOT_BEFORE) if name in data)
+    return lambda: found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,275 @@
+"""What the page asks of an API server and of pods: followed through breaks, read with care, written in others' names."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from kubernetes.aio.client import ApiClient, Configuration
+
+from despina.cluster import watching
+from despina.cluster.client import Cluster
+from despina.cluster.errors import Refused
+from despina.cluster.watching import Followed, follow
+from despina.dashboard.access import Viewer
+from despina.dashboard.run import ApiServer, followed, read_roots
+from despina.dashboard.world import World
+from despina.main import hand_out_reading
+from despina.settings import DashboardSettings, Settings
+from despina.sources.answers import MOST_BYTES
+from despina.sources.figures import Asker
+from despina.sources.keys import minter, read_key
+from despina.sources.keys import read_roots as roots_of
+from despina.wire import SIGNATURE_HEADER, Figures, may_read, program_key
+from services import free_port
+from tests.support.page import a_manifest, a_pod, figures
+
+PROGRAMS = "/apis/despina.dev/v1alpha1/namespaces/team-a/dspyprograms"
+
+
+class FakeServer:
+    """Lists, watches, reviews and patches; each watch hands out one script of events and ends."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, list[dict]] = {}
+        self.scripts: list[list[dict]] = []
+        self.requests: list[tuple[str, str, dict]] = []
+        self.broken = False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        kind = request.path.rsplit("/", 1)[1]
+        self.requests.append((request.method, request.path, dict(request.query)))
+        if self.broken:
+            return web.json_response({"message": "not now"}, status=503)
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "10"}, "items": self.items.get(kind, [])})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if kind == "dspyprograms" and self.scripts:
+            for event in self.scripts.pop(0):
+                await response.write(json.dumps(event).encode() + b"\n")
+        else:
+            await asyncio.sleep(30)
+        return response
+
+
+@pytest.fixture
+async def api():
+    fake = FakeServer()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", fake.answer)
+    server = TestServer(app)
+    await server.start_server()
+    cluster = Cluster(ApiClient(Configuration(host=str(server.make_url("")).rstrip("/"))))
+    yield fake, cluster
+    await cluster.close()
+    await server.close()
+
+
+async def until(check) -> None:
+    async with asyncio.timeout(20):
+        while not check():
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def following(cluster: Cluster, whats: list[Followed]):
+    tasks = [asyncio.create_task(follow(cluster, what)) for what in whats]
+    yield
+    for task in tasks:
+        task.cancel()
+
+
+def told(kind: str, name: str, version: str) -> dict:
+    item = a_manifest(name)
+    item["metadata"]["resourceVersion"] = version
+    return {"type": kind, "object": item}
+
+
+async def test_the_world_follows_the_api_server(api, monkeypatch):
+    monkeypatch.setattr(watching, "SHORTEST_WAIT", 0.05)
+    fake, cluster = api
+    fake.items = {"dspyprograms": [a_manifest("first"), a_manifest("leaves")], "pods": [a_pod("p", "first")]}
+    fake.scripts = [
+        [told("ADDED", "second", "11"), told("DELETED", "leaves", "12")],
+        [told("BOOKMARK", "x", "15")],
+        [{"type": "ERROR", "object": {"code": 410}}],
+    ]
+    world = World(lambda: 1e9)
+    async with following(cluster, followed(world, ["team-a"])):
+        await until(lambda: sorted(name for _, name in world.programs) == ["first", "second"])
+        assert list(world.programs[("team-a", "first")].pods) == ["p"]
+        fake.items["dspyprograms"] = [a_manifest("third")]
+        await until(lambda: sorted(name for _, name in world.programs) == ["third"])  # too old to go on: listed anew
+    watched = [query["resourceVersion"] for _, path, query in fake.requests if path == PROGRAMS and "watch" in query]
+    assert watched[:3] == ["10", "12", "15"]
+    asked = {path.rsplit("/", 1)[1]: query for _, path, query in fake.requests if "watch" not in query}
+    assert asked["pods"] == {"labelSelector": "despina.dev/program"}
+    assert asked["events"] == {"fieldSelector": "involvedObject.kind=DSPyProgram"}
+
+
+async def test_silence_of_the_api_server_is_told_and_ends(api, monkeypatch):
+    monkeypatch.setattr(watching, "SHORTEST_WAIT", 0.05)
+    fake, cluster = api
+    fake.broken = True
+    world = World(lambda: 5.0)
+    async with following(cluster, followed(world, ["team-a"])):
+        await until(lambda: len(world.silent_since) == 4)
+        fake.broken = False
+        await until(lambda: world.silent_since == {})
+
+
+async def test_a_button_is_pressed_with_the_viewers_own_token_and_no_other():
+    seen = []
+
+    async def patch(request: web.Request) -> web.Response:
+        seen.append((request.headers.get("Authorization"), request.headers["Content-Type"], await request.json()))
+        return web.json_response(
+            {"message": "no"} if "nope" in seen[-1][0] else {}, status=403 if "nope" in seen[-1][0] else 200
+        )
+
+    app = web.Application()
+    app.router.add_patch(f"{PROGRAMS}/qa", patch)
+    server = TestServer(app)
+    await server.start_server()
+    own = Configuration(host=str(server.make_url("")).rstrip("/"), api_key={"BearerToken": "Bearer own"})
+    cluster = Cluster(ApiClient(own))
+    api = ApiServer(cluster)
+    body = {"metadata": {"annotations": {"despina.dev/retry": "8"}}}
+    await api.patch(Viewer(None, "theirs"), ("team-a", "qa"), body)  # type: ignore[arg-type]
+    await api.patch(Viewer(None, is_local=True), ("team-a", "qa"), body)  # type: ignore[arg-type]
+    with pytest.raises(Refused):
+        await api.patch(Viewer(None, "nope"), ("team-a", "qa"), body)  # type: ignore[arg-type]
+    merge = "application/merge-patch+json"
+    assert seen == [(f"Bearer {token}", merge, body) for token in ("theirs", "own", "nope")]
+    await cluster.close()
+    await server.close()
+
+
+@contextlib.asynccontextmanager
+async def a_pod_that(answers):
+    app, port = web.Application(), free_port()
+    app.router.add_get("/{path:.*}", answers)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+async def test_pods_are_read_with_the_programs_key_while_a_key_is_replaced():
+    seen = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        key = program_key("old", "uid", "team-a")
+        is_right = may_read(key, "team-a", "p", request.headers.get(SIGNATURE_HEADER, ""))
+        body = figures(7).model_dump_json() if request.path == "/figures" else '{"revision": "r"}'
+        return web.Response(text=body, status=200 if is_right else 403)
+
+    async with a_pod_that(answer) as port:
+        async with Asker(lambda: ["new", "old"], port) as asker:
+            assert (await asker.figures("uid", "team-a", "p", "127.0.0.1")) == figures(7)
+            assert (await asker.state("uid", "team-a", "p", "127.0.0.1")).revision == "r"
+            assert await asker.figures("another", "team-a", "p", "127.0.0.1") is None
+        async with Asker(lambda: ["new"], port) as asker:
+            assert await asker.figures("uid", "team-a", "p", "127.0.0.1") is None
+    assert seen[:2] == ["/figures", "/state"]
+
+
+BAD = {
+    "no JSON": {"text": "<html>"},
+    "another shape": {"text": '{"versions": [1]}'},
+    "a text where a number should be": {"text": '{"in_flight": "many"}'},
+    "nested without end": {"text": '{"versions":' * 100_000},
+    "too long": {"body": b" " * (MOST_BYTES + 1)},
+    "packed": {"body": gzip.compress(b"{}"), "headers": {"Content-Encoding": "gzip"}},
+    "elsewhere": {"status": 302, "headers": {"Location": "/figures"}},
+    "an error": {"status": 500, "text": "{}"},
+}
+
+
+@pytest.mark.parametrize("answer", BAD.values(), ids=BAD)
+async def test_what_is_no_answer_is_none(answer):
+    async def answers(_: web.Request) -> web.Response:
+        return web.Response(**answer)
+
+    async with a_pod_that(answers) as port, Asker(list, port) as asker:
+        assert await asker.figures("u", "n", "p", "127.0.0.1") is None
+
+
+async def test_a_pod_that_is_slow_or_not_there_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr("despina.sources.figures.ANSWER_SECONDS", 0.2)
+
+    async def answers(_: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with a_pod_that(answers) as port, Asker(list, port) as asker:
+        async with asyncio.timeout(10):
+            assert await asker.figures("u", "n", "p", "127.0.0.1") is None
+    async with Asker(list, free_port()) as asker:
+        assert await asker.figures("u", "n", "p", "127.0.0.1") is None
+        assert await asker.figures("u", "n", "p", "no address") is None
+
+
+async def test_numbers_without_end_are_drawn_into_their_bounds():
+    async def answers(_: web.Request) -> web.Response:
+        return web.Response(text='{"in_flight": 1e300, "rss_bytes": -5, "boot": "b"}')
+
+    async with a_pod_that(answers) as port, Asker(list, port) as asker:
+        found = await asker.figures("u", "n", "p", "127.0.0.1")
+    assert found is None or found.in_flight <= 2**53
+    assert isinstance(found, Figures | None)
+
+
+def test_what_lets_read_lets_do_nothing_else():
+    new, old = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    before, after = minter([old]), minter([new, old])
+    roots = roots_of(after)
+    assert read_key(before, "u", "n") == program_key(roots["previous"].decode(), "u", "n")
+    assert read_key(after, "u", "n") == program_key(roots["root"].decode(), "u", "n")
+    assert read_key(after, "u", "n") != read_key(after, "u", "m") != read_key(after, "v", "m")
+    assert list(roots_of(before)) == ["root"]
+    assert not {*after("u", "n")} & {read_key(after, "u", "n"), *(r.decode() for r in roots.values())}
+
+
+class SecretOf:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.data = error, {}
+
+    async def ensure_secret(self, namespace, name, data, serves):
+        if self.error:
+            raise self.error
+        assert not serves({})
+        assert serves({**data, "more": b""})
+        self.data = {(namespace, name): dict(data)}
+
+    async def get(self, kind, namespace, name):
+        encoded = {k: base64.b64encode(v).decode() for k, v in self.data.get((namespace, name), {}).items()}
+        return {"data": encoded} if encoded else None
+
+
+async def test_the_operator_leaves_the_read_key_and_the_page_finds_it(tmp_path):
+    cluster, roots = SecretOf(), roots_of(minter([Ed25519PrivateKey.generate()]))
+    settings = DashboardSettings(namespace="sys")
+    assert (await read_roots(settings, cluster))() == ()  # type: ignore[arg-type]
+    await hand_out_reading(Settings(namespace="sys"), cluster, roots)  # type: ignore[arg-type]
+    assert (await read_roots(settings, cluster))() == (roots["root"].decode(),)  # type: ignore[arg-type]
+    mounted = await read_roots(DashboardSettings(read_keys=tmp_path), cluster)  # type: ignore[arg-type]
+    assert mounted() == ()
+    (tmp_path / "root").write_bytes(roots["root"])
+    assert mounted() == (roots["root"].decode(),)
+
+
+async def test_an_operator_that_may_not_leave_it_runs_all_the_same():
+    await hand_out_reading(Settings(), SecretOf(Refused("forbidden")), {"root": b"x"})  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""The page's process: its settings, its certificate, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography import x509
+
+from despina.cli import main
+from despina.dashboard.certificate import context, self_made
+from despina.dashboard.run import run
+from despina.settings import DashboardSettings
+from services import free_port
+from tests.support.page import a_manifest
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    for name, value in {
+        "DASHBOARD_PORT": "9",
+        "WATCH_NAMESPACES": "a, b",
+        "HOST_NAMES": "x,y",
+        "PROXY_SECRET": "s3",
+    }.items():
+        monkeypatch.setenv(f"DESPINA_{name}", value)
+    settings = DashboardSettings()
+    assert (settings.port, settings.namespaces, settings.names) == (9, ["a", "b"], ["x", "y"])
+    assert "s3" not in repr(settings)
+
+
+def test_a_mistake_in_them_is_told_by_its_name(monkeypatch, capsys):
+    monkeypatch.setenv("DESPINA_DASHBOARD_PORT", "many")
+    with pytest.raises(SystemExit) as left:
+        main(["dashboard"])
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith("DESPINA_DASHBOARD_PORT: ")
+
+
+@pytest.mark.parametrize("given", [{"KUBECONFIG": "/nowhere"}])
+def test_without_a_cluster_it_says_so(monkeypatch, capsys, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as left:
+        main(["dashboard", "--open"])
+    assert left.value.code == 1
+    assert "no cluster is configured" in capsys.readouterr().err
+
+
+def test_a_certificate_is_made_for_the_names_that_lead_here(caplog):
+    pem = self_made(["a.b.svc", "localhost", "127.0.0.1"])
+    made = x509.load_pem_x509_certificate(pem[pem.index(b"-----BEGIN CERT") :])
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["a.b.svc", "localhost"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert context(None, None, ["localhost"]).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_given_certificate_is_used_and_a_bad_one_is_an_error(tmp_path):
+    path = tmp_path / "tls.pem"
+    path.write_bytes(self_made(["localhost"]))
+    assert context(path, path, [])
+    path.write_text("nothing")
+    with pytest.raises(ssl.SSLError):
+        context(path, path, [])
+    with pytest.raises(OSError, match="No such file"):
+        context(tmp_path / "none", None, [])
+
+
+async def api_server(request: web.Request) -> web.StreamResponse:
+    if "watch" in request.query:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.sleep(60)
+        return response
+    if "secrets" in request.path:
+        return web.json_response({"message": "no"}, status=404)
+    items = [a_manifest("qa", "default")] if request.path.endswith("dspyprograms") else []
+    return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
+
+
+@pytest.fixture
+async def kubeconfig(tmp_path, monkeypatch):
+    app = web.Application()
+    app.router.add_get("/{path:.*}", api_server)
+    server = TestServer(app)
+    await server.start_server()
+    cluster = {"name": "c", "cluster": {"server": str(server.make_url("")).rstrip("/")}}
+    one = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    document = {
+        "clusters": [cluster],
+        "contexts": [one],
+        "current-context": "x",
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    yield
+    await server.close()
+
+
+async def got(url: str) -> tuple[int, str]:
+    """What is answered, once anything is."""
+    async with asyncio.timeout(30), aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as client:
+        while True:
+            try:
+                async with client.get(url, headers={"Accept": "text/html"}) as answer:
+                    text = await answer.text()
+                    if "no DSPyProgram" not in text:
+                        return answer.status, text
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("is_open", "status", "word"), [(True, 200, "qa"), (False, 401, "Sign in")], ids=["open", "closed"]
+)
+async def test_it_starts_shows_and_ends_when_told(kubeconfig, monkeypatch, is_open, status, word):
+    port = free_port()
+    monkeypatch.setenv("DESPINA_DASHBOARD_PORT", str(port))
+    running = asyncio.create_task(run(DashboardSettings(), is_open))
+    found, text = await got(f"{'http' if is_open else 'https'}://127.0.0.1:{port}/")
+    assert (found, word in text) == (status, True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(20):
+        await running

@@ -1,0 +1,194 @@
+"""What the page knows: programs, pods and Events as they come and go, and what streams are told of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from despina.dashboard.facts import facts_of
+from despina.dashboard.stream import Full, Stream, Streams, keys_of, list_events, page_events
+from despina.dashboard.world import MOST_NOTES, MOST_PODS, World
+from tests.support.page import NOW, a_candidate, a_manifest, a_pod, an_event, condition, figures
+
+QA = ("team-a", "qa")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def world(clock):
+    made = World(clock)
+    made.set_programs("team-a", [a_manifest()])
+    made.set_pods("team-a", [a_pod()])
+    return made
+
+
+def test_what_is_not_listed_is_gone_in_that_namespace_alone(world):
+    world.set_programs("team-b", [a_manifest("x", "team-b")])
+    world.set_programs("team-a", [a_manifest("new")])
+    assert sorted(world.programs) == [("team-a", "new"), ("team-b", "x")]
+    world.drop_program(a_manifest("new"))
+    assert sorted(world.programs) == [("team-b", "x")]
+
+
+def test_a_program_made_anew_begins_anew(world):
+    world.heard(QA, "uid-qa", {"qa-1": figures()})
+    again = a_manifest()
+    again["metadata"]["uid"] = "another"
+    world.set_program(again)
+    assert world.programs[QA].meter.total() == {}
+    world.heard(QA, "uid-qa", {"qa-1": figures()})  # an answer to a question of before
+    assert world.programs[QA].meter.total() == {}
+
+
+def test_pods_may_come_before_their_program(world):
+    world.set_pod(a_pod("late-1", "late"))
+    world.set_program(a_manifest("late"))
+    assert list(world.programs[("team-a", "late")].pods) == ["late-1"]
+
+
+def test_nobodys_pods_take_no_room_without_end(world):
+    for number in range(3 * MOST_PODS):
+        world.set_pod(a_pod(f"p{number}", f"none-{number}"))
+        world.set_pod(a_pod(f"p{number}", "none"))
+        world.set_pod(a_pod(f"p{number}", "qa"))
+    assert len(world.programs[QA].pods) == MOST_PODS
+    assert len(world._early) == MOST_PODS
+    assert max(map(len, world._early.values())) <= MOST_PODS
+
+
+def test_pods_that_end_are_not_asked(world):
+    ending = a_pod()
+    ending["metadata"]["deletionTimestamp"] = "now"
+    world.set_pod(ending)
+    assert world.programs[QA].pods == {}
+    world.set_pod(a_pod())
+    world.drop_pod(a_pod())
+    assert world.programs[QA].pods == {}
+
+
+def test_of_events_the_latest_are_kept(world):
+    for ago in range(2 * MOST_NOTES):
+        world.add_note(an_event("Promoted", ago=ago))
+    notes = world.programs[QA].notes.values()
+    assert len(notes) == MOST_NOTES
+    assert min(note.at for note in notes) == NOW - MOST_NOTES + 1
+    world.add_note(an_event("Promoted", program="nobody"))
+
+
+def test_silence_is_told_since_it_began(world, clock):
+    world.said("x", False)
+    clock.now += 5
+    world.said("x", False)
+    assert world.silent_since == {"x": NOW}
+    world.said("x", True)
+    assert world.silent_since == {}
+
+
+def events(world, stream, namespaces=("team-a",)):
+    found = [e.decode().split("\n") for e in list_events(world, stream, namespaces)]
+    return [(lines[-4].removeprefix("event: "), json.loads(lines[-3].removeprefix("data: "))) for lines in found]
+
+
+def test_a_stream_is_told_what_changed_of_what_it_shows(world, clock):
+    world.set_program(a_manifest("hidden"))
+    stream = Stream("ada", visible=frozenset([QA, ("team-a", "none")]))
+    assert [kind for kind, _ in events(world, stream)] == ["refresh", "row"]
+    assert events(world, stream) == []
+    world.set_program(a_manifest("hidden", breaker={"state": "Open"}))
+    clock.now += 3
+    assert [kind for kind, _ in events(world, stream)] == ["refresh"]
+    world.heard(QA, "uid-qa", {"qa-1": figures()})
+    clock.now += 10
+    world.heard(QA, "uid-qa", {"qa-1": figures(200)})
+    ((kind, row),) = events(world, stream)
+    assert (kind, row["key"], row["cells"]["requests"]) == ("row", "team-a/qa", "10")
+
+
+def test_a_stream_goes_on_from_the_number_that_it_had(world):
+    stream = Stream("ada", visible=frozenset([QA]))
+    events(world, stream)
+    again = Stream("ada", visible=frozenset([QA]), sent=stream.sent, shape=stream.shape)
+    assert events(world, again) == []
+    world.set_program(a_manifest(conditions=[condition("Ready"), condition("UpToDate", "False", "VersionQuarantined")]))
+    assert [kind for kind, _ in events(world, again)] == ["refresh", "row"]
+
+
+def test_what_is_in_another_namespace_is_not_told(world):
+    stream = Stream("ada", visible=frozenset([QA]))
+    assert events(world, stream, ()) == [("refresh", {})]
+
+
+def test_a_row_is_encoded_once_for_all(world):
+    known = world.programs[QA]
+    first = world.encoded(known)
+    assert world.encoded(known) is first
+    known.stale(is_figure=True)
+    assert world.encoded(known).number == first.number  # nothing in it is new
+    world.set_program(a_manifest(**a_candidate()))
+    assert world.encoded(known).number > first.number
+
+
+def test_a_restarted_page_counts_on(clock):
+    before, after = World(clock), World(clock)
+    before.set_program(a_manifest())
+    clock.now += 1
+    after = World(clock)
+    after.set_program(a_manifest())
+    assert after.encoded(after.programs[QA]).number > before.encoded(before.programs[QA]).number
+
+
+def test_a_programs_page_is_told_figures_and_when_to_be_made_anew(world, clock):
+    known, stream = world.programs[QA], Stream("ada", page=QA)
+    kinds = [e.split(b"event: ")[1].split(b"\n")[0] for e in page_events(world, stream, known)]
+    assert kinds == [b"refresh", b"page"]
+    assert list(page_events(world, stream, known)) == []
+    clock.now += 3
+    world.add_note(an_event("Promoted"))
+    assert [e for e in page_events(world, stream, known) if b"refresh" in e]
+
+
+def test_streams_end_somewhere_and_belong_to_one_person(monkeypatch):
+    monkeypatch.setattr("despina.dashboard.stream.MOST_STREAMS", 2)
+    streams, mine = Streams(), Stream("ada")
+    streams.begin(mine)
+    streams.begin(Stream("lou", page=QA))
+    with pytest.raises(Full):
+        streams.begin(Stream("sam"))
+    assert not streams.look(mine.word, "lou", [QA])
+    assert streams.look(mine.word, "ada", [("a", str(n)) for n in range(999)])
+    assert len(streams.watched().rows) == 250
+    assert streams.watched().pages == {QA}
+    streams.end(mine)
+    assert not streams.look(mine.word, "ada", [QA])
+
+
+SAID = {
+    "keys": (["a/b"], [("a", "b")]),
+    "what is none": (["a", "a/b/c", 1, None, ["a/b"]], []),
+    "no list": ({"a/b": 1}, []),
+}
+
+
+@pytest.mark.parametrize(("said", "keys"), SAID.values(), ids=SAID)
+def test_what_a_page_says_that_it_shows(said, keys):
+    assert keys_of(said) == keys
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"metadata": 1, "status": "x", "spec": []}, {"metadata": {"name": {}}, "status": {"history": [1]}}]
+)
+def test_documents_that_are_none(document):
+    assert facts_of(document).version == ""
