@@ -155,9 +155,11 @@ def _operate(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
-    from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
-    from despina.settings import DashboardSettings
-
+    try:
+        from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
+        from despina.settings import DashboardSettings
+    except ImportError as exc:
+        parser.exit(1, f"despina dashboard: {exc.name} is not installed: pip install '.[operator]' brings it\n")
     _log()
     try:
         asyncio.run(run(_settings(parser, DashboardSettings), is_open))

@@ -277,6 +277,19 @@ async def test_acts(client, api, token, act, subject, status, count):
         ]
 
 
+async def test_a_word_that_was_acted_on_is_taken_away_before_it_is_set_again(api, clock, monkeypatch):
+    monkeypatch.setattr("despina.dashboard.app.AGAIN_SECONDS", 0.0)
+    manifest = a_manifest(**a_candidate("AwaitPromotion"))
+    manifest["metadata"]["annotations"] = {"despina.dev/promote": "rev8"}
+    world = World(lambda: NOW)
+    world.set_program(manifest)
+    async with TestClient(TestServer(Site(world, Door(api, clock), api).app())) as client:
+        sent = {"act": "promote", "subject": "rev8"}
+        await client.post("/p/team-a/qa/act", data=sent, headers=bearing(ADMIN), allow_redirects=False)
+    noted = [body["metadata"]["annotations"]["despina.dev/promote"] for _, _, body in api.patches]
+    assert noted == [None, "rev8"]
+
+
 async def test_a_proxys_people_have_no_buttons(client, api):
     headers = {"X-Forwarded-User": "ada", "X-Despina-Proxy-Secret": "between us"}
     page = await (await client.get("/p/team-a/qa", headers=headers)).text()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+import sys
 
 import aiohttp
 import pytest
@@ -51,6 +52,14 @@ def test_without_a_cluster_it_says_so(monkeypatch, capsys, given):
         main(["dashboard", "--open"])
     assert left.value.code == 1
     assert "no cluster is configured" in capsys.readouterr().err
+
+
+def test_without_its_libraries_it_says_what_brings_them(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "despina.dashboard.run", None)
+    with pytest.raises(SystemExit) as left:
+        main(["dashboard"])
+    assert left.value.code == 1
+    assert "pip install" in capsys.readouterr().err
 
 
 def test_a_certificate_is_made_for_the_names_that_lead_here(caplog):

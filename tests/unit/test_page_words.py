@@ -238,8 +238,8 @@ def test_numbers(value, text):
 def test_curves_have_gaps_and_stay_in_their_frame():
     assert path([], 1) == ""
     assert path([math.nan, math.nan], 1) == ""
-    assert path([0, 5, math.nan, 10], 10, 30, 24) == "M0 22h0.5L10 12M30 2h0.5"
-    assert path([1, 1], 0, 30, 24) == "M0 2h0.5L30 2"
+    assert path([0, 5, math.nan, 10], 10, 30, 24, digits=0) == "M0 22h0.5L10 12M30 2h0.5"
+    assert path([1, 1], 0, 30, 24) == "M0.0 2.0h0.5L30.0 2.0"
     history = History()
     for second in range(0, 400, 10):
         history.look(Look(NOW + second, requests=second * 2.0, errors=second / 10, latency=(second,) * 23))

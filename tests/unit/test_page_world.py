@@ -53,20 +53,26 @@ def test_a_program_made_anew_begins_anew(world):
     assert world.programs[QA].meter.total() == {}
 
 
-def test_pods_may_come_before_their_program(world):
-    world.set_pod(a_pod("late-1", "late"))
+def test_pods_and_events_may_come_before_their_program(world):
+    world.set_pods("team-a", [a_pod("late-1", "late"), a_pod()])
+    world.set_notes("team-a", [an_event("Promoted", program="late")])
     world.set_program(a_manifest("late"))
-    assert list(world.programs[("team-a", "late")].pods) == ["late-1"]
+    known = world.programs[("team-a", "late")]
+    assert list(known.pods) == ["late-1"]
+    assert [note.reason for note in known.notes.values()] == ["Promoted"]
+    world.set_pods("team-a", [a_pod()])
+    world.set_notes("team-a", [])
+    assert (known.pods, known.notes) == ({}, {})
 
 
-def test_nobodys_pods_take_no_room_without_end(world):
+def test_nobodys_pods_and_events_take_no_room_without_end(world, monkeypatch):
+    monkeypatch.setattr("despina.dashboard.world.MOST_NAMED", 50)
     for number in range(3 * MOST_PODS):
         world.set_pod(a_pod(f"p{number}", f"none-{number}"))
-        world.set_pod(a_pod(f"p{number}", "none"))
         world.set_pod(a_pod(f"p{number}", "qa"))
+        world.add_note(an_event("Promoted", program=f"none-{number}"))
     assert len(world.programs[QA].pods) == MOST_PODS
-    assert len(world._early) == MOST_PODS
-    assert max(map(len, world._early.values())) <= MOST_PODS
+    assert (len(world._pods), len(world._notes)) == (50, 50)
 
 
 def test_pods_that_end_are_not_asked(world):

@@ -21,19 +21,19 @@ class Chart(NamedTuple):
     top: str
 
 
-def path(values: Sequence[float], top: float, width: int = WIDTH, height: int = HEIGHT) -> str:
+def path(values: Sequence[float], top: float, width: int = WIDTH, height: int = HEIGHT, digits: int = 1) -> str:
     """A line with gaps where nothing is known. Two pixels stay free at each edge, for the stroke."""
-    return "".join(_steps(values, top or 1.0, width, height))
+    return "".join(_steps(values, top or 1.0, width, height, digits))
 
 
-def _steps(values: Sequence[float], top: float, width: int, height: int) -> Iterator[str]:
+def _steps(values: Sequence[float], top: float, width: int, height: int, digits: int) -> Iterator[str]:
     step, is_drawn = width / max(1, len(values) - 1), False
     for number, value in enumerate(values):
         if not math.isfinite(value):
             is_drawn = False
             continue
         y = height - 2 - min(1.0, value / top) * (height - 4)
-        yield f"{'L' if is_drawn else 'M'}{number * step:.5g} {y:.4g}"
+        yield f"{'L' if is_drawn else 'M'}{number * step:.{digits}f} {y:.{digits}f}"
         if not is_drawn:
             yield "h0.5"  # a point of its own is seen
         is_drawn = True
@@ -42,7 +42,7 @@ def _steps(values: Sequence[float], top: float, width: int, height: int) -> Iter
 def spark(history: History, name: str, now: float) -> str:
     """A row's small curve: the last ten minutes."""
     values = history.fine.series(name, SPARK_POINTS, now)
-    return path(values, peak(values), 120, 24)
+    return path(values, peak(values), 2 * (SPARK_POINTS - 1), 24, digits=0)
 
 
 def charts(history: History, span: str, now: float) -> dict[str, Chart]:

@@ -42,21 +42,13 @@ class Ring:
         start = slot % self.slots * SERIES
         self._values[start : start + SERIES] = array("f", sample)
 
-    def last(self, count: int, now: float) -> list[Sample]:
-        """The last so many slots, the present one last."""
-        end = int(now // self.seconds)
-        return [self._at(slot) for slot in range(end - min(count, self.slots) + 1, end + 1)]
-
     def series(self, name: str, count: int, now: float) -> list[float]:
-        """One curve of them."""
-        number = Sample._fields.index(name)
-        return [sample[number] for sample in self.last(count, now)]
-
-    def _at(self, slot: int) -> Sample:
-        if not self._latest - self.slots < slot <= self._latest:
-            return Sample()
-        start = slot % self.slots * SERIES
-        return Sample(*self._values[start : start + SERIES])
+        """One curve: the last so many slots, the present one last."""
+        number, oldest = Sample._fields.index(name), (self._latest + 1) % self.slots
+        known = self._values[number::SERIES]
+        ordered = [*known[oldest:], *known[:oldest]]
+        ahead = min(max(0, int(now // self.seconds) - self._latest), self.slots)
+        return [*ordered[ahead:], *repeat(math.nan, ahead)][-count:]
 
 
 class History:

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from despina.cluster.reading import mapping, text
 from despina.dashboard.counting import Meter
@@ -34,6 +34,9 @@ from despina.wire import Figures, PodState
 
 MOST_NOTES, MOST_PODS = 50, 500
 """Of one program."""
+MOST_NAMED = 20_000
+"""Programs that Events and pods may name."""
+Found = TypeVar("Found")
 SPARKS = ("requests", "p95")
 
 
@@ -64,8 +67,8 @@ class Known:
     """One program."""
 
     facts: Facts
-    notes: dict[str, Note] = field(default_factory=dict)
-    pods: dict[str, Pod] = field(default_factory=dict)
+    notes: dict[str, Note]
+    pods: dict[str, Pod]
     meter: Meter = field(default_factory=Meter)
     history: History = field(default_factory=History)
     answered: float = 0.0
@@ -91,7 +94,9 @@ class World:
         self.silent_since: dict[str, float] = {}
         """Since when the API server says nothing about something."""
         self._numbers = itertools.count(int(clock() * 1000))  # later than those of the process before
-        self._early: dict[Key, dict[str, Document]] = {}
+        # By program, whether it is known yet or not: these are listed at the same time as programs are.
+        self._notes: dict[Key, dict[str, Note]] = {}
+        self._pods: dict[Key, dict[str, Pod]] = {}
 
     # Manifests
 
@@ -99,7 +104,7 @@ class World:
         """All programs of a namespace."""
         found = {facts_of(item).key: item for item in items}
         for key in [key for key in self.programs if key[0] == namespace and key not in found]:
-            del self.programs[key]
+            self._drop(key)
         for item in found.values():
             self.set_program(item)
 
@@ -108,15 +113,18 @@ class World:
         facts = facts_of(item)
         known = self.programs.get(facts.key)
         if known is None or known.facts.uid != facts.uid:
-            self.programs[facts.key] = known = Known(facts)
-            for pod in self._early.pop(facts.key, {}).values():
-                self.set_pod(pod)
+            known = Known(facts, _of(self._notes, facts.key), _of(self._pods, facts.key))
+            self.programs[facts.key] = known
         known.facts = facts
         known.stale()
 
     def drop_program(self, item: Document) -> None:
         """One that is gone."""
-        self.programs.pop(_key(item), None)
+        self._drop(_key(item))
+
+    def _drop(self, key: Key) -> None:
+        for about in (self.programs, self._notes, self._pods):
+            about.pop(key, None)
 
     def set_tools(self, namespace: str, items: Iterable[Document]) -> None:
         """All tools of a namespace."""
@@ -136,22 +144,21 @@ class World:
 
     def set_notes(self, namespace: str, items: Iterable[Document]) -> None:
         """All Events of a namespace."""
-        for key, known in self.programs.items():
+        for key, notes in self._notes.items():
             if key[0] == namespace:
-                known.notes.clear()
+                notes.clear()
         for item in items:
             self.add_note(item)
 
     def add_note(self, item: Document) -> None:
         """One Event. Of those on a program, the latest are kept."""
         key, note = note_of(item)
-        known = self.programs.get(key)
-        if known is None:
-            return
-        known.notes[text(mapping(item.get("metadata")).get("name"))] = note
-        if len(known.notes) > MOST_NOTES:
-            del known.notes[min(known.notes, key=lambda name: known.notes[name].at)]
-        known.changes += 1
+        notes = _of(self._notes, key)
+        notes[text(mapping(item.get("metadata")).get("name"))] = note
+        if len(notes) > MOST_NOTES:
+            del notes[min(notes, key=lambda name: notes[name].at)]
+        if known := self.programs.get(key):
+            known.changes += 1
 
     # Pods
 
@@ -161,39 +168,35 @@ class World:
         for item in items:
             there.setdefault(program_of_pod(item, PROGRAM), set()).add(_key(item)[1])
             self.set_pod(item)
-        for key, known in self.programs.items():
-            if key[0] == namespace:
-                self._stay(known, there.get(key, set()))
+        for key in [key for key in self._pods if key[0] == namespace]:
+            for name in self._pods[key].keys() - there.get(key, set()):
+                self._end(key, name)
 
     def set_pod(self, item: Document) -> None:
-        """One that is new or changed. It may come before its program."""
+        """One that is new or changed; one that cannot be asked is none."""
         key, name = program_of_pod(item, PROGRAM), _key(item)[1]
-        known = self.programs.get(key)
-        if known is None:
-            waiting = self._early.setdefault(key, {}) if len(self._early) < MOST_PODS else {}
-            if len(waiting) < MOST_PODS:
-                waiting[name] = item
-            return
-        ip = address_of(item)
-        if not ip or (name not in known.pods and len(known.pods) >= MOST_PODS):
-            self._stay(known, known.pods.keys() - {name})
-            return
-        before = known.pods.get(name)
-        known.pods[name] = Pod(name, ip, is_ready(item), before.state if before else None)
-        known.stale()
+        pods, ip = _of(self._pods, key), address_of(item)
+        before = pods.get(name)
+        if not ip:
+            self._end(key, name)
+        elif before or len(pods) < MOST_PODS:
+            pods[name] = Pod(name, ip, is_ready(item), before.state if before else None)
+            self._turn(key)
 
     def drop_pod(self, item: Document) -> None:
         """One that is gone."""
-        key, name = program_of_pod(item, PROGRAM), _key(item)[1]
-        self._early.get(key, {}).pop(name, None)
-        if known := self.programs.get(key):
-            self._stay(known, known.pods.keys() - {name})
+        self._end(program_of_pod(item, PROGRAM), _key(item)[1])
 
-    def _stay(self, known: Known, names: Iterable[str]) -> None:
-        kept = set(names)
-        known.meter.stay(kept)
-        known.pods = {name: pod for name, pod in known.pods.items() if name in kept}
-        known.stale()
+    def _end(self, key: Key, name: str) -> None:
+        pods = self._pods.get(key, {})
+        if pods.pop(name, None):
+            self._turn(key)
+
+    def _turn(self, key: Key) -> None:
+        """A program's pods are others."""
+        if known := self.programs.get(key):
+            known.meter.stay(known.pods)
+            known.stale()
 
     # What pods say
 
@@ -257,6 +260,12 @@ class World:
     def number(self) -> int:
         """Of an event, higher than all before."""
         return next(self._numbers)
+
+
+def _of(all_of_it: dict[Key, dict[str, Found]], key: Key) -> dict[str, Found]:
+    """What there is about a program, which anybody may name: beyond what there can be of them nothing is kept."""
+    is_room = key in all_of_it or len(all_of_it) < MOST_NAMED
+    return all_of_it.setdefault(key, {}) if is_room else {}
 
 
 def _key(item: Any) -> Key:
