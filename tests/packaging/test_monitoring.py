@@ -19,6 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from despina import telemetry
 from despina.api.status import ProgramStatus
 from despina.cluster.observe import read_status
+from despina.wire import Figures
+from despina_runtime.feedback import counts
+from despina_runtime.process.exposition import registry_of
 from tests.support.world import ROOT
 from tools import CACHE
 
@@ -149,13 +152,42 @@ def scraped() -> Iterator[str]:
     telemetry.PROGRAMS.forget(("ns", "qa"))
 
 
-def test_the_pages_list_is_what_the_operator_shows(scraped):
-    shown = {}
-    for family in text_string_to_metric_families(scraped):
+def shown(text: str) -> dict[str, Metric]:
+    """The metrics in an answer, each of which has a series."""
+    found = {}
+    for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = frozenset({label for sample in family.samples for label in sample.labels} - {"le"})
-        shown[name] = Metric(family.type, labels)
-    assert {name: metric for name, metric in shown.items() if not name.endswith("_created")} == OPERATOR
+        found[name] = Metric(family.type, labels)
+    return {name: metric for name, metric in found.items() if not name.endswith("_created")}
+
+
+def test_the_pages_list_is_what_the_operator_shows(scraped):
+    assert shown(scraped) == OPERATOR
+
+
+ONE, TIMES = {"1": 1}, {"buckets": (1,), "seconds": 0.1}
+POD = Figures.model_validate(
+    {
+        "versions": {
+            "1": {
+                "requests": ONE, "errors": ONE, "latency": TIMES, "first_token": TIMES, "queue": TIMES, "feedback": ONE,
+                "lms": [{"lm": "main", "module": "m", "outcomes": ONE}],
+            }
+        },
+        "cache": ONE, "degraded": ONE, "lm_seconds": {"main": TIMES}, "tool_seconds": {"search": TIMES},
+        "tools": [{"tool": "search", "backend": "b", "outcomes": ONE}], "worker_rss_bytes": ONE,
+        "cache_failures": {"redis": ONE}, "dropped": {"prediction": ONE},
+    }
+)  # fmt: skip
+"""Of a pod of which everything can be said."""
+
+
+def test_the_pages_list_is_what_pods_show():
+    for counter in (counts.DELIVERED, counts.REFUSED, counts.WAITING):
+        counter.labels("prediction")
+    counts.LOST.labels("room")
+    assert shown(generate_latest(registry_of(lambda: POD, counts.REGISTRY)).decode()) == PODS
 
 
 @needs_promtool
