@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
+from despina_runtime.telemetry.context import ratio_of
 from despina_runtime.telemetry.prediction import names_of
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import make_toolbox, refusal_of, rehearsing
@@ -107,7 +109,7 @@ class Revision:
         self.lms = LMs(config, store, loaded.program)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        recording = (recorder, names_of(config)) if config.feedback else ()
+        recording = recorder, names_of(config), ratio_of(os.environ)
         self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)

@@ -41,7 +41,7 @@ class HostProcess:
         self.log = folder / f"host-{config.port}.log"
         self.executions = folder / f"executions-{config.port}"
         environment = {**os.environ, "SAMPLE_TOOLS_LOG": str(self.executions), **env}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._file = folder / f"host-{config.port}.json"
         self._file.write_text(config.model_dump_json())
         code = (

@@ -291,9 +291,11 @@ class Service:
         """An answer's name; without recording, only to tell it from others."""
         if self._names is None:
             return f"{self._id_prefix}{next(self._ids):x}"
+        is_first = answer is None or (answer.tier is None and not answer.collapsed)
+        if not is_first and self._feedback is None:  # nobody can say anything of it
+            return f"{self._id_prefix}{next(self._ids):x}"
         if answer is None or answer.origin is None:
             return self._names.signed(self._names.origin())
-        is_first = answer.tier is None and not answer.collapsed
         return self._names.signed(answer.origin) if is_first else self._names.hit(answer.origin)
 
     def _headers_of(self, answer: Answer, call: Call) -> list[Header]:

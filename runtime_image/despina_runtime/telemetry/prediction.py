@@ -17,12 +17,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from despina.wire import RuntimeConfig
 
 MAC_BYTES = 8
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
+KEY_FILE = "prediction-key"
 ORIGIN = re.compile(
     r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
 )
@@ -32,6 +34,17 @@ FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P
 def key_of(secret: str) -> bytes:
     """The key of names, from one that the program's pods share for something else."""
     return hashlib.blake2b(b"despina predictions", key=secret.encode()[:64], digest_size=32).digest()
+
+
+def prepare(cache: Path, pod: str) -> None:
+    """Leave for the workers who this pod is, and a key for where no operator gave one."""
+    os.environ[POD_ENV] = pod
+    file = cache / KEY_FILE
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_hex(32))
+    os.environ[KEY_ENV] = file.read_text()
 
 
 def pod_of(address: str, port: int) -> str:
