@@ -28,6 +28,7 @@ from despina.decide.rollout import decide
 from despina.decide.snapshot import Snapshot, SnapshotError, dump, load
 from despina.decide.tool import ObservedTool, decide_tool
 from despina.status.why import explain, printable
+from despina.wire.logs import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,14 +141,14 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     from despina.main import run  # kopf and the client are not needed for the other commands
     from despina.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("httpx", "kopf.objects", "kopf.activities"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it writes tracebacks of what tools' servers answer
     try:
         settings = Settings()
     except ValidationError as exc:
         parser.exit(1, "".join(f"DESPINA_{str(e['loc'][0]).upper()}: {e['msg']}\n" for e in exc.errors()))
+    set_up(settings.log_format, quotes_errors=True)
+    for chatty in ("httpx", "kopf.objects", "kopf.activities"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it writes tracebacks of what tools' servers answer
     asyncio.run(run(settings))
 
 

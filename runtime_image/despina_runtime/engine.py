@@ -34,6 +34,7 @@ from despina.wire import (
     TrialTools,
     TryReport,
 )
+from despina.wire.logs import FACTS
 from despina_runtime.breaker import State
 from despina_runtime.cache.keys import canonical
 from despina_runtime.cache.store import Store
@@ -100,7 +101,7 @@ class Revision:
         sessions: Sessions,
         capacity: Capacity,
         grid: Grid,
-        recorder: Recorder,
+        recorders: tuple[Recorder, Recorder],
         line: Line,
     ) -> None:
         self.config = config
@@ -109,7 +110,7 @@ class Revision:
         self.lms = LMs(config, store, loaded.program)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        recording = recorder, names_of(config), ratio_of(os.environ)
+        recording = recorders[0], names_of(config), ratio_of(os.environ), recorders[1]
         self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
@@ -138,6 +139,8 @@ class Engine:
         self._capacity = Capacity(config)
         self._loader = ThreadPoolExecutor(4, "loader")  # the program's own threads may all be busy
         self.recorder, self.line = Recorder(), Line()
+        self.traced = Recorder()
+        """Of what was given again, which is no prediction of its own, and whose callers asked for its trace."""
         self._grid = Grid()
         self._first_store = Store(config, cache, self._redis) if config.cache else None
         self._sessions = Sessions(cache, config.session_ttl_seconds, self._redis, [])
@@ -157,7 +160,8 @@ class Engine:
     def _revision(self, loaded: Loaded, config: RuntimeConfig) -> Revision:
         beside = self.current.store if self._held else self._first_store
         store = beside.beside(config) if beside else None
-        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid, self.recorder, self.line)
+        recorders = self.recorder, self.traced
+        return Revision(loaded, config, store, self._sessions, self._capacity, self._grid, recorders, self.line)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
@@ -249,6 +253,7 @@ class Engine:
         self.current.service.is_retired = self._is_retired
         if before is not self.current:
             before.service.shadow = None
+            FACTS["revision"] = name
             log.info("Committed revision=%s version=%s", name, self.current.config.model.version)
         return True
 

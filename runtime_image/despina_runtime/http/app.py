@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from pydantic_core import to_json
 
-from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, TRACE_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import (
     EVENTS,
@@ -42,6 +42,7 @@ from despina_runtime.pipeline.record import DEGRADED, Record
 from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Disconnected, Problem, as_problem
 from despina_runtime.program.load import Loaded
+from despina_runtime.telemetry.context import is_sampled
 from despina_runtime.tools.api import refusal_of
 
 CLOSE = (b"connection", b"close")
@@ -52,7 +53,8 @@ PREDICTION_HEADER = PREDICTION.encode()
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
-CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0]
+KEEP = TRACE_HEADER.encode()
+CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0], KEEP
 SHADOWED = refusal_of("Refuse", "shadow")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -73,7 +75,7 @@ class Service:
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
-        self._names = corridors.names
+        self._names, self._again = corridors.names, corridors.again
         self._feedback = None
         if config.feedback and self._names:
             self._feedback = Feedback(loaded.interface, config.feedback, self._names, line)
@@ -145,8 +147,11 @@ class Service:
             else:
                 answer = await corridor(call)
                 tier = answer.tier
-                await send({"type": "http.response.start", "status": 200, "headers": self._headers_of(answer, call)})
+                headers = self._headers_of(answer, call)
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": answer.body})
+                if call.is_traced and corridor is self._main and self._again:
+                    self._again(call, answer, dict(headers)[PREDICTION_HEADER], time.perf_counter() - started)
                 if self.shadow is not None and corridor is self._main:
                     self._mirror(call, answer, time.perf_counter() - started)
             status = 200
@@ -251,6 +256,8 @@ class Service:
         call.may_ask_others = FALLBACK not in headers
         if headers.get(TOOLS) == b"Refuse":
             call.refusal = SHADOWED
+        parent = headers.get(TRACE[0], b"").decode("latin-1")
+        call.is_traced = headers.get(KEEP) == b"keep" or is_sampled(parent)
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
     async def _stream(self, corridor: Step, call: Call, send: Send) -> None:
@@ -287,12 +294,12 @@ class Service:
             account["degraded"] = answer.degraded
         return account | ({"cost_usd": format(meter.cost, "f")} if meter.cost is not None else {})
 
-    def _id(self, answer: Answer | None) -> str:
+    def _id(self, answer: Answer | None, is_traced: bool = False) -> str:
         """An answer's name; without recording, only to tell it from others."""
         if self._names is None:
             return f"{self._id_prefix}{next(self._ids):x}"
         is_first = answer is None or (answer.tier is None and not answer.collapsed)
-        if not is_first and self._feedback is None:  # nobody can say anything of it
+        if not (is_first or is_traced) and self._feedback is None:  # nobody can say anything of it
             return f"{self._id_prefix}{next(self._ids):x}"
         if answer is None or answer.origin is None:
             return self._names.signed(self._names.origin())
@@ -302,7 +309,7 @@ class Service:
         """All headers of a 200. What does not change from one replay to the next is kept with the answer."""
         if answer.headers is None:
             answer.headers = [JSON, (b"content-length", b"%d" % len(answer.body)), *self._headers, *self._told(answer)]
-        found = [*answer.headers, (PREDICTION_HEADER, self._id(answer).encode())]
+        found = [*answer.headers, (PREDICTION_HEADER, self._id(answer, call.is_traced).encode())]
         if self.is_retired:
             found.append(CLOSE)
         return found if answer.tier else found + _spent(call.meter)

@@ -18,7 +18,7 @@ from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.pipeline.fallback import OtherProgram, build_fallback
 from despina_runtime.pipeline.guard import Guard
-from despina_runtime.pipeline.recorded import Policy, Recorded
+from despina_runtime.pipeline.recorded import Again, Policy, Recorded
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
@@ -73,6 +73,7 @@ class Corridors:
         recorder: Recorder | None = None,
         names: Names | None = None,
         ratio: float = USUAL_RATIO,
+        traced: Recorder | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -82,6 +83,8 @@ class Corridors:
         self._fallback: Step | None = None
         self._recorder, self.names = recorder, names
         self._policy = Policy(ratio, config.feedback is not None, config.request_timeout_seconds)
+        which = config.revision, config.model.version, ""
+        self.again = Again(traced, which, self._policy) if traced else None
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import dspy
 import orjson
 
+from despina.wire.logs import ABOUT
 from despina_runtime.lm.meter import Callers, LMCall, ToolCall
 from despina_runtime.pipeline.call import Answer, Call, Traced
 from despina_runtime.pipeline.call import Step as Then
 from despina_runtime.problem import Problem
-from despina_runtime.telemetry.about import ABOUT
-from despina_runtime.telemetry.context import PARENT, TRACEPARENT, USUAL_RATIO, Context, begun
+from despina_runtime.telemetry.context import PARENT, TRACEPARENT, USUAL_RATIO, Context, Headers, begun
 from despina_runtime.telemetry.executed import Step
 from despina_runtime.telemetry.keeping import Slowest, Why, why_kept
-from despina_runtime.telemetry.prediction import Names
+from despina_runtime.telemetry.prediction import Names, unsigned
 from despina_runtime.telemetry.recorder import Record, Recorder, written
 
 NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))
@@ -90,8 +90,8 @@ class Recorded:
         if self._policy.is_all:
             call.steps = []
         at, began, waited = time.time(), time.perf_counter(), self._waited(call)
-        context = call.meter.context = begun(call.trace, self._policy.ratio)
-        about = ABOUT.set((self._which[0], context.trace_id))
+        context = call.meter.context = context_of(call, self._policy.ratio)
+        about = ABOUT.set({"revision": self._which[0], "trace_id": context.trace_id})
         try:
             answer = await self._then(call)
         except Problem as problem:
@@ -161,6 +161,42 @@ class Recorded:
             return Record(counted, NO_WORDS)
         outputs = orjson.Fragment(e.outputs) if e.outputs is not None else None
         return Record(counted, (orjson.Fragment(e.body), outputs, e.steps))
+
+
+class Again:
+    """Records that an answer was given again, where its caller asks for the trace. It is no prediction of its own."""
+
+    def __init__(self, recorder: Recorder, which: tuple[str, str, str], policy: Policy) -> None:
+        self._recorder, self._which, self._policy = recorder, which, policy
+
+    def __call__(self, call: Call, answer: Answer, name: bytes, seconds: float) -> None:
+        """One that was answered under this name, so many seconds after it came; of one that was made, nothing."""
+        if tier := answer.tier or ("flight" if answer.collapsed else ""):
+            words = (call.body, answer.body) if self._policy.is_all else None
+            asked = unsigned(name.decode()), time.time() - seconds, seconds, call.lm or "", call.trace, tier, words
+            self._recorder(partial(self._record, *asked))
+
+    def _record(
+        self,
+        name: str,
+        at: float,
+        seconds: float,
+        lm: str,
+        trace: Headers,
+        tier: str,
+        words: tuple[bytes, bytes] | None,
+    ) -> Record:
+        context = begun(trace, 0.0)
+        spent = 0, 0, ""
+        told = _trace(trace), (), 0.0, context.trace_id, context.span_id, tier, (), (), "asked"
+        counted = (name, at, seconds, *self._which, 200, "", lm, *spent, *told)
+        return Record(counted, (*map(orjson.Fragment, words), ()) if words else NO_WORDS)
+
+
+def context_of(call: Call, ratio: float) -> Context:
+    """Where a request stands in its caller's trace."""
+    found = begun(call.trace, ratio)
+    return found._replace(is_asked=True) if call.is_traced else found
 
 
 class _Tree:

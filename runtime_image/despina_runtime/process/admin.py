@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -24,19 +24,16 @@ from despina.wire import (
     ORDERS_PATH,
     SIGNATURE_HEADER,
     STATE_PATH,
-    TRACES_PATH,
     Order,
     OrdersReport,
     PodState,
-    Trace,
-    TraceList,
 )
 from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
+from despina_runtime.http.traces import UNREADABLE, Held, trace_routes
 from despina_runtime.lines import GaveWay, Intake, TooLong
 from despina_runtime.process.news import News
-from despina_runtime.telemetry.traces import Traces
 
 if TYPE_CHECKING:
     from despina_runtime.feedback.desk import FeedbackDesk
@@ -47,7 +44,6 @@ NOT_FOR_THIS_POD = "not for this pod\n"
 MOST_AT_ONCE = 2**24
 """Bytes of orders that are read at the same time, and as many of labels: anybody may send them."""
 TOO_MANY = "there is too much at once\n"
-UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
 class Waiting(BaseModel):
@@ -138,7 +134,7 @@ def build_admin(
     interface: Callable[[str], bytes | None],
     is_reader: Callable[[str], bool] = lambda _: True,
     feedback: FeedbackDesk | None = None,
-    traces: Traces | None = None,
+    traces: Held | None = None,
 ) -> Starlette:
     """The admin application. What can be read holds no secret, and of callers' words only traces have any; `is_reader`
     says of a signature whether it lets its bearer read."""
@@ -202,50 +198,6 @@ async def _take_labels(feedback: FeedbackDesk | None, intake: Intake, request: R
         return PlainTextResponse(NOT_FOR_THIS_POD, 421)
     reply, signed = replied
     return Response(reply, headers={SIGNATURE_HEADER: signed}, media_type="application/json")
-
-
-class Held(Protocol):
-    """What holds traces."""
-
-    def told(self, after: int = 0) -> TraceList:
-        """Those that came after a number."""
-        ...
-
-    def find(self, name: str) -> Trace | None:
-        """One of them."""
-        ...
-
-
-class After(BaseModel):
-    """From where a list goes on."""
-
-    after: int = Field(default=0, ge=0)
-
-
-def trace_routes(traces: Held, is_reader: Callable[[str], bool]) -> list[Route]:
-    """The list of what is held, and one of them."""
-
-    def may_read(request: Request) -> bool:
-        return is_reader(request.headers.get(SIGNATURE_HEADER, ""))
-
-    async def listed(request: Request) -> Response:
-        if not may_read(request):
-            return PlainTextResponse(UNREADABLE, 403)
-        try:
-            asked = After.model_validate(dict(request.query_params))
-        except ValidationError:
-            return PlainTextResponse("after is a number from 0 on\n", 400)
-        return Response(traces.told(asked.after).model_dump_json(exclude_defaults=True), media_type="application/json")
-
-    async def one(request: Request) -> Response:
-        if not may_read(request):
-            return PlainTextResponse(UNREADABLE, 403)
-        found = traces.find(request.path_params["name"])
-        if found is None:
-            return PlainTextResponse("no trace of that name is held\n", 404)
-        return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")
-
-    return [Route(TRACES_PATH, listed), Route(f"{TRACES_PATH}/{{name}}", one)]
 
 
 class _Reading:

@@ -43,7 +43,7 @@ from despina.wire import (
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
-from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
+from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
@@ -51,7 +51,7 @@ from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
 from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
-from despina_runtime.telemetry.export import Exporter, exporter_of
+from despina_runtime.telemetry.export import exporter_of
 from despina_runtime.telemetry.prediction import Names, pod_of, prepare, shared_key
 from despina_runtime.telemetry.traces import Traces
 
@@ -124,8 +124,8 @@ class Worker:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
             self.silent_seconds = 0.0
-            if line.startswith(RECORDS):
-                take(line[len(RECORDS) :])
+            if line.startswith((RECORDS, TRACED)):
+                take(line)
                 continue
             said = json.loads(line)
             if desk and "labels" in said:
@@ -251,9 +251,10 @@ class Crew:
             await asyncio.sleep(LOOK_SECONDS)
         return self._wanted.failure(worker.state)
 
-    def _take(self, batch: bytes) -> None:
-        """What a worker has executed."""
-        if self._desk:
+    def _take(self, line: bytes) -> None:
+        """What a worker has executed, or answered again."""
+        batch = line[len(RECORDS) :]
+        if self._desk and line.startswith(RECORDS):
             self._desk.record(batch)
         if self._traces:
             self._traces.take(batch)
@@ -463,7 +464,7 @@ def telemetry_of(
     names = Names(shared_key(config), config.revision, pod)
     resource = {"service.name": config.program, "service.namespace": config.namespace}
     resource |= {"service.version": config.model.version, "service.instance.id": os.environ.get(POD_NAME_ENV, "")}
-    traces = Traces(config, names.signed, boot, _exporter(resource))
+    traces = Traces(config, names.signed, boot, exporter_of(os.environ, resource))
     if config.feedback is None:
         return None, traces
     from despina_runtime.feedback.desk import FeedbackDesk  # its client takes a while to import
@@ -471,15 +472,6 @@ def telemetry_of(
     desk = FeedbackDesk(config, config.feedback, cache, pod)
     desk.on_spoken = traces.mark
     return desk, traces
-
-
-def _exporter(resource: dict[str, str]) -> Exporter | None:
-    """Whatever the environment says: serving does not depend on it."""
-    try:
-        return exporter_of(os.environ, resource)
-    except Exception as exc:
-        log.error("Traces are not exported, for OTEL_* variables cannot be used error=%s", type(exc).__name__)
-        return None
 
 
 def _serve_admin(

@@ -58,6 +58,12 @@ def begun(headers: Iterable[tuple[str, str]], ratio: float) -> Context:
     return Context(trace_id, fresh[32:], parent_id, is_asked, is_chosen(trace_id, ratio), state)
 
 
+def is_sampled(traceparent: str) -> bool:
+    """Whether a caller who sent this keeps the trace."""
+    found = TRACEPARENT.fullmatch(traceparent)
+    return found is not None and bool(int(found[3], 16) & SAMPLED)
+
+
 def span_id() -> str:
     """A new one."""
     return f"{random.getrandbits(64) | 1:016x}"

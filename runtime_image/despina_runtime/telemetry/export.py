@@ -26,14 +26,18 @@ log = logging.getLogger(__name__)
 
 
 def exporter_of(environment: Mapping[str, str], resource: Mapping[str, str]) -> Exporter | None:
-    """Where spans go to; None where no variable says so."""
+    """Where spans go to; None where no variable says so, or they say what cannot be used: serving depends on none."""
     if environment.get(DISABLED, "").lower() == "true":
         return None
     if not (environment.get(ENDPOINT) or environment.get(TRACES_ENDPOINT)):
         return None
     if environment.get(PROTOCOL, "").startswith("grpc"):
         log.warning("%s=grpc is not offered: spans go out as http/protobuf", PROTOCOL)
-    return Exporter(resource)
+    try:
+        return Exporter(resource)
+    except Exception as exc:
+        log.error("Traces are not exported, for OTEL_* variables cannot be used error=%s", type(exc).__name__)
+        return None
 
 
 class Exporter:

@@ -27,6 +27,7 @@ def of_request(program: str, one: Executed) -> Attributes:
         "despina.revision": one.revision,
         "despina.prediction": one.origin,
         "despina.kept": one.why,
+        "despina.cache.tier": one.tier,
         "error.type": one.problem,
     }
 

@@ -84,7 +84,7 @@ class Traces:
         """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code."""
         try:
             origin, found = origin_of(record), why or _why(record)
-            place_of(origin)
+            place_of(origin.partition("~")[0])
             if found not in REASONS:
                 raise ValueError("no reason to keep it")
             if self._exporter and not (why and is_kept(record)):  # those have been exported before
@@ -102,7 +102,8 @@ class Traces:
 
     def find(self, name: str) -> Trace | None:
         """The trace of a prediction, by its name, or the last one that is a part of the trace of this id."""
-        kept = self._ring.get(unsigned(name).partition("~")[0]) or self._part_of(name)
+        key = unsigned(name)
+        kept = self._ring.get(key) or self._ring.get(key.partition("~")[0]) or self._part_of(name)
         return self._read(kept, self._whole) if kept else None
 
     def _part_of(self, trace_id: str) -> Kept | None:

@@ -45,6 +45,8 @@ def tree(program: str, one: Executed) -> list[Node]:
     facts = semconv.of_request(program, one)
     root = Node(one.span_id, asked, "server", name, came, whole, one.problem, facts, one.inputs, one.outputs)
     found = [root]
+    if one.tier:
+        return found
     if one.waited >= LEAST_WAITED:
         found.append(Node(_id(one, 1), one.span_id, "internal", "wait", came, one.waited, "", {}))
     name, facts = f"invoke_workflow {one.path or program}", semconv.of_program(program, one)

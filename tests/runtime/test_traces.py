@@ -1,0 +1,145 @@
+"""A request's trace, from its caller through the program to a tool in another pod, and out to a collector."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from despina.wire import SIGNATURE_HEADER, CacheConfig, FeedbackConfig, ToolsConfig, ToolUse, Trace, TraceList, reading
+from services import free_port
+from tests.support.collector import collector
+from tests.support.hosts import hosts, tool_config
+from tests.support.pods import Pod, fresh
+from tests.support.world import eventually
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ASKED = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+KEY = "the program's"
+SIGNED = {SIGNATURE_HEADER: reading([KEY], "ns", "pod-1")}
+FIND = (ToolUse(name="find", tool="ns/search"),)
+
+
+@pytest.fixture(autouse=True)
+def nothing_by_chance(monkeypatch):
+    """What is asked for is kept, and what fails."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+
+
+def listed(admin: str, headers=SIGNED, **params) -> TraceList:
+    answer = httpx.get(f"{admin}/traces", headers=headers, params=params)
+    assert answer.status_code == 200, answer.text
+    return TraceList.model_validate_json(answer.content)
+
+
+def one(admin: str, name: str) -> Trace:
+    return Trace.model_validate_json(httpx.get(f"{admin}/traces/{name}", headers=SIGNED).content)
+
+
+def ready(pod: Pod) -> Pod:
+    eventually("ready", pod.is_ready, 90)
+    return pod
+
+
+@pytest.mark.parametrize("kind", ["tooled", "tooled-in-threads"])
+def test_a_callers_trace_goes_through_the_program_to_a_tool_in_another_pod(tmp_path, pod, log_model, monkeypatch, kind):
+    tools = tmp_path / "tools.json"
+    monkeypatch.setenv("DESPINA_TOOLS_FILE", str(tools))
+    with collector() as sink, hosts(tmp_path) as start:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20ours")
+        host = start()
+        tools.write_text(ToolsConfig(tools={"ns/search": tool_config("search", host.url)}).model_dump_json())
+        name = f"traced-{kind}"
+        running = ready(pod(log_model(kind, name), name, tools=FIND, read_key=KEY))
+        assert running.ask({"ticket": "not asked for"}).status_code == 200
+        answer = running.ask({"ticket": "t"}, headers=ASKED)
+        (summary,) = eventually("kept", lambda: listed(running.admin).traces, 10)
+        assert (summary.id, summary.trace_id, summary.why) == (answer.headers["despina-prediction-id"], TRACE, "asked")
+        found = one(running.admin, summary.id)
+        spans = {span.name: span for span in found.spans}
+        root, own, tool = (spans[n] for n in ("POST /execute", "invoke_workflow triage", "execute_tool ns/search"))
+        assert (root.parent, own.parent) == (SPAN, root.id)
+        assert (tool.attributes["despina.tool.backend"], tool.attributes["despina.tool.fate"]) == ("b0", "ok")
+        (there,) = listed(host.admin, {}).traces
+        hosted = one(host.admin, TRACE)
+        assert (there.trace_id, hosted.spans[0].parent, hosted.module) == (TRACE, tool.id, "search")
+        ids = {span.id for span in found.spans}
+        assert all(span.parent in ids for span in found.spans[1:])
+        count = len(found.spans) + 1
+        eventually("collected", lambda: len(sink.spans) >= count, 20)
+        assert {span.trace_id.hex() for span in sink.spans} == {TRACE}
+        sent = {span.span_id.hex(): span.parent_span_id.hex() for span in sink.spans}
+        assert sent == {span.id: span.parent for span in (*found.spans, *hosted.spans)}
+        assert sink.headers[0]["Authorization"] == "Bearer ours"
+        assert sink.services == {"triage", "sample"}
+        assert "ours" not in running.log.read_text()
+
+
+def test_only_who_may_read_the_pod_reads_its_traces(pod, version):
+    running = ready(pod(version, read_key=KEY))
+    for path in ("/traces", "/traces/x"):
+        assert httpx.get(f"{running.admin}{path}").status_code == 403
+        assert httpx.get(f"{running.admin}{path}", headers={SIGNATURE_HEADER: "x"}).status_code == 403
+    assert httpx.get(f"{running.admin}/traces/x", headers=SIGNED).status_code == 404
+    assert httpx.get(f"{running.admin}/traces?after=x", headers=SIGNED).status_code == 400
+
+
+def test_without_payloads_no_word_of_a_caller_is_anywhere(pod, version, tmp_path):
+    with collector() as sink, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        running = ready(pod(version))
+        running.ask({"ticket": "my very own words"}, headers={"despina-trace": "keep"})
+        (summary,) = eventually("kept", lambda: listed(running.admin).traces, 10)
+        found = one(running.admin, summary.id)
+        assert [span.name for span in found.spans if span.name == "classify"] == ["classify"]
+        assert "very own" not in found.model_dump_json()
+        assert found.is_redacted
+        eventually("collected", lambda: sink.named("classify"), 20)
+        assert "very own" not in str(sink.spans)
+        assert "very own" not in running.log.read_text()
+
+
+def test_what_a_label_is_about_is_kept_and_what_failed(pod, version, lm):
+    running = ready(pod(version, feedback=FeedbackConfig(folder="/nowhere", sample_percent=0, payloads="Full")))
+    body = fresh()
+    name = running.ask(body).headers["despina-prediction-id"]
+    assert listed(running.admin).traces == ()
+    label = {"prediction_id": name, "label": "failure"}
+    eventually("taken", lambda: httpx.post(f"{running.url}/feedback", json=label).status_code == 202, 20)
+    (marked,) = eventually("marked", lambda: listed(running.admin).traces, 10)
+    assert (marked.id, marked.why) == (name, "marked")
+    assert body["ticket"] in one(running.admin, name).spans[0].inputs
+    lm.misbehave(status=500)
+    assert running.ask(fresh()).status_code == 502
+    (failed,) = eventually("failed", lambda: listed(running.admin, after=marked.number).traces, 10)
+    assert (failed.why, failed.status, failed.problem) == ("error", 502, "lm-failure")
+
+
+def test_an_endpoint_that_is_down_holds_nobody_up(pod, version, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    running = ready(pod(version, read_key=KEY))
+    slowest = 0.0
+    for _ in range(50):
+        began = time.monotonic()
+        assert running.ask(fresh()).status_code == 200
+        slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 5
+    eventually("kept", lambda: len(listed(running.admin).traces) == 50, 10)
+    began = time.monotonic()
+    assert running.stop() == 0
+    assert time.monotonic() - began < 15
+
+
+def test_a_cached_answer_is_traced_only_where_that_is_asked_for(pod, version):
+    cache = CacheConfig(scope="Program", process_entries=10)
+    running = ready(pod(version, cache=cache))
+    body = fresh()
+    for _ in range(5):
+        running.ask(body)
+    name = running.ask(body, headers=ASKED).headers["despina-prediction-id"]
+    (found,) = eventually("kept", lambda: listed(running.admin).traces, 10)
+    assert (found.id, found.tier, found.trace_id) == (name, "process", TRACE)
