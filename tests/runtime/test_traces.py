@@ -8,6 +8,9 @@ import httpx
 import pytest
 
 from despina.wire import SIGNATURE_HEADER, CacheConfig, FeedbackConfig, ToolsConfig, ToolUse, Trace, TraceList, reading
+from despina_runtime.telemetry.dropped import dropped
+from despina_runtime.telemetry.export import exporter_of
+from despina_runtime.telemetry.tree import Node
 from services import free_port
 from tests.support.collector import collector
 from tests.support.hosts import hosts, tool_config
@@ -143,3 +146,40 @@ def test_a_cached_answer_is_traced_only_where_that_is_asked_for(pod, version):
     name = running.ask(body, headers=ASKED).headers["despina-prediction-id"]
     (found,) = eventually("kept", lambda: listed(running.admin).traces, 10)
     assert (found.id, found.tier, found.trace_id) == (name, "process", TRACE)
+
+
+def node(**changes) -> Node:
+    return Node(SPAN, "", "client", "chat m", 5.0, 0.5, "", {"a": 1})._replace(**changes)
+
+
+def environment(monkeypatch, **found: str) -> dict[str, str]:
+    made = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in found.items()}
+    for name, value in made.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def test_spans_arrive_compressed(monkeypatch):
+    with collector() as sink:
+        found = environment(monkeypatch, ENDPOINT=sink.url, COMPRESSION="gzip")
+        exporter = exporter_of(found, {"service.name": "triage"})
+        assert exporter is not None
+        exporter.add([node(), node(span_id="b7ad6b7169203331")], TRACE)
+        exporter.close(20)
+        assert [one.span_id.hex() for one in sink.spans] == [SPAN, "b7ad6b7169203331"]
+        assert sink.services == {"triage"}
+
+
+def test_where_nobody_takes_them_spans_are_dropped_and_counted_and_nobody_waits(monkeypatch):
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
+    exporter = exporter_of(environment(monkeypatch, ENDPOINT=url), {})
+    assert exporter is not None
+    before = dict(dropped())
+    began = time.monotonic()
+    for _ in range(1000):
+        exporter.add([node()] * 3, TRACE)
+    assert time.monotonic() - began < 5
+    exporter.close(0.5)
+    lost = {reason: count - before.get(("traces", reason), 0) for (_, reason), count in dropped().items()}
+    assert lost["queue_full"] >= 3000 - 2 * 600
