@@ -18,7 +18,8 @@ from despina_runtime.telemetry.tree import Node
 
 ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 DISABLED, PROTOCOL, QUEUE = "OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_BSP_MAX_QUEUE_SIZE"
-USUAL_QUEUE = 2048
+USUAL_QUEUE, MOST_BYTES, AT_ONCE = 2048, 2**25, 256
+"""Traces that may wait, their bytes, and how many of them are sent together."""
 log = logging.getLogger(__name__)
 
 
@@ -41,10 +42,11 @@ def exporter_of(environment: Mapping[str, str], resource: Mapping[str, str]) -> 
 
 
 class Waiting(NamedTuple):
-    """A span in the SDK's queue, which asks it whether it is sampled."""
+    """A trace in the SDK's queue, which takes it for a span and asks whether it is sampled."""
 
     context: Any
     written: bytes
+    spans: int
 
 
 class Exporter:
@@ -60,23 +62,24 @@ class Exporter:
         for name in ("opentelemetry.sdk", "opentelemetry.exporter"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say again and again is counted
         self._room = int(os.environ.get(QUEUE, "") or USUAL_QUEUE)
-        self._exporter, self._waiting = OTLPSpanExporter(), 0
+        self._exporter, self._waiting, self._bytes = OTLPSpanExporter(), 0, 0
         self._counting = Lock()
         self._resource = Resource(dict(resource)).merge(OTELResourceDetector().detect()).attributes
         self._context = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
-        self._processor = BatchSpanProcessor(self, max_queue_size=self._room)  # type: ignore[arg-type]
+        self._processor = BatchSpanProcessor(self, self._room, max_export_batch_size=min(AT_ONCE, self._room))  # type: ignore[arg-type]
 
     def add(self, nodes: Sequence[Node], trace_id: str) -> None:
-        """One trace's spans, all or none. Raises ValueError or struct.error for what can be none."""
-        written = [Waiting(self._context, span(node, trace_id)) for node in nodes]
+        """One trace's spans, all or none of them. Raises ValueError or struct.error for what can be none."""
+        written = b"".join([span(node, trace_id) for node in nodes])
         with self._counting:
-            has_room = self._waiting + len(written) <= self._room
-            self._waiting += len(written) if has_room else 0
+            has_room = self._waiting < self._room and self._bytes + len(written) <= MOST_BYTES
+            if has_room:
+                self._waiting += 1
+                self._bytes += len(written)
         if not has_room:
-            drop("traces", "queue_full", len(written))
+            drop("traces", "queue_full", len(nodes))
             return
-        for one in written:
-            self._processor.on_end(one)  # type: ignore[arg-type]
+        self._processor.on_end(Waiting(self._context, written, len(nodes)))  # type: ignore[arg-type]
 
     def export(self, batch: Sequence[Waiting]) -> None:
         """Send some; the SDK's thread calls it. They are written already, and so go past the exporter's own encoder."""
@@ -86,7 +89,8 @@ class Exporter:
         finally:
             with self._counting:
                 self._waiting -= len(batch)
-            drop("traces", "export_failed", 0 if is_there else len(batch))
+                self._bytes -= sum(len(one.written) for one in batch)
+            drop("traces", "export_failed", 0 if is_there else sum(one.spans for one in batch))
 
     def shutdown(self) -> None:
         """End what is under way; the SDK calls it, too."""

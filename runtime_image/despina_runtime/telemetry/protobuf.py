@@ -18,6 +18,7 @@ from despina_runtime.telemetry.tree import Node
 
 LONGEST_VALUE = 2**14
 """Characters of an attribute."""
+LONGEST_KNOWN = 64
 KINDS = {"internal": 1, "server": 2, "client": 3}
 ERROR = 2
 TIMES = struct.Struct("<BQBQ")
@@ -36,12 +37,12 @@ def request(resource: Mapping[str, Any], spans: Iterable[bytes]) -> bytes:
 
 def span(node: Node, trace_id: str) -> bytes:
     """One, as it stands in a request. Raises ValueError or struct.error for what can be none."""
-    begin = int(node.at * 1e9)
-    ids = _part(1, bytes.fromhex(trace_id)) + _part(2, bytes.fromhex(node.span_id))
-    parent = _part(4, bytes.fromhex(node.parent_id)) if node.parent_id else b""
+    begin, fromhex = int(node.at * 1e9), bytes.fromhex
+    ids = b"\x0a\x10%b\x12\x08%b" % (fromhex(trace_id), fromhex(node.span_id))
+    parent = b"\x22\x08%b" % fromhex(node.parent_id) if node.parent_id else b""
     told = _part(5, node.name[:LONGEST_VALUE].encode(errors="replace")) + bytes((6 << 3, KINDS[node.kind]))
     times = TIMES.pack(7 << 3 | 1, begin, 8 << 3 | 1, begin + int(node.seconds * 1e9))
-    facts = [_attribute(9, name, value) for name, value in node.attributes.items() if value is not None and value != ""]
+    facts = [_fact(name, value) for name, value in node.attributes.items() if value is not None and value != ""]
     facts += [_attribute(9, name, _json(value)) for name, value in _words(node) if value is not None]
     status = _part(15, _part(2, node.error.encode(errors="replace")) + bytes((3 << 3, ERROR))) if node.error else b""
     return _part(2, b"".join((ids, parent, told, times, *facts, status, FLAGS)))
@@ -53,6 +54,17 @@ def _words(node: Node) -> Iterable[tuple[str, Any]]:
 
 def _json(value: Any) -> str:
     return to_json(value, inf_nan_mode="null").decode()
+
+
+def _fact(name: str, value: Any) -> bytes:
+    """Most are the same in each trace."""
+    is_short = type(value) is int or (type(value) is str and len(value) <= LONGEST_KNOWN)
+    return _known(name, value) if is_short else _attribute(9, name, value)
+
+
+@lru_cache(2048, typed=True)
+def _known(name: str, value: str | int) -> bytes:
+    return _attribute(9, name, value)
 
 
 def _attribute(field: int, name: str, value: Any) -> bytes:

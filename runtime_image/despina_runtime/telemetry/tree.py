@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from despina_runtime.telemetry import semconv
@@ -44,19 +43,23 @@ def tree(program: str, one: Executed) -> list[Node]:
     name = f"POST {semconv.route_of(one.path)}"
     facts = semconv.of_request(program, one)
     root = Node(one.span_id, asked, "server", name, came, whole, one.problem, facts, one.inputs, one.outputs)
-    found = [root]
+    found, number = [root], int(one.span_id, 16)
     if one.tier:
         return found
     if one.waited >= LEAST_WAITED:
-        found.append(Node(_id(one, 1), one.span_id, "internal", "wait", came, one.waited, "", {}))
+        found.append(Node(_id(number + 1), one.span_id, "internal", "wait", came, one.waited, "", {}))
     name, facts = f"invoke_workflow {one.path or program}", semconv.of_program(program, one)
-    own = Node(_id(one, 2), one.span_id, "internal", name, one.at, one.seconds, one.problem, facts)
-    return [*found, own, *_parts(one, own)]
+    own = Node(_id(number + 2), one.span_id, "internal", name, one.at, one.seconds, one.problem, facts)
+    return [*found, own, *_parts(one, own, number + 3)]
 
 
-def _parts(one: Executed, own: Node) -> list[Node]:
+def _parts(one: Executed, own: Node, first: int) -> list[Node]:
     """What happened within the program. The call of the program itself is its own span, and none beside it."""
-    ids = [_id_of(one, number, span, own) for number, span in enumerate(one.spans)]
+    callers = {span.parent for span in one.spans}
+    ids = [
+        own.span_id if number in callers and _is_own(one, span) else _id_of(span, first + number)
+        for number, span in enumerate(one.spans)
+    ]
     return [
         _part(one, span, ids[number], ids[span.parent] if 0 <= span.parent < len(ids) else own.span_id)
         for number, span in enumerate(one.spans)
@@ -64,15 +67,14 @@ def _parts(one: Executed, own: Node) -> list[Node]:
     ]
 
 
-def _id_of(one: Executed, number: int, span: Span, own: Node) -> str:
-    if span.kind == "tool" and SPAN_ID.fullmatch(span.facts["span_id"]):
-        return str(span.facts["span_id"])
-    is_own = span.kind == "module" and span.parent < 0 and span.name == one.path and _has_parts(one.spans, number)
-    return own.span_id if is_own else _id(one, 3 + number)
+def _is_own(one: Executed, span: Span) -> bool:
+    return span.kind == "module" and span.parent < 0 and span.name == one.path
 
 
-def _has_parts(spans: Sequence[Span], number: int) -> bool:
-    return any(span.parent == number for span in spans)
+def _id_of(span: Span, number: int) -> str:
+    """A tool was told by what it is called; other spans' ids follow from the request's own."""
+    told = span.facts.get("span_id", "")
+    return str(told) if span.kind == "tool" and SPAN_ID.fullmatch(told) else _id(number)
 
 
 def _part(one: Executed, span: Span, span_id: str, parent_id: str) -> Node:
@@ -83,9 +85,8 @@ def _part(one: Executed, span: Span, span_id: str, parent_id: str) -> Node:
     return Node(span_id, parent_id, kind, semconv.name_of(span), one.at + span.start, span.seconds, error, facts, *said)
 
 
-def _id(one: Executed, number: int) -> str:
-    """Ids of a request's own spans follow from the first."""
-    return f"{((int(one.span_id, 16) + number) % IDS) or 1:016x}"
+def _id(number: int) -> str:
+    return f"{number % IDS or 1:016x}"
 
 
 def parent_of(traceparent: str) -> str:
