@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import httpx
@@ -146,6 +147,18 @@ def test_a_cached_answer_is_traced_only_where_that_is_asked_for(pod, version):
     name = running.ask(body, headers=ASKED).headers["despina-prediction-id"]
     (found,) = eventually("kept", lambda: listed(running.admin).traces, 10)
     assert (found.id, found.tier, found.trace_id) == (name, "process", TRACE)
+
+
+def test_a_pod_logs_json_that_names_program_revision_and_trace_and_quotes_nobody(pod, version, lm):
+    running = ready(pod(version, log_format="json"))
+    lm.misbehave(status=500)
+    assert running.ask({"ticket": "my very own words\nsecond line"}, headers=ASKED).status_code == 502
+    eventually("logged", lambda: "LM failed" in running.log.read_text(), 10)
+    lines = [json.loads(line) for line in running.log.read_text().splitlines()]
+    (failed,) = [line for line in lines if line["message"].startswith("LM failed")]
+    assert (failed["program"], failed["revision"], failed["trace_id"]) == ("triage", "abcd1234", TRACE)
+    assert failed["level"] == "WARNING"
+    assert "very own" not in running.log.read_text()
 
 
 def node(**changes) -> Node:

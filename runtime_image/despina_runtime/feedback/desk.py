@@ -51,7 +51,7 @@ class FeedbackDesk:
         self._disk_trouble = self._sink_trouble = ""
         self._refused_at = -math.inf
         self._is_closing = False
-        self.on_spoken: Callable[[Mapping[str, bytes]], None] = lambda _: None
+        self.on_spoken: Callable[[Mapping[str, bytes]], None] | None = None
         """Told of what answers of this pod's labels are about: by name, the record, or nothing if it is gone."""
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -157,6 +157,8 @@ class FeedbackDesk:
                 waiting.set_result(found)
 
     async def _tell_what_was_spoken_of(self, labels: Sequence[Label], found: Mapping[str, Status]) -> None:
+        if self.on_spoken is None:
+            return
         here = {one.origin for one in labels if one.pod == self.pod and found.get(one.prediction) == "Stored"}
         if here:
             self.on_spoken(await self._in_spool(self._spool.records, sorted(here)))

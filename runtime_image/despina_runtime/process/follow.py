@@ -131,7 +131,7 @@ class Follower:
         if config is None:
             return
         log.info("Starting version=%s", version)
-        crew = Crew(config, self.cache, listen, self.desk, traces=self.traces)
+        crew = Crew(config, self.cache, listen, self.desk, None, self.traces)
         failure = await crew.start()
         if failure:
             self._fail(version, failure)
