@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
 import httpx
 import pytest
+from mcp import Client
 
-from despina.wire import SIGNATURE_HEADER, CacheConfig, FeedbackConfig, ToolsConfig, ToolUse, Trace, TraceList, reading
+from despina.wire import (
+    SIGNATURE_HEADER,
+    CacheConfig,
+    FeedbackConfig,
+    ToolBackend,
+    ToolConfig,
+    ToolsConfig,
+    ToolUse,
+    Trace,
+    TraceList,
+    reading,
+)
+from despina_runtime.lm.meter import Meter
+from despina_runtime.telemetry.context import begun
 from despina_runtime.telemetry.dropped import dropped
 from despina_runtime.telemetry.export import exporter_of
 from despina_runtime.telemetry.tree import Node
+from despina_runtime.tools.grid import Grid
 from services import free_port
 from tests.support.collector import collector
-from tests.support.hosts import hosts, tool_config
+from tests.support.hosts import contract_of, hosts, tool_config
 from tests.support.pods import Pod, fresh
 from tests.support.world import eventually
 
@@ -159,6 +175,24 @@ def test_a_pod_logs_json_that_names_program_revision_and_trace_and_quotes_nobody
     assert (failed["program"], failed["revision"], failed["trace_id"]) == ("triage", "abcd1234", TRACE)
     assert failed["level"] == "WARNING"
     assert "very own" not in running.log.read_text()
+
+
+async def test_a_trace_goes_on_over_mcp(tmp_path):
+    meta = {"traceparent": ASKED["traceparent"], "tracestate": 7}
+    with hosts(tmp_path) as start:
+        host, grid = start(), Grid()
+        async with Client(f"{host.url}/mcp") as client:  # the SDK is imported by then, on both sides
+            await client.call_tool("echo", {"text": "x"}, meta=meta)
+        assert [span.parent for span in one(host.admin, TRACE).spans] == [SPAN]
+        meter = Meter(asyncio.get_running_loop().time() + 20)
+        meter.context = begun(tuple(ASKED.items()), 0.0)
+        backend = ToolBackend(name="there", kind="Mcp", url=f"{host.url}/mcp", tool="echo")
+        config = ToolConfig(contract=contract_of("echo"), backends=(backend,))
+        assert await grid.call("ns/echo", config, {"text": "x"}, meter.deadline, meter=meter) == "x"
+        await grid.close()
+        (attempt,) = meter.tools
+        assert (attempt.backend, attempt.fate) == ("there", "ok")
+        assert [span.parent for span in one(host.admin, TRACE).spans] == [SPAN, attempt.span_id]
 
 
 def node(**changes) -> Node:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from despina.api.status import ProgramStatus
+from despina.decide.observed import Observed, Resolution
+from despina.decide.plan import Apply, Create, each
+from despina.decide.rollout import decide
+from despina.settings import Settings
 from despina.wire import logs
 from despina.wire.logs import ABOUT, OneLine, set_up
+from tests.support.gen import DEFAULTS, a_program
 
 
 def record(message: str = "Reconciled key=%s", *args: object, **changes: object) -> logging.LogRecord:
@@ -85,3 +92,13 @@ def test_a_process_is_set_up_again_by_what_its_configuration_says(monkeypatch):
     assert first.endswith(" INFO root first")
     assert json.loads(second)["program"] == "triage"
     assert len(root.handlers) == 1
+
+
+@pytest.mark.parametrize(("form", "told"), [("json", '"log_format":"json"'), ("text", "")])
+def test_pods_log_as_the_operator_is_told_to(form, told):
+    observed = Observed(a_program(), ProgramStatus(), replace(DEFAULTS, log_format=form), Resolution("1", "ModelFound"))
+    documents = [a.document for a in each(decide(observed, now=0.0).actions) if isinstance(a, Create | Apply)]
+    (config,) = [d["data"]["config.json"] for d in documents if "config.json" in d.get("data", {})]
+    assert told in config
+    assert ("log_format" in config) == bool(told), "what is as ever is not said: older runtimes would refuse it"
+    assert Settings(log_format=form).defaults(()).log_format == form

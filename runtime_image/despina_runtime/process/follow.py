@@ -21,6 +21,7 @@ from despina.api.program import MlflowSource, Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.api.serving import SecretKeyRef
 from despina.wire import Failure, ModelRef, RuntimeConfig
+from despina.wire.logs import FACTS
 from despina_runtime.http.server import open_port
 from despina_runtime.process.supervisor import Crew, prepare_folder, telemetry_of
 from despina_runtime.program.unservable import NotServable
@@ -245,6 +246,7 @@ async def _what_is_missing(client: httpx.AsyncClient, source: MlflowSource, head
 
 async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:
     """Serve a manifest on this machine."""
+    FACTS["program"] = program.name
     tracking_uri(program)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         return await Follower(program, host, port, Path(cache), secrets, poll_seconds).run()

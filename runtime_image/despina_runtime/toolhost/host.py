@@ -41,6 +41,7 @@ from despina.wire import (
     ToolHostConfig,
     ToolProblemReport,
 )
+from despina.wire.logs import FACTS
 from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.prometheus import metrics
@@ -296,6 +297,7 @@ def build_admin(host: Host, is_ready: Callable[[], bool]) -> Starlette:
 
 async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port: int | None = ADMIN_PORT) -> int:
     """Host tools until SIGTERM, then drain. The result is the exit code."""
+    FACTS["tool"] = config.tool
     stop = asyncio.Event()
     on_signals(stop)
     # Functions that are not async run in threads: one for each call that may be under way.
