@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.lm.meter import LMCall
 from despina_runtime.pipeline.call import Answer, Call
 from despina_runtime.pipeline.recorded import Policy, Recorded
@@ -368,3 +370,15 @@ def test_an_old_records_spans_have_no_callers():
 async def test_it_ends_in_time():
     worker = Worker()
     await asyncio.wait_for(worker.traces.close(1.0), 5)
+
+
+async def test_a_request_that_asks_for_ever_has_a_record_that_fits():
+    worker = Worker(FeedbackConfig(payloads="Full"))
+
+    async def then(call: Call) -> Answer:
+        call.meter.calls += [LMCall("main", "openai/m", "a", 0.0, 0.5, (7, 3), "0.1", "", [object()])] * 50_000
+        return Answer(b"{}")
+
+    program: Any = SimpleNamespace(named_predictors=lambda: [], named_sub_modules=lambda: [])
+    await Recorded(worker.recorder, worker.names, program, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main"))
+    assert len(worker.hand_over()) < LONGEST_LINE // 4

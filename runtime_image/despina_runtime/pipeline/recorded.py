@@ -25,6 +25,8 @@ from despina_runtime.telemetry.prediction import Names, unsigned
 from despina_runtime.telemetry.recorder import Record, Recorder, written
 
 NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))
+MOST_PARTS = 2048
+"""Attempts at LMs that are recorded of one request, and as many at tools: a record must fit into a worker's line."""
 NO_WORDS = None, None, (), True
 
 
@@ -119,7 +121,8 @@ class Recorded:
         if not why and not self._policy.is_all:
             return origin
         words = (call.body, answer.body if answer else None) if self._policy.is_all else (None, None)
-        spent = meter.input_tokens, meter.output_tokens, meter.cost, tuple(meter.calls), tuple(meter.tools)
+        parts = tuple(meter.calls[:MOST_PARTS]), tuple(meter.tools[:MOST_PARTS])
+        spent = meter.input_tokens, meter.output_tokens, meter.cost, *parts
         steps = [self._traced(step) for step in call.steps or ()]
         asked = call.lm, call.trace, *words
         known: Any = (origin, at, began, ended, status, kind, *asked, *spent, steps, waited, c, why)
