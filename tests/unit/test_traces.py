@@ -379,6 +379,6 @@ async def test_a_request_that_asks_for_ever_has_a_record_that_fits():
         call.meter.calls += [LMCall("main", "openai/m", "a", 0.0, 0.5, (7, 3), "0.1", "", [object()])] * 50_000
         return Answer(b"{}")
 
-    program: Any = SimpleNamespace(named_predictors=lambda: [], named_sub_modules=lambda: [])
+    program: Any = SimpleNamespace(named_predictors=list, named_sub_modules=list)
     await Recorded(worker.recorder, worker.names, program, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main"))
     assert len(worker.hand_over()) < LONGEST_LINE // 4
