@@ -463,7 +463,7 @@ def telemetry_of(
     prepare(cache, pod)
     names = Names(shared_key(config), config.revision, pod)
     resource = {"service.name": config.program, "service.namespace": config.namespace}
-    resource |= {"service.version": config.model.version, "service.instance.id": os.environ.get(POD_NAME_ENV, "")}
+    resource |= {"service.instance.id": os.environ.get(POD_NAME_ENV, "")}  # the version changes while it runs
     traces = Traces(config, names.signed, boot, exporter_of(os.environ, resource))
     if config.feedback is None:
         return None, traces
