@@ -43,12 +43,12 @@ def collector():
     async def serve() -> None:
         app = web.Application()
         app.add_routes([web.post("/v1/traces", found.take)])
-        runner = web.AppRunner(app)
+        runners.append(runner := web.AppRunner(app, shutdown_timeout=0.1))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", int(found.url.rpartition(":")[2])).start()
         up.set()
 
-    up = threading.Event()
+    up, runners = threading.Event(), []
     loop.create_task(serve())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -56,5 +56,6 @@ def collector():
     try:
         yield found
     finally:
+        asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
