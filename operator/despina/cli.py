@@ -29,6 +29,7 @@ from despina.decide.rollout import decide
 from despina.decide.snapshot import Snapshot, SnapshotError, dump, load
 from despina.decide.tool import ObservedTool, decide_tool
 from despina.status.why import explain, printable
+from despina.wire.logs import set_up
 
 Found = TypeVar("Found", bound=BaseModel)
 
@@ -147,11 +148,12 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     from despina.main import run  # kopf and the client are not needed for the other commands
     from despina.settings import Settings
 
-    _log()
+    settings = _settings(parser, Settings)
+    set_up(settings.log_format, quotes_errors=True)
     for chatty in ("httpx", "kopf.objects", "kopf.activities"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it writes tracebacks of what tools' servers answer
-    asyncio.run(run(_settings(parser, Settings)))
+    asyncio.run(run(settings))
 
 
 def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:

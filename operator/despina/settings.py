@@ -12,6 +12,7 @@ from despina.api.base import ServerStr
 from despina.api.credentials import Credentials
 from despina.api.placement import PlacementProfile
 from despina.decide.observed import Defaults
+from despina.wire.logs import LogFormat
 
 
 class Settings(BaseSettings):
@@ -35,6 +36,8 @@ class Settings(BaseSettings):
     cluster_domain: str = "cluster.local"
     health_port: int = 8080
     workers: int = 8
+    log_format: LogFormat = "text"
+    """The operator's, and that of the pods that it makes from now on."""
     order_secret: str = "despina-order-key"  # noqa: S105 - the name of a Secret
     read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
 
@@ -57,6 +60,7 @@ class Settings(BaseSettings):
             profiles=read_profiles(self.profiles_file),
             order_keys=order_keys,
             cluster_domain=self.cluster_domain,
+            log_format=self.log_format,
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from despina.wire import (
     TrialTools,
     TryReport,
 )
+from despina.wire.logs import FACTS
 from despina_runtime.breaker import State
 from despina_runtime.cache.failures import take as take_failures
 from despina_runtime.cache.keys import canonical
@@ -54,6 +56,7 @@ from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
+from despina_runtime.telemetry.context import ratio_of
 from despina_runtime.telemetry.counting import Counting, VersionCounts
 from despina_runtime.telemetry.prediction import names_of
 from despina_runtime.telemetry.recorder import Recorder
@@ -102,7 +105,7 @@ class Revision:
         sessions: Sessions,
         capacity: Capacity,
         grid: Grid,
-        recorder: Recorder,
+        recorders: tuple[Recorder, Recorder],
         line: Line,
         counts: VersionCounts,
     ) -> None:
@@ -112,8 +115,8 @@ class Revision:
         self.lms = LMs(config, store, loaded.program, counts=counts)
         self.toolbox = make_toolbox(config)
         self.toolbox.serve(grid, store)
-        recording = (recorder, names_of(config)) if config.feedback else (None, None)
-        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, recording[0], recording[1], counts)
+        recording = recorders[0], names_of(config), ratio_of(os.environ), recorders[1]
+        self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording, counts=counts)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
 
@@ -141,6 +144,8 @@ class Engine:
         self._capacity = Capacity(config)
         self._loader = ThreadPoolExecutor(4, "loader")  # the program's own threads may all be busy
         self.recorder, self.line = Recorder(), Line()
+        self.traced = Recorder()
+        """Of what was given again, which is no prediction of its own, and whose callers asked for its trace."""
         self._counting, self._gauges = Counting(), dict[str, Any]()
         self._released: list[Record] = []
         """Of revisions that have requests to end."""
@@ -164,7 +169,7 @@ class Engine:
         beside = self.current.store if self._held else self._first_store
         store = beside.beside(config) if beside else None
         counts = self._counting.begin(config.model.version)
-        shared = self._sessions, self._capacity, self._grid, self.recorder, self.line
+        shared = self._sessions, self._capacity, self._grid, (self.recorder, self.traced), self.line
         try:
             return Revision(loaded, config, store, *shared, counts)
         except Exception:
@@ -261,6 +266,7 @@ class Engine:
         self.current.service.is_retired = self._is_retired
         if before is not self.current:
             before.service.shadow = None
+            FACTS["revision"] = name
             log.info("Committed revision=%s version=%s", name, self.current.config.model.version)
         return True
 
@@ -375,8 +381,9 @@ class Engine:
         counted = self._counting.take()
         if failures := take_failures():
             counted["cache_failures"] = failures
-        if dropped := self.recorder.take_dropped():
-            counted["dropped"] = {"prediction": dropped}
+        dropped = {"prediction": self.recorder.take_dropped(), "trace": self.traced.take_dropped()}
+        if any(dropped.values()):
+            counted["dropped"] = dropped
         if not counted and gauges == self._gauges:
             return {}
         self._gauges = gauges

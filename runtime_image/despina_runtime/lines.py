@@ -9,6 +9,8 @@ from collections.abc import AsyncIterable
 LONGEST_LINE = 2**22
 RECORDS = b"R"
 """So begins a line that is no document of its own but a list of what a worker has executed."""
+TRACED = b"T"
+"""And so one that lists what it has only answered again, for the traces of those who ask for them."""
 
 
 class TooLong(Exception):

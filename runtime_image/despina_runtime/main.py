@@ -33,6 +33,7 @@ from despina.wire import (
     RuntimeConfig,
     ToolHostConfig,
 )
+from despina.wire.logs import LOG_FORMAT_ENV, set_up
 from despina_runtime.http.server import EVERYWHERE
 from despina_runtime.program.unservable import NotServable, ProgramError
 from despina_runtime.tools.errors import NotATool
@@ -59,7 +60,7 @@ OF_SERVER = "the MLflow server, in place of the manifest's; MLFLOW_TRACKING_URI 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; the result is the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(os.environ.get(LOG_FORMAT_ENV))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     args = _parser().parse_args(argv)
     try:
@@ -225,6 +226,7 @@ def _serve(args: argparse.Namespace) -> int:
         from despina_runtime.process.supervisor import latest, serve_pod
 
         config = RuntimeConfig.model_validate_json(args.config.read_bytes())
+        set_up(os.environ.get(LOG_FORMAT_ENV) or config.log_format, program=config.program)
         generation = Path(GENERATION_DIR) / CONFIG_FILE
         return asyncio.run(serve_pod(latest(config, generation), Path(CACHE_DIR)))
     from despina_runtime.manifests import parsed

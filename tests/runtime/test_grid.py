@@ -22,6 +22,7 @@ from despina.wire import (
     ToolConfig,
 )
 from despina_runtime.cache.store import Store
+from despina_runtime.lm.meter import Meter
 from despina_runtime.tools.errors import (
     ToolArgumentsInvalid,
     ToolFailed,
@@ -209,7 +210,7 @@ async def test_the_deadline_and_the_trace_are_passed_on(call):
         grid = Grid()
         deadline = asyncio.get_running_loop().time() + 3
         trace = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
-        await grid.call(KEY, tool_config("echo", one.url), {"text": "x"}, deadline, trace=trace)
+        await grid.call(KEY, tool_config("echo", one.url), {"text": "x"}, deadline, meter=Meter(deadline, trace=trace))
         await grid.close()
         assert one.headers["traceparent"] == trace[0][1]
         assert 2 < float(one.headers["despina-deadline-seconds"]) <= 3

@@ -41,17 +41,19 @@ class HostProcess:
         self.log = folder / f"host-{config.port}.log"
         self.executions = folder / f"executions-{config.port}"
         environment = {**os.environ, "SAMPLE_TOOLS_LOG": str(self.executions), **env}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        admin = free_port()
+        self.admin = f"http://127.0.0.1:{admin}"
         self._file = folder / f"host-{config.port}.json"
         self._file.write_text(config.model_dump_json())
         code = (
             "import sys, uvloop; from pathlib import Path; from despina.wire import ToolHostConfig;"
             "from despina_runtime.toolhost.host import serve_tools;"
             "config = ToolHostConfig.model_validate_json(Path(sys.argv[1]).read_bytes());"
-            "sys.exit(uvloop.run(serve_tools(config, '127.0.0.1', None)))"
+            "sys.exit(uvloop.run(serve_tools(config, '127.0.0.1', int(sys.argv[2]))))"
         )
         with self.log.open("wb") as log:
-            command = [sys.executable, "-c", code, str(self._file)]
+            command = [sys.executable, "-c", code, str(self._file), str(admin)]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def is_up(self) -> bool:

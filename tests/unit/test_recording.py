@@ -28,7 +28,9 @@ from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 POD = "1f900a010203"
 PREDICTOR = object()
-PROGRAM: Any = SimpleNamespace(named_predictors=lambda: [("classify", PREDICTOR)])
+PROGRAM: Any = SimpleNamespace(
+    named_predictors=lambda: [("classify", PREDICTOR)], named_sub_modules=lambda: [("self.classify", PREDICTOR)]
+)
 
 
 class World:

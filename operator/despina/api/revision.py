@@ -32,6 +32,7 @@ from despina.wire import (
     ToolUse,
     WarmUpConfig,
 )
+from despina.wire.logs import LogFormat
 
 # Size, delays and the alias are not part of a revision: changing them must not restart anything.
 RELEVANT = (
@@ -162,6 +163,7 @@ def runtime_config(
     order_keys: tuple[str, ...] = (),
     secrets_dir: str = SECRETS_DIR,
     read_key: str = "",
+    log_format: LogFormat = "text",
 ) -> RuntimeConfig:
     """The document that a pod of this revision runs by; `make try` builds its own with the same function."""
     spec, runtime = program.spec, program.spec.runtime
@@ -200,6 +202,7 @@ def runtime_config(
         session_ttl_seconds=spec.sessions.ttl_seconds,
         order_keys=order_keys,
         read_key=read_key,
+        log_format=log_format,
     )
 
 

@@ -15,6 +15,7 @@ from despina.api.runs import OptimizationRun
 from despina.api.status import Memory, ProgramStatus
 from despina.desired.toolbox import ToolView
 from despina.wire import EvaluationResult, Failure, HeldRevision, ModelRef, OptimizationResult, PodState, RuntimeConfig
+from despina.wire.logs import LogFormat
 
 
 def _split(key: Any) -> Any:
@@ -222,6 +223,7 @@ class Defaults:
     order_keys: tuple[str, ...] = ()
     """The public halves of the operator's keys, the current one first."""
     cluster_domain: str = "cluster.local"
+    log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True)

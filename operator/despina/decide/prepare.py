@@ -22,7 +22,8 @@ from despina.wire import RuntimeConfig
 
 def config_of(r: Situation, revision: Revision) -> RuntimeConfig:
     """What pods run that serve a revision of the present spec."""
-    return runtime_config(r.o.program, revision, r.o.defaults.order_keys, read_key=r.o.read_key)
+    own = r.o.defaults
+    return runtime_config(r.o.program, revision, own.order_keys, read_key=r.o.read_key, log_format=own.log_format)
 
 
 def made(r: Situation, revision: Revision) -> Iterator[Action]:

@@ -116,6 +116,7 @@ def defaults_of(live: Live, deployments: list[Document]) -> Defaults:
         tracking_uri=config.model.tracking_uri if config else None,
         profiles=_profiles(live, container),
         order_keys=config.order_keys if config else (),
+        log_format=config.log_format if config else Defaults.log_format,
         cluster_domain=(live.status.url or "").partition(".svc.")[2] or Defaults.cluster_domain,
     )
 

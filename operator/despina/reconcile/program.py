@@ -36,6 +36,7 @@ from despina.sources.runtime_admin import Orders
 from despina.status.report import report
 from despina.telemetry import PASSES_FAILED, PROGRAMS, RECONCILE_SECONDS
 from despina.wire import RuntimeConfig
+from despina.wire.logs import ABOUT
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Reconciler:
 
     async def __call__(self, key: Key) -> float | None:
         """Take the next step; the result is when to look again, in seconds, though nothing happens."""
+        ABOUT.set({"namespace": key[0], "program": key[1]})
         with RECONCILE_SECONDS.time(), PASSES_FAILED.labels(Program.kind).count_exceptions():
             return await self._pass(key)
 

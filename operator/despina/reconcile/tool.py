@@ -20,6 +20,7 @@ from despina.reconcile.uses import Uses
 from despina.sources.probes import Probes, Target
 from despina.sources.runtime_admin import address
 from despina.status.tool import report_tool
+from despina.wire.logs import ABOUT
 
 log = logging.getLogger(__name__)
 MOST_USERS = 20
@@ -41,6 +42,7 @@ class ToolReconciler:
 
     async def __call__(self, key: Key) -> float | None:
         """Take the next step; the result is when to look again, in seconds, though nothing happens."""
+        ABOUT.set({"namespace": key[0], "tool": key[1]})
         manifest = await read_manifest(self.cluster, Tool.kind, *key)
         if manifest is None:
             self.probes.forget(key)

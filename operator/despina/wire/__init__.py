@@ -350,3 +350,21 @@ from despina.wire.tools import (
 from despina.wire.tools import (
     ToolsConfig as ToolsConfig,
 )
+from despina.wire.traces import (
+    TRACE_HEADER as TRACE_HEADER,
+)
+from despina.wire.traces import (
+    TRACES_PATH as TRACES_PATH,
+)
+from despina.wire.traces import (
+    Trace as Trace,
+)
+from despina.wire.traces import (
+    TraceList as TraceList,
+)
+from despina.wire.traces import (
+    TraceSpan as TraceSpan,
+)
+from despina.wire.traces import (
+    TraceSummary as TraceSummary,
+)

@@ -200,6 +200,8 @@ class RuntimeConfig(Document):
     session_ttl_seconds: int = 86400
     order_keys: tuple[str, ...] = ()
     """Base64 of Ed25519 public keys. An order must be signed with one of them; without any, orders are refused."""
+    log_format: Literal["text", "json"] = "text"
+    """How the pod's processes log, where the environment does not say it."""
     read_key: str = Field(default="", repr=False)
     """Who reads the pod's state must sign with it; without one, everybody may."""
 

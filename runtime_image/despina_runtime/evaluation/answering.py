@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ import dspy
 import orjson
 
 from despina.wire import RuntimeConfig
+from despina.wire.logs import LOG_FORMAT_ENV, set_up
 from despina_runtime.cache.keys import canonical
 from despina_runtime.engine import load_program, try_out
 from despina_runtime.evaluation.examples import Unusable
@@ -132,7 +132,7 @@ Work = Callable[[Loaded, RuntimeConfig, socket.socket], Coroutine[Any, Any, None
 
 def run_process(fd: str, folder: str, work: Work) -> NoReturn:
     """Load the version that a folder is for, and do the work; what is wrong with it is said on the socket."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(os.environ.get(LOG_FORMAT_ENV))
     control, cache = socket.socket(fileno=int(fd)), Path(folder)
     config = RuntimeConfig.model_validate_json((cache / CONFIG).read_bytes())
     try:

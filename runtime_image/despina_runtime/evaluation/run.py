@@ -24,6 +24,7 @@ import orjson
 from pydantic import ValidationError
 
 from despina.wire import Document, EvaluationConfig
+from despina.wire.logs import LOG_FORMAT_ENV, set_up
 from despina_runtime.cache.keys import canonical
 from despina_runtime.evaluation.examples import Row
 from despina_runtime.evaluation.judgement import Judgement
@@ -118,7 +119,7 @@ async def log_run(run: Run, command: Sequence[str] = COMMAND, seconds: float = S
 
 def main() -> int:
     """Make the run that standard input says; its id goes to standard output, whatever MLflow's client prints there."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(os.environ.get(LOG_FORMAT_ENV))
     run = Run.model_validate_json(sys.stdin.buffer.read())
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -112,7 +112,8 @@ class Delivery:
         except Away:
             raise
         except Exception as exc:
-            log.error("A label is not taken prediction=%s error=%s", label.prediction, _words(exc))
+            told = {"prediction": label.prediction}
+            log.error("A label is not taken prediction=%s error=%s", label.prediction, _words(exc), extra=told)
             REFUSED.labels("label").inc()
 
     async def _give(self, label: Label) -> None:

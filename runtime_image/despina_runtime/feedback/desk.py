@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
-import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,26 +21,14 @@ from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed, si
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
-from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV, place_of, pod_in, shared_key
+from despina_runtime.telemetry.prediction import place_of, pod_in, shared_key
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 PRUNE_SECONDS = 30.0
-KEY_FILE = "prediction-key"
 NO_ROOM = "labels are not taken, for those that wait to be delivered fill their half of the spool"
 NO_ROOM_SECONDS = 30.0
 """So long it is told that there was none for a label: what is stored meanwhile may have been shorter, or no label."""
-
-
-def prepare(cache: Path, pod: str) -> None:
-    """Leave for the workers who this pod is, and a key for where no operator gave one."""
-    os.environ[POD_ENV] = pod
-    file = cache / KEY_FILE
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_hex(32))
-    os.environ[KEY_ENV] = file.read_text()
 
 
 class FeedbackDesk:
@@ -65,6 +51,8 @@ class FeedbackDesk:
         self._disk_trouble = self._sink_trouble = ""
         self._refused_at = -math.inf
         self._is_closing = False
+        self.on_spoken: Callable[[Mapping[str, bytes]], None] | None = None
+        """Told of what answers of this pod's labels are about: by name, the record, or nothing if it is gone."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -159,6 +147,7 @@ class FeedbackDesk:
             self._disk_trouble = ""
             if "Failed" in found.values():
                 self._refused_at = time.monotonic()
+            await self._tell_what_was_spoken_of([one for labels, _ in given for one in labels], found)
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
@@ -166,6 +155,13 @@ class FeedbackDesk:
         for _, waiting in given:
             if not waiting.done():
                 waiting.set_result(found)
+
+    async def _tell_what_was_spoken_of(self, labels: Sequence[Label], found: Mapping[str, Status]) -> None:
+        if self.on_spoken is None:
+            return
+        here = {one.origin for one in labels if one.pod == self.pod and found.get(one.prediction) == "Stored"}
+        if here:
+            self.on_spoken(await self._in_spool(self._spool.records, sorted(here)))
 
     def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> dict[str, Status]:
         """What becomes of labels. In the spool's thread, where it also takes a while to look for what is hidden."""

@@ -6,18 +6,27 @@ https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
 from despina_runtime.telemetry.executed import Executed, Span
 from despina_runtime.telemetry.prediction import trace_id_of
+from despina_runtime.telemetry.semconv import (
+    INPUT_TOKENS,
+    INPUTS,
+    OUTPUT_TOKENS,
+    OUTPUTS,
+    SPAN_TYPE,
+    TYPES,
+    Attributes,
+    name_of,
+    of_part,
+)
 
-Attributes = dict[str, Any]
 UNRECORDED = "not recorded: the worker ended before it could be, or what was recorded is not kept any more"
 OK, ERROR = 1, 2
-KINDS = {"module": "CHAIN", "lm": "CHAT_MODEL"}
 
 
 def traces(program: str, namespace: str, executed: Iterable[Executed]) -> Mapping[str, Any]:
@@ -39,9 +48,9 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
     trace_id = trace_id_of(one.origin)
     root = _id(trace_id, "root")
     facts: Attributes = {
-        "mlflow.spanType": "CHAIN",
-        "mlflow.spanInputs": one.inputs,
-        "mlflow.spanOutputs": one.outputs,
+        SPAN_TYPE: TYPES["module"],
+        INPUTS: one.inputs,
+        OUTPUTS: one.outputs,
         "despina.prediction": one.origin,
         "despina.revision": one.revision,
         "despina.model_version": one.version,
@@ -50,31 +59,31 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
         "despina.cost_usd": one.cost_usd,
         "despina.traceparent": one.traceparent,
         "despina.problem": one.problem,
-        "gen_ai.usage.input_tokens": one.input_tokens or None,
-        "gen_ai.usage.output_tokens": one.output_tokens or None,
+        "despina.trace_id": one.trace_id,
+        INPUT_TOKENS: one.input_tokens or None,
+        OUTPUT_TOKENS: one.output_tokens or None,
     }
     yield _span(trace_id, root, None, program, one.at, one.seconds, facts, one.problem)
-    for number, given in enumerate(one.spans):
-        span = Span(*given)
-        name = f"chat {span.facts['model']}" if span.kind == "lm" else span.name
-        at = one.at + span.start
-        error = str(span.facts.get("error") or "")
-        yield _span(trace_id, _id(trace_id, str(number)), root, name, at, span.seconds, _facts(span), error)
+    spans = [Span(*given) for given in one.spans]
+    own = {number for number, span in enumerate(spans) if _is_root(one, spans, number)}
+    for number, span in enumerate(spans):
+        if number in own:
+            continue
+        parent = root if span.parent < 0 or span.parent in own else _id(trace_id, str(span.parent))
+        name, facts, at = name_of(span), _facts(span), one.at + span.start
+        error = str(facts.get("error.type") or "")
+        yield _span(trace_id, _id(trace_id, str(number)), parent, name, at, span.seconds, facts, error)
+
+
+def _is_root(one: Executed, spans: Sequence[Span], number: int) -> bool:
+    """Whether a span is the call of what was asked for, which is the trace itself."""
+    span = spans[number]
+    is_whole = span.kind == "module" and span.parent < 0 and span.name == one.path
+    return is_whole and any(other.parent == number for other in spans)
 
 
 def _facts(span: Span) -> Attributes:
-    facts, kind = span.facts, {"mlflow.spanType": KINDS[span.kind]}
-    if span.kind == "module":
-        return kind | {"mlflow.spanInputs": facts.get("inputs"), "mlflow.spanOutputs": facts.get("outputs")}
-    return kind | {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.request.model": facts["model"],
-        "despina.lm": span.name,
-        "despina.module": facts["module"],
-        "despina.cost_usd": facts["cost_usd"],
-        "gen_ai.usage.input_tokens": facts["input_tokens"],
-        "gen_ai.usage.output_tokens": facts["output_tokens"],
-    }
+    return of_part(span) | {INPUTS: span.facts.get("inputs"), OUTPUTS: span.facts.get("outputs")}
 
 
 def _span(

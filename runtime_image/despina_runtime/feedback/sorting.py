@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from pydantic_core import from_json, to_json
-
 from despina.wire import FeedbackConfig
 from despina_runtime.feedback.counts import LOST
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.spool import Block, Kept
-from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS
-from despina_runtime.telemetry.redaction import Redactor
+from despina_runtime.telemetry.cleaning import Cleaning
+from despina_runtime.telemetry.executed import END, WORDS
 
 log = logging.getLogger(__name__)
 Sorted = tuple[list[Kept], list[Block]]
@@ -29,8 +27,8 @@ class Sorting:
     """By the manifest."""
 
     def __init__(self, feedback: FeedbackConfig, pod: str) -> None:
-        self._payloads, self._percent = feedback.payloads, feedback.sample_percent
-        self._hide = Redactor(feedback.redacted_fields, feedback.redacted_patterns)
+        self._percent = feedback.sample_percent
+        self._clean = Cleaning(feedback)
         worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
         origin = rb"(%s)-[0-9a-f]{8}-([0-9a-f]{1,15})" % worker
         counted, said = (
@@ -45,7 +43,7 @@ class Sorting:
         sampled, rest = list[Kept](), list[tuple[bytes, int, bytes]]()
         for batch in batches:
             found = self._readable(batch)
-            for (_, origin, worker, number, _), record in zip(found, self._clean(found), strict=True):
+            for (_, origin, worker, number, _), record in zip(found, self._cleaned(found), strict=True):
                 if zlib.crc32(origin) % 100 < self._percent:
                     sampled.append(Kept(origin.decode(), now, record))
                 else:
@@ -60,39 +58,18 @@ class Sorting:
             log.error("Records cannot be read count=%d", lost)
         return found
 
-    def _clean(self, found: Sequence[Found]) -> Iterable[bytes]:
-        """The records without what is hidden. Mostly there is nothing, and they are not read one by one."""
-        if self._payloads == "Full":
-            return (record for record, *_ in found)
-        if self._payloads == "None":
-            return (_with_words(record, NO_WORDS) for record, *_ in found)
-        hide = self._hide.narrowed(b"".join([said for *_, said in found]))
-        return [_redacted(r, said, hide) if hide else r for r, _, _, _, said in found]
+    def _cleaned(self, found: Sequence[Found]) -> Iterable[bytes]:
+        return self._clean([(record, said) for record, *_, said in found])
 
     def clean_label(self, label: Label) -> Label:
         """A label without what is hidden."""
-        if self._payloads == "Full":
+        if self._clean.payloads == "Full":
             return label
-        if self._payloads == "None":
+        if self._clean.payloads == "None":
             return label.model_copy(update={"reason": "", "expected": None})
-        return label.model_copy(update={"reason": self._hide(label.reason), "expected": self._hide(label.expected)})
-
-
-def _redacted(record: bytes, words: bytes, hide: Redactor) -> bytes:
-    """Written anew: of a key that stands there twice, the first is not read."""
-    if (hide_here := hide.narrowed(words)) is None:
-        return record
-    try:
-        given = from_json(words[len(WORDS) :])
-        kept = hide_here(given)
-        return _with_words(record, to_json([*kept, True] if kept != given else kept, inf_nan_mode="null"))
-    except Exception as exc:
-        log.error("What callers wrote cannot be read error=%s", type(exc).__name__)
-        return _with_words(record, NO_WORDS)
-
-
-def _with_words(record: bytes, words: bytes) -> bytes:
-    return b"".join((record.partition(WORDS)[0], WORDS, words))
+        return label.model_copy(
+            update={"reason": self._clean.hide(label.reason), "expected": self._clean.hide(label.expected)}
+        )
 
 
 def _blocks(found: Sequence[tuple[bytes, int, bytes]], now: float) -> Iterator[Block]:

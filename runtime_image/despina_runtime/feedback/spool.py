@@ -169,6 +169,12 @@ class Spool:
             found += [row for row in self._db.execute(rest, (most,)) if row[0] not in known]
         return [Kept(row[0], row[1], row[2], bool(row[3])) for row in found[:most]]
 
+    def records(self, origins: Sequence[str]) -> dict[str, bytes]:
+        """Those of predictions that lie by themselves; of one that was delivered, nothing."""
+        query = "SELECT body FROM predictions WHERE origin = ?"
+        found = {origin: self._db.execute(query, (origin,)).fetchone() for origin in origins}
+        return {origin: bytes(row[0]) if row and row[0] else b"" for origin, row in found.items()}
+
     def delivered(self, origins: Sequence[str]) -> None:
         """These are where they belong; what they were is not needed here any more."""
         with self._transaction("NORMAL"):

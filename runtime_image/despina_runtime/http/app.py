@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from pydantic_core import to_json
 
-from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, VERSION_HEADER, RuntimeConfig
+from despina.wire import DEGRADED_HEADER, FALLBACK_HEADER, TOOLS_HEADER, TRACE_HEADER, VERSION_HEADER, RuntimeConfig
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import (
     EVENTS,
@@ -42,6 +42,7 @@ from despina_runtime.pipeline.record import Record
 from despina_runtime.pipeline.shadow import Shadow
 from despina_runtime.problem import Disconnected, Problem, as_problem
 from despina_runtime.program.load import Loaded
+from despina_runtime.telemetry.context import is_sampled
 from despina_runtime.tools.api import refusal_of
 
 CLOSE = (b"connection", b"close")
@@ -52,7 +53,8 @@ PREDICTION_HEADER = PREDICTION.encode()
 SESSION, LM, FALLBACK = b"x-session-id", b"x-lm", FALLBACK_HEADER.encode()
 TRACE = b"traceparent", b"tracestate"
 TOOLS = TOOLS_HEADER.encode()
-CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0]
+KEEP = TRACE_HEADER.encode()
+CHOICES = SESSION, LM, FALLBACK, TOOLS, TRACE[0], KEEP
 SHADOWED = refusal_of("Refuse", "shadow")
 NO_TRACE: tuple[tuple[str, str], ...] = ()
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -74,7 +76,7 @@ class Service:
         self._modules = Modules(loaded, corridors)
         self._token = KeyFile(config.auth_token_file)
         self._secured = config.auth_token_file is not None
-        self._names = corridors.names
+        self._names, self._again = corridors.names, corridors.again
         self._feedback = None
         if config.feedback and self._names:
             self._feedback = Feedback(loaded.interface, config.feedback, self._names, line)
@@ -146,10 +148,12 @@ class Service:
                 tier, name = await self._stream(corridor, call, send, started)
             else:
                 answer = await corridor(call)
-                tier, name = answer.tier, self._id(answer)
+                tier, name = answer.tier, self._id(answer, call.is_traced)
                 headers = self._headers_of(answer, call, name)
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": answer.body})
+                if call.is_traced and corridor is self._main and self._again:
+                    self._again(call, answer, dict(headers)[PREDICTION_HEADER], time.perf_counter() - started)
                 if self.shadow is not None and corridor is self._main:
                     self._mirror(call, answer, time.perf_counter() - started)
             status = 200
@@ -256,6 +260,8 @@ class Service:
         call.may_ask_others = FALLBACK not in headers
         if headers.get(TOOLS) == b"Refuse":
             call.refusal = SHADOWED
+        parent = headers.get(TRACE[0], b"").decode("latin-1")
+        call.is_traced = headers.get(KEEP) == b"keep" or is_sampled(parent)
         call.trace = tuple((k.decode(), headers[k].decode("latin-1")) for k in TRACE if k in headers)
 
     async def _stream(self, corridor: Step, call: Call, send: Send, started: float) -> tuple[str | None, str]:
@@ -308,13 +314,15 @@ class Service:
             account["degraded"] = answer.degraded
         return account | ({"cost_usd": format(meter.cost, "f")} if meter.cost is not None else {})
 
-    def _id(self, answer: Answer | None) -> str:
+    def _id(self, answer: Answer | None, is_traced: bool = False) -> str:
         """An answer's name; without recording, only to tell it from others."""
         if self._names is None:
             return f"{self._id_prefix}{next(self._ids):x}"
+        is_first = answer is None or (answer.tier is None and not answer.collapsed)
+        if not (is_first or is_traced) and self._feedback is None:  # nobody can say anything of it
+            return f"{self._id_prefix}{next(self._ids):x}"
         if answer is None or answer.origin is None:
             return self._names.signed(self._names.origin())
-        is_first = answer.tier is None and not answer.collapsed
         return self._names.signed(answer.origin) if is_first else self._names.hit(answer.origin)
 
     def _headers_of(self, answer: Answer, call: Call, name: str) -> list[Header]:

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.messages import Receive
+from despina_runtime.telemetry.context import PARENT, STATE
 
 Told = tuple[bytes, dict[str, Any]]
 """A result as JSON, and what else a client may want to know of it (`_meta`)."""
@@ -84,6 +85,7 @@ class McpEndpoint:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name}")
         request = getattr(context, "request", None)
         headers, receive = (dict(request.scope["headers"]), request.receive) if request else ({}, None)
+        headers |= {name.encode(): value.encode() for name, value in _context_of(params.meta).items()}
         try:
             result, meta = await offer.call(params.arguments or {}, headers, receive)
         except Refusal as exc:
@@ -98,6 +100,13 @@ class McpEndpoint:
         if self._living:
             self._living.cancel()
             await asyncio.wait([self._living])
+
+
+def _context_of(meta: Any) -> dict[str, str]:
+    """The caller's trace, which stands beside a call's arguments and may be another than that of the HTTP request:
+    https://github.com/open-telemetry/semantic-conventions-genai, `docs/mcp`."""
+    found = meta if isinstance(meta, dict) else {}
+    return {name: found[name] for name in (PARENT, STATE) if isinstance(found.get(name), str) and found[name].isascii()}
 
 
 def is_object(schema: dict[str, Any]) -> bool:

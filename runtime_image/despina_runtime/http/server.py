@@ -317,6 +317,7 @@ def make_server(
             server_header=False,
             proxy_headers=False,
             log_level="warning",
+            log_config=None,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=graceful_seconds,
         ),

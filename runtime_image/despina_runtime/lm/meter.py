@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -17,11 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 import dspy
 
 from despina.wire import LMConfig
+from despina_runtime.telemetry.context import Context, Headers, span_id
 
 MILLION = Decimal(1_000_000)
 GRACE_SECONDS = 1.0
 Lingering = Future[Any] | asyncio.Task[Any]
 T = TypeVar("T")
+Callers = Sequence[Any]
+"""Modules, each called by the one before it, as DSPy knows them: a sequence of its own for each call of the last."""
 
 
 class LMCall(NamedTuple):
@@ -39,6 +42,20 @@ class LMCall(NamedTuple):
     """In US dollars, as decimal digits; empty where no price is known."""
     error: str
     """The type of what was raised; empty for an answer."""
+    callers: Callers = ()
+    """The modules whose calls it was made in."""
+
+
+class ToolCall(NamedTuple):
+    """One attempt at a backend of a tool."""
+
+    tool: str
+    backend: str
+    fate: str
+    span_id: str
+    began: float
+    seconds: float
+    callers: Callers = ()
 
 
 @dataclass(slots=True)
@@ -53,8 +70,10 @@ class Meter:
     cost: Decimal | None = None
     pending: list[tuple[str, bytes]] = field(default_factory=list)
     """LM answers to keep once the whole request turned out well."""
-    trace: tuple[tuple[str, str], ...] = ()
-    """Headers of the caller's trace, for whoever is called on the way."""
+    trace: Headers = ()
+    """Headers of the caller's trace, for whoever is called on the way where it has no context of its own."""
+    context: Context | None = None
+    """Where it stands in that trace, if it is recorded."""
 
     waited_for: set[Future[Any]] = field(default_factory=set)
     """What threads of this request wait for."""
@@ -65,6 +84,8 @@ class Meter:
     """That of the last LM call that failed, which the program may have hidden in an exception of its own."""
     calls: list[LMCall] = field(default_factory=list)
     """All attempts, in the order in which they ended."""
+    tools: list[ToolCall] = field(default_factory=list)
+    """As many of tools."""
 
     def wait(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
         """From a thread: what the work gives, on the event loop.
@@ -114,8 +135,21 @@ class Meter:
     ) -> LMCall:
         """Write down an attempt that has ended."""
         seconds = time.perf_counter() - began
-        self.calls.append(LMCall(lm.name, lm.model, module, began, seconds, tokens, cost, error))
+        callers = dspy.settings.caller_modules or ()
+        self.calls.append(LMCall(lm.name, lm.model, module, began, seconds, tokens, cost, error, callers))
         return self.calls[-1]
+
+    def passed_on(self) -> tuple[str, Headers]:
+        """The name of a new span in which somebody else is called, and the headers by which he learns of it."""
+        if self.context is None:
+            return "", self.trace
+        name = span_id()
+        return name, self.context.headers(name)
+
+    def note_tool(self, tool: str, backend: str, fate: str, name: str, began: float) -> None:
+        """Write down an attempt at a tool that has ended; its span was called so."""
+        callers = dspy.settings.caller_modules or ()
+        self.tools.append(ToolCall(tool, backend, fate, name, began, time.perf_counter() - began, callers))
 
 
 def price_of(lm: LMConfig, inputs: int, outputs: int) -> Decimal:

@@ -26,6 +26,8 @@ class Call:
     """False for a request that is itself another program's fallback: two programs must not pass it to and fro."""
     trace: tuple[tuple[str, str], ...] = ()
     """Headers of the caller's trace."""
+    is_traced = False
+    """Whether the caller keeps its trace, or wants it kept here."""
     emit: Emit | None = None
     """Set when the caller wants the answer as it grows."""
     refusal = ""

@@ -18,10 +18,11 @@ from despina_runtime.pipeline.call import Step
 from despina_runtime.pipeline.execute import Execute
 from despina_runtime.pipeline.fallback import OtherProgram, build_fallback
 from despina_runtime.pipeline.guard import Guard
-from despina_runtime.pipeline.recorded import Recorded
+from despina_runtime.pipeline.recorded import Again, Policy, Recorded
 from despina_runtime.pipeline.tally import Tally
 from despina_runtime.pipeline.validate import Parse, Validate
 from despina_runtime.program.interface import Interface
+from despina_runtime.telemetry.context import USUAL_RATIO
 from despina_runtime.telemetry.counting import Times, VersionCounts
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
@@ -72,6 +73,8 @@ class Corridors:
         toolbox: Toolbox | None = None,
         recorder: Recorder | None = None,
         names: Names | None = None,
+        ratio: float = USUAL_RATIO,
+        traced: Recorder | None = None,
         counts: VersionCounts | None = None,
     ) -> None:
         self._config = config
@@ -82,6 +85,9 @@ class Corridors:
         self._fallback: Step | None = None
         self._recorder, self.names = recorder, names
         self.counts = counts or VersionCounts()
+        self._policy = Policy(ratio, config.feedback is not None, config.request_timeout_seconds)
+        which = config.revision, config.model.version, ""
+        self.again = Again(traced, which, self._policy) if traced else None
         self.tally: Tally | None = None
         self.guard: Guard | None = None
 
@@ -91,7 +97,8 @@ class Corridors:
         config, cache = self._config, self._config.cache
         step: Step = self._validated(program, is_async, interface)
         if self._recorder and self.names:
-            step = Recorded(self._recorder, self.names, program, (config.revision, config.model.version, path), step)
+            which = config.revision, config.model.version, path
+            step = Recorded(self._recorder, self.names, program, which, step, self._policy)
         step = Queue(self._capacity.slots, self.counts.queue, step)
         if not path:
             step = self._counted(step)

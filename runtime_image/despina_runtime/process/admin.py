@@ -34,6 +34,7 @@ from despina.wire import (
 from despina_runtime.feedback.counts import REGISTRY
 from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
+from despina_runtime.http.traces import UNREADABLE, Held, trace_routes
 from despina_runtime.lines import GaveWay, Intake, TooLong
 from despina_runtime.process.exposition import registry_of
 from despina_runtime.process.news import News
@@ -47,7 +48,6 @@ NOT_FOR_THIS_POD = "not for this pod\n"
 MOST_AT_ONCE = 2**24
 """Bytes of orders that are read at the same time, and as many of labels: anybody may send them."""
 TOO_MANY = "there is too much at once\n"
-UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
 class Waiting(BaseModel):
@@ -140,9 +140,10 @@ def build_admin(
     feedback: FeedbackDesk | None = None,
     figures: Callable[[], Figures] = Figures,
     views: Iterable[Collector] = (),
+    traces: Held | None = None,
 ) -> Starlette:
-    """The admin application. What can be read holds no secret and no caller's words; `is_reader` says of a signature
-    whether it lets its bearer read; `views` are what Prometheus is told beside the figures."""
+    """The admin application. What can be read holds no secret, and of callers' words only traces have any; `is_reader`
+    says of a signature whether it lets its bearer read; `views` are what Prometheus is told beside the figures."""
 
     def readyz(_: Request) -> Response:
         ready = is_ready()
@@ -156,6 +157,7 @@ def build_admin(
             Route(STATE_PATH, reading.state),
             Route(FIGURES_PATH, reading.figures),
             Route(f"{INTERFACE_PATH}/{{revision}}", reading.interface),
+            *(trace_routes(traces, is_reader) if traces else ()),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", readyz),
             Route("/metrics", lambda request: metrics(request, registry)),

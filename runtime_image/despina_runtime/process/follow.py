@@ -21,10 +21,12 @@ from despina.api.program import MlflowSource, Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.api.serving import SecretKeyRef
 from despina.wire import Failure, ModelRef, RuntimeConfig
+from despina.wire.logs import FACTS
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew, desk_of, prepare_folder
+from despina_runtime.process.supervisor import Crew, prepare_folder, telemetry_of
 from despina_runtime.program.unservable import NotServable
 from despina_runtime.surroundings import on_signals, prepare_environment
+from despina_runtime.telemetry.traces import Traces
 from despina_runtime.tracking import Lacking, credentials
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Follower:
     problem: str = ""
     """Why no version is known now, as it was told."""
     desk: FeedbackDesk | None = None
+    traces: Traces | None = None
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
@@ -71,6 +74,8 @@ class Follower:
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
+        if self.traces:
+            await self.traces.close(DRAIN_SECONDS)
         if self.desk:
             await self.desk.close(DRAIN_SECONDS)
         return 0
@@ -103,7 +108,7 @@ class Follower:
     def _open_desk(self) -> None:
         """For what callers say; one for all versions, for a label may be about an earlier one."""
         config = self._config("0")
-        self.desk = desk_of(config, self.cache, 0)
+        self.desk, self.traces = telemetry_of(config, self.cache, 0)
         if self.desk:
             self.desk.start()
 
@@ -127,7 +132,7 @@ class Follower:
         if config is None:
             return
         log.info("Starting version=%s", version)
-        crew = Crew(config, self.cache, listen, self.desk)
+        crew = Crew(config, self.cache, listen, self.desk, None, self.traces)
         failure = await crew.start()
         if failure:
             self._fail(version, failure)
@@ -241,6 +246,7 @@ async def _what_is_missing(client: httpx.AsyncClient, source: MlflowSource, head
 
 async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:
     """Serve a manifest on this machine."""
+    FACTS["program"] = program.name
     tracking_uri(program)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
         return await Follower(program, host, port, Path(cache), secrets, poll_seconds).run()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pydantic import ValidationError
 
 from despina.wire import Figures, VersionFigures
+from despina_runtime.telemetry.dropped import dropped
 from despina_runtime.telemetry.figures import added_figures, added_version
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Ledger:
         return self._sums.model_copy(
             update={
                 "versions": dict(self._versions),
+                "dropped": self._sums.dropped | dropped(),
                 "in_flight": sum(f.in_flight for f in living),
                 "queued": sum(f.queued for f in living),
                 "breaker_open": any(f.breaker_open for f in living),

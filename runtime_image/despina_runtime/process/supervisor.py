@@ -41,7 +41,7 @@ from despina.wire import (
 from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
-from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
+from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.genai import ENABLED_ENV, GenAI
 from despina_runtime.process.ledger import Ledger
@@ -51,7 +51,9 @@ from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
 from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
-from despina_runtime.telemetry.prediction import pod_of, revision_in
+from despina_runtime.telemetry.export import exporter_of
+from despina_runtime.telemetry.prediction import Names, pod_of, prepare, revision_in, shared_key
+from despina_runtime.telemetry.traces import Traces
 
 if TYPE_CHECKING:
     from despina_runtime.feedback.desk import FeedbackDesk
@@ -113,14 +115,18 @@ class Worker:
             return Failure(reason=FailureReason.LOAD_FAILED, message=f"the worker ended with code {code}")
 
     async def listen(
-        self, heard: Callable[[], None], desk: FeedbackDesk | None, wish: Callable[[str], Wished], ledger: Ledger
+        self,
+        heard: Callable[[], None],
+        desk: FeedbackDesk | None,
+        wish: Callable[[str], Wished],
+        take: Callable[[bytes], None],
+        ledger: Ledger,
     ) -> None:
         """Take in what the worker says, until it ends; what it was asked by then is as good as done."""
         while line := await next_line(self.reader):
             self.silent_seconds = 0.0
-            if line.startswith(RECORDS):
-                if desk:
-                    desk.record(line[len(RECORDS) :])
+            if line.startswith((RECORDS, TRACED)):
+                take(line)
                 continue
             said = json.loads(line)
             if desk and "labels" in said:
@@ -188,8 +194,9 @@ class Crew:
         listen: socket.socket,
         desk: FeedbackDesk | None = None,
         wishes: Wishes | None = None,
+        traces: Traces | None = None,
     ) -> None:
-        self._desk, self._wishes = desk, wishes
+        self._desk, self._wishes, self._traces = desk, wishes, traces
         self.ended = asyncio.Event()
         self._wanted = Wanted(config)
         self._file = cache / WORKERS / f"{config.revision}.json"
@@ -242,7 +249,8 @@ class Crew:
 
     async def _bring(self, worker: Worker) -> Failure | None:
         """Have it load what the others hold, also what they are told to meanwhile; the reason if it cannot serve."""
-        listening = _task(worker.listen(self.news.look, self._desk, self._wish, self.ledger), self._listening)
+        heard = self.news.look, self._desk, self._wish, self._take, self.ledger
+        listening = _task(worker.listen(*heard), self._listening)
         while not self._wanted.is_held(worker.state, self.state()):
             if listening.done():
                 return Failure(reason=FailureReason.LOAD_FAILED, message="the worker ended while it loaded")
@@ -253,6 +261,14 @@ class Crew:
                     await worker.ask(order)
             await asyncio.sleep(LOOK_SECONDS)
         return self._wanted.failure(worker.state)
+
+    def _take(self, line: bytes) -> None:
+        """What a worker has executed, or answered again."""
+        batch = line[len(RECORDS) :]
+        if self._desk and line.startswith(RECORDS):
+            self._desk.record(batch)
+        if self._traces:
+            self._traces.take(batch)
 
     def _wish(self, module: str) -> Wished:
         """A caller's request for an optimisation: its number, or why there is none."""
@@ -421,15 +437,17 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
     stop = asyncio.Event()
     on_signals(stop)
     told = asyncio.create_task(_moment_of(stop))
-    desk = desk_of(config, cache, admin_port)
+    desk, traces = telemetry_of(config, cache, admin_port)
     if desk:
         desk.start()
-    crew = Crew(config, cache, open_port(host, config.port), desk, Wishes(asyncio.get_running_loop().time))
-    admin = _serve_admin(crew, stop, open_port(host, admin_port), desk)
+    crew = Crew(config, cache, open_port(host, config.port), desk, Wishes(asyncio.get_running_loop().time), traces)
+    traces.boot = crew.ledger.boot
+    admin = _serve_admin(crew, stop, open_port(host, admin_port), desk, traces)
     try:
         return await _live(crew, stop)
     finally:
         admin.cancel()
+        await traces.close(AGAIN_SECONDS)
         if desk:
             await desk.close(_left(config, told))
 
@@ -448,18 +466,26 @@ def _left(config: RuntimeConfig, told: asyncio.Task[float]) -> float:
     return max(AGAIN_SECONDS, config.drain_seconds + config.request_timeout_seconds + LAST_SECONDS - since)
 
 
-def desk_of(config: RuntimeConfig, cache: Path, admin_port: int) -> FeedbackDesk | None:
-    """Where feedback goes to, if the manifest wants it."""
-    if config.feedback is None:
-        return None
-    from despina_runtime.feedback.desk import FeedbackDesk, prepare  # its client takes a while to import
-
+def telemetry_of(config: RuntimeConfig, cache: Path, admin_port: int) -> tuple[FeedbackDesk | None, Traces]:
+    """Where feedback goes to, if the manifest wants it, and what holds the pod's traces."""
     pod = pod_of(os.environ.get(POD_IP_ENV, ""), admin_port)
     prepare(cache, pod)
-    return FeedbackDesk(config, config.feedback, cache, pod)
+    names = Names(shared_key(config), config.revision, pod)
+    resource = {"service.name": config.program, "service.namespace": config.namespace}
+    resource |= {"service.instance.id": os.environ.get(POD_NAME_ENV, "")}  # the version changes while it runs
+    traces = Traces(config, names.signed, exporter=exporter_of(os.environ, resource))
+    if config.feedback is None:
+        return None, traces
+    from despina_runtime.feedback.desk import FeedbackDesk  # its client takes a while to import
+
+    desk = FeedbackDesk(config, config.feedback, cache, pod)
+    desk.on_spoken = traces.mark
+    return desk, traces
 
 
-def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket, desk: FeedbackDesk | None) -> asyncio.Task[None]:
+def _serve_admin(
+    crew: Crew, stop: asyncio.Event, port: socket.socket, desk: FeedbackDesk | None, traces: Traces
+) -> asyncio.Task[None]:
     config = crew.config
     here = config.namespace, os.environ.get(POD_NAME_ENV, "")
     app = build_admin(
@@ -473,6 +499,7 @@ def _serve_admin(crew: Crew, stop: asyncio.Event, port: socket.socket, desk: Fee
         desk,
         crew.ledger.figures,
         [GenAI(crew.ledger.figures, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
+        traces,
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 

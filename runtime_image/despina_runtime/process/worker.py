@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from despina.wire import Order, RuntimeConfig
+from despina.wire.logs import LOG_FORMAT_ENV, set_up
 from despina_runtime.http.server import Server, make_server
-from despina_runtime.lines import LONGEST_LINE, RECORDS, next_line
+from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.memory import settle
 from despina_runtime.problem import place_of
 from despina_runtime.program.fetch import Fetching
@@ -53,10 +54,10 @@ TELL_ANYWAY = 10
 
 def main(config_path: str, cache: str, listen_fd: str, control_fd: str) -> int:
     """Run until told to drain."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     config = RuntimeConfig.model_validate_json(Path(config_path).read_bytes())
+    set_up(os.environ.get(LOG_FORMAT_ENV) or config.log_format, program=config.program, revision=config.revision)
     control = socket.socket(fileno=int(control_fd))
     fetching = Fetching(config_path, config, Path(cache))
     from despina_runtime.engine import Engine, load_program, try_out
@@ -108,7 +109,7 @@ async def _serve(
     await serving
     for task in beside:
         task.cancel()
-    engine.recorder.hand_over(partial(_records, writer))
+    _hand_over_now(writer, engine)
     _tell_figures(writer, engine)
     with suppress(ConnectionError):  # the supervisor may have gone first
         await writer.drain()
@@ -155,15 +156,20 @@ def _tell_figures(writer: asyncio.StreamWriter, engine: Engine) -> None:
 async def _hand_over(writer: asyncio.StreamWriter, engine: Engine) -> None:
     """What was executed, a few times a second."""
     while True:
-        engine.recorder.hand_over(partial(_records, writer))
+        _hand_over_now(writer, engine)
         await asyncio.sleep(TELL_SECONDS)
 
 
-def _records(writer: asyncio.StreamWriter, batch: bytes) -> bool:
+def _hand_over_now(writer: asyncio.StreamWriter, engine: Engine) -> None:
+    engine.recorder.hand_over(partial(_records, writer, RECORDS))
+    engine.traced.hand_over(partial(_records, writer, TRACED))
+
+
+def _records(writer: asyncio.StreamWriter, kind: bytes, batch: bytes) -> bool:
     """A line of its own kind: the supervisor's event loop does not read it. A body's line breaks are white space."""
     if writer.transport.get_write_buffer_size() > MOST_UNREAD:
         return False
-    writer.write(RECORDS + batch.replace(b"\n", b" ") + b"\n")
+    writer.write(kind + batch.replace(b"\n", b" ") + b"\n")
     return True
 
 

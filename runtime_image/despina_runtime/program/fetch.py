@@ -27,6 +27,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from despina.wire import Failure, FailureReason, ModelRef, RuntimeConfig
+from despina.wire.logs import LOG_FORMAT_ENV, set_up
 from despina_runtime.program import proxied
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.tracking import Lacking, credentials, told
@@ -211,7 +212,7 @@ def _sleep_while_wanted(parent: int) -> Callable[[float], None]:
 
 def main(config_path: str, cache: str) -> int:
     """Fetch, unless another worker has."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(os.environ.get(LOG_FORMAT_ENV))
     config = RuntimeConfig.model_validate_json(Path(config_path).read_bytes())
     with _alone(Path(cache)):
         try:

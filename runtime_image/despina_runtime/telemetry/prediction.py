@@ -15,16 +15,16 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from despina.wire import RuntimeConfig
 
 MAC_BYTES = 8
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
+KEY_FILE = "prediction-key"
 ORIGIN = re.compile(
     r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
 )
@@ -34,6 +34,17 @@ FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P
 def key_of(secret: str) -> bytes:
     """The key of names, from one that the program's pods share for something else."""
     return hashlib.blake2b(b"despina predictions", key=secret.encode()[:64], digest_size=32).digest()
+
+
+def prepare(cache: Path, pod: str) -> None:
+    """Leave for the workers who this pod is, and a key for where no operator gave one."""
+    os.environ[POD_ENV] = pod
+    file = cache / KEY_FILE
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_hex(32))
+    os.environ[KEY_ENV] = file.read_text()
 
 
 def pod_of(address: str, port: int) -> str:
@@ -71,12 +82,6 @@ def revision_in(origin: str) -> str:
 def trace_id_of(origin: str) -> str:
     """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
     return hashlib.sha256(origin.encode()).hexdigest()[:32]
-
-
-def trace_of(headers: Iterable[tuple[str, str]]) -> str:
-    """The caller's own trace as `traceparent` has it, if it is one and no other text."""
-    found = dict(headers).get("traceparent", "")
-    return found if TRACEPARENT.fullmatch(found) else ""
 
 
 def unsigned(name: str) -> str:

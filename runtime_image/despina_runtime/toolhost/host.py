@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,20 +34,26 @@ from despina.wire import (
     DEADLINE_HEADER,
     DRAINING_HEADER,
     EXECUTED_HEADER,
+    POD_NAME_ENV,
     TOOLS_PATH,
     HostReport,
     OfferedTool,
     ToolHostConfig,
     ToolProblemReport,
 )
+from despina.wire.logs import FACTS
 from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
+from despina_runtime.http.traces import trace_routes
 from despina_runtime.messages import Receive
 from despina_runtime.pipeline.admission import Slots
 from despina_runtime.problem import Disconnected, Problem, invalid_input, place_of
 from despina_runtime.surroundings import on_signals
+from despina_runtime.telemetry.context import PARENT, STATE
+from despina_runtime.telemetry.export import Exporter, exporter_of
+from despina_runtime.telemetry.hosted import HostedTraces
 from despina_runtime.tools.errors import NotReady
 from despina_runtime.tools.functions import Function, find_tools
 
@@ -59,6 +67,9 @@ LEAVING: list[Header] = [(b"connection", b"close"), (DRAINING_HEADER.encode(), b
 LARGEST_BODY = 16 * 2**20
 LONGEST_QUEUE = 1024
 CHECK_SECONDS = 15.0
+EXPORT_SECONDS = 1.0
+LEFT = "left"
+"""What became of a call whose caller has gone."""
 
 
 class Tokens:
@@ -88,7 +99,10 @@ class Tokens:
 class Host:
     """The serving application."""
 
-    def __init__(self, config: ToolHostConfig, functions: Mapping[str, Function]) -> None:
+    def __init__(
+        self, config: ToolHostConfig, functions: Mapping[str, Function], traces: HostedTraces | None = None
+    ) -> None:
+        self.traces = traces or HostedTraces()
         self._config = config
         self._functions = functions
         self._tokens = Tokens(config.tokens_dir)
@@ -133,15 +147,19 @@ class Host:
     async def execute(self, name: str, arguments: dict[str, Any], headers: Headers) -> bytes:
         """One call; a Problem without a fault means that nothing was executed."""
         IN_FLIGHT.inc()
-        outcome = "ok"
+        outcome, status, began = LEFT, 499, time.perf_counter()
         try:
-            return await self._in_turn(name, arguments, self._seconds(headers))
+            result = await self._in_turn(name, arguments, self._seconds(headers))
+            outcome, status = "ok", 200
+            return result
         except Problem as problem:
-            outcome = problem.type
+            outcome, status = problem.type, problem.status
             raise
         finally:
             IN_FLIGHT.dec()
             CALLS.labels(name, outcome).inc()
+            seconds, error = time.perf_counter() - began, "" if status == 200 else outcome
+            self.traces.take(name, _context(headers), seconds, status, error)
 
     def _seconds(self, headers: Headers) -> float:
         """The time that is left: the tool's own, or the caller's if that is less."""
@@ -237,6 +255,11 @@ def mismatch(config: ToolHostConfig, function: Function) -> str:
     return told(differences(config.contract, function.parameters, function.returns))
 
 
+def _context(headers: Headers) -> Iterable[tuple[str, str]]:
+    """The caller's trace."""
+    return [(name, headers[name.encode()].decode("latin-1")) for name in (PARENT, STATE) if name.encode() in headers]
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         found = from_json(body or b"{}")
@@ -253,7 +276,7 @@ def _dashed(reason: str) -> str:
 
 
 def build_admin(host: Host, is_ready: Callable[[], bool]) -> Starlette:
-    """Probes, metrics and the report, on a port of their own; nothing there is secret."""
+    """Probes, metrics, the report and kept traces, on a port of their own; none of it is secret, or quotes callers."""
 
     def readyz(_: Request) -> Response:
         return PlainTextResponse("ready", 200) if is_ready() else PlainTextResponse("not ready", 503)
@@ -267,18 +290,21 @@ def build_admin(host: Host, is_ready: Callable[[], bool]) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route(TOOLS_PATH, tools),
+            *trace_routes(host.traces, lambda _: True),
         ]
     )
 
 
 async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port: int | None = ADMIN_PORT) -> int:
     """Host tools until SIGTERM, then drain. The result is the exit code."""
+    FACTS["tool"] = config.tool
     stop = asyncio.Event()
     on_signals(stop)
     # Functions that are not async run in threads: one for each call that may be under way.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.max_in_flight, "tool"))
     functions = chosen(config, find_tools(config.packages))
-    app = Host(config, functions)
+    traces = HostedTraces(secrets.token_hex(8), _exporter(config))
+    app = Host(config, functions, traces)
     server = make_server(app, config.timeout_seconds, config.timeout_seconds)
     serving = asyncio.create_task(server.serve(sockets=[open_port(host, config.port)]))
     beside = [asyncio.create_task(app.check())]
@@ -294,7 +320,14 @@ async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port
     for task in beside:
         task.cancel()
     await app.close()
+    await asyncio.to_thread(traces.close, EXPORT_SECONDS)
     return 0
+
+
+def _exporter(config: ToolHostConfig) -> Exporter | None:
+    return exporter_of(
+        os.environ, {"service.name": config.tool, "service.instance.id": os.environ.get(POD_NAME_ENV, "")}
+    )
 
 
 def chosen(config: ToolHostConfig, functions: dict[str, Function]) -> dict[str, Function]:

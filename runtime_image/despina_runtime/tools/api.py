@@ -113,8 +113,7 @@ class Toolbox:
         if use.timeout_seconds:
             deadline = min(deadline, now + use.timeout_seconds)
         self.grid = self.grid or Grid()
-        trace = meter.trace if meter else ()
-        return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, self.store, trace)
+        return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, self.store, meter)
 
     async def reach(self, name: str, arguments: dict[str, Any]) -> Any:
         """The same from whichever event loop is running."""

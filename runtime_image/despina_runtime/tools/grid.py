@@ -22,6 +22,7 @@ from despina.wire import NEVER, ContractConfig, ToolBackend, ToolBreakerConfig, 
 from despina_runtime.breaker import Breaker
 from despina_runtime.cache.flight import is_over
 from despina_runtime.cache.store import Store
+from despina_runtime.lm.meter import Meter
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.telemetry.counting import ToolCounts
 from despina_runtime.tools.endpoint import Addresses, Endpoint, HttpTransport, Outcome, Request, Transport, make_session
@@ -38,6 +39,8 @@ from despina_runtime.tools.mcp_client import McpTransport
 from despina_runtime.tools.routing import UNCOUNTED, Fate, choose, may_try_again
 
 ROUND_SECONDS = 0.25
+LEFT = "left"
+"""What became of an attempt that nobody waits for any more."""
 MOST_UNREACHED = 2
 """Addresses at which nobody listened, before the tool's Service is asked instead."""
 
@@ -87,7 +90,7 @@ class Grid:
 
     async def call(
         self, key: str, config: ToolConfig, arguments: dict[str, Any], deadline: float,
-        store: Store | None = None, trace: tuple[tuple[str, str], ...] = (),
+        store: Store | None = None, meter: Meter | None = None,
     ) -> Any:  # fmt: skip
         """The tool's result, as JSON.
 
@@ -97,7 +100,7 @@ class Grid:
             arguments: by name, as JSON.
             deadline: the event loop's time at which the call must have ended.
             store: where results are kept, if the tool allows it.
-            trace: headers to pass on.
+            meter: the request's account, where it is made in one.
 
         Raises:
             ToolError: the call did not succeed; the class says how far it got.
@@ -110,8 +113,8 @@ class Grid:
         began = time.perf_counter()
         try:
             if config.cache_ttl_seconds and store:
-                return await self._cached(key, known, contract, arguments, deadline, store, trace)
-            return await self._execute(key, known, contract, arguments, deadline, trace)
+                return await self._cached(key, known, contract, arguments, deadline, store, meter)
+            return await self._execute(key, known, contract, arguments, deadline, meter)
         finally:
             self._counts.took(key, time.perf_counter() - began)
 
@@ -130,7 +133,7 @@ class Grid:
 
     async def _cached(
         self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
-        store: Store, trace: tuple[tuple[str, str], ...],
+        store: Store, meter: Meter | None,
     ) -> Any:  # fmt: skip
         name = store.keys.of_tool(key, contract, arguments)
         found = await store.get(name)
@@ -139,7 +142,7 @@ class Grid:
 
         async def execute() -> bytes:
             try:
-                result = await self._execute(key, known, contract, arguments, deadline, trace)
+                result = await self._execute(key, known, contract, arguments, deadline, meter)
             except ToolTimeout:
                 if is_over(deadline):
                     raise TimeoutError from None
@@ -157,7 +160,7 @@ class Grid:
 
     async def _execute(
         self, key: str, known: Known, contract: ContractConfig, arguments: dict[str, Any], deadline: float,
-        trace: tuple[tuple[str, str], ...],
+        meter: Meter | None,
     ) -> Any:  # fmt: skip
         """Attempts, until one succeeds or no other may be made.
 
@@ -171,7 +174,7 @@ class Grid:
                 if not await _another_round(known, progress, deadline):
                     raise _error(key, progress.last, config)
                 continue
-            outcome = await self._attempt(key, known, endpoint, arguments, deadline, trace)
+            outcome = await self._attempt(key, known, endpoint, arguments, deadline, meter)
             progress.note(endpoint, outcome)
             if outcome.fate is Fate.DONE:
                 return self._result(key, known, outcome)
@@ -188,16 +191,21 @@ class Grid:
 
     async def _attempt(
         self, key: str, known: Known, endpoint: Endpoint, arguments: dict[str, Any], deadline: float,
-        trace: tuple[tuple[str, str], ...],
+        meter: Meter | None,
     ) -> Outcome:  # fmt: skip
         now = asyncio.get_running_loop().time()
         until = min(deadline, now + known.config.timeout_seconds)
+        name, trace = meter.passed_on() if meter else ("", ())
         request = Request(endpoint.backend.tool, arguments, until, trace)
+        began, fate = time.perf_counter(), LEFT
         try:
             outcome = await endpoint.call(request, next(self._turns))
+            fate = outcome.fate.value
         finally:
             known.freed.set()
-        self._counts.attempt(key, endpoint.backend.name, outcome.fate.value)
+            if meter:
+                meter.note_tool(key, endpoint.backend.name, fate, name, began)
+        self._counts.attempt(key, endpoint.backend.name, fate)
         is_gone = outcome.is_leaving or outcome.fate in (Fate.UNREACHED, Fate.BROKEN, Fate.STALE)
         if is_gone and endpoint.backend in known.addresses:
             known.addresses[endpoint.backend].suspect()

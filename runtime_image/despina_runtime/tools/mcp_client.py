@@ -49,7 +49,7 @@ class McpTransport:
 
         try:
             async with asyncio.timeout_at(request.deadline):
-                found = await client.call_tool(request.tool, request.arguments)
+                found = await client.call_tool(request.tool, request.arguments, meta=dict(request.trace) or None)
         except TimeoutError:
             return Outcome(Fate.TIMEOUT, message="no answer in time")
         except MCPError as exc:

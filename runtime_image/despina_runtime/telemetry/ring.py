@@ -1,0 +1,69 @@
+"""The traces that a pod holds: so many at most, and so many bytes.
+
+Where there is no room, the oldest goes of those that are kept for the reason for which most are. So an outage pushes
+out errors before it, and not what somebody has marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+MOST, MOST_BYTES = 500, 2**24
+LONGEST = 2**20
+"""Bytes of one trace; a longer one is not held."""
+
+
+class Kept(NamedTuple):
+    """One trace."""
+
+    number: int
+    """They grow; one that is marked gets a new one."""
+    key: str
+    """The prediction's name without its MAC, or another name that none other has."""
+    why: str
+    body: bytes
+
+
+class Ring:
+    """One pod's."""
+
+    def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        self.number = 0
+        """That of the last one."""
+        self.bytes = 0
+        self._most, self._most_bytes = most, most_bytes
+        self._kept: dict[str, dict[str, Kept]] = {}
+        """By why, and then by key, the oldest first."""
+
+    def add(self, key: str, why: str, body: bytes) -> bool:
+        """Hold one; whether it is held. One of the same name takes its place."""
+        if len(body) > min(LONGEST, self._most_bytes):
+            return False
+        self._drop(key)
+        self.number += 1
+        self._kept.setdefault(why, {})[key] = Kept(self.number, key, why, body)
+        self.bytes += len(body)
+        while len(self) > self._most or self.bytes > self._most_bytes:
+            fullest = max(self._kept.values(), key=len)
+            self._drop(next(iter(fullest)))
+        return True
+
+    def get(self, key: str) -> Kept | None:
+        """The one of a name."""
+        return next((kept[key] for kept in self._kept.values() if key in kept), None)
+
+    def after(self, number: int) -> list[Kept]:
+        """Those that came later, the oldest first."""
+        return sorted(one for one in self if one.number > number)
+
+    def _drop(self, key: str) -> None:
+        if (found := self.get(key)) is not None:
+            del self._kept[found.why][key]
+            self.bytes -= len(found.body)
+
+    def __iter__(self) -> Iterator[Kept]:
+        return (one for kept in self._kept.values() for one in kept.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))

@@ -1,0 +1,107 @@
+"""Names of OpenTelemetry's conventions for generative AI, as of one version of them, and no other file has any.
+
+https://github.com/open-telemetry/semantic-conventions-genai v0.1.0, in which all of them may still change. What has
+no name there is called `despina.…`; `mlflow.…` is what MLflow, and others that read the same, show in their own way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from despina_runtime.telemetry.executed import Executed, Span
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
+Attributes = dict[str, Any]
+SPAN_TYPE, INPUTS, OUTPUTS = "mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"
+TYPES = {"module": "CHAIN", "lm": "CHAT_MODEL", "tool": "TOOL"}
+INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+
+
+def of_request(program: str, one: Executed) -> Attributes:
+    """Of the span that answers a caller."""
+    return {
+        "http.request.method": "POST",
+        "http.route": route_of(one.path),
+        "http.response.status_code": one.status or None,
+        "despina.program": program,
+        "despina.revision": one.revision,
+        "despina.prediction": one.origin,
+        "despina.kept": one.why,
+        "despina.cache.tier": one.tier,
+        "error.type": one.problem,
+    }
+
+
+def of_program(program: str, one: Executed) -> Attributes:
+    """Of the program's own work, with all that it cost."""
+    return {
+        SPAN_TYPE: TYPES["module"],
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.agent.name": program,
+        "gen_ai.agent.version": one.version,
+        INPUT_TOKENS: one.input_tokens or None,
+        OUTPUT_TOKENS: one.output_tokens or None,
+        "despina.module": one.path,
+        "despina.lm": one.lm,
+        "despina.cost_usd": one.cost_usd,
+        "error.type": one.problem,
+    }
+
+
+def of_part(span: Span) -> Attributes:
+    """Of what happened within."""
+    found: Attributes = {SPAN_TYPE: TYPES[span.kind]}
+    return found | {"module": _of_module, "lm": _of_lm, "tool": _of_tool}[span.kind](span)
+
+
+def _of_module(span: Span) -> Attributes:
+    return {"despina.module": span.name}
+
+
+def _of_lm(span: Span) -> Attributes:
+    facts, (provider, slash, _) = span.facts, str(span.facts["model"]).partition("/")
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider if slash else "",
+        "gen_ai.request.model": facts["model"],
+        INPUT_TOKENS: facts["input_tokens"],
+        OUTPUT_TOKENS: facts["output_tokens"],
+        "despina.lm": span.name,
+        "despina.module": facts["module"],
+        "despina.cost_usd": facts["cost_usd"],
+        "error.type": facts["error"],
+    }
+
+
+def _of_tool(span: Span) -> Attributes:
+    fate = span.facts["fate"]
+    return {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": span.name,
+        "despina.tool.backend": span.facts["backend"],
+        "despina.tool.fate": fate,
+        "error.type": "" if fate == "ok" else fate,
+    }
+
+
+def of_hosted(tool: str, status: int, error: str) -> Attributes:
+    """Of a tool's execution where it is hosted."""
+    return {
+        SPAN_TYPE: TYPES["tool"],
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": tool,
+        "http.response.status_code": status,
+        "error.type": error,
+    }
+
+
+def route_of(path: str) -> str:
+    """Where a module is asked for by itself, or the program."""
+    return "/modules/{path}/execute" if path else "/execute"
+
+
+def name_of(span: Span) -> str:
+    """What a span is called."""
+    if span.kind == "lm":
+        return f"chat {span.facts['model']}"
+    return f"execute_tool {span.name}" if span.kind == "tool" else span.name

@@ -1,0 +1,384 @@
+"""Which traces are kept, what a pod holds of them, and what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina_runtime.lines import LONGEST_LINE
+from despina_runtime.lm.meter import LMCall
+from despina_runtime.pipeline.call import Answer, Call
+from despina_runtime.pipeline.recorded import Policy, Recorded
+from despina_runtime.problem import Problem
+from despina_runtime.telemetry import keeping
+from despina_runtime.telemetry.context import Context, begun, is_chosen, ratio_of, span_id
+from despina_runtime.telemetry.dropped import dropped
+from despina_runtime.telemetry.executed import END, WORDS, Attempt, is_kept, read_executed
+from despina_runtime.telemetry.prediction import Names
+from despina_runtime.telemetry.recorder import Recorder
+from despina_runtime.telemetry.ring import Ring
+from despina_runtime.telemetry.traces import MOST_WAITING, Traces
+from despina_runtime.telemetry.tree import tree
+
+POD = "1f900a010203"
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ASKED = (("traceparent", f"00-{TRACE}-{SPAN}-01"),)
+NOT_ASKED = (("traceparent", f"00-{TRACE}-{SPAN}-00"),)
+
+
+async def until(what: str, check: Callable[[], Any], seconds: float) -> Any:
+    async with asyncio.timeout(seconds):
+        while not (found := check()):
+            await asyncio.sleep(0)
+    return found
+
+
+def context(**changes: Any) -> Context:
+    return Context(TRACE, SPAN)._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_slow", "said", "why"),
+    [
+        (200, False, {}, ""),
+        (502, False, {}, "error"),
+        (422, False, {}, "error"),
+        (200, True, {}, "slow"),
+        (200, False, {"is_asked": True}, "asked"),
+        (200, False, {"is_chosen": True}, "sampled"),
+        (504, True, {"is_asked": True, "is_chosen": True}, "error"),
+        (200, True, {"is_asked": True, "is_chosen": True}, "asked"),
+        (200, True, {"is_chosen": True}, "slow"),
+    ],
+)
+def test_why_a_trace_is_kept(status, is_slow, said, why):
+    assert keeping.why_kept(status, is_slow, context(**said)) == why
+
+
+@given(st.integers(0, 2**128 - 1), st.floats(0, 1))
+def test_pods_agree_on_one_in_so_many(number, ratio):
+    trace_id = f"{number:032x}"
+    found = is_chosen(trace_id, ratio)
+    assert found == is_chosen(trace_id, ratio)
+    assert found or not is_chosen(trace_id, ratio / 2), "of fewer, none are others"
+    assert is_chosen(trace_id, 1.0)
+    assert not is_chosen(trace_id, 0.0)
+
+
+def test_one_in_ten_are_about_one_in_ten():
+    assert 800 < sum(begun((), 0.1).is_chosen for _ in range(10_000)) < 1200
+
+
+@given(st.lists(st.floats(0.01, 10.0), min_size=1, max_size=60))
+def test_never_many_are_the_slowest(pattern):
+    is_slow, seconds = keeping.Slowest(), pattern * 200
+    found = [is_slow(one) for one in seconds]
+    assert not any(found[: keeping.LEAST_SEEN])
+    until_it_is_found = math.log(max(pattern) / min(pattern)) / math.log(1 + keeping.STEP * keeping.RATE)
+    assert sum(found) <= len(found) * 0.011 + until_it_is_found + 1
+
+
+def test_the_slowest_are_found_also_after_all_have_become_slower_or_faster():
+    is_slow = keeping.Slowest()
+    for level in (0.1, 10.0, 0.01):
+        found = [is_slow(level * (5 if n % 100 == 0 else 1 + n % 7 / 100)) for n in range(30_000)][-1000:]
+        assert 5 <= sum(found) <= 30, level
+
+
+@pytest.mark.parametrize(
+    "given_header",
+    ["", "nonsense", f"00-{'0' * 32}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01\n"],
+)  # fmt: skip
+def test_what_is_no_context_is_none_and_a_new_trace_begins(given_header):
+    found = begun((("traceparent", given_header),), 0.0)
+    assert (found.parent_id, found.is_asked) == ("", False)
+    assert len(found.trace_id) == 32
+    assert found.trace_id != TRACE
+
+
+def test_a_callers_trace_goes_on():
+    found = begun((*ASKED, ("tracestate", "vendor=1")), 0.0)
+    assert (found.trace_id, found.parent_id, found.is_asked, found.state) == (TRACE, SPAN, True, "vendor=1")
+    name = span_id()
+    assert found.headers(name) == (("traceparent", f"00-{TRACE}-{name}-01"), ("tracestate", "vendor=1"))
+    assert begun((*ASKED, ("tracestate", "v=1\nx: y")), 0.0).state == ""
+    assert begun(NOT_ASKED, 0.0).headers(name) == (("traceparent", f"00-{TRACE}-{name}-00"),)
+    assert begun(NOT_ASKED, 1.0).headers(name) == (("traceparent", f"00-{TRACE}-{name}-01"),), "others keep it, too"
+
+
+@pytest.mark.parametrize(
+    ("environment", "ratio"),
+    [
+        ({}, 0.1),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.5"}, 0.5),
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, 1.0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_TRACES_SAMPLER_ARG": "0.5"}, 0.0),
+        ({"OTEL_TRACES_SAMPLER_ARG": "many"}, 0.1),
+        ({"OTEL_TRACES_SAMPLER_ARG": "nan"}, 0.1),
+        ({"OTEL_TRACES_SAMPLER_ARG": "7"}, 0.1),
+    ],
+)
+def test_the_ratio_is_what_opentelemetrys_variables_say(environment, ratio):
+    assert ratio_of(environment) == ratio
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.integers(0, 30), st.sampled_from(["error", "slow", "marked"]), st.integers(0, 40)), max_size=80
+)
+
+
+@given(OPERATIONS, st.integers(1, 12), st.integers(1, 200))
+def test_a_ring_is_bounded_whatever_comes(operations, most, most_bytes):
+    ring = Ring(most, most_bytes)
+    for number, (key, why, size) in enumerate(operations):
+        is_held = ring.add(str(key), why, b"x" * size)
+        assert is_held == (size <= most_bytes)
+        assert len(ring) <= most
+        assert ring.bytes == sum(len(one.body) for one in ring) <= most_bytes
+        assert len({one.key for one in ring}) == len(ring)
+        assert ring.after(ring.number) == []
+        assert number >= 0
+
+
+def test_an_outage_pushes_out_its_own_and_not_what_was_marked():
+    ring = Ring(most=10)
+    for n in range(3):
+        ring.add(f"m{n}", "marked", b"x")
+    for n in range(100):
+        ring.add(f"e{n}", "error", b"x")
+    assert [one.key for one in ring.after(0)] == ["m0", "m1", "m2", *(f"e{n}" for n in range(93, 100))]
+    assert [one.key for one in ring.after(ring.number - 2)] == ["e98", "e99"]
+
+
+class Worker:
+    """One worker, and the pod that holds its traces."""
+
+    def __init__(self, feedback: FeedbackConfig | None = None, ratio: float = 1.0, **changes: Any) -> None:
+        self.recorder, self.names = Recorder(), Names(b"key", "abcd1234", POD)
+        self.policy = Policy(ratio, feedback is not None)
+        model = ModelRef(name="m", version="7", tracking_uri="")
+        config = RuntimeConfig(namespace="ns", program="triage", revision="abcd1234", model=model, feedback=feedback)
+        self.traces = Traces(config, self.names.signed, "boot", **changes)
+
+    async def request(
+        self, body: bytes = b'{"ticket": "it crashes"}', problem: Problem | None = None, trace: Any = ()
+    ) -> str:
+        """A program with two calls of one module within another; the prediction's name."""
+
+        class Modules:
+            def named_predictors(self):
+                return [("react.predict", predict)]
+
+            def named_sub_modules(self):
+                return [("self", program), ("self.react", react), ("self.react.predict", predict)]
+
+        program, react, predict = Modules(), object(), object()
+
+        async def then(call: Call) -> Answer:
+            for n in (0, 1):
+                around = [program, react, predict]
+                call.meter.calls.append(
+                    LMCall("main", "openai/m", "react.predict", 0.0, 0.5 + n, (7, 3), "0.1", "", around)
+                )
+                if call.steps is not None:
+                    call.steps.append((predict, {"n": n}, {"category": "bug"}))
+            call.meter.note_tool("ns/search", "pods", "ok", span_id(), 0.0)
+            call.meter.tools[-1] = call.meter.tools[-1]._replace(callers=[program, react])
+            if problem:
+                raise problem
+            return Answer(b'{"category": "bug"}')
+
+        call = Call(body, 0.0, "main")
+        call.trace = trace
+        recorded = Recorded(self.recorder, self.names, program, ("abcd1234", "7", ""), then, self.policy)  # type: ignore[arg-type]
+        return self.names.signed((await recorded(call)).origin or "")
+
+    def hand_over(self) -> bytes:
+        found: list[bytes] = []
+        self.recorder.hand_over(lambda batch: found.append(batch) is None)
+        self.traces.take(b"".join(found) + b"\n")
+        return b"".join(found)
+
+    async def held(self, count: int) -> TraceList:
+        await until("held", lambda: len(self.traces.told().traces) == count, 10)
+        return TraceList.model_validate_json(self.traces.told().model_dump_json(exclude_defaults=True))
+
+
+async def test_a_trace_is_shown_as_a_tree_of_modules_lms_and_tools():
+    worker = Worker(FeedbackConfig(payloads="Full"))
+    name = await worker.request(trace=ASKED)
+    worker.hand_over()
+    (summary,) = (await worker.held(1)).traces
+    assert (summary.id, summary.trace_id, summary.version, summary.why) == (name, TRACE, "7", "asked")
+    assert (summary.status, summary.number) == (200, 1)
+    found = worker.traces.find(name)
+    assert found == worker.traces.find(TRACE)
+    assert found is not None
+    assert Trace.model_validate_json(found.model_dump_json(exclude_defaults=True)) == found
+    names = {span.id: span.name for span in found.spans}
+    lines = [(span.name, names.get(span.parent, span.parent), span.kind) for span in found.spans]
+    assert lines == [
+        ("POST /execute", SPAN, "server"),
+        ("invoke_workflow triage", "POST /execute", "internal"),
+        ("react", "invoke_workflow triage", "internal"),
+        ("react.predict", "react", "internal"),
+        ("react.predict", "react", "internal"),
+        ("chat openai/m", "react.predict", "client"),
+        ("chat openai/m", "react.predict", "client"),
+        ("execute_tool ns/search", "react", "internal"),
+    ]
+    root, _, _, first, second, chat, other, tool = found.spans
+    assert (root.inputs, root.outputs) == ('{"ticket":"it crashes"}', '{"category":"bug"}')
+    assert (first.inputs, second.inputs) == ('{"n":0}', '{"n":1}')
+    assert (chat.parent, other.parent) == (first.id, second.id)
+    assert (first.seconds, second.seconds) == (0.5, 1.5)
+    assert tool.attributes["despina.tool.backend"] == "pods"
+    assert chat.attributes["gen_ai.usage.input_tokens"] == "7"
+
+
+SECRET = "jane.doe@example.com"
+
+
+@pytest.mark.parametrize(
+    ("feedback", "inputs"),
+    [
+        (None, ""),
+        (FeedbackConfig(payloads="None"), ""),
+        (FeedbackConfig(payloads="Redacted"), '{"ticket":"[redacted]"}'),
+        (FeedbackConfig(payloads="Full"), json.dumps({"ticket": SECRET}, separators=(",", ":"))),
+    ],
+    ids=["no feedback", "None", "Redacted", "Full"],
+)
+async def test_words_are_held_as_payloads_says(feedback, inputs):
+    worker = Worker(feedback)
+    name = await worker.request(orjson.dumps({"ticket": SECRET}))
+    batch = worker.hand_over()
+    await worker.held(1)
+    found = worker.traces.find(name)
+    assert found is not None
+    assert found.spans[0].inputs == inputs
+    assert found.is_redacted == (feedback is None or feedback.payloads != "Full")
+    if feedback is None:
+        assert SECRET.encode() not in batch, "nor does the worker hand it over"
+    if feedback is None or feedback.payloads == "None":
+        assert not any(span.inputs or span.outputs for span in found.spans)
+        assert "bug" not in found.model_dump_json()
+        assert [span.name for span in found.spans][2:5] == ["react", "react.predict", "react.predict"]
+    assert SECRET not in worker.traces.told().model_dump_json()
+
+
+async def test_only_what_is_kept_is_handed_over_where_nothing_else_is_recorded():
+    worker = Worker(ratio=0.0)
+    await worker.request()
+    assert worker.hand_over() == b""
+    with pytest.raises(Problem):
+        await worker.request(problem=Problem(502, "lm-failure", "x"))
+    worker.hand_over()
+    (found,) = (await worker.held(1)).traces
+    assert (found.why, found.problem, found.status) == ("error", "lm-failure", 502)
+
+
+async def test_what_somebody_speaks_of_is_held_afterwards():
+    worker = Worker(FeedbackConfig(payloads="Full"), ratio=0.0)
+    name = await worker.request()
+    origin = name.rpartition("-")[0]
+    (record,) = worker.hand_over().split(END)[:-1]
+    assert not is_kept(record)
+    worker.traces.mark({origin: record})
+    (found,) = (await worker.held(1)).traces
+    assert (found.id, found.why) == (name, "marked")
+    worker.traces.mark({origin: b"", "unknown": b""})
+    await until("marked again", lambda: worker.traces.told().number == 2, 10)
+    assert [one.number for one in worker.traces.told(after=1).traces] == [2]
+
+
+def hostile(**changes: Any) -> bytes:
+    origin = f"abcd1234-{POD}-aaaaaaaa-66666666-1"
+    fields: dict[str, Any] = {
+        "origin": origin, "at": 1.0, "seconds": 1.0, "revision": "r", "version": "7", "path": "", "status": 200,
+        "problem": "", "lm": "main", "inputs": 1, "outputs": 1, "cost": "", "traceparent": "", "attempts": [],
+        "waited": 0.0, "trace_id": TRACE, "span_id": SPAN, "tier": "", "calls": [], "tools": [], "why": "asked",
+    }  # fmt: skip
+    fields |= changes
+    return orjson.dumps(list(fields.values())) + WORDS + b"[null,null,[]]" + END
+
+
+HOSTILE = {
+    "no name": hostile(origin="x"),
+    "no reason": hostile(why="because"),
+    "nonsense": b'nonsense"]' + WORDS + b"[]" + END,
+    "a call before its caller": hostile(calls=[["a", 1], ["b", 0]]),
+    "calls that are none": hostile(calls=7),
+    "no trace": hostile(trace_id="x" * 32),
+    "no span": hostile(span_id=7),
+    "a moment beyond all": hostile(at=1e308, seconds=1e308),
+    "words for numbers": hostile(seconds="x", status="y"),
+    "a tool that is none": hostile(tools=[["t", "b", "ok", 7, 0.0, 0.1, -7]]),
+    "an attempt that is none": hostile(attempts=[[1, 2]]),
+}
+
+
+@pytest.mark.parametrize("batch", HOSTILE.values(), ids=HOSTILE)
+async def test_whatever_a_worker_says_the_others_traces_are_shown(batch):
+    worker = Worker()
+    worker.traces.take(batch + b"\n")
+    name = await worker.request()
+    worker.hand_over()
+    await until("held", lambda: worker.traces.find(name), 10)
+    assert worker.traces.told().traces[-1].id == name
+    worker.traces.find(TRACE)
+
+
+def test_names_that_anybody_makes_up_are_shown_in_one_line_and_short():
+    found = TraceSummary(
+        id="x y", module="a\nb\x1b[2J\u2028" + "m" * 999, at=float("nan"), seconds=-1, input_tokens=2**80
+    )
+    assert (found.id, found.at, found.seconds) == ("", 0.0, 0.0)
+    assert found.module.startswith("a b [2J m")
+    assert len(found.module) == 256
+
+
+async def test_where_there_is_too_much_at_once_it_is_dropped_and_counted():
+    worker, before = Worker(), dropped().get("traces", {}).get("busy", 0)
+    name = await worker.request()
+    batch = worker.hand_over()
+    for _ in range(2 * MOST_WAITING):
+        worker.traces.take(batch)
+    assert dropped()["traces"]["busy"] >= before + MOST_WAITING
+    await until("held", lambda: worker.traces.find(name), 10)
+
+
+def test_an_old_records_spans_have_no_callers():
+    attempt = Attempt("main", "openai/m", "classify", 0.0, 0.5, (7, 3), "", "")
+    head = ["o", 1.0, 0.5, "r", "7", "", 200, "", "main", 7, 3, "", "", [attempt[:-1]]]
+    found = read_executed(orjson.dumps(head) + WORDS + b'[null,null,[["classify",{},{}]]]')
+    assert [(s.kind, s.parent, s.seconds) for s in found.spans] == [("module", -1, 0.5), ("lm", -1, 0.5)]
+    with pytest.raises(ValueError, match="no trace"):
+        tree("p", found)
+
+
+async def test_it_ends_in_time():
+    worker = Worker()
+    await asyncio.wait_for(worker.traces.close(1.0), 5)
+
+
+async def test_a_request_that_asks_for_ever_has_a_record_that_fits():
+    worker = Worker(FeedbackConfig(payloads="Full"))
+
+    async def then(call: Call) -> Answer:
+        call.meter.calls += [LMCall("main", "openai/m", "a", 0.0, 0.5, (7, 3), "0.1", "", [object()])] * 50_000
+        return Answer(b"{}")
+
+    program: Any = SimpleNamespace(named_predictors=list, named_sub_modules=list)
+    await Recorded(worker.recorder, worker.names, program, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main"))
+    assert len(worker.hand_over()) < LONGEST_LINE // 4
