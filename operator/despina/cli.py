@@ -162,15 +162,12 @@ def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
         from despina.settings import DashboardSettings
     except ImportError as exc:
         parser.exit(1, f"despina dashboard: {exc.name} is not installed: pip install '.[operator]' brings it\n")
-    _log()
+    settings = _settings(parser, DashboardSettings)
+    set_up(settings.log_format, quotes_errors=True)
     try:
-        asyncio.run(run(_settings(parser, DashboardSettings), is_open))
+        asyncio.run(run(settings, is_open))
     except (ClusterError, OSError) as exc:
         parser.exit(1, f"despina dashboard: {printable(str(exc))}\n")
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _settings(parser: argparse.ArgumentParser, kind: type[Found]) -> Found:

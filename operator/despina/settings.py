@@ -86,6 +86,7 @@ class DashboardSettings(BaseSettings):
     read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
     proxy_secret: str = Field(default="", repr=False)
     """What a proxy in front shows beside the name of who asks; none is believed when left out."""
+    log_format: LogFormat = "text"
 
     @property
     def namespaces(self) -> list[str]:

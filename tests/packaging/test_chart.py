@@ -156,9 +156,9 @@ def test_what_serves_is_protected_in_the_watched_namespaces_unless_told_otherwis
 
 def test_logs_are_text_unless_told_otherwise():
     for args, form in (((), "text"), (("--set=logFormat=json",), "json")):
-        (deployment,) = of(rendered(*args), "Deployment")
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert {"name": "DESPINA_LOG_FORMAT", "value": form} in container["env"]
+        for deployment in of(rendered(*args), "Deployment"):
+            (container,) = deployment["spec"]["template"]["spec"]["containers"]
+            assert {"name": "DESPINA_LOG_FORMAT", "value": form} in container["env"]
     assert "logFormat" in helm("--set=logFormat=xml").stderr
 
 
