@@ -16,6 +16,8 @@ from despina_runtime.http.asgi import Scope, Send
 from despina_runtime.messages import Receive
 from despina_runtime.telemetry.context import PARENT, STATE
 
+RECEIVE = "despina.receive"
+"""Where a request's own receiver stands in its scope: the SDK hands on one that only replays the body."""
 Told = tuple[bytes, dict[str, Any]]
 """A result as JSON, and what else a client may want to know of it (`_meta`)."""
 
@@ -53,7 +55,7 @@ class McpEndpoint:
         if self._living is None:
             self._living = asyncio.create_task(self._live())
         await self._ready.wait()
-        await self._manager.handle_request(scope, receive, send)
+        await self._manager.handle_request({**scope, RECEIVE: receive}, receive, send)
 
     async def _live(self) -> None:
         from mcp.server.lowlevel import Server
@@ -84,7 +86,7 @@ class McpEndpoint:
         if offer is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name}")
         request = getattr(context, "request", None)
-        headers, receive = (dict(request.scope["headers"]), request.receive) if request else ({}, None)
+        headers, receive = (dict(request.scope["headers"]), request.scope[RECEIVE]) if request else ({}, None)
         headers |= {name.encode(): value.encode() for name, value in _context_of(params.meta).items()}
         try:
             result, meta = await offer.call(params.arguments or {}, headers, receive)

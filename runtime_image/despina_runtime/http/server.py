@@ -19,6 +19,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from despina_runtime.http.asgi import Scope, Send, send_body
+from despina_runtime.http.cycle import write_heads_fast
 from despina_runtime.messages import Receive
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a pod's Service and the kubelet reach it by the pod's own address
@@ -134,6 +135,9 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        for cycle in (*(self._earlier or ()), self.cycle):
+            if left := getattr(cycle, "left", None):  # of `messages.tell_when_left`
+                left()
 
     def resume_writing(self) -> None:
         """The caller made room."""
@@ -306,6 +310,7 @@ def make_server(
     `arrival_seconds`: how long a request may take from its first byte to its last. `reading_seconds`: how long a caller
     may read nothing of what waits for him.
     """
+    write_heads_fast()
     return Server(
         uvicorn.Config(
             app,

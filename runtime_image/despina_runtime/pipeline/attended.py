@@ -5,41 +5,33 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from despina_runtime.messages import Receive
+from despina_runtime.messages import Receive, tell_when_left
 from despina_runtime.pipeline.call import Answer, Call, Step
 from despina_runtime.problem import Disconnected
-
-NOTICED_SECONDS = 0.1
-"""Most answers are given sooner, and then nobody has looked."""
 
 
 class WhileThere:
     """When its caller leaves, what such a block awaits is cancelled, and it ends with Disconnected. The request's body
-    must have been read from `receive`."""
+    must have been read from `receive`.
+
+    The connection tells it: to look for it would cost each request that takes long a task of its own.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task = asyncio.current_task()
-        self._looking: asyncio.Task[None] | None = None
         self._has_left = False
 
     def __enter__(self) -> None:
-        self._later = asyncio.get_running_loop().call_later(NOTICED_SECONDS, self._begin)
+        tell_when_left(self._receive, self._leave)
 
-    def _begin(self) -> None:
-        self._looking = asyncio.create_task(self._look())
-
-    async def _look(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         self._has_left = True
         if self._task:
             self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._later.cancel()
-        if self._looking:
-            self._looking.cancel()
+        tell_when_left(self._receive, None)
         if self._has_left and self._task:
             self._task.uncancel()
             raise Disconnected from None
