@@ -202,7 +202,7 @@ def test_modules_take_state_and_lm_of_their_own(pod, plain, version, servers, lm
     assert "it has classify" in unknown.failure.message
     running.order("Commit", subject="beef0002")
     assert running.ask(fresh()).status_code == 200
-    assert 'lm="cheap",module="classify",outcome="ok"' in running.metrics()
+    eventually("it is counted", lambda: 'lm="cheap",module="classify",outcome="ok"' in running.metrics(), 10)
 
 
 def test_a_held_revision_is_tried_and_mirrored_without_the_callers_noticing(pod, plain, version):
