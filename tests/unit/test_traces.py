@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -365,6 +366,18 @@ def test_an_old_records_spans_have_no_callers():
     assert [(s.kind, s.parent, s.seconds) for s in found.spans] == [("module", -1, 0.5), ("lm", -1, 0.5)]
     with pytest.raises(ValueError, match="no trace"):
         tree("p", found)
+
+
+def test_a_long_record_is_read_in_a_moment():
+    head = ["o", 1.0, 0.5, "r", "7", "", 200, "", "main", 7, 3, "", "", [], 0.0, TRACE, SPAN, ""]
+    calls = [["", -1], *(["a", 0] for _ in range(10_000))]
+    steps = [[f"a.b{n % 5000}[0]" if n % 2 else "c", {}, {}] for n in range(20_000)]
+    record = orjson.dumps([*head, calls, [], "asked"]) + WORDS + orjson.dumps([None, None, steps])
+    began = time.process_time()
+    spans = read_executed(record).spans
+    assert time.process_time() - began < 2, "it is linear: the square of it took minutes"
+    assert [(s.name, s.parent) for s in spans[-2:]] == [("c", 0), ("a.b4999[0]", 10_000)]
+    assert len(spans) == 30_001
 
 
 async def test_it_ends_in_time():
