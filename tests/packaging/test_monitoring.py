@@ -187,7 +187,7 @@ def test_the_pages_list_is_what_pods_show():
     for counter in (counts.DELIVERED, counts.REFUSED, counts.WAITING):
         counter.labels("prediction")
     counts.LOST.labels("room")
-    assert shown(generate_latest(registry_of(lambda: POD, counts.REGISTRY)).decode()) == PODS
+    assert shown(generate_latest(registry_of(POD, (), counts.REGISTRY)).decode()) == PODS
 
 
 @needs_promtool

@@ -43,7 +43,7 @@ from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
-from despina_runtime.process.genai import ENABLED_ENV, GenAI
+from despina_runtime.process.genai import ENABLED_ENV, genai
 from despina_runtime.process.ledger import Ledger
 from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
@@ -498,7 +498,7 @@ def _serve_admin(
         partial(may_read, config.read_key, *here),
         desk,
         crew.ledger.figures,
-        [GenAI(crew.ledger.figures, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
+        [partial(genai, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
         traces,
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
