@@ -325,8 +325,8 @@ def test_what_cannot_be_figures_is_left_out_and_counted(sentence):
     good.tells(in_flight=1)
     hostile.says(UNREADABLE[sentence])
     assert requests(pod) == {"1": 3}
-    assert pod.figures().dropped == {"figures": {"Unreadable": 1}}
-    assert pod.lines()['despina_telemetry_dropped_total{"reason": "Unreadable", "signal": "figures"}'] == 1
+    assert pod.figures().dropped == {"figures": {"unreadable": 1}}
+    assert pod.lines()['despina_telemetry_dropped_total{"reason": "unreadable", "signal": "figures"}'] == 1
 
 
 @pytest.mark.parametrize("sentence", BOUNDED)
@@ -372,7 +372,7 @@ def busy() -> Pod:
     worker.counting.tools.attempt("ns/search", "b1", "ok")
     worker.counting.tools.took("ns/search", 0.1)
     worker.answers(2, "2")
-    dropped = {"prediction": {"NotTakenInTime": 2}}
+    dropped = {"predictions": {"not_taken_in_time": 2}}
     worker.tells(in_flight=1, queued=2, rss_bytes=5, cache_failures={"redis": {"TimeoutError": 1}}, dropped=dropped)
     pod.ledger.label("a", "success")
     pod.ledger.label("z", "failure")

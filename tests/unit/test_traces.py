@@ -27,7 +27,7 @@ from despina_runtime.telemetry.dropped import dropped
 from despina_runtime.telemetry.executed import END, WORDS, Attempt, is_kept, read_executed
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
-from despina_runtime.telemetry.ring import Ring
+from despina_runtime.telemetry.ring import LONGEST, Ring
 from despina_runtime.telemetry.traces import MOST_WAITING, Traces
 from despina_runtime.telemetry.tree import tree
 
@@ -142,7 +142,7 @@ OPERATIONS = st.lists(
 def test_a_ring_is_bounded_whatever_comes(operations, most, most_bytes):
     ring = Ring(most, most_bytes)
     for number, (key, why, size) in enumerate(operations):
-        is_held = ring.add(str(key), why, b"x" * size)
+        is_held = ring.add(str(key), TraceSummary(id="", why=why), b"x" * size)
         assert is_held == (size <= most_bytes)
         assert len(ring) <= most
         assert ring.bytes == sum(len(one.body) for one in ring) <= most_bytes
@@ -154,9 +154,9 @@ def test_a_ring_is_bounded_whatever_comes(operations, most, most_bytes):
 def test_an_outage_pushes_out_its_own_and_not_what_was_marked():
     ring = Ring(most=10)
     for n in range(3):
-        ring.add(f"m{n}", "marked", b"x")
+        ring.add(f"m{n}", TraceSummary(id="", why="marked"), b"x")
     for n in range(100):
-        ring.add(f"e{n}", "error", b"x")
+        ring.add(f"e{n}", TraceSummary(id="", why="error"), b"x")
     assert [one.key for one in ring.after(0)] == ["m0", "m1", "m2", *(f"e{n}" for n in range(93, 100))]
     assert [one.key for one in ring.after(ring.number - 2)] == ["e98", "e99"]
 
@@ -353,9 +353,10 @@ async def test_where_there_is_too_much_at_once_it_is_dropped_and_counted():
     worker, before = Worker(), dropped().get("traces", {}).get("busy", 0)
     name = await worker.request()
     batch = worker.hand_over()
+    other = hostile(why="")
     for _ in range(2 * MOST_WAITING):
-        worker.traces.take(batch)
-    assert dropped()["traces"]["busy"] >= before + MOST_WAITING
+        worker.traces.take(other + batch + b"\n")
+    assert dropped()["traces"]["busy"] == before + MOST_WAITING + 1, "and only what is kept"
     await until("held", lambda: worker.traces.find(name), 10)
 
 
@@ -378,6 +379,48 @@ def test_a_long_record_is_read_in_a_moment():
     assert time.process_time() - began < 2, "it is linear: the square of it took minutes"
     assert [(s.name, s.parent) for s in spans[-2:]] == [("c", 0), ("a.b4999[0]", 10_000)]
     assert len(spans) == 30_001
+
+
+async def test_one_that_is_too_long_is_dropped_as_such():
+    worker, before = Worker(FeedbackConfig(payloads="Full")), dropped().get("traces", {})
+    worker.traces.take(hostile(problem="x" * (LONGEST + 1)) + b"\n")
+    await until("dropped", lambda: dropped().get("traces", {}).get("too_long", 0) > before.get("too_long", 0), 10)
+    assert dropped()["traces"].get("unreadable", 0) == before.get("unreadable", 0)
+
+
+class Sent:
+    """An exporter that keeps names of traces."""
+
+    def __init__(self) -> None:
+        self.traces: list[str] = []
+
+    def add(self, nodes: Any, trace_id: str) -> None:
+        self.traces.append(trace_id)
+
+    def close(self, seconds: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0], ids=["not kept", "kept"])
+async def test_a_trace_goes_out_once_however_often_somebody_speaks_of_it(ratio):
+    sent = Sent()
+    worker = Worker(FeedbackConfig(payloads="Full"), ratio, exporter=sent)
+    name = await worker.request()
+    batch = worker.hand_over()
+    for n in range(1, 4):
+        worker.traces.mark({name.rpartition("-")[0]: batch.rstrip(b"\n").split(END)[0]})
+        await until("marked", lambda n=n: worker.traces.told().number == n + ratio, 10)
+    assert [len(one) for one in sent.traces] == [32]
+
+
+async def test_a_list_reads_no_record_again(monkeypatch):
+    worker = Worker()
+    name = await worker.request()
+    worker.hand_over()
+    await worker.held(1)
+    monkeypatch.setattr("despina_runtime.telemetry.traces.read_executed", lambda _: pytest.fail("it takes a while"))
+    assert [one.id for one in worker.traces.told().traces] == [name]
+    assert worker.traces.told(after=1).traces == ()
 
 
 async def test_it_ends_in_time():

@@ -23,7 +23,7 @@ from despina.api.serving import SecretKeyRef
 from despina.wire import Failure, ModelRef, RuntimeConfig
 from despina.wire.logs import FACTS
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew, prepare_folder, telemetry_of
+from despina_runtime.process.supervisor import Crew, close_telemetry, prepare_folder, telemetry_of
 from despina_runtime.program.unservable import NotServable
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.telemetry.traces import Traces
@@ -74,10 +74,7 @@ class Follower:
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
-        if self.traces:
-            await self.traces.close(DRAIN_SECONDS)
-        if self.desk:
-            await self.desk.close(DRAIN_SECONDS)
+        await close_telemetry(self.desk, self.traces, DRAIN_SECONDS)
         return 0
 
     async def look(self, client: httpx.AsyncClient, listen: socket.socket) -> None:

@@ -57,7 +57,7 @@ class Ledger:
         try:
             new = Figures.model_validate(said)
         except ValidationError:
-            self._sums = added_figures(self._sums, Figures(dropped={"figures": {"Unreadable": 1}}))
+            self._sums = added_figures(self._sums, Figures(dropped={"figures": {"unreadable": 1}}))
             return
         if worker in self._now:
             self._now[worker] = Figures(**{name: getattr(new, name) for name in NOW})

@@ -447,9 +447,7 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
         return await _live(crew, stop)
     finally:
         admin.cancel()
-        await traces.close(AGAIN_SECONDS)
-        if desk:
-            await desk.close(_left(config, told))
+        await close_telemetry(desk, traces, _left(config, told))
 
 
 async def _moment_of(stop: asyncio.Event) -> float:
@@ -481,6 +479,14 @@ def telemetry_of(config: RuntimeConfig, cache: Path, admin_port: int) -> tuple[F
     desk = FeedbackDesk(config, config.feedback, cache, pod)
     desk.on_spoken = traces.mark
     return desk, traces
+
+
+async def close_telemetry(desk: FeedbackDesk | None, traces: Traces | None, seconds: float) -> None:
+    """Bring out what can be in this time. The desk ends first, for what it writes last speaks of traces."""
+    if desk:
+        await desk.close(max(AGAIN_SECONDS, seconds - AGAIN_SECONDS))
+    if traces:
+        await traces.close(AGAIN_SECONDS)
 
 
 def _serve_admin(

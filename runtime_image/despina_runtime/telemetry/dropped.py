@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Literal
 
 Signal = Literal["traces"]
-Reason = Literal["queue_full", "export_failed", "unreadable", "busy"]
+Reason = Literal["queue_full", "export_failed", "unreadable", "too_long", "busy"]
 _COUNTS: Counter[tuple[Signal, Reason]] = Counter()
 _COUNTING = Lock()
 """What exports, and what reads traces, are threads of their own."""

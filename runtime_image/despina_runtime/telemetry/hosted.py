@@ -43,7 +43,7 @@ class HostedTraces:
             why=why,
             spans=(span_of(node),),
         )
-        self._ring.add(node.span_id, why, found.model_dump_json(exclude_defaults=True).encode())
+        self._ring.add(node.span_id, found, found.model_dump_json(exclude_defaults=True).encode())
         if self._exporter:
             self._exporter.add([node], context.trace_id)
 
