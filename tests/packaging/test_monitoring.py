@@ -177,7 +177,7 @@ POD = Figures.model_validate(
         },
         "cache": ONE, "degraded": ONE, "lm_seconds": {"main": TIMES}, "tool_seconds": {"search": TIMES},
         "tools": [{"tool": "search", "backend": "b", "outcomes": ONE}], "worker_rss_bytes": ONE,
-        "cache_failures": {"redis": ONE}, "dropped": {"prediction": ONE},
+        "cache_failures": {"redis": ONE}, "dropped": {"predictions": ONE},
     }
 )  # fmt: skip
 """Of a pod of which everything can be said."""

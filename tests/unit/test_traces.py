@@ -14,8 +14,13 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina_runtime.engine import Engine
+from despina_runtime.http.traces import hosted_route
 from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.lm.meter import LMCall
 from despina_runtime.pipeline.call import Answer, Call
@@ -23,13 +28,15 @@ from despina_runtime.pipeline.recorded import Policy, Recorded
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry import keeping
 from despina_runtime.telemetry.context import Context, begun, is_chosen, ratio_of, span_id
-from despina_runtime.telemetry.dropped import dropped
+from despina_runtime.telemetry.dropped import drop, dropped
 from despina_runtime.telemetry.executed import END, WORDS, Attempt, is_kept, read_executed
+from despina_runtime.telemetry.hosted import HostedTraces
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.telemetry.ring import LONGEST, Ring
 from despina_runtime.telemetry.traces import MOST_WAITING, Traces
 from despina_runtime.telemetry.tree import tree
+from despina_runtime.toolhost import host
 
 POD = "1f900a010203"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -73,6 +80,8 @@ def test_pods_agree_on_one_in_so_many(number, ratio):
     assert found == is_chosen(trace_id, ratio)
     assert found or not is_chosen(trace_id, ratio / 2), "of fewer, none are others"
     assert is_chosen(trace_id, 1.0)
+    new = begun((), ratio)
+    assert new.is_chosen == is_chosen(new.trace_id, ratio)
     assert not is_chosen(trace_id, 0.0)
 
 
@@ -438,3 +447,44 @@ async def test_a_request_that_asks_for_ever_has_a_record_that_fits():
     program: Any = SimpleNamespace(named_predictors=list, named_sub_modules=list)
     await Recorded(worker.recorder, worker.names, program, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main"))
     assert len(worker.hand_over()) < LONGEST_LINE // 4
+
+
+def test_a_tool_host_shows_a_trace_to_who_knows_its_id_and_tells_nobody_which_there_are():
+    traces, parents = HostedTraces(), ["00f067aa0ba902b7", "b7ad6b7169203331"]
+    for parent in parents:
+        traces.take("search", (("traceparent", f"00-{TRACE}-{parent}-01"),), 0.5, 200, "")
+    traces.take("search", (), 0.5, 500, "tool-error")
+    found = traces.find(TRACE)
+    assert found is not None
+    assert ([span.parent for span in found.spans], found.module, found.why) == (parents, "search", "asked")
+    assert all(traces.find(name) is None for name in ("", found.id, "0" * 32))
+    client = TestClient(Starlette(routes=[hosted_route(traces.find)]))
+    asked = {path: client.get(path).status_code for path in ("/traces", "/traces/", f"/traces/{TRACE}", "/traces/x")}
+    assert asked == {"/traces": 404, "/traces/": 404, f"/traces/{TRACE}": 200, "/traces/x": 404}
+
+
+def test_what_a_tool_host_loses_is_in_its_metrics():
+    drop("traces", "queue_full", 3)
+    line = 'despina_telemetry_dropped_total{reason="queue_full",signal="traces"} '
+    (found,) = [one for one in generate_latest(host.REGISTRY).decode().splitlines() if "queue_full" in one]
+    assert (found.replace('signal="traces",reason="queue_full"', 'reason="queue_full",signal="traces"')).startswith(
+        line
+    )
+    assert float(found.rpartition(" ")[2]) == dropped()["traces"]["queue_full"] >= 3
+
+
+LOST = {
+    "with feedback": (FeedbackConfig(), {"predictions": {"unwritable": 2}, "traces": {"not_taken_in_time": 1}}),
+    "without": (None, {"traces": {"unwritable": 2, "not_taken_in_time": 1}}),
+}
+
+
+@pytest.mark.parametrize("sentence", LOST)
+def test_what_a_worker_loses_is_named_by_what_it_was_recorded_for(sentence):
+    feedback, lost = LOST[sentence]
+    engine: Any = SimpleNamespace(
+        recorder=SimpleNamespace(take_dropped=lambda: {"unwritable": 2}),
+        traced=SimpleNamespace(take_dropped=lambda: {"not_taken_in_time": 1}),
+        current=SimpleNamespace(config=SimpleNamespace(feedback=feedback)),
+    )
+    assert Engine._dropped(engine) == lost

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Example
 
 from despina.wire import OTHER, SECONDS_BOUNDS, Exemplar, Figures, Timing, VersionFigures
+from despina_runtime.http.prometheus import DROPPED
 
 BOUNDS = *(str(float(bound)) for bound in SECONDS_BOUNDS), "+Inf"
 Rows = Iterator[tuple[tuple[str, ...], float]]
@@ -64,8 +65,7 @@ def families(f: Figures) -> Iterator[Metric]:
         "tool_calls", "Attempts to have a tool executed, by what became of them.", "tool backend fate", fates
     )
     yield _histogram("tool_call_seconds", "Calls of tools, with all their attempts.", "tool", f.tool_seconds)
-    text = "What was to be told of the pod and is not."
-    yield _counter("telemetry_dropped", text, "signal reason", _nested(f.dropped))
+    yield _counter("telemetry_dropped", DROPPED, "signal reason", _nested(f.dropped))
     memory = GaugeMetricFamily("despina_worker_rss_bytes", "Resident memory of one worker.", labels=["pid"])
     for pid, size in f.worker_rss_bytes.items():
         memory.add_metric([pid], size)

@@ -56,6 +56,7 @@ class Follower:
     """Why no version is known now, as it was told."""
     desk: FeedbackDesk | None = None
     traces: Traces | None = None
+    """Where they go to a collector; there is no admin port by which they could be read."""
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
@@ -103,9 +104,13 @@ class Follower:
         self.problem = problem
 
     def _open_desk(self) -> None:
-        """For what callers say; one for all versions, for a label may be about an earlier one."""
+        """For what callers say, and for traces; one for all versions, for a label may be about an earlier one."""
         config = self._config("0")
-        self.desk, self.traces = telemetry_of(config, self.cache, 0)
+        self.desk, traces = telemetry_of(config, self.cache, 0)
+        if traces.are_exported:
+            self.traces = traces
+        elif self.desk:
+            self.desk.on_spoken = None
         if self.desk:
             self.desk.start()
 

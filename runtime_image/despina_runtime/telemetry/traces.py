@@ -47,6 +47,11 @@ class Traces:
         self._thread = ThreadPoolExecutor(1, "traces")
         self._waiting = 0
 
+    @property
+    def are_exported(self) -> bool:
+        """Whether they go to a collector, too."""
+        return self._exporter is not None
+
     def take(self, batch: bytes) -> None:
         """A worker's records, of which those are held whose trace is kept."""
         self._later(self._kept_of, batch)
@@ -83,8 +88,8 @@ class Traces:
         ]
 
     def _looked(self, record: bytes, why: str, is_exported: bool) -> list[_Found]:
-        """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code. It is read
-        here, in the thread, once for all lists."""
+        """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code. For lists
+        it is read here, in the thread, and never again."""
         try:
             origin, found = origin_of(record), why or _why(record)
             place_of(origin.partition("~")[0])
