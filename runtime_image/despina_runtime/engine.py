@@ -57,7 +57,7 @@ from despina_runtime.program.load import Loaded, load
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.telemetry.context import ratio_of
-from despina_runtime.telemetry.counting import Counting, VersionCounts
+from despina_runtime.telemetry.counting import Counting, VersionCounts, add
 from despina_runtime.telemetry.prediction import names_of
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import make_toolbox, refusal_of, rehearsing
@@ -381,13 +381,20 @@ class Engine:
         counted = self._counting.take()
         if failures := take_failures():
             counted["cache_failures"] = failures
-        dropped = {"prediction": self.recorder.take_dropped(), "trace": self.traced.take_dropped()}
-        if any(dropped.values()):
+        if dropped := self._dropped():
             counted["dropped"] = dropped
         if not counted and gauges == self._gauges:
             return {}
         self._gauges = gauges
         return counted | gauges
+
+    def _dropped(self) -> dict[str, dict[str, int]]:
+        """What is lost since this was asked last. Without feedback, what is recorded are traces and nothing else."""
+        recorded, traces = self.recorder.take_dropped(), self.traced.take_dropped()
+        if self.current.config.feedback is None:
+            add(traces, recorded)
+            recorded = {}
+        return {signal: lost for signal, lost in (("predictions", recorded), ("traces", traces)) if lost}
 
     async def _share(self) -> None:
         """The rate limit is the whole program's: each worker has its part, by the workers that Redis sees."""

@@ -15,8 +15,9 @@ def is_in(name: str, path: str) -> bool:
 
 def places(names: Iterable[str]) -> tuple[str, ...]:
     """The paths of predictors, each after those of the modules that it is in."""
-    return tuple(dict.fromkeys(path for name in names for path in _ways(name)))
+    return tuple(dict.fromkeys(path for name in names for path in ways(name)))
 
 
-def _ways(name: str) -> list[str]:
+def ways(name: str) -> list[str]:
+    """The paths of all modules that a name lies in, the outermost first, and the name itself."""
     return [*(name[: step.start()] for step in STEP.finditer(name)), name]

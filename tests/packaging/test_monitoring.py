@@ -177,7 +177,7 @@ POD = Figures.model_validate(
         },
         "cache": ONE, "degraded": ONE, "lm_seconds": {"main": TIMES}, "tool_seconds": {"search": TIMES},
         "tools": [{"tool": "search", "backend": "b", "outcomes": ONE}], "worker_rss_bytes": ONE,
-        "cache_failures": {"redis": ONE}, "dropped": {"prediction": ONE},
+        "cache_failures": {"redis": ONE}, "dropped": {"predictions": ONE},
     }
 )  # fmt: skip
 """Of a pod of which everything can be said."""
@@ -187,7 +187,7 @@ def test_the_pages_list_is_what_pods_show():
     for counter in (counts.DELIVERED, counts.REFUSED, counts.WAITING):
         counter.labels("prediction")
     counts.LOST.labels("room")
-    assert shown(generate_latest(registry_of(lambda: POD, counts.REGISTRY)).decode()) == PODS
+    assert shown(generate_latest(registry_of(POD, (), counts.REGISTRY)).decode()) == PODS
 
 
 @needs_promtool

@@ -83,9 +83,10 @@ def test_a_callers_trace_goes_through_the_program_to_a_tool_in_another_pod(tmp_p
         root, own, tool = (spans[n] for n in ("POST /execute", "invoke_workflow triage", "execute_tool ns/search"))
         assert (root.parent, own.parent) == (SPAN, root.id)
         assert (tool.attributes["despina.tool.backend"], tool.attributes["despina.tool.fate"]) == ("b0", "ok")
-        (there,) = listed(host.admin, {}).traces
         hosted = one(host.admin, TRACE)
-        assert (there.trace_id, hosted.spans[0].parent, hosted.module) == (TRACE, tool.id, "search")
+        assert (hosted.trace_id, hosted.spans[0].parent, hosted.module) == (TRACE, tool.id, "search")
+        for path in ("/traces", "/traces/", f"/traces/{hosted.id}"):
+            assert httpx.get(f"{host.admin}{path}").status_code == 404, "only who knows a trace's id is told of it"
         ids = {span.id for span in found.spans}
         assert all(span.parent in ids for span in found.spans[1:])
         count = len(found.spans) + 1

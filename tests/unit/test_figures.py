@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -21,10 +25,12 @@ from despina_runtime.pipeline.record import Record, class_of
 from despina_runtime.problem import Problem, deadline_exceeded, unexpected
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.exposition import registry_of
-from despina_runtime.process.genai import GenAI
+from despina_runtime.process.genai import genai
 from despina_runtime.process.ledger import FORGET_SECONDS, MOST_VERSIONS, Ledger
 from despina_runtime.process.news import News
+from despina_runtime.telemetry import dropped, semconv
 from despina_runtime.telemetry.counting import LONGEST_NAME, Counting
+from despina_runtime.telemetry.executed import Span
 from despina_runtime.telemetry.prediction import Names
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -47,7 +53,7 @@ class Pod:
 
     def lines(self) -> dict[str, float]:
         """Every series that Prometheus would read, with its value."""
-        text = generate_latest(registry_of(self.figures)).decode()
+        text = generate_latest(registry_of(self.figures())).decode()
         return dict(series(plain_metrics(text)))
 
 
@@ -164,19 +170,35 @@ def test_of_a_hundred_modules_the_first_are_told_apart_and_no_call_is_lost():
     assert sum(one.cost_usd for one in lms) == 100
 
 
-def test_a_fourth_version_ends_the_one_that_was_asked_least_recently():
+def test_no_version_that_is_held_ends_however_many_they_are():
+    pod = Pod(a="1", b="2", c="3", d="4")
+    worker = pod.worker(11)
+    for n in range(1, 4):
+        for version in "1234":
+            pod.now += 1
+            worker.answers(1, version)
+            worker.tells()
+        assert requests(pod) == dict.fromkeys("1234", n)
+
+
+def test_of_those_that_are_gone_a_fourth_ends_the_one_that_was_counted_least_recently():
     pod = Pod(a="1", b="2", c="3", d="4")
     worker = pod.worker(11)
     for version in "1234":
         pod.now += 1
         worker.answers(1, version)
         worker.tells()
-    assert list(requests(pod)) == ["2", "3", "4"]
-    assert len(requests(pod)) == MOST_VERSIONS
-    pod.held = {"b": "2", "d": "4", "e": "5"}
-    worker.answers(1, "5")
+    pod.ledger.look()
+    pod.held = {"d": "4"}
+    pod.now += 1
+    worker.answers(1, "1")
     worker.tells()
-    assert list(requests(pod)) == ["2", "4", "5"], "one that the pod no longer has goes first"
+    assert requests(pod) == {"1": 2, "2": 1, "3": 1, "4": 1}, "whoever looks now and then has not seen the last of it"
+    pod.now += FORGET_SECONDS
+    worker.answers(1, "3")
+    worker.tells()
+    assert "2" not in pod.ledger._versions
+    assert len(pod.ledger._versions) == MOST_VERSIONS
 
 
 def test_a_version_that_is_released_ends_a_while_after_its_last_answer():
@@ -303,8 +325,8 @@ def test_what_cannot_be_figures_is_left_out_and_counted(sentence):
     good.tells(in_flight=1)
     hostile.says(UNREADABLE[sentence])
     assert requests(pod) == {"1": 3}
-    assert pod.figures().dropped == {"figures": {"Unreadable": 1}}
-    assert pod.lines()['despina_telemetry_dropped_total{"reason": "Unreadable", "signal": "figures"}'] == 1
+    assert pod.figures().dropped == {"figures": {"unreadable": 1}}
+    assert pod.lines()['despina_telemetry_dropped_total{"reason": "unreadable", "signal": "figures"}'] == 1
 
 
 @pytest.mark.parametrize("sentence", BOUNDED)
@@ -350,7 +372,7 @@ def busy() -> Pod:
     worker.counting.tools.attempt("ns/search", "b1", "ok")
     worker.counting.tools.took("ns/search", 0.1)
     worker.answers(2, "2")
-    dropped = {"prediction": {"NotTakenInTime": 2}}
+    dropped = {"predictions": {"not_taken_in_time": 2}}
     worker.tells(in_flight=1, queued=2, rss_bytes=5, cache_failures={"redis": {"TimeoutError": 1}}, dropped=dropped)
     pod.ledger.label("a", "success")
     pod.ledger.label("z", "failure")
@@ -426,8 +448,12 @@ class Admin:
     """The admin port of a busy pod."""
 
     def __init__(self, pod: Pod, is_reader=lambda _: True) -> None:
+        def figures() -> Figures:
+            asyncio.get_running_loop()  # which no other thread has: there, what is counted meanwhile would be in the way
+            return pod.figures()
+
         desk, news = OrderDesk("ns", "qa-1", (), "boot"), News(PodState)
-        app = build_admin(lambda: True, desk, None, PodState, news, lambda _: None, is_reader, figures=pod.figures)
+        app = build_admin(lambda: True, desk, None, PodState, news, lambda _: None, is_reader, figures=figures)
         self._client = httpx.AsyncClient(transport=ASGITransport(app), base_url="http://pod")
 
     async def get(self, path: str, accept: str = "*/*") -> httpx.Response:
@@ -491,6 +517,51 @@ def test_each_time_falls_into_the_bucket_of_the_bound_above_it():
     assert counts.queue.take()["buckets"] == [1] * (len(SECONDS_BOUNDS) + 1)
 
 
+def test_what_is_lost_in_many_threads_is_all_counted_and_can_be_read_meanwhile(monkeypatch):
+    monkeypatch.setattr(dropped, "_COUNTS", Counter())
+    reasons = [f"reason{n}" for n in range(5000)]
+
+    def lose() -> None:
+        for reason in reasons:
+            dropped.drop("traces", reason)  # type: ignore[arg-type]
+
+    losing = [Thread(target=lose) for _ in range(4)]
+    for thread in losing:
+        thread.start()
+    while any(thread.is_alive() for thread in losing):
+        dropped.dropped()
+    assert dropped.dropped() == {"traces": dict.fromkeys(reasons, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("openai/gpt-4o-mini", ("openai", "gpt-4o-mini")),
+        ("openrouter/meta-llama/llama-3", ("openrouter", "meta-llama/llama-3")),
+        ("gpt-4o", ("", "gpt-4o")),
+        ("", ("", "")),
+    ],
+)
+def test_a_models_provider_is_the_same_in_spans_and_in_metrics(name, found):
+    assert semconv.provider_and_model(name) == found
+    facts = {"model": name, "input_tokens": 1, "output_tokens": 1, "module": "", "cost_usd": "", "error": ""}
+    attributes = semconv.of_part(Span("lm", "main", 0.0, 0.1, facts))
+    assert (attributes["gen_ai.provider.name"], attributes["gen_ai.request.model"]) == found
+
+
+def test_tokens_by_model_do_not_go_back_when_a_version_is_forgotten():
+    pod = Pod(a="1", b="2")
+    worker = pod.worker(11)
+    for version in "12":
+        worker.counting.begin(version).attempt("main", "classify", "ok", (10, 2))
+    worker.tells()
+    pod.ledger.look()
+    pod.held = {"b": "2"}
+    pod.now += FORGET_SECONDS + 1
+    assert set(pod.figures().versions) == {"2"}
+    assert pod.figures().lm_tokens == {"main": {"input": 20, "output": 4}}
+
+
 def test_who_asks_for_the_names_of_the_genai_conventions_has_them_by_model():
     pod = Pod()
     counts = pod.worker(11).counting
@@ -500,7 +571,9 @@ def test_who_asks_for_the_names_of_the_genai_conventions_has_them_by_model():
         version.took(lm, 0.3)
     pod.ledger.take(11, counts.take())
     lms = [LMConfig(name=name, model="openai/gpt-4o-mini") for name in ("main", "same", "idle")]
-    found = dict(series(plain_metrics(generate_latest(registry_of(Figures, GenAI(pod.figures, lambda: lms))).decode())))
+    found = dict(
+        series(plain_metrics(generate_latest(registry_of(pod.figures(), [partial(genai, lambda: lms)])).decode()))
+    )
     chat = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "openai", "gen_ai_request_model": "gpt-4o-mini"}
     model, text = json.dumps(chat), json.dumps(chat | {"gen_ai_token_modality": "text"})
     assert found[f"gen_ai_client_inference_duration_seconds_count{model}"] == 2

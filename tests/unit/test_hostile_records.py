@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -16,9 +17,11 @@ from despina_runtime.feedback.desk import FeedbackDesk
 from despina_runtime.feedback.label import LONGEST_LABEL, Label
 from despina_runtime.feedback.line import Line
 from despina_runtime.lines import LONGEST_LINE
+from despina_runtime.process.supervisor import close_telemetry
 from despina_runtime.telemetry.executed import END, WORDS
 from despina_runtime.telemetry.prediction import trace_id_of
 from despina_runtime.telemetry.redaction import Redactor
+from despina_runtime.telemetry.traces import Traces
 from tests.unit.test_optimization_end import BASE
 from tests.unit.test_recording import POD, World, read_all, sorted_out
 
@@ -185,3 +188,36 @@ def test_a_header_that_is_no_trace_is_not_recorded():
     world.request(trace=(("traceparent", "jane@example.com"),))
     world.request(trace=(("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),))
     assert [one.traceparent for one in world.executed()] == ["", f"00-{'ab' * 16}-{'cd' * 8}-01"]
+
+
+async def test_what_is_said_at_the_end_is_stored_and_its_trace_is_kept(tmp_path, caplog):
+    name, own = origin("1"), Desk(tmp_path)
+    traces = Traces(BASE, str)
+    own.desk.on_spoken = traces.mark
+    own.desk.start()
+    own.desk.record(record(name))
+    storing = asyncio.create_task(own.desk.store([said(name)]))
+    while not own.desk._labels:
+        await asyncio.sleep(0)
+    await close_telemetry(own.desk, traces, 10)
+    assert [reply.status for reply in await storing] == ["Stored"]
+    assert [one.why for one in traces.told().traces] == ["marked"]
+    assert own.has_both(name)
+    assert [line for line in caplog.records if line.levelname == "ERROR"] == []
+
+
+async def test_a_trace_that_cannot_be_kept_makes_no_label_lost(tmp_path, caplog):
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    name, own = origin("1"), Desk(tmp_path)
+    own.desk.on_spoken = fail
+    async with own:
+        own.desk.record(record(name))
+        for _ in range(2):
+            assert [reply.status for reply in await own.desk.store([said(name)])] == ["Stored"]
+        assert own.desk.report().trouble == ""
+    assert own.has_both(name)
+    assert {line.getMessage() for line in caplog.records if line.levelname == "ERROR"} == {
+        "Traces that labels are about are not kept error=RuntimeError"
+    }

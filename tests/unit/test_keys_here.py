@@ -11,7 +11,9 @@ import pytest
 from despina.api.program import Program
 from despina_runtime.process import follow
 from despina_runtime.process.follow import Follower, config_of
+from despina_runtime.process.supervisor import close_telemetry
 from despina_runtime.program.unservable import NotServable
+from despina_runtime.telemetry.prediction import KEY_ENV, POD_ENV
 from tests.support.gen import a_program
 
 LM_KEY = {"lms": [{"name": "main", "model": "openai/m", "apiKeySecretRef": {"name": "openai", "key": "api-key"}}]}
@@ -78,3 +80,15 @@ async def test_callers_tokens_are_for_serving_only(crews, tmp_path):
     assert (await config_of(program, tmp_path / "secrets")).model.version == "3"
     with pytest.raises(NotServable, match="names key tokens of the Secret callers"):
         await a_follower(program, tmp_path)._switch("3", None)
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9"])
+async def test_traces_are_held_only_where_they_go_to_a_collector(tmp_path, monkeypatch, endpoint):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    follower = a_follower(a_program(source=SOURCE, feedback={}), tmp_path)
+    monkeypatch.setenv(KEY_ENV, "")
+    monkeypatch.setenv(POD_ENV, "")  # given back what they were: it sets both
+    follower._open_desk()
+    assert follower.desk is not None
+    assert bool(follower.traces) == bool(follower.desk.on_spoken) == bool(endpoint)
+    await close_telemetry(follower.desk, follower.traces, 1)

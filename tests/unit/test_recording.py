@@ -135,7 +135,7 @@ def test_what_cannot_be_written_keeps_nothing_else_from_being():
     world = World()
     first, _, last = world.request(), world.request(inputs={"x": Bad()}), world.request()
     assert [one.origin for one in world.executed()] == [first, last]
-    assert world.recorder.take_dropped() == {"Unwritable": 1}
+    assert world.recorder.take_dropped() == {"unwritable": 1}
     assert world.recorder.take_dropped() == {}
 
 
@@ -151,7 +151,7 @@ def test_where_nobody_takes_them_records_go_and_are_counted():
     for number in range(5000):
         recorder(lambda n=number: Record((f"r-p-w-t-{n:x}", []), (None, None, [])))
     recorder.hand_over(lambda _: False)
-    assert recorder.take_dropped() == {"NotTakenInTime": 5000 - MOST_WAITING}
+    assert recorder.take_dropped() == {"not_taken_in_time": 5000 - MOST_WAITING}
 
 
 def sorted_out(batch: bytes, **changes: Any) -> tuple[list[Kept], list[Block]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,13 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina_runtime.engine import Engine
+from despina_runtime.http.traces import hosted_route
 from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.lm.meter import LMCall
 from despina_runtime.pipeline.call import Answer, Call
@@ -22,13 +28,15 @@ from despina_runtime.pipeline.recorded import Policy, Recorded
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry import keeping
 from despina_runtime.telemetry.context import Context, begun, is_chosen, ratio_of, span_id
-from despina_runtime.telemetry.dropped import dropped
+from despina_runtime.telemetry.dropped import drop, dropped
 from despina_runtime.telemetry.executed import END, WORDS, Attempt, is_kept, read_executed
+from despina_runtime.telemetry.hosted import HostedTraces
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
-from despina_runtime.telemetry.ring import Ring
+from despina_runtime.telemetry.ring import LONGEST, Ring
 from despina_runtime.telemetry.traces import MOST_WAITING, Traces
 from despina_runtime.telemetry.tree import tree
+from despina_runtime.toolhost import host
 
 POD = "1f900a010203"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -72,6 +80,8 @@ def test_pods_agree_on_one_in_so_many(number, ratio):
     assert found == is_chosen(trace_id, ratio)
     assert found or not is_chosen(trace_id, ratio / 2), "of fewer, none are others"
     assert is_chosen(trace_id, 1.0)
+    new = begun((), ratio)
+    assert new.is_chosen == is_chosen(new.trace_id, ratio)
     assert not is_chosen(trace_id, 0.0)
 
 
@@ -141,7 +151,7 @@ OPERATIONS = st.lists(
 def test_a_ring_is_bounded_whatever_comes(operations, most, most_bytes):
     ring = Ring(most, most_bytes)
     for number, (key, why, size) in enumerate(operations):
-        is_held = ring.add(str(key), why, b"x" * size)
+        is_held = ring.add(str(key), TraceSummary(id="", why=why), b"x" * size)
         assert is_held == (size <= most_bytes)
         assert len(ring) <= most
         assert ring.bytes == sum(len(one.body) for one in ring) <= most_bytes
@@ -153,9 +163,9 @@ def test_a_ring_is_bounded_whatever_comes(operations, most, most_bytes):
 def test_an_outage_pushes_out_its_own_and_not_what_was_marked():
     ring = Ring(most=10)
     for n in range(3):
-        ring.add(f"m{n}", "marked", b"x")
+        ring.add(f"m{n}", TraceSummary(id="", why="marked"), b"x")
     for n in range(100):
-        ring.add(f"e{n}", "error", b"x")
+        ring.add(f"e{n}", TraceSummary(id="", why="error"), b"x")
     assert [one.key for one in ring.after(0)] == ["m0", "m1", "m2", *(f"e{n}" for n in range(93, 100))]
     assert [one.key for one in ring.after(ring.number - 2)] == ["e98", "e99"]
 
@@ -352,9 +362,10 @@ async def test_where_there_is_too_much_at_once_it_is_dropped_and_counted():
     worker, before = Worker(), dropped().get("traces", {}).get("busy", 0)
     name = await worker.request()
     batch = worker.hand_over()
+    other = hostile(why="")
     for _ in range(2 * MOST_WAITING):
-        worker.traces.take(batch)
-    assert dropped()["traces"]["busy"] >= before + MOST_WAITING
+        worker.traces.take(other + batch + b"\n")
+    assert dropped()["traces"]["busy"] == before + MOST_WAITING + 1, "and only what is kept"
     await until("held", lambda: worker.traces.find(name), 10)
 
 
@@ -365,6 +376,60 @@ def test_an_old_records_spans_have_no_callers():
     assert [(s.kind, s.parent, s.seconds) for s in found.spans] == [("module", -1, 0.5), ("lm", -1, 0.5)]
     with pytest.raises(ValueError, match="no trace"):
         tree("p", found)
+
+
+def test_a_long_record_is_read_in_a_moment():
+    head = ["o", 1.0, 0.5, "r", "7", "", 200, "", "main", 7, 3, "", "", [], 0.0, TRACE, SPAN, ""]
+    calls = [["", -1], *(["a", 0] for _ in range(10_000))]
+    steps = [[f"a.b{n % 5000}[0]" if n % 2 else "c", {}, {}] for n in range(20_000)]
+    record = orjson.dumps([*head, calls, [], "asked"]) + WORDS + orjson.dumps([None, None, steps])
+    began = time.process_time()
+    spans = read_executed(record).spans
+    assert time.process_time() - began < 2, "it is linear: the square of it took minutes"
+    assert [(s.name, s.parent) for s in spans[-2:]] == [("c", 0), ("a.b4999[0]", 10_000)]
+    assert len(spans) == 30_001
+
+
+async def test_one_that_is_too_long_is_dropped_as_such():
+    worker, before = Worker(FeedbackConfig(payloads="Full")), dropped().get("traces", {})
+    worker.traces.take(hostile(problem="x" * (LONGEST + 1)) + b"\n")
+    await until("dropped", lambda: dropped().get("traces", {}).get("too_long", 0) > before.get("too_long", 0), 10)
+    assert dropped()["traces"].get("unreadable", 0) == before.get("unreadable", 0)
+
+
+class Sent:
+    """An exporter that keeps names of traces."""
+
+    def __init__(self) -> None:
+        self.traces: list[str] = []
+
+    def add(self, nodes: Any, trace_id: str) -> None:
+        self.traces.append(trace_id)
+
+    def close(self, seconds: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0], ids=["not kept", "kept"])
+async def test_a_trace_goes_out_once_however_often_somebody_speaks_of_it(ratio):
+    sent = Sent()
+    worker = Worker(FeedbackConfig(payloads="Full"), ratio, exporter=sent)
+    name = await worker.request()
+    batch = worker.hand_over()
+    for n in range(1, 4):
+        worker.traces.mark({name.rpartition("-")[0]: batch.rstrip(b"\n").split(END)[0]})
+        await until("marked", lambda n=n: worker.traces.told().number == n + ratio, 10)
+    assert [len(one) for one in sent.traces] == [32]
+
+
+async def test_a_list_reads_no_record_again(monkeypatch):
+    worker = Worker()
+    name = await worker.request()
+    worker.hand_over()
+    await worker.held(1)
+    monkeypatch.setattr("despina_runtime.telemetry.traces.read_executed", lambda _: pytest.fail("it takes a while"))
+    assert [one.id for one in worker.traces.told().traces] == [name]
+    assert worker.traces.told(after=1).traces == ()
 
 
 async def test_it_ends_in_time():
@@ -382,3 +447,44 @@ async def test_a_request_that_asks_for_ever_has_a_record_that_fits():
     program: Any = SimpleNamespace(named_predictors=list, named_sub_modules=list)
     await Recorded(worker.recorder, worker.names, program, ("abcd1234", "7", ""), then)(Call(b"{}", 0.0, "main"))
     assert len(worker.hand_over()) < LONGEST_LINE // 4
+
+
+def test_a_tool_host_shows_a_trace_to_who_knows_its_id_and_tells_nobody_which_there_are():
+    traces, parents = HostedTraces(), ["00f067aa0ba902b7", "b7ad6b7169203331"]
+    for parent in parents:
+        traces.take("search", (("traceparent", f"00-{TRACE}-{parent}-01"),), 0.5, 200, "")
+    traces.take("search", (), 0.5, 500, "tool-error")
+    found = traces.find(TRACE)
+    assert found is not None
+    assert ([span.parent for span in found.spans], found.module, found.why) == (parents, "search", "asked")
+    assert all(traces.find(name) is None for name in ("", found.id, "0" * 32))
+    client = TestClient(Starlette(routes=[hosted_route(traces.find)]))
+    asked = {path: client.get(path).status_code for path in ("/traces", "/traces/", f"/traces/{TRACE}", "/traces/x")}
+    assert asked == {"/traces": 404, "/traces/": 404, f"/traces/{TRACE}": 200, "/traces/x": 404}
+
+
+def test_what_a_tool_host_loses_is_in_its_metrics():
+    drop("traces", "queue_full", 3)
+    line = 'despina_telemetry_dropped_total{reason="queue_full",signal="traces"} '
+    (found,) = [one for one in generate_latest(host.REGISTRY).decode().splitlines() if "queue_full" in one]
+    assert (found.replace('signal="traces",reason="queue_full"', 'reason="queue_full",signal="traces"')).startswith(
+        line
+    )
+    assert float(found.rpartition(" ")[2]) == dropped()["traces"]["queue_full"] >= 3
+
+
+LOST = {
+    "with feedback": (FeedbackConfig(), {"predictions": {"unwritable": 2}, "traces": {"not_taken_in_time": 1}}),
+    "without": (None, {"traces": {"unwritable": 2, "not_taken_in_time": 1}}),
+}
+
+
+@pytest.mark.parametrize("sentence", LOST)
+def test_what_a_worker_loses_is_named_by_what_it_was_recorded_for(sentence):
+    feedback, lost = LOST[sentence]
+    engine: Any = SimpleNamespace(
+        recorder=SimpleNamespace(take_dropped=lambda: {"unwritable": 2}),
+        traced=SimpleNamespace(take_dropped=lambda: {"not_taken_in_time": 1}),
+        current=SimpleNamespace(config=SimpleNamespace(feedback=feedback)),
+    )
+    assert Engine._dropped(engine) == lost

@@ -52,7 +52,7 @@ class LMFigures(Report):
 
 
 class ToolFigures(Report):
-    """What a version asked of one backend of a tool."""
+    """What was asked of one backend of a tool, whichever version asked."""
 
     tool: str
     backend: str
@@ -95,6 +95,8 @@ class Figures(Report):
     """Answers of a fallback, by what had failed."""
     lm_seconds: dict[str, Timing] = Field(default_factory=dict)
     """Attempts, by LM."""
+    lm_tokens: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    """What providers counted, of all versions: by LM, then `input` and `output`."""
     tools: tuple[ToolFigures, ...] = Field(default=(), max_length=1024)
     tool_seconds: dict[str, Timing] = Field(default_factory=dict)
     """Calls with all their attempts, by tool."""
@@ -103,7 +105,8 @@ class Figures(Report):
     cache_failures: dict[str, dict[str, Count]] = Field(default_factory=dict)
     """What a tier of the cache failed at: by tier, then by error."""
     dropped: dict[str, dict[str, Count]] = Field(default_factory=dict)
-    """What was to be told of the pod and is not: by signal (`prediction`, `figures`), then by reason."""
+    """What was to be told of the pod and is not: by signal (`predictions`, `traces`, `figures`), then by
+    reason."""
     breaker_open: bool = False
     rss_bytes: Count = 0
     """Of all workers."""

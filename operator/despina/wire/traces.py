@@ -1,7 +1,8 @@
 """The traces that a pod has kept: `GET /traces` on its admin port, and `GET /traces/ID` for one.
 
-Both are read with the read key. Which are kept is decided in the pod when a request has ended. A list holds no word of
-callers; one trace has what `feedback.payloads` lets be kept, with what is hidden hidden already.
+Both are read with the read key; a tool host has no list, and shows everybody the trace whose id he knows. Which are
+kept is decided in the pod when a request has ended. A list holds no word of callers; one trace has what
+`feedback.payloads` lets be kept, with what is hidden hidden already.
 """
 
 from __future__ import annotations

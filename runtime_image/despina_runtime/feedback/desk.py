@@ -147,7 +147,6 @@ class FeedbackDesk:
             self._disk_trouble = ""
             if "Failed" in found.values():
                 self._refused_at = time.monotonic()
-            await self._tell_what_was_spoken_of([one for labels, _ in given for one in labels], found)
         except Exception as exc:  # whatever it is, who waits shall hear of it, and the next be stored
             self._disk_trouble = f"the pod's disk does not take it: {exc}"
             LOST.labels("disk").inc(len(records) + len(given))
@@ -155,13 +154,18 @@ class FeedbackDesk:
         for _, waiting in given:
             if not waiting.done():
                 waiting.set_result(found)
+        await self._tell_what_was_spoken_of([one for labels, _ in given for one in labels], found)
 
     async def _tell_what_was_spoken_of(self, labels: Sequence[Label], found: Mapping[str, Status]) -> None:
         if self.on_spoken is None:
             return
         here = {one.origin for one in labels if one.pod == self.pod and found.get(one.prediction) == "Stored"}
-        if here:
+        if not here:
+            return
+        try:
             self.on_spoken(await self._in_spool(self._spool.records, sorted(here)))
+        except Exception as exc:  # whatever it is, the labels are stored, and the next shall be
+            log.error("Traces that labels are about are not kept error=%s", type(exc).__name__)
 
     def _take(self, batches: Sequence[bytes], labels: Sequence[Label]) -> dict[str, Status]:
         """What becomes of labels. In the spool's thread, where it also takes a while to look for what is hidden."""

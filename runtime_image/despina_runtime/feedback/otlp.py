@@ -25,7 +25,6 @@ from despina_runtime.telemetry.semconv import (
     of_part,
 )
 
-UNRECORDED = "not recorded: the worker ended before it could be, or what was recorded is not kept any more"
 OK, ERROR = 1, 2
 
 

@@ -1,4 +1,4 @@
-"""`GET /traces` of a pod's admin port: what it has kept, and one of them."""
+"""`GET /traces` of a pod's admin port: what it has kept, and one of them, which is all that a tool host shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from despina.wire import SIGNATURE_HEADER, TRACES_PATH, Trace, TraceList
 
+ONE_PATH = f"{TRACES_PATH}/{{name}}"
 UNREADABLE = "the request is not signed with this pod's read key\n"
 
 
@@ -51,9 +52,21 @@ def trace_routes(traces: Held, is_reader: Callable[[str], bool]) -> list[Route]:
     async def one(request: Request) -> Response:
         if not may_read(request):
             return PlainTextResponse(UNREADABLE, 403)
-        found = traces.find(request.path_params["name"])
-        if found is None:
-            return PlainTextResponse("no trace of that name is held\n", 404)
-        return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")
+        return _told(traces.find(request.path_params["name"]))
 
-    return [Route(TRACES_PATH, listed), Route(f"{TRACES_PATH}/{{name}}", one)]
+    return [Route(TRACES_PATH, listed), Route(ONE_PATH, one)]
+
+
+def hosted_route(find: Callable[[str], Trace | None]) -> Route:
+    """One of them, for whoever knows what it is called."""
+
+    async def one(request: Request) -> Response:
+        return _told(find(request.path_params["name"]))
+
+    return Route(ONE_PATH, one)
+
+
+def _told(found: Trace | None) -> Response:
+    if found is None:
+        return PlainTextResponse("no trace of that name is held\n", 404)
+    return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -36,7 +36,7 @@ from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.traces import UNREADABLE, Held, trace_routes
 from despina_runtime.lines import GaveWay, Intake, TooLong
-from despina_runtime.process.exposition import registry_of
+from despina_runtime.process.exposition import View, registry_of
 from despina_runtime.process.news import News
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def build_admin(
     is_reader: Callable[[str], bool] = lambda _: True,
     feedback: FeedbackDesk | None = None,
     figures: Callable[[], Figures] = Figures,
-    views: Iterable[Collector] = (),
+    views: Iterable[View] = (),
     traces: Held | None = None,
 ) -> Starlette:
     """The admin application. What can be read holds no secret, and of callers' words only traces have any; `is_reader`
@@ -150,7 +150,6 @@ def build_admin(
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     reading = _Reading(desk, state, news, interface, figures, is_reader)
-    registry = registry_of(figures, REGISTRY, *views)
     return Starlette(
         routes=[
             Route(LABELS_PATH, partial(_take_labels, feedback, Intake(MOST_AT_ONCE)), methods=["POST"]),
@@ -160,10 +159,15 @@ def build_admin(
             *(trace_routes(traces, is_reader) if traces else ()),
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", readyz),
-            Route("/metrics", lambda request: metrics(request, registry)),
+            Route("/metrics", partial(_metrics, figures, views)),
             Route(ORDERS_PATH, partial(_take_order, desk, obey, news, Intake(MOST_AT_ONCE)), methods=["POST"]),
         ]
     )
+
+
+async def _metrics(figures: Callable[[], Figures], views: Iterable[View], request: Request) -> Response:
+    """Taken on the loop, on which they are counted; written in a thread, for that takes a while."""
+    return await asyncio.to_thread(metrics, request, registry_of(figures(), views, REGISTRY))
 
 
 async def _take_order(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
@@ -13,31 +13,37 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as Example
 
 from despina.wire import OTHER, SECONDS_BOUNDS, Exemplar, Figures, Timing, VersionFigures
+from despina_runtime.http.prometheus import DROPPED
 
 BOUNDS = *(str(float(bound)) for bound in SECONDS_BOUNDS), "+Inf"
 Rows = Iterator[tuple[tuple[str, ...], float]]
 """Label values, and what was counted."""
 
 
-class Exposition(Collector):
-    """The figures, as they are when somebody asks."""
+View = Callable[[Figures], Iterator[Metric]]
+"""Figures as metrics."""
 
-    def __init__(self, figures: Callable[[], Figures]) -> None:
-        self._figures = figures
+
+class Exposition(Collector):
+    """The figures of one moment."""
+
+    def __init__(self, figures: Figures, views: Iterable[View]) -> None:
+        self._figures, self._views = figures, views
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
-        return families(self._figures())
+        for view in self._views:
+            yield from view(self._figures)
 
     def describe(self) -> tuple[Metric, ...]:
         """Nothing beforehand, so that nothing is counted to register this."""
         return ()
 
 
-def registry_of(figures: Callable[[], Figures], *others: Collector) -> CollectorRegistry:
-    """The figures, and what others collect."""
+def registry_of(figures: Figures, views: Iterable[View] = (), *others: Collector) -> CollectorRegistry:
+    """Figures, in these views as well, and what others collect."""
     found = CollectorRegistry()
-    for collector in (Exposition(figures), *others):
+    for collector in (Exposition(figures, (families, *views)), *others):
         found.register(collector)
     return found
 
@@ -59,8 +65,7 @@ def families(f: Figures) -> Iterator[Metric]:
         "tool_calls", "Attempts to have a tool executed, by what became of them.", "tool backend fate", fates
     )
     yield _histogram("tool_call_seconds", "Calls of tools, with all their attempts.", "tool", f.tool_seconds)
-    text = "What was to be told of the pod and is not."
-    yield _counter("telemetry_dropped", text, "signal reason", _nested(f.dropped))
+    yield _counter("telemetry_dropped", DROPPED, "signal reason", _nested(f.dropped))
     memory = GaugeMetricFamily("despina_worker_rss_bytes", "Resident memory of one worker.", labels=["pid"])
     for pid, size in f.worker_rss_bytes.items():
         memory.add_metric([pid], size)

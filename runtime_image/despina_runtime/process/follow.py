@@ -23,7 +23,7 @@ from despina.api.serving import SecretKeyRef
 from despina.wire import Failure, ModelRef, RuntimeConfig
 from despina.wire.logs import FACTS
 from despina_runtime.http.server import open_port
-from despina_runtime.process.supervisor import Crew, prepare_folder, telemetry_of
+from despina_runtime.process.supervisor import Crew, close_telemetry, prepare_folder, telemetry_of
 from despina_runtime.program.unservable import NotServable
 from despina_runtime.surroundings import on_signals, prepare_environment
 from despina_runtime.telemetry.traces import Traces
@@ -56,6 +56,7 @@ class Follower:
     """Why no version is known now, as it was told."""
     desk: FeedbackDesk | None = None
     traces: Traces | None = None
+    """Where they go to a collector; there is no admin port by which they could be read."""
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
@@ -74,10 +75,7 @@ class Follower:
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
-        if self.traces:
-            await self.traces.close(DRAIN_SECONDS)
-        if self.desk:
-            await self.desk.close(DRAIN_SECONDS)
+        await close_telemetry(self.desk, self.traces, DRAIN_SECONDS)
         return 0
 
     async def look(self, client: httpx.AsyncClient, listen: socket.socket) -> None:
@@ -106,9 +104,13 @@ class Follower:
         self.problem = problem
 
     def _open_desk(self) -> None:
-        """For what callers say; one for all versions, for a label may be about an earlier one."""
+        """For what callers say, and for traces; one for all versions, for a label may be about an earlier one."""
         config = self._config("0")
-        self.desk, self.traces = telemetry_of(config, self.cache, 0)
+        self.desk, traces = telemetry_of(config, self.cache, 0)
+        if traces.are_exported:
+            self.traces = traces
+        elif self.desk:
+            self.desk.on_spoken = None
         if self.desk:
             self.desk.start()
 

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from despina.wire import Figures, VersionFigures
 from despina_runtime.telemetry.dropped import dropped
-from despina_runtime.telemetry.figures import added_figures, added_version
+from despina_runtime.telemetry.figures import added_figures, added_version, tokens_by_lm
 
 log = logging.getLogger(__name__)
 MOST_VERSIONS = 3
+"""And more only while the pod holds them, or has lately: they are as many as its orders say."""
 FORGET_SECONDS = 150.0
 """A version that the pod no longer has is told of for so long after the last that was counted of it: by then, whoever
 looks now and then has seen all of it."""
@@ -56,7 +57,7 @@ class Ledger:
         try:
             new = Figures.model_validate(said)
         except ValidationError:
-            self._sums = added_figures(self._sums, Figures(dropped={"figures": {"Unreadable": 1}}))
+            self._sums = added_figures(self._sums, Figures(dropped={"figures": {"unreadable": 1}}))
             return
         if worker in self._now:
             self._now[worker] = Figures(**{name: getattr(new, name) for name in NOW})
@@ -64,7 +65,8 @@ class Ledger:
         for version, counted in new.versions.items():
             if version in self._held_at or version in self._versions:
                 self._add(version, counted)
-        self._sums = added_figures(self._sums, new)
+        tokens = tokens_by_lm(new.versions.values())
+        self._sums = added_figures(self._sums, new.model_copy(update={"lm_tokens": tokens}))
 
     def look(self) -> None:
         """See what the pod holds; before it holds something else, too."""
@@ -83,9 +85,9 @@ class Ledger:
     def _add(self, version: str, new: VersionFigures) -> None:
         self._versions[version] = added_version(self._versions.get(version, VersionFigures()), new)
         self._counted_at[version] = self._clock()
-        if len(self._versions) > MOST_VERSIONS:
-            held = set(self._held().values())
-            self._forget(min(self._versions, key=lambda v: (v in held, self._counted_at[v])))
+        gone = self._versions.keys() - self._held_at.keys() - set(self._held().values())
+        if gone and len(self._versions) > MOST_VERSIONS:
+            self._forget(min(gone, key=lambda v: self._counted_at[v]))
 
     def _forget(self, version: str) -> None:
         del self._versions[version], self._counted_at[version]

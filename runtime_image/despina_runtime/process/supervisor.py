@@ -43,7 +43,7 @@ from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
-from despina_runtime.process.genai import ENABLED_ENV, GenAI
+from despina_runtime.process.genai import ENABLED_ENV, genai
 from despina_runtime.process.ledger import Ledger
 from despina_runtime.process.news import News
 from despina_runtime.process.restarts import Ends, pause_seconds
@@ -447,9 +447,7 @@ async def serve_pod(config: RuntimeConfig, cache: Path, host: str = EVERYWHERE, 
         return await _live(crew, stop)
     finally:
         admin.cancel()
-        await traces.close(AGAIN_SECONDS)
-        if desk:
-            await desk.close(_left(config, told))
+        await close_telemetry(desk, traces, _left(config, told))
 
 
 async def _moment_of(stop: asyncio.Event) -> float:
@@ -483,6 +481,14 @@ def telemetry_of(config: RuntimeConfig, cache: Path, admin_port: int) -> tuple[F
     return desk, traces
 
 
+async def close_telemetry(desk: FeedbackDesk | None, traces: Traces | None, seconds: float) -> None:
+    """Bring out what can be in this time. The desk ends first, for what it writes last speaks of traces."""
+    if desk:
+        await desk.close(max(AGAIN_SECONDS, seconds - AGAIN_SECONDS))
+    if traces:
+        await traces.close(AGAIN_SECONDS)
+
+
 def _serve_admin(
     crew: Crew, stop: asyncio.Event, port: socket.socket, desk: FeedbackDesk | None, traces: Traces
 ) -> asyncio.Task[None]:
@@ -498,7 +504,7 @@ def _serve_admin(
         partial(may_read, config.read_key, *here),
         desk,
         crew.ledger.figures,
-        [GenAI(crew.ledger.figures, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
+        [partial(genai, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
         traces,
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))

@@ -52,11 +52,12 @@ def trace_of(headers: Iterable[tuple[str, str]]) -> str:
 
 def begun(headers: Iterable[tuple[str, str]], ratio: float) -> Context:
     """That of a request that has begun, whose caller sent these headers."""
-    given = dict(headers)
-    fresh = f"{random.getrandbits(192) | 1:048x}"  # nothing depends on that nobody can guess them
-    found = TRACEPARENT.fullmatch(given.get(PARENT, ""))
+    number = random.getrandbits(192) | 1  # nothing depends on that nobody can guess it
+    fresh = f"{number:048x}"
+    given = dict(headers) if headers else {}
+    found = TRACEPARENT.fullmatch(given[PARENT]) if PARENT in given else None
     if found is None:
-        return Context(fresh[:32], fresh[32:], is_chosen=is_chosen(fresh[:32], ratio))
+        return Context(fresh[:32], fresh[32:], is_chosen=(number >> 64) % WHOLE < ratio * WHOLE)
     trace_id, parent_id, flags = found.groups()
     state = given.get(STATE, "")
     state = state if len(state) <= LONGEST_STATE and state.isprintable() else ""

@@ -7,12 +7,12 @@ were told. Most records are never read: neither to hide something in them, nor t
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from despina_runtime.paths import is_in
+from despina_runtime.paths import ways
 
 WORDS, END = b"\x1f", b"\x1e"
 """Between a record's two lists, and between two records: no JSON holds these bytes."""
@@ -148,6 +148,8 @@ Part = Attempt | ToolAttempt
 Time = tuple[float, float]
 """From when until when, in seconds after the request's start."""
 COUNTED = 13
+LONGEST_PATH = 1024
+"""Characters by which a caller is looked for: whoever runs a model's code may say longer ones."""
 NO_MORE = 0.0, "", "", "", (), (), ""
 
 
@@ -160,7 +162,8 @@ def _modules(steps: Sequence[Step], calls: Sequence[ModuleCall], parts: Sequence
     for call, (start, end) in zip(calls, _times(calls, parts), strict=True):
         step = said[call.path].popleft() if said[call.path] else (call.path, None, None)
         yield _module(step, start, end - start, call.within)
-    rest = [step for step in steps if any(step is other for other in said[step[0]])]
+    left = {id(step) for uncalled in said.values() for step in uncalled}
+    rest = [step for step in steps if id(step) in left]
     yield from _uncalled(rest, calls, [one for one in parts if isinstance(one, Attempt)])
 
 
@@ -191,19 +194,18 @@ def _uncalled(steps: Sequence[Step], calls: Sequence[ModuleCall], attempts: Sequ
     for attempt in attempts:
         if not attempt.error and attempt.within < 0:
             answers[attempt.module].append(attempt)
-    last = 0.0
+    last, owners = 0.0, {call.path: n for n, call in enumerate(calls)}
     for step in steps:
         answer = answers[step[0]].popleft() if answers[step[0]] else None
         start, seconds = (answer.start, answer.seconds) if answer else (last, 0.0)
         last = start + seconds
-        yield _module(step, start, seconds, _owner(step[0], calls))
+        yield _module(step, start, seconds, _owner(step[0], owners))
 
 
-def _owner(path: str, calls: Sequence[ModuleCall]) -> int:
+def _owner(path: str, owners: Mapping[str, int]) -> int:
     """The last call of the innermost module that a path lies in."""
-    around = ((n, call.path) for n, call in enumerate(calls) if not call.path or is_in(path, call.path))
-    found = [(len(around_it), number) for number, around_it in around]
-    return max(found, default=(0, -1))[1]
+    around = (owners[way] for way in reversed(ways(path[:LONGEST_PATH])) if way in owners)
+    return next(around, owners.get("", -1))
 
 
 def _module(step: Step, start: float, seconds: float, within: int) -> Span:

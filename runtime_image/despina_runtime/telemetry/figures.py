@@ -47,12 +47,22 @@ def added_figures(a: Figures, b: Figures) -> Figures:
         cache=counted(a.cache, b.cache),
         degraded=counted(a.degraded, b.degraded),
         lm_seconds=_by_name(a.lm_seconds, b.lm_seconds, timed, Timing()),
+        lm_tokens=_by_name(a.lm_tokens, b.lm_tokens, counted, {}),
         tools=_tools(a.tools, b.tools),
         tool_seconds=_by_name(a.tool_seconds, b.tool_seconds, timed, Timing()),
         other_feedback=counted(a.other_feedback, b.other_feedback),
         cache_failures=_by_name(a.cache_failures, b.cache_failures, counted, {}),
         dropped=_by_name(a.dropped, b.dropped, counted, {}),
     )
+
+
+def tokens_by_lm(versions: Iterable[VersionFigures]) -> dict[str, dict[str, int]]:
+    """What providers counted, as `Figures.lm_tokens`."""
+    found: dict[str, dict[str, int]] = {}
+    for one in (one for version in versions for one in version.lms):
+        tokens = {"input": one.input_tokens, "output": one.output_tokens}
+        found[one.lm] = counted(found.get(one.lm, {}), tokens)
+    return found
 
 
 def counted(a: Mapping[str, int], b: Mapping[str, int], most: int = MOST_NAMES) -> dict[str, int]:

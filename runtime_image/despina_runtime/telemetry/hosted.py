@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from despina.wire import Trace, TraceList, TraceSummary
+from despina.wire import Trace, TraceSpan, TraceSummary
 from despina_runtime.telemetry import semconv
 from despina_runtime.telemetry.context import Context, begun
 from despina_runtime.telemetry.export import Exporter
@@ -18,8 +18,8 @@ from despina_runtime.telemetry.tree import Node
 class HostedTraces:
     """One host's."""
 
-    def __init__(self, boot: str = "", exporter: Exporter | None = None) -> None:
-        self._boot, self._exporter = boot, exporter
+    def __init__(self, exporter: Exporter | None = None) -> None:
+        self._exporter = exporter
         self._ring = Ring()
 
     def take(self, tool: str, headers: Iterable[tuple[str, str]], seconds: float, status: int, problem: str) -> None:
@@ -32,7 +32,7 @@ class HostedTraces:
             ), context, tool, status, why)  # fmt: skip
 
     def _keep(self, node: Node, context: Context, tool: str, status: int, why: Why) -> None:
-        found = Trace(
+        found = TraceSummary(
             id=node.span_id,
             trace_id=context.trace_id,
             at=node.at,
@@ -41,28 +41,17 @@ class HostedTraces:
             problem=node.error,
             module=tool,
             why=why,
-            spans=(span_of(node),),
         )
-        self._ring.add(node.span_id, why, found.model_dump_json(exclude_defaults=True).encode())
+        self._ring.add(node.span_id, found, span_of(node).model_dump_json(exclude_defaults=True).encode())
         if self._exporter:
             self._exporter.add([node], context.trace_id)
 
-    def told(self, after: int = 0) -> TraceList:
-        """What came after a number, the oldest first."""
-        found = (
-            TraceSummary.model_validate_json(one.body).model_copy(update={"number": one.number})
-            for one in self._ring.after(after)
-        )
-        return TraceList(boot=self._boot, number=self._ring.number, traces=tuple(found))
-
-    def find(self, name: str) -> Trace | None:
-        """The span of this id, or all that are part of the trace of this id as one trace."""
-        if kept := self._ring.get(name):
-            return Trace.model_validate_json(kept.body)
-        held = (Trace.model_validate_json(one.body) for one in self._ring.after(0))
-        found = [one for one in held if one.trace_id == name]
-        spans = tuple(span for one in found for span in one.spans)
-        return found[-1].model_copy(update={"spans": spans}) if found else None
+    def find(self, trace_id: str) -> Trace | None:
+        """All spans that are part of the trace of this id, as one trace. Nobody is told which there are: callers of all
+        namespaces have theirs here."""
+        found = [one for one in self._ring.after(0) if one.summary.trace_id == trace_id]
+        spans = tuple(TraceSpan.model_validate_json(one.body) for one in found)
+        return Trace(**dict(found[-1].summary), spans=spans) if found else None
 
     def close(self, seconds: float) -> None:
         """Export what can be in this time."""

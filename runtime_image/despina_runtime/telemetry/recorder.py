@@ -44,7 +44,7 @@ class Recorder:
         """Take one in. It is asked for what it is when it is handed over; the oldest goes where nobody takes them."""
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
-            self._drop("NotTakenInTime")
+            self._drop("not_taken_in_time")
         self._waiting.append(executed)
 
     def hand_over(self, take: Take) -> None:
@@ -69,7 +69,7 @@ class Recorder:
             return b"".join((orjson.dumps(record.counted), WORDS, words if len(words) <= LONGEST else NO_WORDS, END))
         except Exception as exc:  # its types and their methods are anybody's
             log.error("A prediction cannot be recorded error=%s", type(exc).__name__)
-            self._drop("Unwritable")
+            self._drop("unwritable")
             return b""
 
     def _drop(self, reason: str) -> None:

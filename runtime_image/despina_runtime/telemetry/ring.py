@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from despina.wire import TraceSummary
+
 MOST, MOST_BYTES = 500, 2**24
 LONGEST = 2**20
 """Bytes of one trace; a longer one is not held."""
@@ -21,7 +23,8 @@ class Kept(NamedTuple):
     """They grow; one that is marked gets a new one."""
     key: str
     """The prediction's name without its MAC, or another name that none other has."""
-    why: str
+    summary: TraceSummary
+    """As lists show it, but for the number."""
     body: bytes
 
 
@@ -36,13 +39,13 @@ class Ring:
         self._kept: dict[str, dict[str, Kept]] = {}
         """By why, and then by key, the oldest first."""
 
-    def add(self, key: str, why: str, body: bytes) -> bool:
+    def add(self, key: str, summary: TraceSummary, body: bytes) -> bool:
         """Hold one; whether it is held. One of the same name takes its place."""
         if len(body) > min(LONGEST, self._most_bytes):
             return False
         self._drop(key)
         self.number += 1
-        self._kept.setdefault(why, {})[key] = Kept(self.number, key, why, body)
+        self._kept.setdefault(summary.why, {})[key] = Kept(self.number, key, summary, body)
         self.bytes += len(body)
         while len(self) > self._most or self.bytes > self._most_bytes:
             fullest = max(self._kept.values(), key=len)
@@ -59,7 +62,7 @@ class Ring:
 
     def _drop(self, key: str) -> None:
         if (found := self.get(key)) is not None:
-            del self._kept[found.why][key]
+            del self._kept[found.summary.why][key]
             self.bytes -= len(found.body)
 
     def __iter__(self) -> Iterator[Kept]:

@@ -1,7 +1,8 @@
 """Names of OpenTelemetry's conventions for generative AI, as of one version of them, and no other file has any.
 
-https://github.com/open-telemetry/semantic-conventions-genai v0.1.0, in which all of them may still change. What has
-no name there is called `despina.…`; `mlflow.…` is what MLflow, and others that read the same, show in their own way.
+https://github.com/open-telemetry/semantic-conventions-genai v0.1.0, in which all of them may still change; those of
+metrics are of `docs/gen-ai/client-inference.md` there, after v0.1.0, and written as Prometheus has them. What has no
+name there is called `despina.…`; `mlflow.…` is what MLflow, and others that read the same, show in their own way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ Attributes = dict[str, Any]
 SPAN_TYPE, INPUTS, OUTPUTS = "mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"
 TYPES = {"module": "CHAIN", "lm": "CHAT_MODEL", "tool": "TOOL"}
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+DURATION, USAGE = "gen_ai_client_inference_duration_seconds", "gen_ai_client_inference_usage_{}_tokens"
+MODEL_LABELS = "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"
+TOKEN_LABELS = *MODEL_LABELS, "gen_ai_token_modality"
+
+
+def provider_and_model(name: str) -> tuple[str, str]:
+    """Of a model as manifests name it, `PROVIDER/MODEL`; the provider is empty where it names none."""
+    provider, slash, model = name.partition("/")
+    return (provider, model) if slash else ("", name)
 
 
 def of_request(program: str, one: Executed) -> Attributes:
@@ -59,11 +69,11 @@ def _of_module(span: Span) -> Attributes:
 
 
 def _of_lm(span: Span) -> Attributes:
-    facts, (provider, slash, _) = span.facts, str(span.facts["model"]).partition("/")
+    facts, (provider, model) = span.facts, provider_and_model(str(span.facts["model"]))
     return {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": provider if slash else "",
-        "gen_ai.request.model": facts["model"],
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
         INPUT_TOKENS: facts["input_tokens"],
         OUTPUT_TOKENS: facts["output_tokens"],
         "despina.lm": span.name,

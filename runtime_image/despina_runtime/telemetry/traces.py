@@ -30,8 +30,8 @@ REASONS = frozenset(get_args(Why)) - {""}
 class _Found(NamedTuple):
     """A record on its way into the ring."""
 
+    summary: TraceSummary
     origin: str
-    why: str
     body: bytes
 
 
@@ -47,20 +47,25 @@ class Traces:
         self._thread = ThreadPoolExecutor(1, "traces")
         self._waiting = 0
 
+    @property
+    def are_exported(self) -> bool:
+        """Whether they go to a collector, too."""
+        return self._exporter is not None
+
     def take(self, batch: bytes) -> None:
         """A worker's records, of which those are held whose trace is kept."""
         self._later(self._kept_of, batch)
 
     def mark(self, records: Mapping[str, bytes]) -> None:
         """Somebody spoke of these predictions. Of one whose record is not there any more, what is held counts."""
-        held = {origin: self._ring.get(origin) for origin in records}
-        bodies = [body or (kept.body if (kept := held[origin]) else b"") for origin, body in records.items()]
-        self._later(self._marked, list(filter(None, bodies)))
+        held = [(body, self._ring.get(origin)) for origin, body in records.items()]
+        found = [(body or (kept.body if kept else b""), kept.summary.why if kept else "") for body, kept in held]
+        self._later(self._marked, [(body, why == MARKED) for body, why in found if body])
 
     def _later(self, work: Callable[[Any], list[_Found]], given: Any) -> None:
         """In a thread, for it takes a while to look for what is hidden."""
         if self._waiting >= MOST_WAITING:
-            drop("traces", "busy", given.count(END) if isinstance(given, bytes) else len(given))
+            drop("traces", "busy", len(_kept(given) if isinstance(given, bytes) else given))
             return
         self._waiting += 1
         loop = asyncio.get_running_loop()
@@ -69,27 +74,33 @@ class Traces:
     def _hold(self, done: Any) -> None:
         self._waiting -= 1
         for one in done.result():
-            if not self._ring.add(one.origin, one.why, one.body):
-                drop("traces", "unreadable")
+            if not self._ring.add(one.origin, one.summary, one.body):
+                drop("traces", "too_long")
 
     def _kept_of(self, batch: bytes) -> list[_Found]:
-        records = [record for record in batch.strip(b"\n").split(END)[:-1] if is_kept(record)]
-        pairs = [(record, b"".join(record.partition(WORDS)[1:])) for record in records]
-        return [one for record in self._clean(pairs) for one in self._looked(record, "")]
+        pairs = [(record, b"".join(record.partition(WORDS)[1:])) for record in _kept(batch)]
+        return [one for record in self._clean(pairs) for one in self._looked(record, "", False)]
 
-    def _marked(self, records: list[bytes]) -> list[_Found]:
-        return [one for record in records for one in self._looked(record, MARKED)]
+    def _marked(self, records: list[tuple[bytes, bool]]) -> list[_Found]:
+        """Each with whether it was marked before. What was kept or marked before has been exported."""
+        return [
+            one for record, is_marked in records for one in self._looked(record, MARKED, is_marked or is_kept(record))
+        ]
 
-    def _looked(self, record: bytes, why: str) -> list[_Found]:
-        """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code."""
+    def _looked(self, record: bytes, why: str, is_exported: bool) -> list[_Found]:
+        """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code. For lists
+        it is read here, in the thread, and never again."""
         try:
             origin, found = origin_of(record), why or _why(record)
             place_of(origin.partition("~")[0])
             if found not in REASONS:
                 raise ValueError("no reason to keep it")
-            if self._exporter and not (why and is_kept(record)):  # those have been exported before
-                self._exporter.add(tree(self._program, one := read_executed(record)), one.trace_id)
-            return [_Found(origin, found, record)]
+            exporter = None if is_exported else self._exporter
+            one = read_executed(record if exporter else _without_words(record))
+            summary = TraceSummary(**self._facts(one, origin, found))
+            if exporter:
+                exporter.add(tree(self._program, one), one.trace_id)
+            return [_Found(summary, origin, record)]
         except Exception as exc:
             log.error("A trace cannot be read error=%s", type(exc).__name__)
             drop("traces", "unreadable")
@@ -97,45 +108,32 @@ class Traces:
 
     def told(self, after: int = 0) -> TraceList:
         """What came after a number, the oldest first."""
-        found = [self._summary(one) for one in self._ring.after(after)]
-        return TraceList(boot=self.boot, number=self._ring.number, traces=tuple(filter(None, found)))
+        found = (one.summary.model_copy(update={"number": one.number}) for one in self._ring.after(after))
+        return TraceList(boot=self.boot, number=self._ring.number, traces=tuple(found))
 
     def find(self, name: str) -> Trace | None:
         """The trace of a prediction, by its name, or the last one that is a part of the trace of this id."""
         key = unsigned(name)
         kept = self._ring.get(key) or self._ring.get(key.partition("~")[0]) or self._part_of(name)
-        return self._read(kept, self._whole) if kept else None
+        return self._whole(kept) if kept else None
 
     def _part_of(self, trace_id: str) -> Kept | None:
-        within = b'"%s"' % trace_id.encode("ascii", "replace")
-        found = [one for one in self._ring if within in one.body.partition(WORDS)[0]]
-        return max((one for one in found if self._trace_id(one) == trace_id), default=None)
+        return max((one for one in self._ring if one.summary.trace_id == trace_id), default=None)
 
-    def _trace_id(self, kept: Kept) -> str:
-        return self._read(_without_words(kept), lambda _, one: one.trace_id) or ""
-
-    def _summary(self, kept: Kept) -> TraceSummary | None:
-        found: TraceSummary | None = self._read(
-            _without_words(kept), lambda kept, one: TraceSummary(**self._facts(kept, one))
-        )
-        return found
-
-    def _whole(self, kept: Kept, one: Executed) -> Trace:
-        spans = tuple(span_of(node) for node in tree(self._program, one))
-        return Trace(**self._facts(kept, one), spans=spans, is_redacted=one.is_redacted)
-
-    def _read(self, kept: Kept, make: Callable[[Kept, Executed], Any]) -> Any:
+    def _whole(self, kept: Kept) -> Trace | None:
         try:
-            return make(kept, read_executed(kept.body))
+            one = read_executed(kept.body)
+            spans = tuple(span_of(node) for node in tree(self._program, one))
+            facts = self._facts(one, kept.key, kept.summary.why)
+            return Trace(**facts, number=kept.number, spans=spans, is_redacted=one.is_redacted)
         except Exception as exc:  # a worker may have said anything
             log.error("A trace cannot be read error=%s", type(exc).__name__)
             return None
 
-    def _facts(self, kept: Kept, one: Executed) -> dict[str, Any]:
+    def _facts(self, one: Executed, origin: str, why: str) -> dict[str, Any]:
         same = ("trace_id", "seconds", "status", "problem", "version", "revision", "lm", "tier")
         facts = {name: getattr(one, name) for name in (*same, "input_tokens", "output_tokens", "cost_usd")}
-        more = {"number": kept.number, "id": self._sign(kept.key), "at": one.at, "module": one.path, "why": kept.why}
-        return facts | more
+        return facts | {"id": self._sign(origin), "at": one.at, "module": one.path, "why": why}
 
     async def close(self, seconds: float) -> None:
         """Export what can be in this time."""
@@ -144,9 +142,13 @@ class Traces:
             await asyncio.to_thread(self._exporter.close, seconds)
 
 
-def _without_words(kept: Kept) -> Kept:
+def _kept(batch: bytes) -> list[bytes]:
+    return [record for record in batch.strip(b"\n").split(END)[:-1] if is_kept(record)]
+
+
+def _without_words(record: bytes) -> bytes:
     """They may be long."""
-    return kept._replace(body=b"".join((kept.body.partition(WORDS)[0], WORDS, NO_WORDS)))
+    return b"".join((record.partition(WORDS)[0], WORDS, NO_WORDS))
 
 
 def _why(record: bytes) -> str:

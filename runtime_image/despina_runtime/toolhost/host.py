@@ -13,14 +13,13 @@ import asyncio
 import hmac
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.applications import Starlette
@@ -44,9 +43,9 @@ from despina.wire import (
 from despina.wire.logs import FACTS
 from despina_runtime.http.asgi import Header, Scope, Send, read_body, send_body, send_problem
 from despina_runtime.http.mcp_server import McpEndpoint, Offer, Refusal, Told
-from despina_runtime.http.prometheus import metrics
+from despina_runtime.http.prometheus import Dropped, metrics
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
-from despina_runtime.http.traces import trace_routes
+from despina_runtime.http.traces import hosted_route
 from despina_runtime.messages import Receive
 from despina_runtime.pipeline.admission import Slots
 from despina_runtime.problem import Disconnected, Problem, invalid_input, place_of
@@ -54,13 +53,14 @@ from despina_runtime.surroundings import on_signals
 from despina_runtime.telemetry.context import PARENT, STATE
 from despina_runtime.telemetry.export import Exporter, exporter_of
 from despina_runtime.telemetry.hosted import HostedTraces
-from despina_runtime.tools.errors import NotReady
+from despina_runtime.tools.errors import LEFT, NotReady
 from despina_runtime.tools.functions import Function, find_tools
 
 log = logging.getLogger(__name__)
 CALLS = Counter("despina_tool_host_calls_total", "Calls of a tool, by outcome.", ["tool", "outcome"])
 SECONDS = Histogram("despina_tool_host_seconds", "How long executions took.", ["tool"])
 IN_FLIGHT = Gauge("despina_tool_host_in_flight", "Calls under way, waiting ones included.")
+REGISTRY.register(Dropped())
 Headers = Mapping[bytes, bytes]
 NOT_EXECUTED: Header = (EXECUTED_HEADER.encode(), b"no")
 LEAVING: list[Header] = [(b"connection", b"close"), (DRAINING_HEADER.encode(), b"yes")]
@@ -68,8 +68,6 @@ LARGEST_BODY = 16 * 2**20
 LONGEST_QUEUE = 1024
 CHECK_SECONDS = 15.0
 EXPORT_SECONDS = 1.0
-LEFT = "left"
-"""What became of a call whose caller has gone."""
 
 
 class Tokens:
@@ -276,7 +274,8 @@ def _dashed(reason: str) -> str:
 
 
 def build_admin(host: Host, is_ready: Callable[[], bool]) -> Starlette:
-    """Probes, metrics, the report and kept traces, on a port of their own; none of it is secret, or quotes callers."""
+    """Probes, metrics, the report, and a trace that is asked for by its id, on a port of their own; none of it is
+    secret, or quotes callers."""
 
     def readyz(_: Request) -> Response:
         return PlainTextResponse("ready", 200) if is_ready() else PlainTextResponse("not ready", 503)
@@ -290,7 +289,7 @@ def build_admin(host: Host, is_ready: Callable[[], bool]) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route(TOOLS_PATH, tools),
-            *trace_routes(host.traces, lambda _: True),
+            hosted_route(host.traces.find),
         ]
     )
 
@@ -303,7 +302,7 @@ async def serve_tools(config: ToolHostConfig, host: str = EVERYWHERE, admin_port
     # Functions that are not async run in threads: one for each call that may be under way.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.max_in_flight, "tool"))
     functions = chosen(config, find_tools(config.packages))
-    traces = HostedTraces(secrets.token_hex(8), _exporter(config))
+    traces = HostedTraces(_exporter(config))
     app = Host(config, functions, traces)
     server = make_server(app, config.timeout_seconds, config.timeout_seconds)
     serving = asyncio.create_task(server.serve(sockets=[open_port(host, config.port)]))

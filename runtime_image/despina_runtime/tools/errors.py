@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LEFT = "left"
+"""What became of a call, or of an attempt at one, that nobody waits for any more."""
+
 
 class ToolError(Exception):
     """Base of all. The text says which tool and why, and holds no arguments."""

@@ -27,6 +27,7 @@ from despina_runtime.lm.target import KeyFile
 from despina_runtime.telemetry.counting import ToolCounts
 from despina_runtime.tools.endpoint import Addresses, Endpoint, HttpTransport, Outcome, Request, Transport, make_session
 from despina_runtime.tools.errors import (
+    LEFT,
     ToolArgumentsInvalid,
     ToolError,
     ToolFailed,
@@ -39,8 +40,6 @@ from despina_runtime.tools.mcp_client import McpTransport
 from despina_runtime.tools.routing import UNCOUNTED, Fate, choose, may_try_again
 
 ROUND_SECONDS = 0.25
-LEFT = "left"
-"""What became of an attempt that nobody waits for any more."""
 MOST_UNREACHED = 2
 """Addresses at which nobody listened, before the tool's Service is asked instead."""
 
