@@ -10,13 +10,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from despina.wire import MOST, SECONDS_BOUNDS, Figures, LMFigures, Timing
+from despina.wire import MOST, MOST_MODULES, OTHER, SECONDS_BOUNDS, Figures, LMFigures, Timing
 
 Name = tuple[str, ...]
 """What is counted, such as `("requests", VERSION, STATUS)`."""
 Sums = dict[Name, float]
-OTHER = "other"
-MOST_VERSIONS, MOST_MODULES, MOST_TOOLS, MOST_WORDS = 3, 64, 64, 16
+MOST_VERSIONS, MOST_TOOLS, MOST_WORDS = 4, 64, 16
 """Of one pod; what comes behind is counted as `other`."""
 MOST_NAMES = 4096
 """Of one program, all that ended included."""
@@ -55,7 +54,8 @@ def _add(sums: Sums, name: Name, count: float) -> None:
 
 
 def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
-    versions, modules, tools = Words(MOST_VERSIONS), Words(MOST_MODULES), Words(MOST_TOOLS)
+    versions, tools = Words(MOST_VERSIONS), Words(MOST_TOOLS)
+    modules: dict[str, Words] = {}  # of each version its own: what is said of one hangs on no other that may end
     for number, counted in figures.versions.items():
         (version,) = versions(number)
         yield from _worded("requests", counted.requests, version)
@@ -64,7 +64,8 @@ def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
         yield from _timed("latency", counted.latency, version)
         yield from _timed("first_token", counted.first_token, version)
         for lm in counted.lms:
-            yield from _asked(lm, version, modules(lm.lm, lm.module))
+            named = modules.setdefault(version, Words(MOST_MODULES))
+            yield from _asked(lm, version, named(lm.lm, lm.module))
     yield from _worded("cache", figures.cache)
     yield from _worded("degraded", figures.degraded)
     lms = Words(MOST_WORDS)
@@ -89,9 +90,9 @@ def _timed(kind: str, timing: Timing, *about: str) -> Iterator[tuple[Name, float
 def _asked(lm: LMFigures, version: str, module: tuple[str, ...]) -> Iterator[tuple[Name, float]]:
     calls = sum(lm.outcomes.values())
     for what, count in (("calls", calls), ("failed", calls - lm.outcomes.get("ok", 0))):
-        yield ("lm", *module, what), count
+        yield ("lm", version, *module, what), count
     for what, number in (("input", lm.input_tokens), ("output", lm.output_tokens), ("cost", lm.cost_usd)):
-        yield ("lm", *module, what), number
+        yield ("lm", version, *module, what), number
         yield ("spent", version, what), number
 
 
@@ -145,6 +146,8 @@ class Meter:
 
     def _keep(self, sums: Mapping[Name, float]) -> None:
         for name, count in sums.items():
+            if name[0] == "lm":
+                name = ("lm", OTHER, *name[2:])  # of modules only sums over versions are shown
             _add(self._past, name if name in self._past or len(self._past) < MOST_NAMES else _nameless(name), count)
 
 
