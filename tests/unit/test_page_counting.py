@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from despina.dashboard.counting import MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
+from despina.dashboard.counting import MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
 from despina.dashboard.story import modules
 from despina.dashboard.history import History, Ring
 from despina.dashboard.rates import Look, Sample, between, looked, quantile
@@ -46,6 +46,32 @@ def test_pods_that_are_gone_are_counted_and_hold_nothing():
     meter.stay({"q"})
     assert meter.gauges() == Gauges(1, 0, 0, 0)
     assert looked(0, meter.total(), meter.gauges()).requests == 4
+
+
+BACK = {
+    "it goes on counting": (said(5), 5),
+    "its container began anew meanwhile": (said(5, boot="b"), 8),
+}
+
+
+@pytest.mark.parametrize(("figures", "count"), BACK.values(), ids=BACK)
+def test_a_pod_that_is_back_is_counted_once(figures, count):
+    meter = Meter()
+    meter.take("p", said(3))
+    for _ in range(3):
+        meter.stay(())
+    assert looked(0, meter.total(), meter.gauges()).requests == 3
+    meter.take("p", figures)
+    assert looked(0, meter.total(), meter.gauges()).requests == count
+
+
+def test_of_pods_that_are_gone_the_last_are_known_and_all_are_counted():
+    meter = Meter()
+    for number in range(3 * MOST_GONE):
+        meter.take(f"p{number}", said(2))
+        meter.stay(())
+    assert looked(0, meter.total(), meter.gauges()).requests == 6 * MOST_GONE
+    assert len(meter._gone) == MOST_GONE
 
 
 def of_modules(**calls: int) -> VersionFigures:

@@ -19,6 +19,8 @@ MOST_VERSIONS, MOST_TOOLS, MOST_WORDS = 4, 64, 16
 """Of one pod; what comes behind is counted as `other`."""
 MOST_NAMES = 4096
 """Of one program, all that ended included."""
+MOST_GONE = 20
+"""Pods of one program that are gone, and known again if they are back after all."""
 LONGEST_WORD = 100
 BUCKETS = len(SECONDS_BOUNDS) + 1
 _shared: dict[Name, Name] = {}
@@ -118,10 +120,11 @@ class Meter:
 
     _past: Sums = field(default_factory=dict)
     _pods: dict[str, _Pod] = field(default_factory=dict)
+    _gone: dict[str, _Pod] = field(default_factory=dict)
 
     def take(self, pod: str, figures: Figures) -> None:
         """What a pod says now."""
-        sums, before = flattened(figures), self._pods.get(pod)
+        sums, before = flattened(figures), self._pods.get(pod) or self._gone.pop(pod, None)
         if before:
             self._keep(_lost(before.sums, sums if before.boot == figures.boot else {}))
         gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
@@ -130,12 +133,14 @@ class Meter:
     def stay(self, present: Collection[str]) -> None:
         """Only these pods are there; what others counted is kept."""
         for gone in self._pods.keys() - set(present):
-            self._keep(self._pods.pop(gone).sums)
+            self._gone[gone] = self._pods.pop(gone)
+        while len(self._gone) > MOST_GONE:
+            self._keep(self._gone.pop(next(iter(self._gone))).sums)
 
     def total(self) -> Sums:
         """All that was counted since this process looks."""
         total = dict(self._past)
-        for pod in self._pods.values():
+        for pod in (*self._pods.values(), *self._gone.values()):
             for name, count in pod.sums.items():
                 _add(total, name, count)
         return total
