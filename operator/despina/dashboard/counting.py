@@ -6,7 +6,7 @@ What a pod no longer says (its container began anew, a version ended, it is gone
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ MOST_NAMES = 4096
 """Of one program, all that ended included."""
 MOST_GONE = 20
 """Pods of one program that are gone, and known again if they are back after all."""
+MOST_MISSED = 3
+"""Questions that a pod may leave open before what it said of the moment holds no longer."""
 LONGEST_WORD = 100
 BUCKETS = len(SECONDS_BOUNDS) + 1
 _shared: dict[Name, Name] = {}
@@ -103,6 +105,7 @@ class _Pod:
     boot: str
     sums: Sums
     gauges: Gauges
+    missed: int = 0
 
 
 class Gauges(NamedTuple):
@@ -130,6 +133,12 @@ class Meter:
         gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
         self._pods[pod] = _Pod(figures.boot, sums, gauges)
 
+    def miss(self, pods: Iterable[str]) -> None:
+        """These were asked and did not answer; what they counted stays counted."""
+        for pod in pods:
+            if pod in self._pods:
+                self._pods[pod].missed += 1
+
     def stay(self, present: Collection[str]) -> None:
         """Only these pods are there; what others counted is kept."""
         for gone in self._pods.keys() - set(present):
@@ -146,8 +155,15 @@ class Meter:
         return total
 
     def gauges(self) -> Gauges:
-        """What is so now, over all pods."""
-        return Gauges(*map(sum, zip(Gauges(), *(pod.gauges for pod in self._pods.values()), strict=True)))
+        """What is so now, over all pods that say so."""
+        return Gauges(*map(sum, zip(Gauges(), *(pod.gauges for pod in self._heard()), strict=True)))
+
+    def is_silent(self) -> bool:
+        """Whether no pod says what is so now."""
+        return not self._heard()
+
+    def _heard(self) -> list[_Pod]:
+        return [pod for pod in self._pods.values() if pod.missed < MOST_MISSED]
 
     def _keep(self, sums: Mapping[Name, float]) -> None:
         for name, count in sums.items():
