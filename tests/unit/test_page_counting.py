@@ -7,9 +7,9 @@ import math
 import pytest
 
 from despina.dashboard.counting import MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
-from despina.dashboard.story import modules
 from despina.dashboard.history import History, Ring
 from despina.dashboard.rates import Look, Sample, between, looked, quantile
+from despina.dashboard.story import modules
 from despina.wire import MOST, MOST_MODULES, Figures, LMFigures, Timing, ToolFigures, VersionFigures
 
 

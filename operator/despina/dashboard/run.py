@@ -85,8 +85,8 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
             for task in tasks:
                 task.cancel()
             await poller.close()
-            for task in done:
-                task.result()  # what ends before it was told to says why
+            for ended in done:
+                ended.result()  # what ends before it was told to says why
     finally:
         await cluster.close()
 

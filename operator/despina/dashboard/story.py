@@ -189,14 +189,13 @@ ASKED = ("calls", "failed", "input", "output", "cost")
 
 def modules(sums: Sums) -> list[Part]:
     """What each module asked of each LM: calls, failures, tokens, cost; the dearest first."""
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for name, count in sums.items():
         if name[0] == "lm":
-            counts = found.setdefault(name[2:4], dict.fromkeys(ASKED, 0.0))
+            counts = found.setdefault((name[2], name[3]), dict.fromkeys(ASKED, 0.0))
             counts[name[4]] += count
-    return [
-        _module(*module, counts, sums) for module, counts in sorted(found.items(), key=lambda m: (-m[1]["cost"], m[0]))
-    ]
+    dearest = sorted(found.items(), key=lambda item: (-item[1]["cost"], item[0]))
+    return [_module(*module, counts, sums) for module, counts in dearest]
 
 
 def _module(lm: str, module: str, counts: Mapping[str, float], sums: Sums) -> Part:

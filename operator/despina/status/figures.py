@@ -48,7 +48,7 @@ class End(NamedTuple):
     result: str
 
 
-Event = TypeVar("Event", Gate, End)
+Event = TypeVar("Event")
 Counts = Mapping[tuple[str, str], int]
 NONE_YET = {("Done", ""): 0, ("Abandoned", ""): 0}
 
