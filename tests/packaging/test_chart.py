@@ -232,6 +232,19 @@ def test_pods_are_found_and_named_by_the_labels_that_the_operator_gives_them(nam
     assert found == {(_meta(label),): target for label, target in relabelled.items()}
 
 
+def test_a_tool_host_speaks_of_no_program():
+    (spec,) = [d["spec"] for d in of(rendered(*MONITORING), "PodMonitor") if d["metadata"]["name"] == "despina-tools"]
+    keep, drop = spec["podMetricsEndpoints"][0]["metricRelabelings"]
+    assert (keep["sourceLabels"], keep["action"]) == (["__name__"], "keep")
+    names = {
+        "despina_tool_host_calls_total": True, "despina_tool_host_seconds_bucket": True,
+        "despina_tool_host_in_flight": True, "despina_telemetry_dropped_total": True, "despina_breaker_open": False,
+        "despina_tool_calls_total": False, "despina_requests_total": False, "despina_program_info": False,
+    }  # fmt: skip
+    assert {name: bool(re.fullmatch(keep["regex"], name)) for name in names} == names
+    assert drop == {"action": "labeldrop", "regex": "program"}
+
+
 def _meta(label: str) -> str:
     return "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label)
 

@@ -106,6 +106,20 @@ def test_functions_and_files_stay_small():
     assert statistics.median(lengths) <= 10
 
 
+def test_the_docs_name_what_is_there():
+    rooms = dict(re.findall(r"^\| `(\w+)/` \| (.*)$", (ROOT / "docs" / "architecture.md").read_text(), re.M))
+    for room in (
+        "operator/despina/dashboard",
+        "runtime_image/despina_runtime/process",
+        "runtime_image/despina_runtime/telemetry",
+    ):
+        there = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
+        assert there - set(re.findall(r"`(\w+\.py)`", rooms[Path(room).name])) == set(), room
+    helpers = {"support", "data", "__pycache__"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - helpers
+    assert set(re.findall(r"^\| `tests/(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)) == folders
+
+
 def test_locks_name_no_registry():
     for path in (ROOT / "locks").glob("*.txt"):
         assert "://" not in path.read_text(), path

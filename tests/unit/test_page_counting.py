@@ -6,10 +6,11 @@ import math
 
 import pytest
 
-from despina.dashboard.counting import MOST_MODULES, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
+from despina.dashboard.counting import MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
 from despina.dashboard.history import History, Ring
 from despina.dashboard.rates import Look, Sample, between, looked, quantile
-from despina.wire import MOST, Figures, LMFigures, Timing, ToolFigures, VersionFigures
+from despina.dashboard.story import modules
+from despina.wire import MOST, MOST_MODULES, Figures, LMFigures, Timing, ToolFigures, VersionFigures
 
 
 def said(requests: int, boot: str = "a", version: str = "1", **more) -> Figures:
@@ -47,6 +48,52 @@ def test_pods_that_are_gone_are_counted_and_hold_nothing():
     assert looked(0, meter.total(), meter.gauges()).requests == 4
 
 
+BACK = {
+    "it goes on counting": (said(5), 5),
+    "its container began anew meanwhile": (said(5, boot="b"), 8),
+}
+
+
+@pytest.mark.parametrize(("figures", "count"), BACK.values(), ids=BACK)
+def test_a_pod_that_is_back_is_counted_once(figures, count):
+    meter = Meter()
+    meter.take("p", said(3))
+    for _ in range(3):
+        meter.stay(())
+    assert looked(0, meter.total(), meter.gauges()).requests == 3
+    meter.take("p", figures)
+    assert looked(0, meter.total(), meter.gauges()).requests == count
+
+
+def test_of_pods_that_are_gone_the_last_are_known_and_all_are_counted():
+    meter = Meter()
+    for number in range(3 * MOST_GONE):
+        meter.take(f"p{number}", said(2))
+        meter.stay(())
+    assert looked(0, meter.total(), meter.gauges()).requests == 6 * MOST_GONE
+    assert len(meter._gone) == MOST_GONE
+
+
+def of_modules(**calls: int) -> VersionFigures:
+    return VersionFigures(lms=tuple(LMFigures(lm="l", module=m, outcomes={"ok": n}) for m, n in calls.items()))
+
+
+MANY = {f"m{i}": of_modules(**{f"{i}-{n}": 1 for n in range(40)}) for i in range(MOST_VERSIONS)}
+FORGOTTEN = {
+    "modules of their own": (MANY, MOST_VERSIONS * 40),
+    "the same module": ({"1": of_modules(a=100), "2": of_modules(a=7)}, 107),
+}
+
+
+@pytest.mark.parametrize(("versions", "calls"), FORGOTTEN.values(), ids=FORGOTTEN)
+def test_versions_that_a_pod_forgets_stay_counted_once(versions, calls):
+    meter = Meter()
+    while versions:
+        meter.take("p", Figures(boot="a", versions=versions))
+        assert sum(int(part.words[2]) for part in modules(meter.total())) == calls
+        versions = dict(list(versions.items())[1:])
+
+
 def test_names_that_pods_make_up_end_somewhere():
     lms = tuple(LMFigures(lm="l", module=f"m{i}", outcomes={"ok": 1, "x" * 10**5: 2}, cost_usd=0.5) for i in range(500))
     tools = tuple(ToolFigures(tool=f"t{i}", backend="b", outcomes={f"o{n}": 1 for n in range(100)}) for i in range(500))
@@ -55,8 +102,8 @@ def test_names_that_pods_make_up_end_somewhere():
     assert sum(n for name, n in sums.items() if name[0] == "requests") == 50 * 900
     assert sum(n for name, n in sums.items() if name[:1] == ("lm",) and name[-1] == "calls") == 50 * 500 * 3
     assert len({name[1] for name in sums if name[0] == "requests"}) == MOST_VERSIONS + 1
-    assert len({name[1:3] for name in sums if name[0] == "lm"}) == MOST_MODULES + 1
-    assert len(sums) < 2500
+    assert len({name[2:4] for name in sums if name[0] == "lm"}) == MOST_MODULES + 1
+    assert len(sums) < 3500
     assert max(len(word) for name in sums for word in name) <= 100
 
 

@@ -16,6 +16,8 @@ from aiohttp.test_utils import TestServer
 from cryptography import x509
 
 from despina.cli import main
+from despina.cluster.client import Cluster
+from despina.cluster.errors import Unavailable
 from despina.dashboard.certificate import context, self_made
 from despina.dashboard.run import run
 from despina.settings import DashboardSettings
@@ -82,7 +84,20 @@ def test_a_given_certificate_is_used_and_a_bad_one_is_an_error(tmp_path):
         context(tmp_path / "none", None, [])
 
 
+ODD = {
+    "something else": '{"kind": "Status"}',
+    "a list": "[]",
+    "nothing": "null",
+    "a list without a version": '{"items": []}',
+    "metadata that are none": '{"items": [], "metadata": "x"}',
+    "items that are none": '{"items": 5, "metadata": {"resourceVersion": "1"}}',
+    "no JSON": "<html>",
+}
+
+
 async def api_server(request: web.Request) -> web.StreamResponse:
+    if "/odd/" in request.path:
+        return web.Response(text=ODD[request.query["labelSelector"]], content_type="application/json")
     if "watch" in request.query:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -141,3 +156,22 @@ async def test_it_starts_shows_and_ends_when_told(kubeconfig, monkeypatch, is_op
     os.kill(os.getpid(), signal.SIGTERM)
     async with asyncio.timeout(20):
         await running
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_answer_that_is_no_list_is_told_and_asked_for_again(kubeconfig, odd):
+    cluster = await Cluster.connect()
+    with pytest.raises(Unavailable, match=r"GET .*/odd/.*: the answer is no (list|JSON)"):
+        await cluster.listed("Pod", "odd", label_selector=odd)
+    await cluster.close()
+
+
+async def test_it_does_not_end_as_if_it_were_told_to_when_it_was_not(kubeconfig, monkeypatch):
+    async def broken(*_: object) -> None:
+        raise KeyError("a mistake in a watcher")
+
+    monkeypatch.setenv("DESPINA_DASHBOARD_PORT", str(free_port()))
+    monkeypatch.setattr("despina.dashboard.run.follow", broken)
+    with pytest.raises(KeyError, match="a mistake"):
+        async with asyncio.timeout(20):
+            await run(DashboardSettings(), is_open=True)

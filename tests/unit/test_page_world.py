@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from despina.dashboard import words
 from despina.dashboard.facts import facts_of
 from despina.dashboard.stream import Full, Stream, Streams, keys_of, list_events, page_events
 from despina.dashboard.world import MOST_NOTES, MOST_PODS, World
@@ -51,6 +52,41 @@ def test_a_program_made_anew_begins_anew(world):
     assert world.programs[QA].meter.total() == {}
     world.heard(QA, "uid-qa", {"qa-1": figures()})  # an answer to a question of before
     assert world.programs[QA].meter.total() == {}
+
+
+SILENT = {
+    "all of them": ({"qa-1": None, "qa-2": None}, 0),
+    "one of two": ({"qa-1": None, "qa-2": figures(in_flight=2)}, 2),
+}
+
+
+@pytest.mark.parametrize(("said", "under_way"), SILENT.values(), ids=SILENT)
+def test_what_a_silent_pod_said_of_the_moment_does_not_hold_for_ever(world, said, under_way):
+    world.set_pods("team-a", [a_pod(), a_pod("qa-2")])
+    known = world.programs[QA]
+    heard = {"qa-1": figures(in_flight=5, breaker_open=True), "qa-2": figures(in_flight=2)}
+    for answers in (heard, said, said, heard, said, said):
+        world.heard(QA, "uid-qa", answers)
+        assert known.meter.gauges().in_flight == 7
+        assert world.row(known).state.word == "Breaker open"
+    counted = known.meter.total()
+    for _ in range(5):
+        world.heard(QA, "uid-qa", said)
+        assert (known.meter.gauges().in_flight, known.meter.gauges().breakers_open) == (under_way, 0)
+        assert world.row(known).state.word != "Breaker open"
+    assert known.meter.total() == counted
+
+
+def test_what_a_program_did_when_its_pods_still_answered_is_not_what_it_does_now(world, clock):
+    for requests in (100, 200):
+        clock.now += 10
+        world.heard(QA, "uid-qa", {"qa-1": figures(requests)})
+    shown = []
+    for answer in (None, None, None, figures(300), figures(400)):
+        clock.now += 10
+        world.heard(QA, "uid-qa", {"qa-1": answer})
+        shown.append(world.row(world.programs[QA]).cells["requests"])
+    assert shown == ["10", "10", words.NOTHING, words.NOTHING, "10"]
 
 
 def test_pods_and_events_may_come_before_their_program(world):

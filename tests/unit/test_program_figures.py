@@ -9,7 +9,7 @@ import pytest
 
 from despina.api.status import ProgramStatus
 from despina.cluster.observe import read_status
-from despina.status.figures import FAMILIES, MOST_GATES, Figures, figures
+from despina.status.figures import FAMILIES, MOST_GATES, MOST_REMEMBERED, Figures, figures
 from despina.telemetry import PROGRAMS
 from tests.support.simulator.operator import KEY
 from tests.support.simulator.registry import Nature
@@ -134,6 +134,13 @@ ROLLOUTS: dict[str, tuple[list[Any], dict[tuple[str, str], int]]] = {
         {("Failed", "EvaluationFailed"): 1, ("Done", ""): 1},
     ),
     "a status that was lost between": ([AT_GATE, rollout("Done"), {}, "damaged", None], {("Done", ""): 1}),
+    "a status that was damaged, and is as it was": (
+        [AT_GATE, FAILED, {"rollout": "damaged"}, FAILED, None, FAILED], {("Failed", "EvaluationFailed"): 1},
+    ),
+    "a status that was undone, and is as it was": (
+        [AT_GATE, rollout("Done"), rollout("Gate", id_="r3"), *[rollout("Done"), rollout("Done", id_="r3")] * 3],
+        {("Done", ""): 2},
+    ),
 }  # fmt: skip
 
 
@@ -154,6 +161,10 @@ GATES: dict[str, tuple[list[Any], dict[tuple[str, str], int]]] = {
         [AT_GATE, rollout("Gate", gate("Passed")), rollout("Gate", gate("Running", startedAt=LATER)),
          rollout("Gate", gate("Failed", startedAt=LATER))],
         {("score", "Passed"): 1, ("score", "Failed"): 1},
+    ),
+    "one whose status is lost, or undone, and back": (
+        [AT_GATE, FAILED, {"rollout": "damaged"}, FAILED, AT_GATE, FAILED, rollout("Gate", id_="r3"), FAILED],
+        {("score", "Failed"): 1},
     ),
     "those of the next version": (
         [AT_GATE, rollout("Gate", gate("Passed")), rollout("Gate", gate("Passed"), id_="r3")], {("score", "Passed"): 2},
@@ -179,6 +190,13 @@ def test_gates_whose_names_change_for_ever_are_bounded():
     found = series(after({}, *statuses))["despina_gate_results"]
     assert len({name for name, _ in found}) == MOST_GATES
     assert (found[("kept", "Passed")], found[("g99", "Passed")]) == (100, 1)
+
+
+def test_what_is_remembered_of_statuses_is_bounded():
+    found = after({}, *[rollout("Done", gate("Passed"), id_=str(n)) for n in range(3 * MOST_REMEMBERED)])
+    assert (len(found.decided), len(found.ended)) == (MOST_REMEMBERED + 1, MOST_REMEMBERED + 1)
+    many = rollout("Gate", *[gate("Passed", f"g{n}") for n in range(3 * MOST_REMEMBERED)])
+    assert after({}, many).gates == after({}, many, many).gates
 
 
 DAMAGE: list[Any] = [None, 5, "x", [], {}, [None], {"a": []}, "\ud800", "a\nb", 1e999, -1]

@@ -104,8 +104,12 @@ class Cluster:
 
     async def listed(self, kind: str, namespace: str, **params: Any) -> Listed:
         """All objects of a kind, and the resourceVersion to watch from."""
-        answer = await self._call("get", _path(kind, namespace), **params)
-        return answer["items"], answer["metadata"]["resourceVersion"]
+        path = _path(kind, namespace)
+        answer = await self._call("get", path, **params)
+        try:
+            return list(answer["items"] or ()), answer["metadata"]["resourceVersion"]
+        except (KeyError, TypeError):
+            raise Unavailable(f"GET {path}: the answer is no list") from None
 
     async def watched(self, kind: str, namespace: str, version: str, **params: Any) -> AsyncIterator[Document]:
         """What changes from a resourceVersion on: documents with `type` and `object`, until the API server ends it."""
@@ -247,6 +251,8 @@ class Cluster:
             raise error_for(exc.status, what, _said(exc) or str(exc.reason)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise Unavailable(f"{what}: {_words_of(exc)}") from exc
+        except ValueError:
+            raise Unavailable(f"{what}: the answer is no JSON") from None
         if method != "get":
             WRITES.labels(*kind_and_verb(method, path)).inc()
         return answer

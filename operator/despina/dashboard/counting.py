@@ -6,20 +6,23 @@ What a pod no longer says (its container began anew, a version ended, it is gone
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from despina.wire import MOST, SECONDS_BOUNDS, Figures, LMFigures, Timing
+from despina.wire import MOST, MOST_MODULES, OTHER, SECONDS_BOUNDS, Figures, LMFigures, Timing
 
 Name = tuple[str, ...]
 """What is counted, such as `("requests", VERSION, STATUS)`."""
 Sums = dict[Name, float]
-OTHER = "other"
-MOST_VERSIONS, MOST_MODULES, MOST_TOOLS, MOST_WORDS = 3, 64, 64, 16
+MOST_VERSIONS, MOST_TOOLS, MOST_WORDS = 4, 64, 16
 """Of one pod; what comes behind is counted as `other`."""
 MOST_NAMES = 4096
 """Of one program, all that ended included."""
+MOST_GONE = 20
+"""Pods of one program that are gone, and known again if they are back after all."""
+MOST_MISSED = 3
+"""Questions that a pod may leave open before what it said of the moment holds no longer."""
 LONGEST_WORD = 100
 BUCKETS = len(SECONDS_BOUNDS) + 1
 _shared: dict[Name, Name] = {}
@@ -55,7 +58,8 @@ def _add(sums: Sums, name: Name, count: float) -> None:
 
 
 def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
-    versions, modules, tools = Words(MOST_VERSIONS), Words(MOST_MODULES), Words(MOST_TOOLS)
+    versions, tools = Words(MOST_VERSIONS), Words(MOST_TOOLS)
+    modules: dict[str, Words] = {}  # of each version its own: what is said of one hangs on no other that may end
     for number, counted in figures.versions.items():
         (version,) = versions(number)
         yield from _worded("requests", counted.requests, version)
@@ -64,7 +68,8 @@ def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
         yield from _timed("latency", counted.latency, version)
         yield from _timed("first_token", counted.first_token, version)
         for lm in counted.lms:
-            yield from _asked(lm, version, modules(lm.lm, lm.module))
+            named = modules.setdefault(version, Words(MOST_MODULES))
+            yield from _asked(lm, version, named(lm.lm, lm.module))
     yield from _worded("cache", figures.cache)
     yield from _worded("degraded", figures.degraded)
     lms = Words(MOST_WORDS)
@@ -89,9 +94,9 @@ def _timed(kind: str, timing: Timing, *about: str) -> Iterator[tuple[Name, float
 def _asked(lm: LMFigures, version: str, module: tuple[str, ...]) -> Iterator[tuple[Name, float]]:
     calls = sum(lm.outcomes.values())
     for what, count in (("calls", calls), ("failed", calls - lm.outcomes.get("ok", 0))):
-        yield ("lm", *module, what), count
+        yield ("lm", version, *module, what), count
     for what, number in (("input", lm.input_tokens), ("output", lm.output_tokens), ("cost", lm.cost_usd)):
-        yield ("lm", *module, what), number
+        yield ("lm", version, *module, what), number
         yield ("spent", version, what), number
 
 
@@ -100,6 +105,7 @@ class _Pod:
     boot: str
     sums: Sums
     gauges: Gauges
+    missed: int = 0
 
 
 class Gauges(NamedTuple):
@@ -117,34 +123,52 @@ class Meter:
 
     _past: Sums = field(default_factory=dict)
     _pods: dict[str, _Pod] = field(default_factory=dict)
+    _gone: dict[str, _Pod] = field(default_factory=dict)
 
     def take(self, pod: str, figures: Figures) -> None:
         """What a pod says now."""
-        sums, before = flattened(figures), self._pods.get(pod)
+        sums, before = flattened(figures), self._pods.get(pod) or self._gone.pop(pod, None)
         if before:
             self._keep(_lost(before.sums, sums if before.boot == figures.boot else {}))
         gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
         self._pods[pod] = _Pod(figures.boot, sums, gauges)
 
+    def miss(self, pods: Iterable[str]) -> None:
+        """These were asked and did not answer; what they counted stays counted."""
+        for pod in pods:
+            if pod in self._pods:
+                self._pods[pod].missed += 1
+
     def stay(self, present: Collection[str]) -> None:
         """Only these pods are there; what others counted is kept."""
         for gone in self._pods.keys() - set(present):
-            self._keep(self._pods.pop(gone).sums)
+            self._gone[gone] = self._pods.pop(gone)
+        while len(self._gone) > MOST_GONE:
+            self._keep(self._gone.pop(next(iter(self._gone))).sums)
 
     def total(self) -> Sums:
         """All that was counted since this process looks."""
         total = dict(self._past)
-        for pod in self._pods.values():
+        for pod in (*self._pods.values(), *self._gone.values()):
             for name, count in pod.sums.items():
                 _add(total, name, count)
         return total
 
     def gauges(self) -> Gauges:
-        """What is so now, over all pods."""
-        return Gauges(*map(sum, zip(Gauges(), *(pod.gauges for pod in self._pods.values()), strict=True)))
+        """What is so now, over all pods that say so."""
+        return Gauges(*map(sum, zip(Gauges(), *(pod.gauges for pod in self._heard()), strict=True)))
+
+    def is_silent(self) -> bool:
+        """Whether no pod says what is so now."""
+        return not self._heard()
+
+    def _heard(self) -> list[_Pod]:
+        return [pod for pod in self._pods.values() if pod.missed < MOST_MISSED]
 
     def _keep(self, sums: Mapping[Name, float]) -> None:
         for name, count in sums.items():
+            if name[0] == "lm":
+                name = ("lm", OTHER, *name[2:])  # of modules only sums over versions are shown
             _add(self._past, name if name in self._past or len(self._past) < MOST_NAMES else _nameless(name), count)
 
 

@@ -77,6 +77,10 @@ class History:
         ring.put(look.at, between(since, look))
         return look if look.at // ring.seconds > since.at // ring.seconds else since
 
+    def forget_present(self) -> None:
+        """Nobody says what happens at the moment; the curves stay."""
+        self._looks.clear()
+
     def present(self) -> Sample:
         """What happens at the moment; nothing before a second look."""
         return between(self._looks[0], self._looks[-1]) if len(self._looks) > 1 else Sample()

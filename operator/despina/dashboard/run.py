@@ -80,10 +80,13 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
             poller = Poller(world, asker, site.streams.watched)
             works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
             tasks = [asyncio.create_task(work) for work in works]
-            await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+            told = asyncio.create_task(stop.wait())
+            done, _ = await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
             await poller.close()
+            for ended in done:
+                ended.result()  # what ends before it was told to says why
     finally:
         await cluster.close()
 

@@ -184,16 +184,22 @@ def _side(name: str, revision: RevisionStatus, status: ProgramStatus, sums: Sums
     )
 
 
+ASKED = ("calls", "failed", "input", "output", "cost")
+
+
 def modules(sums: Sums) -> list[Part]:
     """What each module asked of each LM: calls, failures, tokens, cost; the dearest first."""
-    found = sorted({name[1:3] for name in sums if name[0] == "lm"}, key=lambda m: (-sums.get(("lm", *m, "cost"), 0), m))
-    return [_module(lm, module, sums) for lm, module in found]
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for name, count in sums.items():
+        if name[0] == "lm":
+            counts = found.setdefault((name[2], name[3]), dict.fromkeys(ASKED, 0.0))
+            counts[name[4]] += count
+    dearest = sorted(found.items(), key=lambda item: (-item[1]["cost"], item[0]))
+    return [_module(*module, counts, sums) for module, counts in dearest]
 
 
-def _module(lm: str, module: str, sums: Sums) -> Part:
-    calls, failed, given, made, cost = (
-        sums.get(("lm", lm, module, what), 0.0) for what in ("calls", "failed", "input", "output", "cost")
-    )
+def _module(lm: str, module: str, counts: Mapping[str, float], sums: Sums) -> Part:
+    calls, failed, given, made, cost = (counts[what] for what in ASKED)
     middle = quantile(timed(sums, "lm_seconds", lambda between: between == (lm,)), 0.5)
     figures = (words.number(calls), words.share(words.ratio(failed, calls)), words.seconds(middle))
     return Part((_named(module), _named(lm), *figures, words.number(given + made), words.dollars(cost)))

@@ -201,17 +201,20 @@ class World:
     # What pods say
 
     def heard(self, key: Key, uid: str, said: dict[str, Figures | None]) -> None:
-        """What a program's pods count now; those that did not answer keep what they had said."""
+        """What a program's pods count now; what those that did not answer had counted is kept."""
         known = self.programs.get(key)
         if known is None or known.facts.uid != uid:
             return
         answers = {name: figures for name, figures in said.items() if figures and name in known.pods}
         for name, figures in answers.items():
             known.meter.take(name, figures)
+        known.meter.miss(said.keys() - answers.keys())
         now = self.clock()
         known.answered = now if answers else known.answered
         if answers or not known.pods:
             known.history.look(looked(now, known.meter.total(), known.meter.gauges()))
+        elif known.meter.is_silent():
+            known.history.forget_present()
         known.stale(is_figure=True)
 
     def told(self, key: Key, pod: str, state: PodState | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 from despina.api.conditions import ConditionStatus, Reason, Type
 from despina.api.status import GateStatus, ProgramStatus, Quarantined, RolloutStatus
@@ -24,6 +24,8 @@ STRATEGIES = get_args(StrategyName)
 BREAKER_STATES = ("Closed", "Open", "HalfOpen")
 REASONS = frozenset({*map(str, Reason), *map(str, FailureReason)})
 TYPES = tuple(map(str, Type))
+MOST_REMEMBERED = 64
+"""Gates, and rollouts, that statuses before the last one told of: one may be lost, or undone, and be back."""
 MOST_GATES = 32
 """Of one program, results of so many gates are counted; the manifest has at most 8 at a time, and names may change."""
 
@@ -46,6 +48,7 @@ class End(NamedTuple):
     result: str
 
 
+Event = TypeVar("Event")
 Counts = Mapping[tuple[str, str], int]
 NONE_YET = {("Done", ""): 0, ("Abandoned", ""): 0}
 
@@ -63,8 +66,8 @@ class Figures:
     """Type, status and reason."""
     scores: tuple[tuple[str, float], ...] = ()
     """Of gates, in percent."""
-    end: End | None = None
-    decided: frozenset[Gate] = frozenset()
+    ended: tuple[End, ...] = ()
+    decided: tuple[Gate, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     rollouts: Counts = field(default_factory=dict)
     """How many ended so, by result and reason, since the operator began."""
@@ -76,7 +79,7 @@ def figures(status: ProgramStatus, before: Figures | None) -> Figures:
     """The figures after this status; `before` is None where this process has seen none of the program yet: what it says
     was counted by the process before, or happened in nobody's time."""
     rollout, breaker = status.rollout, status.breaker
-    end, decided = _end(rollout), frozenset(_decided(rollout))
+    ended, decided = tuple(_ended(rollout)), tuple(dict.fromkeys(_decided(rollout)))
     quarantined = status.model.quarantined
     return Figures(
         active=status.active.version if status.active else "",
@@ -86,10 +89,10 @@ def figures(status: ProgramStatus, before: Figures | None) -> Figures:
         breaker=breaker.state if breaker else "",
         conditions=tuple(_conditions(status)),
         scores=tuple(_scores(rollout)),
-        end=end,
-        decided=decided,
+        ended=_remembered(ended, before.ended if before else ()),
+        decided=_remembered(decided, before.decided if before else ()),
         quarantined=quarantined,
-        rollouts=_more(before.rollouts if before else NONE_YET, _ended(end, quarantined, before)),
+        rollouts=_more(before.rollouts if before else NONE_YET, _come_to(ended, quarantined, before)),
         gates=_bounded(_more(_with_nothing(before.gates if before else {}, rollout), _judged(decided, before))),
     )
 
@@ -116,9 +119,9 @@ def _number(gate: GateStatus) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _end(rollout: RolloutStatus | None) -> End | None:
-    is_over = rollout is not None and rollout.step in ENDED
-    return End(rollout.id, rollout.started_at, rollout.step) if rollout and is_over else None
+def _ended(rollout: RolloutStatus | None) -> Iterator[End]:
+    if rollout and rollout.step in ENDED:
+        yield End(rollout.id, rollout.started_at, rollout.step)
 
 
 def _decided(rollout: RolloutStatus | None) -> Iterator[Gate]:
@@ -127,17 +130,25 @@ def _decided(rollout: RolloutStatus | None) -> Iterator[Gate]:
             yield Gate(rollout.id, gate.name, gate.result, gate.started_at, gate.finished_at or "")
 
 
-def _ended(end: End | None, quarantined: Collection[Quarantined], before: Figures | None) -> list[tuple[str, str]]:
+def _remembered(now: tuple[Event, ...], before: tuple[Event, ...]) -> tuple[Event, ...]:
+    """What a status tells of, behind the latest of what those before it told of."""
+    still = set(now)
+    return (*[event for event in before if event not in still][-MOST_REMEMBERED:], *now)
+
+
+def _come_to(
+    ended: Iterable[End], quarantined: Collection[Quarantined], before: Figures | None
+) -> Iterator[tuple[str, str]]:
     """The rollout that ended with this status, and why it came to nothing: what was quarantined in the same pass."""
-    if before is None or end is None or end == before.end:
-        return []
-    new = [q.reason for q in quarantined if q not in before.quarantined]
-    reason = _word(new[-1], REASONS) if new and end.result != "Done" else ""
-    return [(end.result, reason)]
+    for end in ended:
+        if before and end not in before.ended:
+            new = [q.reason for q in quarantined if q not in before.quarantined]
+            yield end.result, _word(new[-1], REASONS) if new and end.result != "Done" else ""
 
 
-def _judged(decided: frozenset[Gate], before: Figures | None) -> list[tuple[str, str]]:
-    return [(gate.name, gate.result) for gate in decided - before.decided] if before else []
+def _judged(decided: Iterable[Gate], before: Figures | None) -> list[tuple[str, str]]:
+    known = set(before.decided) if before else set(decided)
+    return [(gate.name, gate.result) for gate in decided if gate not in known]
 
 
 def _with_nothing(counts: Counts, rollout: RolloutStatus | None) -> Counts:
