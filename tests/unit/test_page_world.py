@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from despina.dashboard.facts import facts_of
 from despina.dashboard.stream import Full, Stream, Streams, keys_of, list_events, page_events
 from despina.dashboard.world import MOST_NOTES, MOST_PODS, World
+from despina.wire import FeedbackReport, Figures, HeldRevision, PodState
 from tests.support.page import NOW, a_candidate, a_manifest, a_pod, an_event, condition, figures
 
 QA = ("team-a", "qa")
@@ -73,6 +75,35 @@ def test_nobodys_pods_and_events_take_no_room_without_end(world, monkeypatch):
         world.add_note(an_event("Promoted", program=f"none-{number}"))
     assert len(world.programs[QA].pods) == MOST_PODS
     assert (len(world._pods), len(world._notes)) == (50, 50)
+
+
+def test_of_what_a_pod_says_of_itself_no_more_is_kept_than_is_shown(world):
+    held = {f"rev{n}" * 10: HeldRevision(phase="Ready") for n in range(200)}
+    trouble = FeedbackReport(trouble="x" * 1000)
+    world.told(QA, "qa-1", PodState(held=held, workers=2, feedback=trouble))
+    told = world.programs[QA].pods["qa-1"].state
+    assert told.workers == "2/2"
+    assert told.held.count("Ready") == 3
+    assert sum(map(len, told)) < 500
+
+
+TOO_MANY = {
+    "breakers": (PodState, '{"breakers":[%s]}', lambda _: "{}"),
+    "revisions": (PodState, '{"held":{%s}}', lambda n: f'"{n}":{{"phase":"Ready"}}'),
+    "counts": (PodState, '{"counts":{%s}}', lambda n: f'"{n}":{{}}'),
+    "tries": (PodState, '{"tries":{%s}}', lambda n: f'"{n}":{{"ok":true}}'),
+    "versions": (Figures, '{"versions":{%s}}', lambda n: f'"{n}":{{}}'),
+    "tiers": (Figures, '{"cache":{%s}}', lambda n: f'"{n}":1'),
+    "LMs": (Figures, '{"lm_seconds":{%s}}', lambda n: f'"{n}":{{}}'),
+    "reasons": (Figures, '{"dropped":{"traces":{%s}}}', lambda n: f'"{n}":1'),
+}
+
+
+@pytest.mark.parametrize(("kind", "whole", "one"), TOO_MANY.values(), ids=TOO_MANY)
+def test_what_names_too_many_is_no_answer(kind, whole, one):
+    kind.model_validate_json(whole % one(0))
+    with pytest.raises(ValidationError):
+        kind.model_validate_json(whole % ",".join(map(one, range(1000))))
 
 
 def test_pods_that_end_are_not_asked(world):

@@ -29,6 +29,7 @@ from despina.dashboard.facts import (
 from despina.dashboard.history import History
 from despina.dashboard.rates import looked
 from despina.dashboard.rows import Row, row_of
+from despina.dashboard.words import shown
 from despina.desired.labels import PROGRAM
 from despina.wire import Figures, PodState
 
@@ -47,8 +48,16 @@ class Pod:
     name: str
     ip: str
     ready: bool
-    state: PodState | None = None
+    state: Told | None = None
     """What it said last; asked only while somebody looks at its program."""
+
+
+class Told(NamedTuple):
+    """Of what a pod says of itself, as much as the page shows: all of it may be long."""
+
+    workers: str
+    held: str
+    trouble: str
 
 
 class Encoded(NamedTuple):
@@ -218,7 +227,7 @@ class World:
         """What one of its pods holds and serves."""
         known = self.programs.get(key)
         if known and state and pod in known.pods:
-            known.pods[pod].state = state
+            known.pods[pod].state = told_of(state)
 
     def said(self, what: str, is_fine: bool) -> None:
         """Whether the API server answers about something."""
@@ -260,6 +269,13 @@ class World:
     def number(self) -> int:
         """Of an event, higher than all before."""
         return next(self._numbers)
+
+
+def told_of(state: PodState) -> Told:
+    """What is kept of it."""
+    held = ", ".join(f"{shown(name, 20)} {held.phase}" for name, held in list(state.held.items())[:3])
+    trouble = shown(state.feedback.trouble) if state.feedback else ""
+    return Told(f"{state.workers}/{state.wanted_workers or state.workers}", held, trouble)
 
 
 def _of(all_of_it: dict[Key, dict[str, Found]], key: Key) -> dict[str, Found]:
