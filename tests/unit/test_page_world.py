@@ -68,13 +68,36 @@ def test_pods_and_events_may_come_before_their_program(world):
 
 
 def test_nobodys_pods_and_events_take_no_room_without_end(world, monkeypatch):
-    monkeypatch.setattr("despina.dashboard.world.MOST_NAMED", 50)
+    monkeypatch.setattr("despina.dashboard.named.MOST_NAMED", 50)
     for number in range(3 * MOST_PODS):
         world.set_pod(a_pod(f"p{number}", f"none-{number}"))
         world.set_pod(a_pod(f"p{number}", "qa"))
         world.add_note(an_event("Promoted", program=f"none-{number}"))
     assert len(world.programs[QA].pods) == MOST_PODS
-    assert (len(world._pods), len(world._notes)) == (50, 50)
+    assert [len(about.within("team-a")) for about in (world._pods, world._notes)] == [50, 50]
+    world.set_pod(a_pod("x-1", "x", "team-b"))
+    world.add_note(an_event("Promoted", program="x", namespace="team-b"))
+    world.set_program(a_manifest("x", "team-b"))
+    assert (len(world.programs["team-b", "x"].pods), len(world.programs["team-b", "x"].notes)) == (1, 1)
+    world.set_program(a_manifest("real"))  # where others have made up names
+    world.set_pod(a_pod("real-1", "real"))
+    world.add_note(an_event("Promoted", program="real"))
+    assert (len(world.programs["team-a", "real"].pods), len(world.programs["team-a", "real"].notes)) == (1, 1)
+
+
+def test_names_of_nobody_go_with_what_named_them(world):
+    for number in range(3):
+        world.set_pod(a_pod(f"p{number}", f"none-{number}"))
+        world.add_note(an_event("Promoted", program=f"none-{number}"))
+    world.drop_pod(a_pod("p0", "none-0"))
+    world.drop_note(an_event("Promoted", program="none-0"))
+    assert [len(about.within("team-a")) for about in (world._pods, world._notes)] == [3, 3]  # two, and a program's
+    world.set_pods("team-a", [])
+    world.set_notes("team-a", [])
+    assert [about.within("team-a") for about in (world._pods, world._notes)] == [[QA], [QA]]
+    world.add_note(an_event("Promoted"))
+    world.drop_note(an_event("Promoted"))
+    assert world.programs[QA].notes == {}
 
 
 def test_of_what_a_pod_says_of_itself_no_more_is_kept_than_is_shown(world):
