@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -255,6 +257,14 @@ async def test_nobody_unknown_gets_further_than_the_form(client, method, path):
 async def test_what_they_may_not_see_is_not_there(client, path):
     answer = await client.get(path, headers=bearing(ADMIN))
     assert answer.status == 404
+
+
+async def test_who_sees_nothing_holds_no_stream(client):
+    async with asyncio.timeout(20):
+        assert (await client.get("/events", headers=bearing(STRANGER))).status == 403
+        answer = await client.get("/events", headers=bearing(LOOKER))
+        assert answer.status == 200
+    answer.close()
 
 
 ACTS = {

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from despina.dashboard.facts import facts_of
-from despina.dashboard.stream import Full, Stream, Streams, keys_of, list_events, page_events
+from despina.dashboard.stream import MOST_OF_ONE, Full, Stream, Streams, keys_of, list_events, page_events
 from despina.dashboard.world import MOST_NOTES, MOST_PODS, World
 from despina.wire import FeedbackReport, Figures, HeldRevision, PodState
 from tests.support.page import NOW, a_candidate, a_manifest, a_pod, an_event, condition, figures
@@ -233,6 +233,18 @@ def test_streams_end_somewhere_and_belong_to_one_person(monkeypatch):
     assert streams.watched().pages == {QA}
     streams.end(mine)
     assert not streams.look(mine.word, "ada", [QA])
+
+
+def test_nobody_takes_all_streams():
+    streams = Streams()
+    mine = [Stream("ada") for _ in range(MOST_OF_ONE)]
+    for one in mine:
+        streams.begin(one)
+    with pytest.raises(Full):
+        streams.begin(Stream("ada"))
+    streams.begin(Stream("lou"))
+    streams.end(mine[0])
+    streams.begin(Stream("ada"))
 
 
 SAID = {

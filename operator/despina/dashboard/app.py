@@ -237,6 +237,8 @@ class Site:
         known = self.world.programs.get(stream.page) if stream.page else None
         if stream.page and (known is None or not await self.door.seen(request[VIEWER], [stream.page[0]])):
             raise web.HTTPNotFound(text="there is no such program among those that you may see")
+        if not stream.page and self.world.programs and not await self._seen(request[VIEWER]):
+            raise web.HTTPForbidden(text="there are no programs that you may see")
         try:
             self.streams.begin(stream)
         except Full:
