@@ -13,7 +13,10 @@ from despina.dashboard.access import (
     COOKIE,
     IDLE_SECONDS,
     MOST_KNOWN,
+    MOST_WAITING,
     SESSION_SECONDS,
+    SESSIONS_OF_ONE,
+    Busy,
     Door,
     Sessions,
     Viewer,
@@ -24,7 +27,7 @@ from despina.dashboard.app import POLICY, Site
 from despina.dashboard.pages import local
 from despina.dashboard.world import World
 from tests.support.page import NOW, a_candidate, a_manifest, figures
-from tests.support.page_site import ADMIN, LOOKER, STRANGER, FakeApi
+from tests.support.page_site import ADMIN, LOOKER, PEOPLE, STRANGER, FakeApi
 
 
 class Clock:
@@ -108,22 +111,85 @@ async def test_what_is_known_of_people_ends_somewhere(api, clock):
     door = Door(api, clock)
     for number in range(MOST_KNOWN + 50):
         await door.holder(f"t{number}")
-    assert len(door._persons._found) == MOST_KNOWN
+    assert len(door._refused._found) == MOST_KNOWN
+
+
+async def test_strangers_push_nobody_out(api, clock):
+    door = Door(api, clock)
+    await door.holder(ADMIN)
+    for number in range(MOST_KNOWN + 50):
+        await door.holder(f"t{number}")
+    before = api.asked
+    assert (await door.holder(ADMIN)).person.name == "ada"
+    assert api.asked == before
+
+
+async def test_what_is_known_of_rights_has_room_for_a_person_in_many_namespaces(api, clock):
+    door = Door(api, clock)
+    viewer = await door.holder(ADMIN)
+    names = [f"ns{number}" for number in range(MOST_KNOWN + 50)]
+    await door.seen(viewer, names)
+    before = api.asked
+    await door.seen(viewer, names)
+    assert api.asked == before
+
+
+class SlowForStrangers(FakeApi):
+    """Says nothing of tokens that are nobody's, as long as a test lasts."""
+
+    async def person_of(self, token):
+        if token not in PEOPLE:
+            await asyncio.Event().wait()
+        return await super().person_of(token)
+
+
+async def test_who_is_known_does_not_wait_behind_strangers(clock):
+    door = Door(SlowForStrangers(), clock)
+    viewer = await door.holder(ADMIN)
+    waiting = [asyncio.create_task(door.holder(f"t{number}")) for number in range(MOST_WAITING)]
+    while door._waiting < MOST_WAITING:
+        await asyncio.sleep(0)
+    clock.now += 31
+    async with asyncio.timeout(20):
+        assert (await door.holder(ADMIN)).person.name == "ada"
+        assert await door.may(viewer, "get", "team-a")
+        with pytest.raises(Busy):
+            await door.holder(LOOKER)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert (await door.holder(LOOKER)).person.name == "lou"
+
+
+async def test_whose_token_is_no_good_any_more_is_nobody(api, clock, monkeypatch):
+    door = Door(api, clock)
+    await door.holder(ADMIN)
+    monkeypatch.delitem(PEOPLE, ADMIN)
+    clock.now += 31
+    assert [await door.holder(ADMIN), await door.holder(ADMIN)] == [None, None]
+    assert api.asked == 2
+
+
+def test_one_person_signs_nobody_else_out(clock):
+    sessions = Sessions(clock)
+    lous, adas = sessions.begin("l", "lou"), [sessions.begin("t", "ada") for _ in range(3000)]
+    assert sessions.token(lous) == "l"
+    assert [word for word in adas if sessions.token(word)] == adas[-SESSIONS_OF_ONE:]
 
 
 def test_sessions_end_by_themselves_and_when_told(clock):
     sessions = Sessions(clock)
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     assert (sessions.token(word), sessions.token("guess"), sessions.token("")) == ("t", "", "")
     for _ in range(int(SESSION_SECONDS / (IDLE_SECONDS - 1))):
         clock.now += IDLE_SECONDS - 1
         assert sessions.token(word) == "t"
     clock.now += IDLE_SECONDS - 1  # in use all the time, and too long
     assert sessions.token(word) == ""
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     clock.now += IDLE_SECONDS + 1
     assert sessions.token(word) == ""
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     sessions.end(word)
     assert sessions.token(word) == ""
 

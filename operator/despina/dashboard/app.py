@@ -14,7 +14,7 @@ from aiohttp import web
 
 from despina.cluster.errors import ClusterError, Refused
 from despina.dashboard import pages
-from despina.dashboard.access import COOKIE, SESSION_SECONDS, Door, Viewer, is_same_origin
+from despina.dashboard.access import COOKIE, SESSION_SECONDS, Busy, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
@@ -132,13 +132,14 @@ class Site:
         """Somebody pasted a token."""
         sent = await request.post()
         token, leads_to = str(sent.get("token", "")).strip(), pages.local(str(sent.get("to", "/")))
-        if await self.door.holder(token) is None:
+        viewer = await self.door.holder(token)
+        if viewer is None:
             text = self._form(leads_to, "The API server does not know this token. Is it whole, and not too old?")
             return web.Response(text=text, content_type="text/html", status=401)
         answer = web.Response(status=303, headers={"Location": leads_to})
         answer.set_cookie(
             COOKIE,
-            self.door.sessions.begin(token),
+            self.door.sessions.begin(token, viewer.person.name),
             max_age=int(SESSION_SECONDS),
             path="/",
             secure=True,
@@ -323,6 +324,8 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(request, exc.status, exc.text or exc.reason, dict(exc.headers))
     except Refused as exc:
         return _problem(request, 403, f"The API server refused this: {exc}")
+    except Busy:
+        return _problem(request, 503, "Too many sign in at the same time: try again soon", {"Retry-After": "5"})
     except ClusterError:
         return _problem(request, 503, "The API server does not answer, so nobody can be let in or helped now")
     except ConnectionError:
