@@ -25,7 +25,11 @@ from despina.dashboard.access import (
 )
 from despina.dashboard.app import POLICY, Site
 from despina.dashboard.pages import local
+from despina.dashboard.run import served
+from despina.dashboard.stream import Stream
 from despina.dashboard.world import World
+from despina.settings import DashboardSettings
+from services import free_port
 from tests.support.page import NOW, a_candidate, a_manifest, figures
 from tests.support.page_site import ADMIN, LOOKER, PEOPLE, STRANGER, FakeApi
 
@@ -394,6 +398,54 @@ async def test_an_api_server_that_is_silent_lets_nobody_in(client, api):
 async def test_what_a_page_sends_is_read_with_care(client, body):
     answer = await client.post("/view", data=body, headers=bearing(ADMIN))
     assert answer.status in (400, 410)
+
+
+NO_FORMS = {
+    "no boundary": (b"x", "multipart/form-data"),
+    "a part without a name": (b"--b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+    "an odd header": (b"--b\r\nContent-Disposition\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+    "an odd packing": (
+        b'--b\r\nContent-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: x\r\n\r\nx\r\n--b--\r\n',
+        "multipart/form-data; boundary=b",
+    ),
+    "another boundary": (b"--c\r\n\r\nx\r\n--c--\r\n", "multipart/form-data; boundary=b"),
+    "a part that goes on": (b"--b\r\n\r\nx", "multipart/form-data; boundary=b"),
+    "no such charset": (b"token=%ff", "application/x-www-form-urlencoded; charset=nope"),
+    "not of that charset": (b"token=\xff", "application/x-www-form-urlencoded; charset=utf-8"),
+    "no text of that charset": (b"token=x", "application/x-www-form-urlencoded; charset=base64"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), NO_FORMS.values(), ids=NO_FORMS)
+async def test_what_is_no_form_is_nobodys_error_but_the_senders(client, caplog, body, kind):
+    for path in ("/login", "/view", "/p/team-a/qa/act"):
+        answer = await client.post(path, data=body, headers=bearing(ADMIN, **{"Content-Type": kind}))
+        assert answer.status in (400, 415) if path != "/view" else (400, 410)
+    assert caplog.records == []
+
+
+async def test_what_is_no_http_leaves_no_trace_in_the_log(api, clock, caplog, monkeypatch):
+    monkeypatch.setenv("DESPINA_DASHBOARD_PORT", str(free_port()))
+    settings = DashboardSettings()
+    async with served(Site(World(lambda: NOW), Door(api, clock), api), settings, True, None):
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        writer.write(b"\x16\x03\x01 / what\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert b" 400 " in await reader.readline()
+        writer.close()
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
+
+
+async def test_what_they_may_not_see_is_not_asked_more_often_for_them(api, clock):
+    world = World(lambda: NOW)
+    for name, namespace in (("qa", "team-a"), ("other", "team-z")):
+        world.set_program(a_manifest(name, namespace))
+    site, stream = Site(world, Door(api, clock), api), Stream("ada")
+    site.streams.begin(stream)
+    async with TestClient(TestServer(site.app())) as client:
+        sent = {"stream": stream.word, "keys": ["team-a/qa", "team-z/other", "nowhere/none"]}
+        assert (await client.post("/view", json=sent, headers=bearing(ADMIN))).status == 204
+    assert site.streams.watched().rows == {("team-a", "qa")}
 
 
 async def test_too_much_is_not_read(client):

@@ -130,7 +130,7 @@ class Site:
 
     async def log_in(self, request: web.Request) -> web.Response:
         """Somebody pasted a token."""
-        sent = await request.post()
+        sent = await _form(request)
         token, leads_to = str(sent.get("token", "")).strip(), pages.local(str(sent.get("to", "/")))
         viewer = await self.door.holder(token)
         if viewer is None:
@@ -193,7 +193,7 @@ class Site:
         """A button was pressed: written with the rights of whoever pressed it."""
         viewer = request[VIEWER]
         known = await self._program(request)
-        key, sent = known.facts.key, await request.post()
+        key, sent = known.facts.key, await _form(request)
         if not await self.door.acts(viewer, key[0]):
             raise web.HTTPForbidden(text=f"you may not patch dspyprograms in {key[0]}")
         document = known.facts.document
@@ -226,10 +226,13 @@ class Site:
         """What a page shows now."""
         try:
             said = json.loads(await request.text())
-        except (ValueError, RecursionError):
+        except (ValueError, LookupError, RecursionError):
             raise web.HTTPBadRequest(text="this is no JSON") from None
         word, keys = (said.get("stream"), said.get("keys")) if isinstance(said, dict) else ("", [])
-        is_there = self.streams.look(str(word), request[VIEWER].person.name, keys_of(keys))
+        listed = keys_of(keys)
+        seen = set(await self.door.seen(request[VIEWER], (key[0] for key in listed if key in self.world.programs)))
+        theirs = [key for key in listed if key[0] in seen]
+        is_there = self.streams.look(str(word), request[VIEWER].person.name, theirs)
         return web.Response(status=204 if is_there else 410)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -278,6 +281,16 @@ class Site:
         if known is None or not await self.door.seen(viewer, [stream.page[0]]):
             return [event("bye", b"{}")]
         return list(page_events(self.world, stream, known))
+
+
+async def _form(request: web.Request) -> Mapping[str, Any]:
+    """What a form sends. Ours send no parts, which are hard to read and could hold files."""
+    if request.content_type.startswith("multipart/"):
+        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
+    try:
+        return await request.post()
+    except (ValueError, LookupError):
+        raise web.HTTPBadRequest(text="this is no form") from None
 
 
 async def _packed(pieces: Iterable[str], packs: bool) -> AsyncIterator[bytes]:

@@ -93,6 +93,7 @@ async def served(
     site: Site, settings: DashboardSettings, is_open: bool, tls: ssl.SSLContext | None
 ) -> AsyncIterator[None]:
     """The port, for as long as this lasts."""
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # anybody can send what is no HTTP, again and again
     runner = web.AppRunner(site.app(), access_log=None, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     host = LOOPBACK if is_open else None
