@@ -23,8 +23,7 @@ from despina.dashboard.run import ApiServer, followed, read_roots
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
-from despina.sources.answers import MOST_BYTES
-from despina.sources.figures import Asker
+from despina.sources.figures import MOST_BYTES, Asker
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
 from despina.wire import SIGNATURE_HEADER, Figures, may_read, program_key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from despina_runtime.telemetry.answers import MOST_BYTES, Brief
 from despina_runtime.telemetry.export import exporter_of
 from despina_runtime.telemetry.protobuf import LONGEST_VALUE, request, span
 from despina_runtime.telemetry.tree import Node
@@ -78,3 +81,49 @@ def environment(monkeypatch):
 )
 def test_nothing_goes_out_where_nobody_says_where_to_or_so_that_it_cannot_be_read(environment, found):
     assert exporter_of(environment(**found), {}) is None
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers without an end; a test sees what was asked for, and when the other end has had enough."""
+
+    protocol_version, asked, sent = "HTTP/1.1", [], 0
+    ended = threading.Event()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append((self.path, self.headers["Accept-Encoding"], self.headers["Cookie"]))
+        self.send_response(200 if self.path == "/long" else 302)
+        for name, value in (("Location", "/elsewhere"), ("Set-Cookie", "a=b"), ("Content-Encoding", "gzip")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(2**40 if self.path == "/long" else 0))
+        self.end_headers()
+        while self.path == "/long" and not self.ended.is_set():
+            try:
+                self.wfile.write(b"x" * MOST_BYTES)
+            except OSError:
+                self.ended.set()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_of_an_endless_answer_a_little_is_read():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url, session = f"http://127.0.0.1:{server.server_port}", Brief()
+    try:
+        answers = [session.request("POST", f"{url}/{path}", data=b"x", timeout=20) for path in ("short", "long")]
+        assert Endless.ended.wait(20)
+    finally:
+        Endless.ended.set()
+        server.shutdown()
+        server.server_close()
+    assert [(one.status_code, one.content) for one in answers] == [(302, b""), (200, b"")]
+    assert Endless.asked == [("/short", "identity", None), ("/long", "identity", None)]
+
+
+def test_spans_go_out_so(environment):
+    exporter = exporter_of(environment(EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"), {})
+    assert exporter is not None
+    assert isinstance(exporter._exporter._client._transport._session, Brief)
+    exporter.close(1)

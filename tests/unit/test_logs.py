@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from despina.api.status import ProgramStatus
@@ -56,12 +56,16 @@ def test_a_record_as_text_is_as_it_ever_was():
     assert line.endswith(" WARNING despina.x Started namespaces=a,b")
 
 
+DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+@example(DIRECTIONS)
 @given(st.text())
 def test_no_line_begins_that_is_no_record(said):
     for form in ("text", "json"):
         lines = OneLine(form, True).format(record("said=%s", said)).split("\n")
         assert all(line.startswith("    ") for line in lines[1:])
-        assert not set("".join(lines)) & set("\r\x0b\x0c\x1b\x85\u2028\u2029")
+        assert not set("".join(lines)) & set("\r\x0b\x0c\x1b\x85\u2028\u2029" + DIRECTIONS)
     assert document(record("said=%s", said))["message"] == f"said={said}"[: logs.LONGEST]
 
 

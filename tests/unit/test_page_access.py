@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -11,7 +13,10 @@ from despina.dashboard.access import (
     COOKIE,
     IDLE_SECONDS,
     MOST_KNOWN,
+    MOST_WAITING,
     SESSION_SECONDS,
+    SESSIONS_OF_ONE,
+    Busy,
     Door,
     Sessions,
     Viewer,
@@ -20,9 +25,13 @@ from despina.dashboard.access import (
 )
 from despina.dashboard.app import POLICY, Site
 from despina.dashboard.pages import local
+from despina.dashboard.run import served
+from despina.dashboard.stream import Stream
 from despina.dashboard.world import World
+from despina.settings import DashboardSettings
+from services import free_port
 from tests.support.page import NOW, a_candidate, a_manifest, figures
-from tests.support.page_site import ADMIN, LOOKER, STRANGER, FakeApi
+from tests.support.page_site import ADMIN, LOOKER, PEOPLE, STRANGER, FakeApi
 
 
 class Clock:
@@ -106,22 +115,85 @@ async def test_what_is_known_of_people_ends_somewhere(api, clock):
     door = Door(api, clock)
     for number in range(MOST_KNOWN + 50):
         await door.holder(f"t{number}")
-    assert len(door._persons._found) == MOST_KNOWN
+    assert len(door._refused._found) == MOST_KNOWN
+
+
+async def test_strangers_push_nobody_out(api, clock):
+    door = Door(api, clock)
+    await door.holder(ADMIN)
+    for number in range(MOST_KNOWN + 50):
+        await door.holder(f"t{number}")
+    before = api.asked
+    assert (await door.holder(ADMIN)).person.name == "ada"
+    assert api.asked == before
+
+
+async def test_what_is_known_of_rights_has_room_for_a_person_in_many_namespaces(api, clock):
+    door = Door(api, clock)
+    viewer = await door.holder(ADMIN)
+    names = [f"ns{number}" for number in range(MOST_KNOWN + 50)]
+    await door.seen(viewer, names)
+    before = api.asked
+    await door.seen(viewer, names)
+    assert api.asked == before
+
+
+class SlowForStrangers(FakeApi):
+    """Says nothing of tokens that are nobody's, as long as a test lasts."""
+
+    async def person_of(self, token):
+        if token not in PEOPLE:
+            await asyncio.Event().wait()
+        return await super().person_of(token)
+
+
+async def test_who_is_known_does_not_wait_behind_strangers(clock):
+    door = Door(SlowForStrangers(), clock)
+    viewer = await door.holder(ADMIN)
+    waiting = [asyncio.create_task(door.holder(f"t{number}")) for number in range(MOST_WAITING)]
+    while door._waiting < MOST_WAITING:
+        await asyncio.sleep(0)
+    clock.now += 31
+    async with asyncio.timeout(20):
+        assert (await door.holder(ADMIN)).person.name == "ada"
+        assert await door.may(viewer, "get", "team-a")
+        with pytest.raises(Busy):
+            await door.holder(LOOKER)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert (await door.holder(LOOKER)).person.name == "lou"
+
+
+async def test_whose_token_is_no_good_any_more_is_nobody(api, clock, monkeypatch):
+    door = Door(api, clock)
+    await door.holder(ADMIN)
+    monkeypatch.delitem(PEOPLE, ADMIN)
+    clock.now += 31
+    assert [await door.holder(ADMIN), await door.holder(ADMIN)] == [None, None]
+    assert api.asked == 2
+
+
+def test_one_person_signs_nobody_else_out(clock):
+    sessions = Sessions(clock)
+    lous, adas = sessions.begin("l", "lou"), [sessions.begin("t", "ada") for _ in range(3000)]
+    assert sessions.token(lous) == "l"
+    assert [word for word in adas if sessions.token(word)] == adas[-SESSIONS_OF_ONE:]
 
 
 def test_sessions_end_by_themselves_and_when_told(clock):
     sessions = Sessions(clock)
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     assert (sessions.token(word), sessions.token("guess"), sessions.token("")) == ("t", "", "")
     for _ in range(int(SESSION_SECONDS / (IDLE_SECONDS - 1))):
         clock.now += IDLE_SECONDS - 1
         assert sessions.token(word) == "t"
     clock.now += IDLE_SECONDS - 1  # in use all the time, and too long
     assert sessions.token(word) == ""
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     clock.now += IDLE_SECONDS + 1
     assert sessions.token(word) == ""
-    word = sessions.begin("t")
+    word = sessions.begin("t", "ada")
     sessions.end(word)
     assert sessions.token(word) == ""
 
@@ -257,6 +329,14 @@ async def test_what_they_may_not_see_is_not_there(client, path):
     assert answer.status == 404
 
 
+async def test_who_sees_nothing_holds_no_stream(client):
+    async with asyncio.timeout(20):
+        assert (await client.get("/events", headers=bearing(STRANGER))).status == 403
+        answer = await client.get("/events", headers=bearing(LOOKER))
+        assert answer.status == 200
+    answer.close()
+
+
 ACTS = {
     "with the right": (ADMIN, "promote", "rev8", 303, 1),
     "without": (LOOKER, "promote", "rev8", 403, 0),
@@ -318,6 +398,54 @@ async def test_an_api_server_that_is_silent_lets_nobody_in(client, api):
 async def test_what_a_page_sends_is_read_with_care(client, body):
     answer = await client.post("/view", data=body, headers=bearing(ADMIN))
     assert answer.status in (400, 410)
+
+
+NO_FORMS = {
+    "no boundary": (b"x", "multipart/form-data"),
+    "a part without a name": (b"--b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+    "an odd header": (b"--b\r\nContent-Disposition\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+    "an odd packing": (
+        b'--b\r\nContent-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: x\r\n\r\nx\r\n--b--\r\n',
+        "multipart/form-data; boundary=b",
+    ),
+    "another boundary": (b"--c\r\n\r\nx\r\n--c--\r\n", "multipart/form-data; boundary=b"),
+    "a part that goes on": (b"--b\r\n\r\nx", "multipart/form-data; boundary=b"),
+    "no such charset": (b"token=%ff", "application/x-www-form-urlencoded; charset=nope"),
+    "not of that charset": (b"token=\xff", "application/x-www-form-urlencoded; charset=utf-8"),
+    "no text of that charset": (b"token=x", "application/x-www-form-urlencoded; charset=base64"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), NO_FORMS.values(), ids=NO_FORMS)
+async def test_what_is_no_form_is_nobodys_error_but_the_senders(client, caplog, body, kind):
+    for path in ("/login", "/view", "/p/team-a/qa/act"):
+        answer = await client.post(path, data=body, headers=bearing(ADMIN, **{"Content-Type": kind}))
+        assert answer.status in (400, 415) if path != "/view" else (400, 410)
+    assert caplog.records == []
+
+
+async def test_what_is_no_http_leaves_no_trace_in_the_log(api, clock, caplog, monkeypatch):
+    monkeypatch.setenv("DESPINA_DASHBOARD_PORT", str(free_port()))
+    settings = DashboardSettings()
+    async with served(Site(World(lambda: NOW), Door(api, clock), api), settings, True, None):
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        writer.write(b"\x16\x03\x01 / what\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert b" 400 " in await reader.readline()
+        writer.close()
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
+
+
+async def test_what_they_may_not_see_is_not_asked_more_often_for_them(api, clock):
+    world = World(lambda: NOW)
+    for name, namespace in (("qa", "team-a"), ("other", "team-z")):
+        world.set_program(a_manifest(name, namespace))
+    site, stream = Site(world, Door(api, clock), api), Stream("ada")
+    site.streams.begin(stream)
+    async with TestClient(TestServer(site.app())) as client:
+        sent = {"stream": stream.word, "keys": ["team-a/qa", "team-z/other", "nowhere/none"]}
+        assert (await client.post("/view", json=sent, headers=bearing(ADMIN))).status == 204
+    assert site.streams.watched().rows == {("team-a", "qa")}
 
 
 async def test_too_much_is_not_read(client):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from despina.dashboard.counting import MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
+from despina.dashboard.counting import BUCKETS, MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
 from despina.dashboard.history import History, Ring
 from despina.dashboard.rates import Look, Sample, between, looked, quantile
 from despina.dashboard.story import modules
@@ -94,13 +94,29 @@ def test_versions_that_a_pod_forgets_stay_counted_once(versions, calls):
         versions = dict(list(versions.items())[1:])
 
 
+def test_names_that_are_others_in_each_pod_end_somewhere_and_are_counted_all_the_same():
+    meter = Meter()
+    for number in range(100):
+        words = {f"{number}-{n}": VersionFigures(requests={f"{number}-{s}": 1 for s in range(16)}) for n in range(3)}
+        lms = {f"{number}-{n}": Timing(buckets=(1,) * BUCKETS) for n in range(16)}
+        meter.take(f"p{number}", Figures(boot="a", versions=words, lm_seconds=lms))
+    total = meter.total()
+    assert len(total) < MOST_NAMES + 1000
+    assert sum(n for name, n in total.items() if name[0] == "requests") == 100 * 48
+    meter.stay(["p99"])
+    assert len(meter._names) == len(meter._pods["p99"].sums)
+    assert sum(n for name, n in meter.total().items() if name[0] == "requests") == 100 * 48
+    meter.take("fresh", said(3))
+    assert meter.total()["requests", "1", "200"] == 3
+
+
 def test_names_that_pods_make_up_end_somewhere():
     lms = tuple(LMFigures(lm="l", module=f"m{i}", outcomes={"ok": 1, "x" * 10**5: 2}, cost_usd=0.5) for i in range(500))
     tools = tuple(ToolFigures(tool=f"t{i}", backend="b", outcomes={f"o{n}": 1 for n in range(100)}) for i in range(500))
-    versions = {str(i): VersionFigures(requests={str(s): 1 for s in range(900)}, lms=lms) for i in range(50)}
-    sums = flattened(Figures(versions=versions, tools=tools, cache={f"c{i}": 1 for i in range(900)}))
-    assert sum(n for name, n in sums.items() if name[0] == "requests") == 50 * 900
-    assert sum(n for name, n in sums.items() if name[:1] == ("lm",) and name[-1] == "calls") == 50 * 500 * 3
+    versions = {str(i): VersionFigures(requests={str(s): 1 for s in range(200)}, lms=lms) for i in range(16)}
+    sums = flattened(Figures(versions=versions, tools=tools, cache={f"c{i}": 1 for i in range(200)}))
+    assert sum(n for name, n in sums.items() if name[0] == "requests") == 16 * 200
+    assert sum(n for name, n in sums.items() if name[:1] == ("lm",) and name[-1] == "calls") == 16 * 500 * 3
     assert len({name[1] for name in sums if name[0] == "requests"}) == MOST_VERSIONS + 1
     assert len({name[2:4] for name in sums if name[0] == "lm"}) == MOST_MODULES + 1
     assert len(sums) < 3500

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from despina.dashboard import words
 from despina.dashboard.facts import facts_of
-from despina.dashboard.stream import Full, Stream, Streams, keys_of, list_events, page_events
+from despina.dashboard.stream import MOST_OF_ONE, Full, Stream, Streams, keys_of, list_events, page_events
 from despina.dashboard.world import MOST_NOTES, MOST_PODS, World
+from despina.wire import FeedbackReport, Figures, HeldRevision, PodState
 from tests.support.page import NOW, a_candidate, a_manifest, a_pod, an_event, condition, figures
 
 QA = ("team-a", "qa")
@@ -102,13 +104,65 @@ def test_pods_and_events_may_come_before_their_program(world):
 
 
 def test_nobodys_pods_and_events_take_no_room_without_end(world, monkeypatch):
-    monkeypatch.setattr("despina.dashboard.world.MOST_NAMED", 50)
+    monkeypatch.setattr("despina.dashboard.named.MOST_NAMED", 50)
     for number in range(3 * MOST_PODS):
         world.set_pod(a_pod(f"p{number}", f"none-{number}"))
         world.set_pod(a_pod(f"p{number}", "qa"))
         world.add_note(an_event("Promoted", program=f"none-{number}"))
     assert len(world.programs[QA].pods) == MOST_PODS
-    assert (len(world._pods), len(world._notes)) == (50, 50)
+    assert [len(about.within("team-a")) for about in (world._pods, world._notes)] == [50, 50]
+    world.set_pod(a_pod("x-1", "x", "team-b"))
+    world.add_note(an_event("Promoted", program="x", namespace="team-b"))
+    world.set_program(a_manifest("x", "team-b"))
+    assert (len(world.programs["team-b", "x"].pods), len(world.programs["team-b", "x"].notes)) == (1, 1)
+    world.set_program(a_manifest("real"))  # where others have made up names
+    world.set_pod(a_pod("real-1", "real"))
+    world.add_note(an_event("Promoted", program="real"))
+    assert (len(world.programs["team-a", "real"].pods), len(world.programs["team-a", "real"].notes)) == (1, 1)
+
+
+def test_names_of_nobody_go_with_what_named_them(world):
+    for number in range(3):
+        world.set_pod(a_pod(f"p{number}", f"none-{number}"))
+        world.add_note(an_event("Promoted", program=f"none-{number}"))
+    world.drop_pod(a_pod("p0", "none-0"))
+    world.drop_note(an_event("Promoted", program="none-0"))
+    assert [len(about.within("team-a")) for about in (world._pods, world._notes)] == [3, 3]  # two, and a program's
+    world.set_pods("team-a", [])
+    world.set_notes("team-a", [])
+    assert [about.within("team-a") for about in (world._pods, world._notes)] == [[QA], [QA]]
+    world.add_note(an_event("Promoted"))
+    world.drop_note(an_event("Promoted"))
+    assert world.programs[QA].notes == {}
+
+
+def test_of_what_a_pod_says_of_itself_no_more_is_kept_than_is_shown(world):
+    held = {f"rev{n}" * 10: HeldRevision(phase="Ready") for n in range(200)}
+    trouble = FeedbackReport(trouble="x" * 1000)
+    world.told(QA, "qa-1", PodState(held=held, workers=2, feedback=trouble))
+    told = world.programs[QA].pods["qa-1"].state
+    assert told.workers == "2/2"
+    assert told.held.count("Ready") == 3
+    assert sum(map(len, told)) < 500
+
+
+TOO_MANY = {
+    "breakers": (PodState, '{"breakers":[%s]}', lambda _: "{}"),
+    "revisions": (PodState, '{"held":{%s}}', lambda n: f'"{n}":{{"phase":"Ready"}}'),
+    "counts": (PodState, '{"counts":{%s}}', lambda n: f'"{n}":{{}}'),
+    "tries": (PodState, '{"tries":{%s}}', lambda n: f'"{n}":{{"ok":true}}'),
+    "versions": (Figures, '{"versions":{%s}}', lambda n: f'"{n}":{{}}'),
+    "tiers": (Figures, '{"cache":{%s}}', lambda n: f'"{n}":1'),
+    "LMs": (Figures, '{"lm_seconds":{%s}}', lambda n: f'"{n}":{{}}'),
+    "reasons": (Figures, '{"dropped":{"traces":{%s}}}', lambda n: f'"{n}":1'),
+}
+
+
+@pytest.mark.parametrize(("kind", "whole", "one"), TOO_MANY.values(), ids=TOO_MANY)
+def test_what_names_too_many_is_no_answer(kind, whole, one):
+    kind.model_validate_json(whole % one(0))
+    with pytest.raises(ValidationError):
+        kind.model_validate_json(whole % ",".join(map(one, range(1000))))
 
 
 def test_pods_that_end_are_not_asked(world):
@@ -215,6 +269,18 @@ def test_streams_end_somewhere_and_belong_to_one_person(monkeypatch):
     assert streams.watched().pages == {QA}
     streams.end(mine)
     assert not streams.look(mine.word, "ada", [QA])
+
+
+def test_nobody_takes_all_streams():
+    streams = Streams()
+    mine = [Stream("ada") for _ in range(MOST_OF_ONE)]
+    for one in mine:
+        streams.begin(one)
+    with pytest.raises(Full):
+        streams.begin(Stream("ada"))
+    streams.begin(Stream("lou"))
+    streams.end(mine[0])
+    streams.begin(Stream("ada"))
 
 
 SAID = {

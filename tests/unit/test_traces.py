@@ -170,6 +170,15 @@ def test_an_outage_pushes_out_its_own_and_not_what_was_marked():
     assert [one.key for one in ring.after(ring.number - 2)] == ["e98", "e99"]
 
 
+def test_few_that_are_long_push_out_their_own_and_not_what_was_marked():
+    ring = Ring(most=100, most_bytes=1000)
+    for n in range(50):
+        ring.add(f"m{n}", "marked", b"x")
+    for n in range(30):
+        ring.add(f"e{n}", "error", b"x" * 100)
+    assert [one.key for one in ring.after(0)] == [*(f"m{n}" for n in range(50)), *(f"e{n}" for n in range(21, 30))]
+
+
 class Worker:
     """One worker, and the pod that holds its traces."""
 

@@ -7,26 +7,33 @@ them, and shows a secret. What they may see and change are their own rights on D
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from despina.cluster.errors import ClusterError
 from despina.cluster.reviews import Person
 
 COOKIE = "__Host-despina"
 USER_HEADER, GROUPS_HEADER, SECRET_HEADER = "X-Forwarded-User", "X-Forwarded-Groups", "X-Despina-Proxy-Secret"
 KNOWN_SECONDS = 30.0
-MOST_KNOWN, MOST_SESSIONS = 4096, 2000
+MOST_KNOWN, MOST_RIGHTS, MOST_SESSIONS, SESSIONS_OF_ONE = 4096, 65_536, 2000, 10
+"""People, and tokens that are nobody's; what they may do, by namespace; open sessions, and those of one person."""
 IDLE_SECONDS, SESSION_SECONDS = 3600.0, 43200.0
 LONGEST_TOKEN = 16_384
-MOST_REVIEWS = 8
-"""At the same time: strangers' tokens are asked about, too."""
+MOST_REVIEWS, MOST_WAITING = 8, 100
+"""Asked about at the same time, of each kind; and tokens of strangers that wait for that."""
 LOOK, CHANGE = "get", "patch"
 Found = TypeVar("Found")
+
+
+class Busy(ClusterError):
+    """Too many tokens that nobody has seen before wait for the API server's word."""
 
 
 class Reviews(Protocol):
@@ -58,21 +65,30 @@ class Viewer:
 class Known(Generic[Found]):
     """Answers for a while, and no more of them than there is room for."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], most: int) -> None:
         self._clock = clock
+        self._most = most
         self._found: OrderedDict[Hashable, tuple[float, Found]] = OrderedDict()
 
-    async def get(self, key: Hashable, ask: Callable[[], Awaitable[Found]]) -> Found:
-        """What is known, or else asked now."""
+    def get(self, key: Hashable) -> Found | None:
+        """What is known still."""
         at, found = self._found.get(key, (-KNOWN_SECONDS, None))
-        if self._clock() - at < KNOWN_SECONDS:
-            return found  # type: ignore[return-value]
-        answer = await ask()
-        self._found[key] = (self._clock(), answer)
+        return found if self._clock() - at < KNOWN_SECONDS else None
+
+    def put(self, key: Hashable, found: Found) -> None:
+        """What was answered now."""
+        self._found[key] = (self._clock(), found)
         self._found.move_to_end(key)
-        while len(self._found) > MOST_KNOWN:
+        while len(self._found) > self._most:
             self._found.popitem(last=False)
-        return answer
+
+    def drop(self, key: Hashable) -> None:
+        """It is not so any more."""
+        self._found.pop(key, None)
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether it was known lately."""
+        return key in self._found
 
 
 class Door:
@@ -85,9 +101,12 @@ class Door:
         self._reviews = reviews
         self._proxy_secret = proxy_secret
         self._is_open = is_open
-        self._persons: Known[Person | None] = Known(clock)
-        self._rights: Known[bool] = Known(clock)
-        self._seats = asyncio.Semaphore(MOST_REVIEWS)
+        self._persons: Known[Person] = Known(clock, MOST_KNOWN)
+        self._refused: Known[bool] = Known(clock, MOST_KNOWN)
+        self._rights: Known[bool] = Known(clock, MOST_RIGHTS)
+        # Anybody can send any number of tokens that are nobody's: those who are known do not wait behind them.
+        self._for_strangers, self._for_known, self._for_rights = (asyncio.Semaphore(MOST_REVIEWS) for _ in range(3))
+        self._waiting = 0
         self.sessions = Sessions(clock)
 
     async def viewer(self, headers: Mapping[str, str], cookie: str) -> Viewer | None:
@@ -104,12 +123,32 @@ class Door:
         """Whose token it is; None for nobody's. Raises ClusterError."""
         if not is_token(token):
             return None
-        person = await self._persons.get(_digest(token), lambda: self._person(token))
+        key = _digest(token)
+        person = self._persons.get(key)
+        if person is None and not self._refused.get(key):
+            person = await self._person(key, token)
         return Viewer(person, token) if person else None
 
-    async def _person(self, token: str) -> Person | None:
-        async with self._seats:
-            return await self._reviews.person_of(token)
+    async def _person(self, key: str, token: str) -> Person | None:
+        async with self._for_known if key in self._persons else self._as_stranger():
+            person = await self._reviews.person_of(token)
+        if person:
+            self._persons.put(key, person)
+        else:
+            self._persons.drop(key)
+            self._refused.put(key, True)
+        return person
+
+    @contextlib.asynccontextmanager
+    async def _as_stranger(self) -> AsyncIterator[None]:
+        if self._waiting >= MOST_WAITING:
+            raise Busy("too many tokens wait")
+        self._waiting += 1
+        try:
+            async with self._for_strangers:
+                yield
+        finally:
+            self._waiting -= 1
 
     def _vouched_for(self, headers: Mapping[str, str]) -> Viewer | None:
         name, groups = headers.get(USER_HEADER, "").strip(), headers.get(GROUPS_HEADER, "").split(",")
@@ -122,12 +161,14 @@ class Door:
         """Whether they may do this with a namespace's programs. Raises ClusterError."""
         if viewer.is_local:
             return True
-        person = viewer.person
-        return await self._rights.get((person, verb, namespace), lambda: self._may(person, verb, namespace))
-
-    async def _may(self, person: Person, verb: str, namespace: str) -> bool:
-        async with self._seats:
-            return await self._reviews.may(person, verb, namespace)
+        key = viewer.person, verb, namespace
+        known = self._rights.get(key)
+        if known is not None:
+            return known
+        async with self._for_rights:
+            answer = await self._reviews.may(*key)
+        self._rights.put(key, answer)
+        return answer
 
     async def seen(self, viewer: Viewer, namespaces: Iterable[str]) -> list[str]:
         """Of these namespaces, those whose programs they may see. Raises ClusterError."""
@@ -145,12 +186,15 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._open: OrderedDict[str, tuple[str, float, float]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[str, float, float, str]] = OrderedDict()
 
-    def begin(self, token: str) -> str:
-        """A new word for a token; the one that was used longest ago makes room."""
+    def begin(self, token: str, whose: str) -> str:
+        """A new word for a token; the one that was used longest ago makes room, of theirs if they have many."""
         word, now = secrets.token_urlsafe(32), self._clock()
-        self._open[_digest(word)] = (token, now, now)
+        own = [key for key, (_, _, _, holder) in self._open.items() if holder == whose]
+        for key in own[: max(0, len(own) + 1 - SESSIONS_OF_ONE)]:
+            del self._open[key]
+        self._open[_digest(word)] = (token, now, now, whose)
         while len(self._open) > MOST_SESSIONS:
             self._open.popitem(last=False)
         return word
@@ -158,13 +202,13 @@ class Sessions:
     def token(self, word: str) -> str:
         """What it stands for; empty for what nobody was given, or too long ago."""
         key, now = _digest(word), self._clock()
-        token, began, used = self._open.get(key, ("", 0.0, 0.0))
+        token, began, used, whose = self._open.get(key, ("", 0.0, 0.0, ""))
         if not token:
             return ""
         if now - began > SESSION_SECONDS or now - used > IDLE_SECONDS:
             self.end(word)
             return ""
-        self._open[key] = (token, began, now)
+        self._open[key] = (token, began, now, whose)
         self._open.move_to_end(key)
         return token
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from despina.cluster.errors import ClusterError, Refused
 from despina.dashboard import pages
-from despina.dashboard.access import COOKIE, SESSION_SECONDS, Door, Viewer, is_same_origin
+from despina.dashboard.access import COOKIE, SESSION_SECONDS, Busy, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
@@ -130,15 +130,16 @@ class Site:
 
     async def log_in(self, request: web.Request) -> web.Response:
         """Somebody pasted a token."""
-        sent = await request.post()
+        sent = await _form(request)
         token, leads_to = str(sent.get("token", "")).strip(), pages.local(str(sent.get("to", "/")))
-        if await self.door.holder(token) is None:
+        viewer = await self.door.holder(token)
+        if viewer is None:
             text = self._form(leads_to, "The API server does not know this token. Is it whole, and not too old?")
             return web.Response(text=text, content_type="text/html", status=401)
         answer = web.Response(status=303, headers={"Location": leads_to})
         answer.set_cookie(
             COOKIE,
-            self.door.sessions.begin(token),
+            self.door.sessions.begin(token, viewer.person.name),
             max_age=int(SESSION_SECONDS),
             path="/",
             secure=True,
@@ -192,7 +193,7 @@ class Site:
         """A button was pressed: written with the rights of whoever pressed it."""
         viewer = request[VIEWER]
         known = await self._program(request)
-        key, sent = known.facts.key, await request.post()
+        key, sent = known.facts.key, await _form(request)
         if not await self.door.acts(viewer, key[0]):
             raise web.HTTPForbidden(text=f"you may not patch dspyprograms in {key[0]}")
         document = known.facts.document
@@ -225,10 +226,13 @@ class Site:
         """What a page shows now."""
         try:
             said = json.loads(await request.text())
-        except (ValueError, RecursionError):
+        except (ValueError, LookupError, RecursionError):
             raise web.HTTPBadRequest(text="this is no JSON") from None
         word, keys = (said.get("stream"), said.get("keys")) if isinstance(said, dict) else ("", [])
-        is_there = self.streams.look(str(word), request[VIEWER].person.name, keys_of(keys))
+        listed = keys_of(keys)
+        seen = set(await self.door.seen(request[VIEWER], (key[0] for key in listed if key in self.world.programs)))
+        theirs = [key for key in listed if key[0] in seen]
+        is_there = self.streams.look(str(word), request[VIEWER].person.name, theirs)
         return web.Response(status=204 if is_there else 410)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -237,6 +241,8 @@ class Site:
         known = self.world.programs.get(stream.page) if stream.page else None
         if stream.page and (known is None or not await self.door.seen(request[VIEWER], [stream.page[0]])):
             raise web.HTTPNotFound(text="there is no such program among those that you may see")
+        if not stream.page and self.world.programs and not await self._seen(request[VIEWER]):
+            raise web.HTTPForbidden(text="there are no programs that you may see")
         try:
             self.streams.begin(stream)
         except Full:
@@ -275,6 +281,16 @@ class Site:
         if known is None or not await self.door.seen(viewer, [stream.page[0]]):
             return [event("bye", b"{}")]
         return list(page_events(self.world, stream, known))
+
+
+async def _form(request: web.Request) -> Mapping[str, Any]:
+    """What a form sends. Ours send no parts, which are hard to read and could hold files."""
+    if request.content_type.startswith("multipart/"):
+        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
+    try:
+        return await request.post()
+    except (ValueError, LookupError):
+        raise web.HTTPBadRequest(text="this is no form") from None
 
 
 async def _packed(pieces: Iterable[str], packs: bool) -> AsyncIterator[bytes]:
@@ -321,6 +337,8 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(request, exc.status, exc.text or exc.reason, dict(exc.headers))
     except Refused as exc:
         return _problem(request, 403, f"The API server refused this: {exc}")
+    except Busy:
+        return _problem(request, 503, "Too many sign in at the same time: try again soon", {"Retry-After": "5"})
     except ClusterError:
         return _problem(request, 503, "The API server does not answer, so nobody can be let in or helped now")
     except ConnectionError:

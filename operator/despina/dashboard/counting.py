@@ -6,6 +6,7 @@ What a pod no longer says (its container began anew, a version ended, it is gone
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,7 +19,7 @@ Sums = dict[Name, float]
 MOST_VERSIONS, MOST_TOOLS, MOST_WORDS = 4, 64, 16
 """Of one pod; what comes behind is counted as `other`."""
 MOST_NAMES = 4096
-"""Of one program, all that ended included."""
+"""Of one program: of all its pods together, and of all that ended."""
 MOST_GONE = 20
 """Pods of one program that are gone, and known again if they are back after all."""
 MOST_MISSED = 3
@@ -124,11 +125,14 @@ class Meter:
     _past: Sums = field(default_factory=dict)
     _pods: dict[str, _Pod] = field(default_factory=dict)
     _gone: dict[str, _Pod] = field(default_factory=dict)
+    _names: Counter[Name] = field(default_factory=Counter)
+    """How many pods count something, those that are gone among them."""
 
     def take(self, pod: str, figures: Figures) -> None:
         """What a pod says now."""
-        sums, before = flattened(figures), self._pods.get(pod) or self._gone.pop(pod, None)
+        sums, before = self._named(flattened(figures)), self._pods.get(pod) or self._gone.pop(pod, None)
         if before:
+            self._forget(before.sums)
             self._keep(_lost(before.sums, sums if before.boot == figures.boot else {}))
         gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
         self._pods[pod] = _Pod(figures.boot, sums, gauges)
@@ -144,7 +148,9 @@ class Meter:
         for gone in self._pods.keys() - set(present):
             self._gone[gone] = self._pods.pop(gone)
         while len(self._gone) > MOST_GONE:
-            self._keep(self._gone.pop(next(iter(self._gone))).sums)
+            sums = self._gone.pop(next(iter(self._gone))).sums
+            self._forget(sums)
+            self._keep(sums)
 
     def total(self) -> Sums:
         """All that was counted since this process looks."""
@@ -164,6 +170,21 @@ class Meter:
 
     def _heard(self) -> list[_Pod]:
         return [pod for pod in self._pods.values() if pod.missed < MOST_MISSED]
+
+    def _named(self, counted: Sums) -> Sums:
+        """What is to be held of a pod's counts, whose names are others in each pod if it likes."""
+        sums: Sums = {}
+        for name, count in counted.items():
+            is_room = name in self._names or len(self._names) < MOST_NAMES
+            _add(sums, name if is_room else _nameless(name), count)
+        self._names.update(sums.keys())
+        return sums
+
+    def _forget(self, sums: Sums) -> None:
+        for name in sums:
+            self._names[name] -= 1
+            if not self._names[name]:
+                del self._names[name]
 
     def _keep(self, sums: Mapping[Name, float]) -> None:
         for name, count in sums.items():

@@ -134,15 +134,14 @@ def _tables(tools: list[story.Part], known: Known, status: Any, sums: Any, notes
 
 
 def _pod(pod: Any) -> dict[str, str]:
-    state = pod.state
-    held = ", ".join(f"{words.shown(name, 20)} {h.phase}" for name, h in list(state.held.items())[:3]) if state else ""
+    told = pod.state
     return {
         "name": words.shown(pod.name, 80),
         "state": "Ready" if pod.ready else "Not ready",
         "icon": "✓" if pod.ready else "◐",
-        "workers": f"{state.workers}/{state.wanted_workers or state.workers}" if state else words.NOTHING,
-        "held": held or words.NOTHING,
-        "trouble": words.shown(state.feedback.trouble) if state and state.feedback else "",
+        "workers": told.workers if told else words.NOTHING,
+        "held": (told and told.held) or words.NOTHING,
+        "trouble": told.trouble if told else "",
     }
 
 

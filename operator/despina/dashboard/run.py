@@ -96,6 +96,7 @@ async def served(
     site: Site, settings: DashboardSettings, is_open: bool, tls: ssl.SSLContext | None
 ) -> AsyncIterator[None]:
     """The port, for as long as this lasts."""
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # anybody can send what is no HTTP, again and again
     runner = web.AppRunner(site.app(), access_log=None, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     host = LOOPBACK if is_open else None
@@ -113,7 +114,7 @@ def followed(world: World, namespaces: list[str]) -> list[Followed]:
         ("DSPyProgram", world.set_programs, world.set_program, world.drop_program, {}),
         ("DSPyTool", world.set_tools, world.set_tool, world.drop_tool, {}),
         ("Pod", world.set_pods, world.set_pod, world.drop_pod, {"label_selector": PROGRAM}),
-        ("Event", world.set_notes, world.add_note, lambda _: None, {"field_selector": ABOUT_PROGRAMS}),
+        ("Event", world.set_notes, world.add_note, world.drop_note, {"field_selector": ABOUT_PROGRAMS}),
     ]
     return [
         Followed(kind, name, partial(each, name), one, gone, partial(world.said, f"{kind} {name}"), params)

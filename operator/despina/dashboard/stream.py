@@ -18,7 +18,8 @@ from despina.dashboard.rows import Row, in_order
 from despina.dashboard.world import Known, World
 
 TICK_SECONDS, HEARTBEAT_SECONDS = 1.0, 15.0
-MOST_STREAMS, MOST_VISIBLE = 500, 250
+MOST_STREAMS, MOST_OF_ONE, MOST_VISIBLE = 500, 20, 250
+"""Pages that are open, those of one person, and rows of one page."""
 REFRESH_SECONDS = 2.0
 """At least, between two times that a page is made anew because rows came, went or changed places."""
 TABLES_SECONDS = 10
@@ -26,7 +27,7 @@ TABLES_SECONDS = 10
 
 
 class Full(Exception):
-    """There are as many streams as there may be."""
+    """There are as many streams as there may be, of all people or of one."""
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Streams:
 
     def begin(self, stream: Stream) -> None:
         """Raises Full."""
-        if len(self._open) >= MOST_STREAMS:
+        own = sum(one.person == stream.person for one in self._open.values())
+        if len(self._open) >= MOST_STREAMS or own >= MOST_OF_ONE:
             raise Full
         self._open[stream.word] = stream
 

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from despina.cluster.reading import mapping, text
 from despina.dashboard.counting import Meter
@@ -27,16 +27,15 @@ from despina.dashboard.facts import (
     program_of_pod,
 )
 from despina.dashboard.history import History
+from despina.dashboard.named import Named
 from despina.dashboard.rates import looked
 from despina.dashboard.rows import Row, row_of
+from despina.dashboard.words import shown
 from despina.desired.labels import PROGRAM
 from despina.wire import Figures, PodState
 
 MOST_NOTES, MOST_PODS = 50, 500
 """Of one program."""
-MOST_NAMED = 20_000
-"""Programs that Events and pods may name."""
-Found = TypeVar("Found")
 SPARKS = ("requests", "p95")
 
 
@@ -47,8 +46,16 @@ class Pod:
     name: str
     ip: str
     ready: bool
-    state: PodState | None = None
+    state: Told | None = None
     """What it said last; asked only while somebody looks at its program."""
+
+
+class Told(NamedTuple):
+    """Of what a pod says of itself, as much as the page shows: all of it may be long."""
+
+    workers: str
+    held: str
+    trouble: str
 
 
 class Encoded(NamedTuple):
@@ -94,9 +101,8 @@ class World:
         self.silent_since: dict[str, float] = {}
         """Since when the API server says nothing about something."""
         self._numbers = itertools.count(int(clock() * 1000))  # later than those of the process before
-        # By program, whether it is known yet or not: these are listed at the same time as programs are.
-        self._notes: dict[Key, dict[str, Note]] = {}
-        self._pods: dict[Key, dict[str, Pod]] = {}
+        self._notes: Named[Note] = Named(self.programs)
+        self._pods: Named[Pod] = Named(self.programs)
 
     # Manifests
 
@@ -113,7 +119,8 @@ class World:
         facts = facts_of(item)
         known = self.programs.get(facts.key)
         if known is None or known.facts.uid != facts.uid:
-            known = Known(facts, _of(self._notes, facts.key), _of(self._pods, facts.key))
+            self.programs[facts.key] = Known(facts, {}, {})  # there is one now, so that all about it finds room
+            known = Known(facts, self._notes.of(facts.key), self._pods.of(facts.key))
             self.programs[facts.key] = known
         known.facts = facts
         known.stale()
@@ -123,8 +130,9 @@ class World:
         self._drop(_key(item))
 
     def _drop(self, key: Key) -> None:
-        for about in (self.programs, self._notes, self._pods):
-            about.pop(key, None)
+        self.programs.pop(key, None)
+        self._notes.drop(key)
+        self._pods.drop(key)
 
     def set_tools(self, namespace: str, items: Iterable[Document]) -> None:
         """All tools of a namespace."""
@@ -144,21 +152,28 @@ class World:
 
     def set_notes(self, namespace: str, items: Iterable[Document]) -> None:
         """All Events of a namespace."""
-        for key, notes in self._notes.items():
-            if key[0] == namespace:
-                notes.clear()
+        for key in self._notes.within(namespace):
+            self._notes.of(key).clear()
+            self._notes.tidy(key)
         for item in items:
             self.add_note(item)
 
     def add_note(self, item: Document) -> None:
         """One Event. Of those on a program, the latest are kept."""
         key, note = note_of(item)
-        notes = _of(self._notes, key)
+        notes = self._notes.of(key)
         notes[text(mapping(item.get("metadata")).get("name"))] = note
         if len(notes) > MOST_NOTES:
             del notes[min(notes, key=lambda name: notes[name].at)]
         if known := self.programs.get(key):
             known.changes += 1
+
+    def drop_note(self, item: Document) -> None:
+        """One Event that Kubernetes keeps no longer."""
+        key, _ = note_of(item)
+        if self._notes.of(key).pop(text(mapping(item.get("metadata")).get("name")), None) and key in self.programs:
+            self.programs[key].changes += 1
+        self._notes.tidy(key)
 
     # Pods
 
@@ -168,14 +183,14 @@ class World:
         for item in items:
             there.setdefault(program_of_pod(item, PROGRAM), set()).add(_key(item)[1])
             self.set_pod(item)
-        for key in [key for key in self._pods if key[0] == namespace]:
-            for name in self._pods[key].keys() - there.get(key, set()):
+        for key in self._pods.within(namespace):
+            for name in self._pods.of(key).keys() - there.get(key, set()):
                 self._end(key, name)
 
     def set_pod(self, item: Document) -> None:
         """One that is new or changed; one that cannot be asked is none."""
         key, name = program_of_pod(item, PROGRAM), _key(item)[1]
-        pods, ip = _of(self._pods, key), address_of(item)
+        pods, ip = self._pods.of(key), address_of(item)
         before = pods.get(name)
         if not ip:
             self._end(key, name)
@@ -188,9 +203,9 @@ class World:
         self._end(program_of_pod(item, PROGRAM), _key(item)[1])
 
     def _end(self, key: Key, name: str) -> None:
-        pods = self._pods.get(key, {})
-        if pods.pop(name, None):
+        if self._pods.of(key).pop(name, None):
             self._turn(key)
+        self._pods.tidy(key)
 
     def _turn(self, key: Key) -> None:
         """A program's pods are others."""
@@ -221,7 +236,7 @@ class World:
         """What one of its pods holds and serves."""
         known = self.programs.get(key)
         if known and state and pod in known.pods:
-            known.pods[pod].state = state
+            known.pods[pod].state = told_of(state)
 
     def said(self, what: str, is_fine: bool) -> None:
         """Whether the API server answers about something."""
@@ -265,10 +280,11 @@ class World:
         return next(self._numbers)
 
 
-def _of(all_of_it: dict[Key, dict[str, Found]], key: Key) -> dict[str, Found]:
-    """What there is about a program, which anybody may name: beyond what there can be of them nothing is kept."""
-    is_room = key in all_of_it or len(all_of_it) < MOST_NAMED
-    return all_of_it.setdefault(key, {}) if is_room else {}
+def told_of(state: PodState) -> Told:
+    """What is kept of it."""
+    held = ", ".join(f"{shown(name, 20)} {held.phase}" for name, held in list(state.held.items())[:3])
+    trouble = shown(state.feedback.trouble) if state.feedback else ""
+    return Told(f"{state.workers}/{state.wanted_workers or state.workers}", held, trouble)
 
 
 def _key(item: Any) -> Key:

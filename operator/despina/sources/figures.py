@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from despina.sources.answers import ANSWER_SECONDS, MOST_BYTES, PLAIN, TooLong, refuse_packed
+from despina.sources.answers import ANSWER_SECONDS, PLAIN, TooLong, refuse_packed
 from despina.wire import (
     ADMIN_PORT,
     FIGURES_PATH,
@@ -28,6 +28,8 @@ from despina.wire import (
 log = logging.getLogger(__name__)
 MOST_ASKED = 64
 """At the same time."""
+MOST_BYTES = 2**18
+"""Of an answer: what is read becomes far more in memory. Pods of ours say less, with all the names that they count."""
 Answer = TypeVar("Answer", bound=BaseModel)
 
 

@@ -23,6 +23,9 @@ SECONDS_BOUNDS = (
 MOST = 2**53
 """What a float still counts exactly."""
 
+MOST_NAMED = 256
+"""Of anything that a pod's document names or lists, where nothing else is said; pods of ours name far fewer."""
+
 
 def _bounded(number: float) -> float:
     """What pods say is added up and divided; no number of theirs may break that."""

@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from despina.wire.base import SECONDS_BOUNDS, Amount, Count, Histogram, Report
+from despina.wire.base import MOST_NAMED, SECONDS_BOUNDS, Amount, Count, Histogram, Report
 
 FIGURES_PATH = "/figures"
 MOST_MODULES = 64
 """Of one version; all others are counted together."""
 OTHER = "other"
+Counted = Annotated[dict[str, Count], Field(max_length=MOST_NAMED)]
 
 
 class Timing(Report):
@@ -44,7 +45,7 @@ class LMFigures(Report):
 
     lm: str
     module: str = ""
-    outcomes: dict[str, Count] = Field(default_factory=dict)
+    outcomes: Counted = Field(default_factory=dict)
     """Attempts: `ok`, or the kind of error."""
     input_tokens: Count = 0
     output_tokens: Count = 0
@@ -56,16 +57,16 @@ class ToolFigures(Report):
 
     tool: str
     backend: str
-    outcomes: dict[str, Count] = Field(default_factory=dict)
+    outcomes: Counted = Field(default_factory=dict)
     """Attempts by their fate."""
 
 
 class VersionFigures(Report):
     """What one version of the program did."""
 
-    requests: dict[str, Count] = Field(default_factory=dict)
+    requests: Counted = Field(default_factory=dict)
     """Answers by HTTP status."""
-    errors: dict[str, Count] = Field(default_factory=dict)
+    errors: Counted = Field(default_factory=dict)
     """By class: `caller`, `program`, `upstream`, `timeout`, `overload` (refused for want of room or by a breaker),
     `internal` (the runtime's own)."""
     latency: Timing = Timing()
@@ -76,7 +77,7 @@ class VersionFigures(Report):
     queue: Timing = Timing()
     """How long executions waited for a slot."""
     lms: tuple[LMFigures, ...] = Field(default=(), max_length=2048)
-    feedback: dict[str, Count] = Field(default_factory=dict)
+    feedback: Counted = Field(default_factory=dict)
     """Labels by value: `success`, `failure`."""
 
 
@@ -85,30 +86,30 @@ class Figures(Report):
 
     boot: str = Field(default="", max_length=64)
     """A word that its supervisor made up at its start."""
-    versions: dict[str, VersionFigures] = Field(default_factory=dict)
+    versions: dict[str, VersionFigures] = Field(default_factory=dict, max_length=16)
     """By the number of the version in the registry."""
     in_flight: Count = 0
     queued: Count = 0
-    cache: dict[str, Count] = Field(default_factory=dict)
+    cache: Counted = Field(default_factory=dict)
     """Answers by the cache's tier; `none` for those that were made."""
-    degraded: dict[str, Count] = Field(default_factory=dict)
+    degraded: Counted = Field(default_factory=dict)
     """Answers of a fallback, by what had failed."""
-    lm_seconds: dict[str, Timing] = Field(default_factory=dict)
+    lm_seconds: dict[str, Timing] = Field(default_factory=dict, max_length=MOST_NAMED)
     """Attempts, by LM."""
-    lm_tokens: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    lm_tokens: dict[str, Counted] = Field(default_factory=dict, max_length=MOST_NAMED)
     """What providers counted, of all versions: by LM, then `input` and `output`."""
     tools: tuple[ToolFigures, ...] = Field(default=(), max_length=1024)
-    tool_seconds: dict[str, Timing] = Field(default_factory=dict)
+    tool_seconds: dict[str, Timing] = Field(default_factory=dict, max_length=MOST_NAMED)
     """Calls with all their attempts, by tool."""
-    other_feedback: dict[str, Count] = Field(default_factory=dict)
+    other_feedback: Counted = Field(default_factory=dict)
     """Labels by value, on predictions of versions that the pod no longer has."""
-    cache_failures: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    cache_failures: dict[str, Counted] = Field(default_factory=dict, max_length=MOST_NAMED)
     """What a tier of the cache failed at: by tier, then by error."""
-    dropped: dict[str, dict[str, Count]] = Field(default_factory=dict)
+    dropped: dict[str, Counted] = Field(default_factory=dict, max_length=MOST_NAMED)
     """What was to be told of the pod and is not: by signal (`predictions`, `traces`, `figures`), then by
     reason."""
     breaker_open: bool = False
     rss_bytes: Count = 0
     """Of all workers."""
-    worker_rss_bytes: dict[str, Count] = Field(default_factory=dict)
+    worker_rss_bytes: Counted = Field(default_factory=dict)
     """Of each, by its process id."""

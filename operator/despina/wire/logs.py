@@ -1,7 +1,7 @@
 """How the operator and all of a pod's processes write their logs: one line a record, as text or as JSON.
 
 Whatever others wrote, whose names and words get into messages, no line begins that is not a record of ours: in text,
-what follows a line break is indented, and other control characters are written out.
+what follows a line break is indented, and other control characters, those of direction too, are written out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG_FORMAT_ENV = "DESPINA_LOG_FORMAT"
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 LONGEST = 2**14
 """Characters of a message."""
-UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 FACTS: dict[str, str] = {}
 """What this process works for, such as `program`: said with every record."""
 NOTHING: Mapping[str, str] = MappingProxyType({})

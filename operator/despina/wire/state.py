@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from despina.wire.base import Amount, Count, Document, Histogram, Report, added
+from despina.wire.base import MOST_NAMED, Amount, Count, Document, Histogram, Report, added
 
 
 class FailureReason(enum.StrEnum):
@@ -108,7 +108,7 @@ class BreakerReport(Report):
     state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
     age_seconds: Amount | None = None
     """Since its last change; None when it was never anything but closed."""
-    window: dict[str, Count] = Field(default_factory=dict)
+    window: dict[str, Count] = Field(default_factory=dict, max_length=MOST_NAMED)
     """What it has counted: `ok`, and failures by class."""
 
 
@@ -174,11 +174,11 @@ class PodState(Report):
 
     revision: str = ""
     """The revision that serves; empty while its workers differ."""
-    held: dict[str, HeldRevision] = Field(default_factory=dict)
-    counts: dict[str, Counts] = Field(default_factory=dict)
-    breakers: tuple[BreakerReport, ...] = ()
+    held: dict[str, HeldRevision] = Field(default_factory=dict, max_length=MOST_NAMED)
+    counts: dict[str, Counts] = Field(default_factory=dict, max_length=MOST_NAMED)
+    breakers: tuple[BreakerReport, ...] = Field(default=(), max_length=MOST_NAMED)
     """One for each worker."""
-    tries: dict[str, TryReport] = Field(default_factory=dict)
+    tries: dict[str, TryReport] = Field(default_factory=dict, max_length=MOST_NAMED)
     shadow: ShadowReport | None = None
     feedback: FeedbackReport | None = None
     optimize: tuple[OptimizeRequest, ...] = Field(default=(), max_length=16)

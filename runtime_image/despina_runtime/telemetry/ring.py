@@ -1,7 +1,7 @@
 """The traces that a pod holds: so many at most, and so many bytes.
 
-Where there is no room, the oldest goes of those that are kept for the reason for which most are. So an outage pushes
-out errors before it, and not what somebody has marked.
+Where there is no room, the oldest goes of those that are kept for the reason for which most are, or most bytes where
+these are short. So an outage pushes out errors before it, and not what somebody has marked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Ring:
         self._kept.setdefault(summary.why, {})[key] = Kept(self.number, key, summary, body)
         self.bytes += len(body)
         while len(self) > self._most or self.bytes > self._most_bytes:
-            fullest = max(self._kept.values(), key=len)
+            fullest = max(self._kept.values(), key=_size if self.bytes > self._most_bytes else len)
             self._drop(next(iter(fullest)))
         return True
 
@@ -70,3 +70,7 @@ class Ring:
 
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
+
+
+def _size(kept: dict[str, Kept]) -> int:
+    return sum(len(one.body) for one in kept.values())
