@@ -19,7 +19,7 @@ class Brief(requests.Session):
         self.headers["Accept-Encoding"] = "identity"
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
-    def request(self, *args: Any, **given: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, *args: Any, **given: Any) -> requests.Response:
         """An answer without its body. One that is longer costs the connection."""
         response = super().request(*args, **given | {"stream": True, "allow_redirects": False})
         try:
