@@ -206,6 +206,20 @@ async def test_what_is_said_at_the_end_is_stored_and_its_trace_is_kept(tmp_path,
     assert [line for line in caplog.records if line.levelname == "ERROR"] == []
 
 
+async def test_what_is_spoken_of_before_its_record_came_is_kept_as_well(tmp_path):
+    name, own = origin("1"), Desk(tmp_path)
+    traces = Traces(BASE, str)
+    own.desk.on_spoken = traces.mark
+    own.desk.start()
+    await own.desk.store([said(name)])
+    own.desk.record(record(name))
+    async with asyncio.timeout(10):
+        while not traces.told().traces:
+            await asyncio.sleep(0.01)
+    assert [one.why for one in traces.told().traces] == ["marked"]
+    await close_telemetry(own.desk, traces, 10)
+
+
 async def test_a_trace_that_cannot_be_kept_makes_no_label_lost(tmp_path, caplog):
     def fail(_: object) -> None:
         raise RuntimeError

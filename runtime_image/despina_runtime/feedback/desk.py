@@ -53,6 +53,8 @@ class FeedbackDesk:
         self._is_closing = False
         self.on_spoken: Callable[[Mapping[str, bytes]], None] | None = None
         """Told of what answers of this pod's labels are about: by name, the record, or nothing if it is gone."""
+        self._early: set[str] = set()
+        """Predictions that were spoken of before their records came."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -160,10 +162,13 @@ class FeedbackDesk:
         if self.on_spoken is None:
             return
         here = {one.origin for one in labels if one.pod == self.pod and found.get(one.prediction) == "Stored"}
+        here |= self._early
         if not here:
             return
         try:
-            self.on_spoken(await self._in_spool(self._spool.records, sorted(here)))
+            records = await self._in_spool(self._spool.records, sorted(here))
+            self._early = {origin for origin, record in records.items() if not record and _is_fresh(origin)}
+            self.on_spoken(records)
         except Exception as exc:  # whatever it is, the labels are stored, and the next shall be
             log.error("Traces that labels are about are not kept error=%s", type(exc).__name__)
 
@@ -179,8 +184,7 @@ class FeedbackDesk:
 
     def _is_known(self, label: Label) -> bool:
         """Whether what it is about is kept, here or elsewhere, or may be on its way."""
-        is_fresh = time.time() - int(label.origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
-        return label.pod != self.pod or is_fresh or self._spool.knows(label.origin)
+        return label.pod != self.pod or _is_fresh(label.origin) or self._spool.knows(label.origin)
 
     async def _deliver(self) -> None:
         failures = 0
@@ -212,6 +216,11 @@ class FeedbackDesk:
             except (sqlite3.Error, OSError) as exc:
                 log.error("The spool cannot be pruned error=%s", exc)
             await asyncio.sleep(PRUNE_SECONDS)
+
+
+def _is_fresh(origin: str) -> bool:
+    """Whether a prediction's record may be on its way from its worker."""
+    return time.time() - int(origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
 
 
 def _kept_label(label: Label) -> KeptLabel:
