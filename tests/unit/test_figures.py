@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -519,17 +520,26 @@ def test_each_time_falls_into_the_bucket_of_the_bound_above_it():
 
 def test_what_is_lost_in_many_threads_is_all_counted_and_can_be_read_meanwhile(monkeypatch):
     monkeypatch.setattr(dropped, "_COUNTS", Counter())
-    reasons = [f"reason{n}" for n in range(5000)]
+    reasons, begin = [f"reason{n}" for n in range(5000)], Event()
 
     def lose() -> None:
+        begin.wait(10)
         for reason in reasons:
             dropped.drop("traces", reason)  # type: ignore[arg-type]
 
     losing = [Thread(target=lose) for _ in range(4)]
-    for thread in losing:
-        thread.start()
-    while any(thread.is_alive() for thread in losing):
-        dropped.dropped()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in losing:
+            thread.start()
+        begin.set()
+        while any(thread.is_alive() for thread in losing):
+            dropped.dropped()
+    finally:
+        sys.setswitchinterval(interval)
+        for thread in losing:
+            thread.join()
     assert dropped.dropped() == {"traces": dict.fromkeys(reasons, 4)}
 
 
