@@ -429,7 +429,7 @@ async def test_what_is_no_http_leaves_no_trace_in_the_log(api, clock, caplog, mo
     settings = DashboardSettings()
     async with served(Site(World(lambda: NOW), Door(api, clock), api), settings, True, None):
         reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
-        writer.write(b"\x16\x03\x01 / what\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
         async with asyncio.timeout(20):
             assert b" 400 " in await reader.readline()
         writer.close()

@@ -173,9 +173,9 @@ def test_an_outage_pushes_out_its_own_and_not_what_was_marked():
 def test_few_that_are_long_push_out_their_own_and_not_what_was_marked():
     ring = Ring(most=100, most_bytes=1000)
     for n in range(50):
-        ring.add(f"m{n}", "marked", b"x")
+        ring.add(f"m{n}", TraceSummary(id="", why="marked"), b"x")
     for n in range(30):
-        ring.add(f"e{n}", "error", b"x" * 100)
+        ring.add(f"e{n}", TraceSummary(id="", why="error"), b"x" * 100)
     assert [one.key for one in ring.after(0)] == [*(f"m{n}" for n in range(50)), *(f"e{n}" for n in range(21, 30))]
 
 
