@@ -133,8 +133,12 @@ def is_the_same(pod: Pod) -> None:
     check(text)
     plain = {n: v for n, v in series(plain_metrics(text)) if "_bucket" not in n and "_feedback_" not in n}
     assert plain == pytest.approx(expected(figures(pod)))
-    exemplars = [s.exemplar.labels for f in open_metrics(told(pod, PROMETHEUS)) for s in f.samples if s.exemplar]
-    assert {"trace_id": TRACE} in exemplars
+    pod.ask(fresh(), headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
+    eventually("its caller's trace is told", lambda: {"trace_id": TRACE} in exemplars(pod), 10)
+
+
+def exemplars(pod: Pod) -> list[dict[str, str]]:
+    return [s.exemplar.labels for f in open_metrics(told(pod, PROMETHEUS)) for s in f.samples if s.exemplar]
 
 
 def test_callers_are_not_told_figures(pod, version):
