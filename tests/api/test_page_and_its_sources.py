@@ -270,5 +270,6 @@ async def test_the_operator_leaves_the_read_key_and_the_page_finds_it(tmp_path):
     assert mounted() == (roots["root"].decode(),)
 
 
-async def test_an_operator_that_may_not_leave_it_runs_all_the_same():
+async def test_an_operator_that_may_not_leave_it_runs_all_the_same(caplog):
     await hand_out_reading(Settings(), SecretOf(Refused("forbidden")), {"root": b"x"})  # type: ignore[arg-type]
+    assert [line.getMessage() for line in caplog.records] == ["The page cannot read pods error=forbidden"]

@@ -104,7 +104,7 @@ def test_pods_and_events_may_come_before_their_program(world):
 
 
 def test_nobodys_pods_and_events_take_no_room_without_end(world, monkeypatch):
-    monkeypatch.setattr("despina.dashboard.named.MOST_NAMED", 50)
+    monkeypatch.setattr("despina.dashboard.named.MOST_PROGRAMS", 50)
     for number in range(3 * MOST_PODS):
         world.set_pod(a_pod(f"p{number}", f"none-{number}"))
         world.set_pod(a_pod(f"p{number}", "qa"))

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from despina.dashboard.facts import Key
 
-MOST_NAMED = 5_000
+MOST_PROGRAMS = 5_000
 """Programs that Events and pods of one namespace may name: no namespace takes the others' room."""
 Found = TypeVar("Found")
 
@@ -23,7 +23,7 @@ class Named(Generic[Found]):
     def of(self, key: Key) -> dict[str, Found]:
         """What is to be kept of one; where a namespace names too many, what is put there is lost."""
         names = self._found.setdefault(key[0], {})
-        is_room = key[1] in names or key in self._known or len(names) < MOST_NAMED
+        is_room = key[1] in names or key in self._known or len(names) < MOST_PROGRAMS
         return names.setdefault(key[1], {}) if is_room else {}
 
     def within(self, namespace: str) -> list[Key]:
