@@ -156,6 +156,8 @@ class Engine:
         self._others: dict[str, HeldRevision] = {}
         self._preparing: dict[str, tuple[asyncio.Task[None], threading.Event]] = {}
         self._tries: dict[str, TryReport] = {}
+        self.has_result = asyncio.Event()
+        """Something that an order began has come to its end, and its result is in the state."""
         self._is_retired = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._beside: list[asyncio.Task[None]] = []
@@ -242,6 +244,7 @@ class Engine:
             self._others.pop(config.revision, None)
         finally:
             self._preparing.pop(config.revision, None)
+            self.has_result.set()
 
     def _refuse(self, config: RuntimeConfig, failure: Failure) -> None:
         log.warning("Cannot hold revision=%s reason=%s message=%s", config.revision, failure.reason, failure.message)
@@ -311,6 +314,7 @@ class Engine:
             self._tries[subject] = TryReport(ok=False, message=text[:1024])
         else:
             self._tries[subject] = TryReport(ok=True, message="answered")
+        self.has_result.set()
 
     def _shadow(self, config: ShadowConfig | None) -> None:
         service = self.current.service

@@ -13,7 +13,8 @@ import pytest
 
 from despina.api.runs import OptimizationRun
 from despina.decide.observed import JobView, OptimizationJobView, PodView
-from despina.sources.reports import BREATH_SECONDS, INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports
+from despina.sources import reports as reports_module
+from despina.sources.reports import AT_ONCE, BREATH_SECONDS, INTERFACES_ASKED, INTERFACES_KEPT, STALE_ROUNDS, Reports
 from despina.wire import (
     SIGNATURE_HEADER,
     Counts,
@@ -310,5 +311,13 @@ async def test_a_pod_that_has_news_without_end_is_not_asked_without_end(world):
     world.odd = lambda: httpx.Response(200, text=PodState(number=next(numbers)).model_dump_json())
     world.reports.listen(KEY, [POD], 60)
     began = asyncio.get_running_loop().time()
-    await until(lambda: len(world.asked) == 4)
-    assert asyncio.get_running_loop().time() - began >= 3 * BREATH_SECONDS - 0.01
+    await until(lambda: len(world.asked) == 2 * AT_ONCE + 1)
+    assert asyncio.get_running_loop().time() - began >= 2 * AT_ONCE * BREATH_SECONDS - 0.01
+
+
+async def test_what_a_pod_says_in_quick_succession_is_heard_at_once(world, monkeypatch):
+    monkeypatch.setattr(reports_module, "BREATH_SECONDS", 60)
+    said = itertools.chain(range(1, AT_ONCE + 1), itertools.repeat(AT_ONCE))
+    world.odd = lambda: httpx.Response(200, text=PodState(number=next(said)).model_dump_json())
+    world.reports.listen(KEY, [POD], 60)
+    await until(lambda: len(world.asked) == AT_ONCE)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from despina.wire import BreakerReport, HeldRevision, ModelRef, Order, PodState, RuntimeConfig
+from despina_runtime.process import worker
 from despina_runtime.process.restarts import Ends, pause_seconds
 from despina_runtime.process.state import merged
 from despina_runtime.process.wanted import Wanted
@@ -116,3 +121,18 @@ def test_workers_that_end_five_times_within_a_minute_are_given_up():
 def test_a_pod_says_how_many_workers_it_has_and_should_have():
     state = merged([holding(a="Ready")], 1.0, 2)
     assert (state.workers, state.wanted_workers) == (1, 2)
+
+
+async def test_what_a_worker_was_told_to_load_is_heard_of_when_it_is_there(monkeypatch):
+    """Callers wait for the new version; a look now and then would add its time."""
+    monkeypatch.setattr(worker, "TELL_SECONDS", 3600)
+    states, told = iter([holding(a="Preparing"), holding(a="Ready")]), asyncio.Queue()
+    engine = SimpleNamespace(state=lambda: next(states), figures=dict, has_result=asyncio.Event())
+    transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
+    writer = SimpleNamespace(write=lambda line: told.put_nowait(json.loads(line)), transport=transport)
+    telling = asyncio.create_task(worker._tell(writer, engine))
+    async with asyncio.timeout(10):
+        assert (await told.get())["state"]["held"]["a"]["phase"] == "Preparing"
+        engine.has_result.set()
+        assert (await told.get())["state"]["held"]["a"]["phase"] == "Ready"
+    telling.cancel()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -26,8 +27,9 @@ from despina.sources.runtime_admin import Key, address
 from despina.wire import INTERFACE_PATH, LONGEST_WAIT, PROGRESS_PATH, SIGNATURE_HEADER, STATE_PATH, PodState, reading
 
 STALE_ROUNDS = 4
-BREATH_SECONDS = 0.15
-"""Between two questions to a pod at least, whatever it answers."""
+BREATH_SECONDS, AT_ONCE = 0.15, 4
+"""Between two questions to a pod at least, on the average of so many, whatever it answers: what pods say while they
+load a version comes in quick succession, and callers wait for the new one."""
 INTERFACES_KEPT, INTERFACES_ASKED = 20, 4
 """Of one program; the latter in one pass."""
 AnyJob = TypeVar("AnyJob", JobView, OptimizationJobView)
@@ -122,15 +124,18 @@ class Reports:
     async def _attend(self, program: Key, listener: _Listener, name: str) -> None:
         """Ask a pod what it has to say, over and over: it answers when something has changed, or after a period."""
         loop = asyncio.get_running_loop()
+        times = deque([-math.inf], AT_ONCE)
         while True:
             asked, before = loop.time(), listener.said.get(name)
+            times.append(asked)
             if await self._ask(program[0], listener, listener.pods[name]):
                 self.expected(program).discard(name)
             said = listener.said.get(name)
             if _facts(before) != _facts(said):
                 self._wake(program)
             has_news = said and said.number and (before is None or said.number != before.number)
-            await asyncio.sleep(asked + (BREATH_SECONDS if has_news else listener.period) - loop.time())
+            due = times[0] + AT_ONCE * BREATH_SECONDS if has_news else asked + listener.period
+            await asyncio.sleep(due - loop.time())
 
     async def _ask(self, namespace: str, listener: _Listener, pod: PodView) -> bool:
         """Whether it said something that can be read."""

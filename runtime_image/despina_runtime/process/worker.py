@@ -144,7 +144,10 @@ async def _tell(writer: asyncio.StreamWriter, engine: Engine) -> None:
         if look % FIGURES_EVERY == 0:
             _tell_figures(writer, engine)
         before = state
-        await asyncio.sleep(TELL_SECONDS)
+        engine.has_result.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await engine.has_result.wait()
 
 
 def _tell_figures(writer: asyncio.StreamWriter, engine: Engine) -> None:
