@@ -27,8 +27,10 @@ from dspy.adapters.decision_state import DecisionState
 from dspy.adapters.types import base_type
 from dspy.clients.legacy_requests import _strict_json_schema
 from dspy.dsp.utils.settings import Settings, main_thread_config, thread_local_overrides
+from dspy.signatures.signature import SignatureMeta
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, SchemaSerializer
 
 PRINTING = ("dspy.predict.best_of_n", "dspy.predict.refine")
@@ -70,6 +72,18 @@ def configure_by(configure: Callable[..., None]) -> None:
 def validate_by(make: Callable[[Any], TypeAdapter[Any]]) -> None:
     """How DSPy's adapters come to the validator of a type."""
     dspy.adapters.utils.TypeAdapter = make
+
+
+def know_fields_by(fields: Callable[[Any, str], dict[str, FieldInfo]]) -> None:
+    """How DSPy comes to a signature's fields of a kind, `input` or `output`."""
+    SignatureMeta.input_fields = property(lambda signature: fields(signature, "input"))
+    SignatureMeta.output_fields = property(lambda signature: fields(signature, "output"))
+
+
+def fields_of(signature: Any, kind: str) -> dict[str, FieldInfo]:
+    """As DSPy finds them."""
+    found: dict[str, FieldInfo] = SignatureMeta._get_fields_with_type(signature, kind)
+    return found
 
 
 def read_values_by(parse_value: Callable[[Any, Any], Any]) -> None:

@@ -14,6 +14,7 @@ import dspy.adapters.json_adapter
 import dspy.adapters.utils
 import pytest
 from dspy.experimental import Noul
+from dspy.signatures.signature import SignatureMeta
 from pydantic import BaseModel, TypeAdapter
 
 from despina_runtime import compat
@@ -116,6 +117,14 @@ def test_each_call_would_make_its_validators_anew(monkeypatch: pytest.MonkeyPatc
     compat.validate_by(make)
     assert dspy.adapters.utils.parse_value("[1, 2]", list[int]) == [1, 2]
     assert made == [list[int]]
+
+
+def test_each_call_would_tell_fields_apart_twenty_times(monkeypatch: pytest.MonkeyPatch):
+    for name in ("input_fields", "output_fields"):
+        monkeypatch.setattr(SignatureMeta, name, vars(SignatureMeta)[name])  # to be put back
+    compat.know_fields_by(lambda signature, kind: {kind: compat.fields_of(signature, kind)})
+    plain = dspy.Signature("question -> answer")
+    assert [*plain.input_fields["input"], *plain.output_fields["output"]] == ["question", "answer"]
 
 
 @pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter()], ids=["Chat", "JSON"])

@@ -54,3 +54,11 @@ def test_signatures_of_one_name_and_adapters_are_told_apart():
     for name, adapter in [*ADAPTERS.items(), ("Chat", EachItsOwn)]:
         for signature in (one, other):
             assert adapter().format(signature, [], {}) == PLAIN[name]().format(signature, [], {})
+
+
+def test_fields_that_pydantic_makes_anew_are_found_and_what_is_given_out_is_ones_own():
+    signature = made()
+    signature.output_fields.clear()
+    assert [*signature.output_fields] == ["verdict", "score"]
+    signature.__pydantic_fields__ = {n: f for n, f in signature.__pydantic_fields__.items() if n != "score"}
+    assert [*signature.output_fields] == ["verdict"]

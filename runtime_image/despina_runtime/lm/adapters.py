@@ -7,7 +7,7 @@ The classes keep DSPy's names, for its stream listeners find the format by the a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from despina_runtime import compat
 from despina_runtime.lm.loosely import whole_characters
@@ -36,6 +37,21 @@ def _type_adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 compat.validate_by(_type_adapter)
+
+
+_known: Callable[[Any], dict[str, Any]] = remembered(lambda _: {})
+
+
+def _fields_of(signature: Any, kind: str) -> dict[str, FieldInfo]:
+    """Its fields, told apart once: DSPy does it twenty times for each call. pydantic may make all of them anew."""
+    known, fields = _known(signature), signature.__pydantic_fields__
+    if known.get("of") is not fields:
+        known.update({"of": fields, **{kind: compat.fields_of(signature, kind) for kind in ("input", "output")}})
+    found: dict[str, FieldInfo] = known[kind].copy()
+    return found
+
+
+compat.know_fields_by(_fields_of)
 
 
 class _Careful:
