@@ -35,9 +35,9 @@ TRACE_ID = re.compile(r"[0-9a-f]{32}")
 WHY = {
     "error": "it ended in a problem",
     "asked": "somebody asked for it",
-    "slow": "among the slowest",
-    "sampled": "one in so many",
-    "marked": "marked since",
+    "slow": "it is among the slowest",
+    "sampled": "it is one in so many",
+    "marked": "somebody marked it",
 }
 
 
