@@ -162,7 +162,7 @@ def test_hostile_words_stay_short_and_in_their_line(text):
     trace = a_trace(spans=(span, span), problem=said, version=said, module=said, cost_usd=said)
     fall, found = bars(trace, {said: (span,)})
     for bar in found:
-        for word in (bar.name, bar.error, bar.host, bar.tokens, bar.cost, *fall.failed[0].text.splitlines()):
+        for word in (bar.name, bar.error, bar.tokens, bar.cost, *fall.failed[0].text.splitlines()):
             assert len(word) <= 165
             assert word.isprintable()
         for piece in bar.words:

@@ -131,7 +131,9 @@ class TracePages:
         try:
             status = await self._traces.mark(known, label)
         except NoAnswer:
-            raise web.HTTPBadGateway(text="no pod of the program took the label: try again soon") from None
+            raise web.HTTPBadGateway(
+                text="no pod of the program took the label: has the version that serves spec.feedback? Try again soon"
+            ) from None
         if status == "Gone":
             raise web.HTTPGone(text="what this label is about is not kept any more")
         if status == "Failed":

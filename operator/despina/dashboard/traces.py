@@ -63,7 +63,6 @@ class Line(NamedTuple):
     icon: str
     outcome: str
     why: str
-    why_text: str
     is_marked: bool
     tokens: str
     cost: str
@@ -217,8 +216,7 @@ def line_of(one: TraceSummary) -> Line:
         level="ok" if is_fine else "bad",
         icon="✓" if is_fine else "✕",
         outcome=f"{one.status} {said}" if one.status else said,
-        why=one.why if one.why in WHY else "other",
-        why_text=WHY.get(one.why, words.NOTHING),
+        why=WHY.get(one.why, words.NOTHING),
         is_marked=one.why == "marked",
         tokens=f"{count(str(one.input_tokens))} + {count(str(one.output_tokens))}",
         cost=money(one.cost_usd),

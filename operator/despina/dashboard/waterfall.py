@@ -48,7 +48,6 @@ class Bar(NamedTuple):
     depth: int
     kind: str
     name: str
-    host: str
     error: str
     start: str
     took: str
@@ -172,7 +171,6 @@ def _bar(number: int, one: Placed, frame: tuple[float, float], budget: Budget, s
         depth=min(one.depth, DEEPEST_SHOWN),
         kind=_kind(one),
         name=words.shown(span.name, 120),
-        host=words.shown(one.host, 80),
         error=words.shown(span.error, 80),
         start=took(span.at - frame[0]),
         took=took(span.seconds),
