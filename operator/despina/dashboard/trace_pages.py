@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -30,8 +31,9 @@ from despina.wire.predictions import Prediction
 log = logging.getLogger(__name__)
 PAYLOADS, FEEDBACK = "payloads", "feedback"
 """Verbs on dspyprograms: to read what callers wrote and were told, and to say whether an answer was right."""
-MOST_OPENED, PATIENCE_SECONDS = 2, 10.0
-"""Traces that are read at the same time, for they may be long; who comes later waits for so long."""
+MOST_OPENED, PATIENCE_SECONDS = 4, 10.0
+"""Pages that are made at the same time, for traces may be long, and no two of one namespace, whose pods may be slow;
+who comes later waits for so long."""
 GONE = (
     "No pod holds this trace: a pod keeps its last 500, and they go with it. "
     "Of predictions that feedback recorded, MLflow has theirs."
@@ -71,6 +73,7 @@ class TracePages:
         """`program` finds the one that a request is about, if its viewer may see it."""
         self._traces, self._world, self._door, self._program = traces, world, door, program
         self._seats = asyncio.Semaphore(MOST_OPENED)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def routes(self) -> list[web.RouteDef]:
         """Under each program's own page."""
@@ -85,7 +88,8 @@ class TracePages:
         """The latest ones."""
         known, asked = await self._program(request), request.query
         only = asked["why"] if asked.get("why") in WHY else ""
-        found = await self._traces.latest(known, only, _moment(asked.get("before", "")))
+        async with self._seat(known):
+            found = await self._traces.latest(known, only, _moment(asked.get("before", "")))
         page = self._common(request, known) | {
             "found": found,
             "lines": found.lines[:PAGE_TRACES],
@@ -149,7 +153,7 @@ class TracePages:
         name = request.match_info["trace"]
         if not NAME.fullmatch(name):
             raise web.HTTPNotFound(text=GONE)
-        async with self._seat():
+        async with self._seat(known):
             try:
                 trace = await self._traces.find(known, name)
             except NotHeld as exc:
@@ -158,17 +162,18 @@ class TracePages:
             yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted))
 
     @contextlib.asynccontextmanager
-    async def _seat(self) -> AsyncIterator[None]:
-        try:
-            await asyncio.wait_for(self._seats.acquire(), PATIENCE_SECONDS)
-        except TimeoutError:
-            raise web.HTTPServiceUnavailable(
-                text="many traces are being opened: try again soon", headers={"Retry-After": "5"}
-            ) from None
-        try:
+    async def _seat(self, known: Known) -> AsyncIterator[None]:
+        namespace = known.facts.key[0]
+        turn = self._turns.setdefault(namespace, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await stack.enter_async_context(turn)
+                    await stack.enter_async_context(self._seats)
+            except TimeoutError:
+                text, again = f"many traces are being opened in {namespace}: try again soon", {"Retry-After": "5"}
+                raise web.HTTPServiceUnavailable(text=text, headers=again) from None
             yield
-        finally:
-            self._seats.release()
 
     def _rendered(self, request: web.Request, known: Known, rights: Rights, opened: Opened, told: Told) -> str:
         asked, trace = request.query, opened.trace

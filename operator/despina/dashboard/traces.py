@@ -27,6 +27,8 @@ from despina.wire.predictions import Prediction, pod_in, pod_of, unsigned
 log = logging.getLogger(__name__)
 MOST_PODS, MOST_TOOLS, MOST_HOSTS, MOST_OF_HOST = 64, 16, 32, 500
 """That are asked for a page: pods of the program; tools of one trace, pods of those, and spans of each of these."""
+MOST_AT_ONCE = 3
+"""Of these, for one page."""
 MOST_LISTED, PAGE_TRACES = 500, 100
 LIST_SECONDS, HOSTS_SECONDS = 8.0, 4.0
 """For all pods together."""
@@ -185,15 +187,17 @@ def _is_made_by(pod: Pod, maker: str) -> bool:
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]], seconds: float) -> list[bool]:
-    """Of each, whether it was done in time and without NoAnswer."""
-    return await asyncio.gather(*(_is_done(work, seconds) for work in works))
+    """Of each, whether it was done, in this time for all together, and without NoAnswer."""
+    seats = asyncio.Semaphore(MOST_AT_ONCE)
+    return await asyncio.gather(*(_is_done(work, seats, seconds) for work in works))
 
 
-async def _is_done(work: Coroutine[Any, Any, None], seconds: float) -> bool:
+async def _is_done(work: Coroutine[Any, Any, None], seats: asyncio.Semaphore, seconds: float) -> bool:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), seats:
             await work
     except (NoAnswer, TimeoutError):
+        work.close()
         return False
     return True
 

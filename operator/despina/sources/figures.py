@@ -79,8 +79,11 @@ class PodClient:
     def _signature(self, uid: str, namespace: str, pod: str) -> str:
         return reading(self._keys(uid, namespace), namespace, pod)
 
-    async def _ask(self, ip: str, path: str, signature: str = "", body: bytes | None = None) -> Answered | None:
-        """What is answered; None for what is no answer. With a body it is a POST."""
+    async def _ask(
+        self, ip: str, path: str, signature: str = "", body: bytes | None = None, most: int = 0
+    ) -> Answered | None:
+        """What is answered, of `most` bytes if not of as many as ever; None for what is no answer. With a body it is a
+        POST."""
         host = f"[{ip}]" if ":" in ip else ip
         headers = {SIGNATURE_HEADER: signature} if signature else {}
         headers |= {"content-type": "application/json"} if body is not None else {}
@@ -94,7 +97,7 @@ class PodClient:
         try:
             async with self._seats, asking as response:
                 refuse_packed(response.headers)
-                said = await _whole(response, self._most_bytes)
+                said = await _whole(response, most or self._most_bytes)
                 return Answered(response.status, response.headers.get(SIGNATURE_HEADER, ""), said)
         except (aiohttp.ClientError, OSError, TimeoutError, TooLong, ValueError) as exc:
             log.debug("No answer pod=%s error=%s", ip, type(exc).__name__)

@@ -17,10 +17,10 @@ from despina.wire.labels import LABELS, REPLIES, Label, Status, is_same, sign, s
 from despina.wire.predictions import Foreign, Prediction, key_of, pod_of, read_name
 
 ANSWER_SECONDS = 5.0
-MOST_ASKED = 4
+MOST_ASKED = 12
 """At the same time: so many answers are in memory at once."""
-MOST_BYTES = 2**23
-"""Of an answer. A pod of ours holds no record longer than a mebibyte."""
+MOST_BYTES, LIST_BYTES = 2**23, 2**20
+"""Of a trace, and of a list. A pod of ours holds no record longer than a mebibyte, and says little in a list."""
 
 
 class NoAnswer(Exception):
@@ -35,7 +35,7 @@ class TraceAsker(PodClient):
 
     async def listed(self, uid: str, namespace: str, pod: str, ip: str) -> TraceList:
         """What a pod of the program of this uid holds; raises NoAnswer."""
-        answer = await self._ask(ip, TRACES_PATH, self._signature(uid, namespace, pod))
+        answer = await self._ask(ip, TRACES_PATH, self._signature(uid, namespace, pod), most=LIST_BYTES)
         found = read(TraceList, answer.body) if answer and answer.status == 200 else None
         if found is None:
             raise NoAnswer
