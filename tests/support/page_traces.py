@@ -55,7 +55,15 @@ def some_spans() -> tuple[TraceSpan, ...]:
             0, None, kind="server", name="POST /execute", seconds=0.42, inputs=asked, outputs='{"answer": "billing"}'
         ),
         a_span(1, 0, name="invoke_workflow qa", seconds=0.4, attributes={"gen_ai.operation.name": "invoke_workflow"}),
-        a_span(2, 1, name="classify", seconds=0.3, inputs=asked, outputs='{"answer": "billing"}'),
+        a_span(
+            2,
+            1,
+            name="classify",
+            seconds=0.3,
+            attributes={"despina.module": "classify"},
+            inputs=asked,
+            outputs='{"answer": "billing"}',
+        ),
         chat(3, 2, seconds=0.1, error="timeout"),
         chat(4, 2, seconds=0.2),
         a_span(5, 1, name="execute_tool team-a/search", seconds=0.05, attributes=tool),

@@ -26,7 +26,8 @@ NARROWEST = 0.2
 """Percent of the frame: what took no time is seen, too."""
 LONGEST_FACT = 200
 TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
-COST, OPERATION, TOOL = "despina.cost_usd", "gen_ai.operation.name", "gen_ai.tool.name"
+COST, MODULE = "despina.cost_usd", "despina.module"
+OPERATION, TOOL = "gen_ai.operation.name", "gen_ai.tool.name"
 SHOWN_ELSEWHERE = {*TOKENS, COST, "error.type", "mlflow.spanType"}
 KINDS = {"chat": "LM", "execute_tool": "tool", "invoke_workflow": "program"}
 
@@ -191,7 +192,9 @@ def _facts(one: Placed) -> list[tuple[str, str]]:
 def _kind(one: Placed) -> str:
     if one.host:
         return "host"
-    return "request" if one.span.kind == "server" else KINDS.get(one.span.attributes.get(OPERATION, ""), "module")
+    if one.span.kind == "server":
+        return "request"
+    return KINDS.get(one.span.attributes.get(OPERATION, ""), "module" if MODULE in one.span.attributes else "part")
 
 
 def _within(start: float, seconds: float, length: float) -> tuple[str, str]:
