@@ -142,6 +142,7 @@ async def test_hostile_traces_run_nothing_and_break_nothing(open_tab, width):
         tab = await open_tab(width)
         await tab.page.add_init_script(LOG_VIOLATIONS)
         await sign_in(tab, stage, to="/p/team-a/qa")
+        await until_live(tab)
         traces = [a_name(number).rpartition("-")[0] for number in range(len(HOSTILE))]
         for path in (LIST, *(f"{LIST}/{name}" for name in traces), *(f"{LIST}/{name}?span=0" for name in traces)):
             await tab.open(stage.url + path)
@@ -150,6 +151,7 @@ async def test_hostile_traces_run_nothing_and_break_nothing(open_tab, width):
             assert not await tab.page.evaluate(WIDE), path
             assert len(await tab.page.content()) < 1_500_000
         await tab.open(f"{stage.url}/p/team-a/qa")
+        await until_live(tab)
         await tab.page.click("#traces-open")
         await tab.until_count("[data-list] tbody tr", len(HOSTILE))
         assert await tab.page.evaluate("window.hacked") is None
