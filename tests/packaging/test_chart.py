@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from despina.dashboard.trace_pages import FEEDBACK, PAYLOADS
 from despina.desired.labels import BACKEND, PROGRAM, TOOL
 from despina.desired.pods import ADMIN
 from despina.settings import DashboardSettings
@@ -101,6 +102,23 @@ def test_the_page_may_look_and_ask_and_nothing_else():
         s["name"] for kind in ("RoleBinding", "ClusterRoleBinding") for b in of(documents, kind) for s in b["subjects"]
     ]
     assert set(bound) == {"despina-dashboard"}
+
+
+def test_what_people_may_do_on_the_page_is_to_be_bound_by_name_and_bound_to_nobody():
+    documents = rendered("--set=watchNamespaces={a,b}")
+    verbs = {
+        d["metadata"]["name"]: [rule["verbs"] for rule in d["rules"] if rule["resources"] == ["dspyprograms"]]
+        for d in of(documents, "ClusterRole")
+        if "-page-" in d["metadata"]["name"]
+    }
+    assert verbs == {
+        "despina-page-look-sys": [["get"]],
+        "despina-page-act-sys": [["get", "patch"]],
+        "despina-page-payloads-sys": [["get", PAYLOADS]],
+        "despina-page-feedback-sys": [["get", FEEDBACK]],
+    }
+    bound = {b["roleRef"]["name"] for kind in ("RoleBinding", "ClusterRoleBinding") for b in of(documents, kind)}
+    assert not bound & verbs.keys()
 
 
 def page_of(*args: str) -> tuple[dict, dict]:

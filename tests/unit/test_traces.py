@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina.wire.traces import MOST_SPANS
 from despina_runtime.engine import Engine
 from despina_runtime.http.traces import hosted_route
 from despina_runtime.lines import LONGEST_LINE
@@ -397,6 +398,15 @@ def test_a_long_record_is_read_in_a_moment():
     assert time.process_time() - began < 2, "it is linear: the square of it took minutes"
     assert [(s.name, s.parent) for s in spans[-2:]] == [("c", 0), ("a.b4999[0]", 10_000)]
     assert len(spans) == 30_001
+
+
+async def test_of_one_with_too_many_spans_the_first_are_told_and_the_others_counted():
+    worker = Worker()
+    worker.traces.take(hostile(calls=[["", -1], *([f"m{n}", 0] for n in range(12_000))]) + b"\n")
+    found = await until("held", lambda: worker.traces.find(TRACE), 10)
+    assert (len(found.spans), found.spans[0].kind) == (MOST_SPANS, "server")
+    assert found.spans_left_out == 12_002 - MOST_SPANS
+    assert Trace.model_validate_json(found.model_dump_json()) == found
 
 
 async def test_one_that_is_too_long_is_dropped_as_such():

@@ -111,5 +111,7 @@ class Trace(TraceSummary):
 
     spans: tuple[TraceSpan, ...] = Field(default=(), max_length=MOST_SPANS)
     """The first is the request itself."""
+    spans_left_out: Count = 0
+    """There were so many more."""
     is_redacted: bool = False
     """Whether something of what callers wrote was left out."""

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple, get_args
 from pydantic_core import to_json
 
 from despina.wire import RuntimeConfig, Trace, TraceList, TraceSpan, TraceSummary
+from despina.wire.predictions import unsigned
+from despina.wire.traces import MOST_SPANS
 from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry.dropped import drop
 from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS, Executed, is_kept, origin_of, read_executed
 from despina_runtime.telemetry.export import Exporter
 from despina_runtime.telemetry.keeping import Why
-from despina_runtime.telemetry.prediction import place_of, unsigned
+from despina_runtime.telemetry.prediction import place_of
 from despina_runtime.telemetry.ring import Kept, Ring
 from despina_runtime.telemetry.tree import Node, tree
 
@@ -123,9 +125,10 @@ class Traces:
     def _whole(self, kept: Kept) -> Trace | None:
         try:
             one = read_executed(kept.body)
-            spans = tuple(span_of(node) for node in tree(self._program, one))
+            nodes = tree(self._program, one)
             facts = self._facts(one, kept.key, kept.summary.why)
-            return Trace(**facts, number=kept.number, spans=spans, is_redacted=one.is_redacted)
+            facts |= {"number": kept.number, "spans_left_out": len(nodes[MOST_SPANS:]), "is_redacted": one.is_redacted}
+            return Trace(**facts, spans=tuple(span_of(node) for node in nodes[:MOST_SPANS]))
         except Exception as exc:  # a worker may have said anything
             log.error("A trace cannot be read error=%s", type(exc).__name__)
             return None
