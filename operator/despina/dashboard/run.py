@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import math
 import signal
 import ssl
 import time
@@ -34,6 +35,7 @@ from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
 log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 2.0
+ROOTS_SECONDS = 5.0
 ABOUT_PROGRAMS = "involvedObject.kind=DSPyProgram"
 
 
@@ -126,12 +128,27 @@ def followed(world: World, namespaces: list[str]) -> list[Followed]:
 async def read_roots(settings: DashboardSettings, cluster: Cluster) -> Callable[[], tuple[str, ...]]:
     """What programs' read keys are made of: from the mounted Secret, as it is at each moment; where none is mounted,
     as on a laptop, from the cluster, once."""
-    folder = settings.read_keys
-    if folder:
-        return lambda: tuple(text for name in (READ_ROOT, READ_ROOT_BEFORE) if (text := _text_of(folder / name)))
+    if settings.read_keys:
+        return Mounted(settings.read_keys, time.monotonic)
     data = (await cluster.get("Secret", settings.namespace, settings.read_secret) or {}).get("data") or {}
     found = tuple(base64.b64decode(data[name]).decode() for name in (READ_ROOT, READ_ROOT_BEFORE) if name in data)
     return lambda: found
+
+
+class Mounted:
+    """Roots in a folder, which Kubernetes renews; read anew every few seconds, and not for each pod that is asked."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder, self._clock = folder, clock
+        self._read: tuple[str, ...] = ()
+        self._read_at = -math.inf
+
+    def __call__(self) -> tuple[str, ...]:
+        """Those at the moment, the present one first."""
+        if self._clock() - self._read_at >= ROOTS_SECONDS:
+            texts = [_text_of(self._folder / name) for name in (READ_ROOT, READ_ROOT_BEFORE)]
+            self._read, self._read_at = tuple(filter(None, texts)), self._clock()
+        return self._read
 
 
 def _text_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -84,6 +84,13 @@ class Known:
     encoded: Encoded | None = None
     changes: int = 0
     """Of everything that is no figure."""
+
+    def take(self, pod: str, figures: Figures | None, tag: str) -> bool:
+        """What one of its pods counts, or that this is as it was; whether that can be told."""
+        if figures and pod in self.pods:
+            self.meter.take(pod, figures, tag)
+            return True
+        return not figures and self.meter.same(pod, tag)
 
     def stale(self, is_figure: bool = False) -> None:
         """Something is not as it was."""
@@ -215,19 +222,20 @@ class World:
 
     # What pods say
 
-    def heard(self, key: Key, uid: str, said: dict[str, Figures | None]) -> None:
-        """What a program's pods count now; what those that did not answer had counted is kept."""
+    def heard(
+        self, key: Key, uid: str, said: Mapping[str, Figures | None], tags: Mapping[str, str] | None = None
+    ) -> None:
+        """What a program's pods count now; what those that did not answer had counted is kept. A pod with nothing but
+        the tag that it had says the same as before."""
         known = self.programs.get(key)
         if known is None or known.facts.uid != uid:
             return
-        answers = {name: figures for name, figures in said.items() if figures and name in known.pods}
-        for name, figures in answers.items():
-            known.meter.take(name, figures)
-        known.meter.miss(said.keys() - answers.keys())
+        answers = {name for name, figures in said.items() if known.take(name, figures, (tags or {}).get(name, ""))}
+        known.meter.miss(said.keys() - answers)
         now = self.clock()
         known.answered = now if answers else known.answered
         if answers or not known.pods:
-            known.history.look(looked(now, known.meter.total(), known.meter.gauges()))
+            known.history.look(looked(now, known.meter))
         elif known.meter.is_silent():
             known.history.forget_present()
         known.stale(is_figure=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Self, TypeVar
+from functools import lru_cache
+from typing import NamedTuple, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from despina.sources.answers import ANSWER_SECONDS, PLAIN, TooLong, refuse_packed
+from despina.sources.questions import Lines, NoAnswer
 from despina.wire import (
     ADMIN_PORT,
     FIGURES_PATH,
@@ -30,7 +32,17 @@ MOST_ASKED = 64
 """At the same time."""
 MOST_BYTES = 2**18
 """Of an answer: what is read becomes far more in memory. Pods of ours say less, with all the names that they count."""
+MOST_SIGNED = 4096
+"""Signatures that are kept: one for each pod."""
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Counted(NamedTuple):
+    """What a pod counts."""
+
+    figures: Figures | None
+    """None: the same as when it said this tag before."""
+    tag: str = ""
 
 
 class Asker:
@@ -41,6 +53,7 @@ class Asker:
         self._roots = roots
         self._port = port
         self._seats = asyncio.Semaphore(MOST_ASKED)
+        self._lines = Lines(port, MOST_BYTES)
         self._client = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
             connector=aiohttp.TCPConnector(limit=MOST_ASKED, ssl=False),
@@ -54,22 +67,34 @@ class Asker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._lines.close()
         await self._client.close()
 
-    async def figures(self, uid: str, namespace: str, pod: str, ip: str) -> Figures | None:
-        """What a pod of the program of this uid counts; None for what is no answer."""
-        return await self._read(Figures, FIGURES_PATH, uid, namespace, pod, ip)
+    async def figures(self, uid: str, namespace: str, pod: str, ip: str, tag: str = "") -> Counted | None:
+        """What a pod of the program of this uid counts, if that is not what it said with this tag; None for what is no
+        answer."""
+        headers = f"{SIGNATURE_HEADER}: {signature(tuple(self._roots()), uid, namespace, pod)}\r\n"
+        headers += f"If-None-Match: {tag}\r\n" if tag else ""
+        try:
+            async with self._seats, asyncio.timeout(ANSWER_SECONDS):
+                reply = await self._lines.ask(ip, FIGURES_PATH, headers)
+            if reply.status == 304 and tag:
+                return Counted(None, tag)
+            return Counted(Figures.model_validate_json(reply.body), reply.tag) if reply.status == 200 else None
+        except (NoAnswer, TooLong, OSError, TimeoutError, ValueError) as exc:
+            log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
+            return None
 
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         """What it holds and serves."""
         return await self._read(PodState, STATE_PATH, uid, namespace, pod, ip)
 
     async def _read(self, kind: type[Answer], path: str, uid: str, namespace: str, pod: str, ip: str) -> Answer | None:
-        keys = [program_key(root, uid, namespace) for root in self._roots()]
+        signed = signature(tuple(self._roots()), uid, namespace, pod)
         host = f"[{ip}]" if ":" in ip else ip
         try:
             async with self._seats:
-                body = await self._get(f"http://{host}:{self._port}{path}", reading(keys, namespace, pod))
+                body = await self._get(f"http://{host}:{self._port}{path}", signed)
             return kind.model_validate_json(body) if body is not None else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValidationError, TooLong, ValueError) as exc:
             log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
@@ -80,6 +105,12 @@ class Asker:
         async with self._client.get(url, headers=headers, allow_redirects=False) as response:
             refuse_packed(response.headers)
             return await _whole(response) if response.status == 200 else None
+
+
+@lru_cache(MOST_SIGNED)
+def signature(roots: tuple[str, ...], uid: str, namespace: str, pod: str) -> str:
+    """What lets read a pod."""
+    return reading([program_key(root, uid, namespace) for root in roots], namespace, pod)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
