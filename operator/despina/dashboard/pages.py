@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from despina.dashboard import story, words
+from despina.dashboard import promql, story, words
 from despina.dashboard.access import Viewer
 from despina.dashboard.acts import acts_of
 from despina.dashboard.curves import RANGES, charts
@@ -26,6 +26,7 @@ COLUMNS = (
     ("cost", "cost/h", "Cost an hour"),
     ("score", "score", "Score of the version that serves"),
 )
+HEADS = tuple((name, hint) for name, _, hint in COLUMNS)
 SPARKED = {"requests", "p95"}
 
 
@@ -64,6 +65,7 @@ def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mappi
         "columns": COLUMNS,
         "sparked": SPARKED,
         "shape": shape_of(everything),
+        "queries": promql.of_list(chosen if chosen in namespaces else "", HEADS),
     }
 
 
@@ -97,6 +99,7 @@ def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[
         "gauges": known.meter.gauges(),
         "answered": known.answered,
         "shape": shape_of_page(known, now),
+        "queries": promql.of_program(key, span, HEADS),
     }
 
 
