@@ -12,13 +12,13 @@ import pytest
 from mlflow.entities import AssessmentSource
 
 from despina.wire import ModelRef, RuntimeConfig
+from despina.wire.labels import Label
+from despina.wire.predictions import trace_id_of
 from despina_runtime.evaluation.examples import Unusable
-from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.sink import MLflowSink
 from despina_runtime.optimization import labels
 from despina_runtime.optimization.labels import Experiment, Labels
 from despina_runtime.telemetry.executed import Executed
-from despina_runtime.telemetry.prediction import trace_id_of
 from services import free_port
 
 NAME = "labels/triage"

@@ -17,7 +17,7 @@ from despina.sources.labels import Labels
 from despina.sources.marks import PROMOTED, Marks
 from despina.sources.tracking import Tracking, make_client
 from despina.wire import ModelRef, RuntimeConfig
-from despina_runtime.feedback.label import Given, Label
+from despina_runtime.feedback.label import Given
 from despina_runtime.feedback.sink import MLflowSink
 from despina_runtime.telemetry.executed import Executed
 from despina_runtime.telemetry.prediction import Names
@@ -47,7 +47,7 @@ class Pod:
     async def label(self, name: str, said: str, at: float) -> None:
         """Of a prediction by its name with its MAC."""
         given = Given(prediction_id=name, label=said, reason="so it is", expected={"answer": "x"})
-        await self.sink.label(Label.of(given, NAMES.read(name), at, is_trusted=False))
+        await self.sink.label(given.on(NAMES.read(name), at, is_trusted=False))
 
 
 def executed(origin: str, at: float) -> Executed:

@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from despina.wire import LABELS_PATH, SIGNATURE_HEADER
-from despina_runtime.feedback.label import LONGEST_FORWARDED, Label, Reply
-from despina_runtime.feedback.peers import REPLIES, Peers, Unreachable, sign_reply
+from despina.wire.labels import LONGEST_FORWARDED, REPLIES, Label, Reply, sign_reply
+from despina.wire.predictions import key_of, pod_of
+from despina_runtime.feedback.peers import Peers, Unreachable
 from despina_runtime.http.server import make_server, open_port
-from despina_runtime.telemetry.prediction import key_of, pod_of
 from tests.support.drip import Drip
 from tests.unit.test_hostile_records import Desk, origin, said
 from tests.unit.test_peers import admin

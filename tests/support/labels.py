@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 import httpx
 
-from despina_runtime.telemetry.prediction import address_of, trace_id_of
+from despina.wire.predictions import trace_id_of
+from despina_runtime.telemetry.prediction import address_of
 from tests.support.tickets import CATEGORIES, tickets
 
 PORT = 8080

@@ -15,18 +15,22 @@ from despina.dashboard.access import Door, Viewer
 from despina.dashboard.app import Site
 from despina.dashboard.certificate import context
 from despina.dashboard.polling import Poller
+from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
+from despina.sources.figures import Counted
 from despina.wire import Figures, PodState
 from services import free_port
 from tests.support.page import a_pod
+from tests.support.page_traces import HOSTS, FakeHolders
 
-ADMIN, LOOKER, STRANGER = "admin-token", "looker-token", "stranger-token"
+ADMIN, LOOKER, STRANGER, READER = "admin-token", "looker-token", "stranger-token", "reader-token"
 RIGHTS = {
-    "ada": {("get", "team-a"), ("patch", "team-a"), ("get", "team-b"), ("patch", "team-b")},
+    "ada": {(verb, team) for verb in ("get", "patch", "payloads", "feedback") for team in ("team-a", "team-b")},
+    "rea": {("get", "team-a"), ("payloads", "team-a")},
     "lou": {("get", "team-a")},
     "sam": set(),
 }
-PEOPLE = {ADMIN: Person("ada", ("devs",)), LOOKER: Person("lou"), STRANGER: Person("sam")}
+PEOPLE = {ADMIN: Person("ada", ("devs",)), LOOKER: Person("lou"), READER: Person("rea"), STRANGER: Person("sam")}
 
 
 class FakeApi:
@@ -50,6 +54,9 @@ class FakeApi:
             raise self.error
         return (verb, namespace) in self.rights.get(person.name, set())
 
+    async def hosts(self, namespace: str, tool: str) -> list[tuple[str, str]]:
+        return HOSTS.get((namespace, tool), [])
+
     async def patch(self, viewer: Viewer, key: tuple[str, str], body: Mapping[str, Any]) -> None:
         self.patches.append((viewer.token, key, body))
 
@@ -62,12 +69,18 @@ class FakePods:
         self.states: dict[str, PodState] = {}
         self.asked: dict[str, int] = {}
 
-    async def figures(self, uid: str, namespace: str, pod: str, ip: str) -> Figures | None:
+    async def figures(self, uid: str, namespace: str, pod: str, ip: str, tag: str = "") -> Counted | None:
         self.asked[uid] = self.asked.get(uid, 0) + 1
-        return self.counts.get(uid)
+        found = self.counts.get(uid)
+        return Counted(found) if found else None
 
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         return self.states.get(uid)
+
+
+def a_reader(api: FakeApi, holders: FakeHolders | None = None) -> Traces:
+    """Asks these pods for traces."""
+    return Traces(holders or FakeHolders(), api)  # type: ignore[arg-type]
 
 
 class Stage:
@@ -76,7 +89,8 @@ class Stage:
     def __init__(self, is_open: bool = False, proxy_secret: str = "", clock=time.time) -> None:
         self.api, self.pods, self.world = FakeApi(), FakePods(), World(clock)
         self.door = Door(self.api, time.monotonic, proxy_secret, is_open)
-        self.site = Site(self.world, self.door, self.api, is_local=is_open)
+        self.holders = FakeHolders()
+        self.site = Site(self.world, self.door, self.api, a_reader(self.api, self.holders), is_local=is_open)
         self.port, self.is_tls = free_port(), not is_open
         self.runner: web.AppRunner | None = None
 

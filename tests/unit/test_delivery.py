@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from despina.wire.labels import Label
 from despina_runtime.feedback.delivery import LABELS_TOGETHER, Delivery
-from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, NoTrace
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool

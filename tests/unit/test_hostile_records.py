@@ -12,14 +12,14 @@ import orjson
 import pytest
 
 from despina.wire import FeedbackConfig, RuntimeConfig
+from despina.wire.labels import LONGEST_LABEL, Label
+from despina.wire.predictions import trace_id_of
 from despina_runtime.feedback import desk as desks
 from despina_runtime.feedback.desk import FeedbackDesk
-from despina_runtime.feedback.label import LONGEST_LABEL, Label
 from despina_runtime.feedback.line import Line
 from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.process.supervisor import close_telemetry
 from despina_runtime.telemetry.executed import END, WORDS
-from despina_runtime.telemetry.prediction import trace_id_of
 from despina_runtime.telemetry.redaction import Redactor
 from despina_runtime.telemetry.traces import Traces
 from tests.unit.test_optimization_end import BASE

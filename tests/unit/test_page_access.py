@@ -31,7 +31,7 @@ from despina.dashboard.world import World
 from despina.settings import DashboardSettings
 from services import free_port
 from tests.support.page import NOW, a_candidate, a_manifest, figures
-from tests.support.page_site import ADMIN, LOOKER, PEOPLE, STRANGER, FakeApi
+from tests.support.page_site import ADMIN, LOOKER, PEOPLE, STRANGER, FakeApi, a_reader
 
 
 class Clock:
@@ -288,7 +288,7 @@ async def client(api, clock):
     for name, namespace in (("qa", "team-a"), ("other", "team-z")):
         world.set_program(a_manifest(name, namespace, **a_candidate("AwaitPromotion")))
         world.heard((namespace, name), f"uid-{name}", {"p": figures()})
-    site = Site(world, Door(api, clock, "between us"), api)
+    site = Site(world, Door(api, clock, "between us"), api, a_reader(api))
     async with TestClient(TestServer(site.app())) as made:
         yield made
 
@@ -363,7 +363,7 @@ async def test_a_word_that_was_acted_on_is_taken_away_before_it_is_set_again(api
     manifest["metadata"]["annotations"] = {"despina.dev/promote": "rev8"}
     world = World(lambda: NOW)
     world.set_program(manifest)
-    async with TestClient(TestServer(Site(world, Door(api, clock), api).app())) as client:
+    async with TestClient(TestServer(Site(world, Door(api, clock), api, a_reader(api)).app())) as client:
         sent = {"act": "promote", "subject": "rev8"}
         await client.post("/p/team-a/qa/act", data=sent, headers=bearing(ADMIN), allow_redirects=False)
     noted = [body["metadata"]["annotations"]["despina.dev/promote"] for _, _, body in api.patches]
@@ -427,7 +427,7 @@ async def test_what_is_no_form_is_nobodys_error_but_the_senders(client, caplog, 
 async def test_what_is_no_http_leaves_no_trace_in_the_log(api, clock, caplog, monkeypatch):
     monkeypatch.setenv("DESPINA_DASHBOARD_PORT", str(free_port()))
     settings = DashboardSettings()
-    async with served(Site(World(lambda: NOW), Door(api, clock), api), settings, True, None):
+    async with served(Site(World(lambda: NOW), Door(api, clock), api, a_reader(api)), settings, True, None):
         reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
         writer.write(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
         async with asyncio.timeout(20):
@@ -440,7 +440,7 @@ async def test_what_they_may_not_see_is_not_asked_more_often_for_them(api, clock
     world = World(lambda: NOW)
     for name, namespace in (("qa", "team-a"), ("other", "team-z")):
         world.set_program(a_manifest(name, namespace))
-    site, stream = Site(world, Door(api, clock), api), Stream("ada")
+    site, stream = Site(world, Door(api, clock), api, a_reader(api)), Stream("ada")
     site.streams.begin(stream)
     async with TestClient(TestServer(site.app())) as client:
         sent = {"stream": stream.word, "keys": ["team-a/qa", "team-z/other", "nowhere/none"]}
@@ -463,7 +463,7 @@ async def test_the_list_is_the_persons_own(client):
 async def test_an_open_page_answers_to_this_machine_alone(api, clock):
     world = World(lambda: NOW)
     world.set_program(a_manifest())
-    site = Site(world, Door(api, clock, is_open=True), api, is_local=True)
+    site = Site(world, Door(api, clock, is_open=True), api, a_reader(api), is_local=True)
     async with TestClient(TestServer(site.app())) as client:
         assert (await client.get("/")).status == 200
         assert (await client.get("/", headers={"Host": "evil.example:80"})).status == 421

@@ -14,15 +14,15 @@ from httpx import ASGITransport
 from starlette.applications import Starlette
 
 from despina.wire import LABELS_PATH, ORDERS_PATH, SIGNATURE_HEADER, PodState
+from despina.wire.labels import LABELS, LONGEST_FORWARDED, LONGEST_LABEL, REPLIES, Label, Reply, is_signed, sign
+from despina.wire.predictions import key_of
 from despina_runtime.feedback.delivery import Delivery
 from despina_runtime.feedback.desk import FeedbackDesk
-from despina_runtime.feedback.label import LONGEST_FORWARDED, LONGEST_LABEL, Label, Reply
-from despina_runtime.feedback.peers import LABELS, REPLIES, Unreachable, is_signed, sign
+from despina_runtime.feedback.peers import Unreachable
 from despina_runtime.feedback.spool import KeptLabel, Spool
 from despina_runtime.lines import Intake, read_at_most
 from despina_runtime.process.admin import OrderDesk, build_admin
 from despina_runtime.process.news import News
-from despina_runtime.telemetry.prediction import key_of
 from despina_runtime.telemetry.redaction import HIDDEN
 from tests.unit.test_delivery import Slow
 from tests.unit.test_hostile_records import Desk, origin, said

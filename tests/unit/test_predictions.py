@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from despina.wire.predictions import Foreign, key_of, pod_of, trace_id_of
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.prediction import Foreign, Names, address_of, key_of, pod_of, trace_id_of
+from despina_runtime.telemetry.prediction import Names, address_of
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 KEY, POD = key_of("a key"), pod_of("10.1.2.3", 8081)

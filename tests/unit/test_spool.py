@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from despina.wire.labels import LONGEST_LABEL
 from despina_runtime.feedback import desk as desks
-from despina_runtime.feedback.label import LONGEST_LABEL
 from despina_runtime.feedback.spool import Block, Kept, KeptLabel, Spool
 from despina_runtime.telemetry.executed import END
 from despina_runtime.telemetry.prediction import place_of

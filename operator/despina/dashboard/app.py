@@ -16,6 +16,7 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.dashboard import pages
 from despina.dashboard.access import COOKIE, SESSION_SECONDS, Busy, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
+from despina.dashboard.asked import VIEWER, form_of
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
 from despina.dashboard.render import assets, rendered, template
@@ -30,6 +31,8 @@ from despina.dashboard.stream import (
     list_events,
     page_events,
 )
+from despina.dashboard.trace_pages import TracePages
+from despina.dashboard.traces import Traces
 from despina.dashboard.world import Known, World
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,6 @@ MOST_SENT = 65_536
 """Of what a browser sends."""
 AGAIN_SECONDS = 1.5
 """Until the operator has seen that an annotation was taken away, so that the same one asks anew."""
-VIEWER = web.RequestKey("viewer", Viewer)
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,6 +73,7 @@ class Site:
     world: World
     door: Door
     writer: Writer
+    traces: Traces
     is_local: bool = False
     streams: Streams = field(default_factory=Streams)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,6 +95,7 @@ class Site:
                 web.get("/healthz", self.health),
             ]
         )
+        app.add_routes(TracePages(self.traces, self.world, self.door, self._program).routes())
         app.on_response_prepare.append(shielded)
         app.on_shutdown.append(self._close)
         return app
@@ -130,7 +134,7 @@ class Site:
 
     async def log_in(self, request: web.Request) -> web.Response:
         """Somebody pasted a token."""
-        sent = await _form(request)
+        sent = await form_of(request)
         token, leads_to = str(sent.get("token", "")).strip(), pages.local(str(sent.get("to", "/")))
         viewer = await self.door.holder(token)
         if viewer is None:
@@ -193,7 +197,7 @@ class Site:
         """A button was pressed: written with the rights of whoever pressed it."""
         viewer = request[VIEWER]
         known = await self._program(request)
-        key, sent = known.facts.key, await _form(request)
+        key, sent = known.facts.key, await form_of(request)
         if not await self.door.acts(viewer, key[0]):
             raise web.HTTPForbidden(text=f"you may not patch dspyprograms in {key[0]}")
         document = known.facts.document
@@ -281,16 +285,6 @@ class Site:
         if known is None or not await self.door.seen(viewer, [stream.page[0]]):
             return [event("bye", b"{}")]
         return list(page_events(self.world, stream, known))
-
-
-async def _form(request: web.Request) -> Mapping[str, Any]:
-    """What a form sends. Ours send no parts, which are hard to read and could hold files."""
-    if request.content_type.startswith("multipart/"):
-        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
-    try:
-        return await request.post()
-    except (ValueError, LookupError):
-        raise web.HTTPBadRequest(text="this is no form") from None
 
 
 async def _packed(pieces: Iterable[str], packs: bool) -> AsyncIterator[bytes]:

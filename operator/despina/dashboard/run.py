@@ -7,10 +7,11 @@ import base64
 import contextlib
 import logging
 import math
+import re
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,31 +20,37 @@ from aiohttp import web
 
 from despina.cluster import reviews
 from despina.cluster.client import Cluster
+from despina.cluster.reading import mapping, text
 from despina.cluster.reviews import Person
 from despina.cluster.watching import Followed, follow
 from despina.dashboard.access import Door, Viewer
 from despina.dashboard.app import Site
 from despina.dashboard.certificate import context
-from despina.dashboard.facts import Key
+from despina.dashboard.facts import Key, address_of
 from despina.dashboard.polling import Poller
+from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
-from despina.desired.labels import PROGRAM
+from despina.desired.labels import PROGRAM, TOOL
 from despina.settings import DashboardSettings
 from despina.sources.figures import Asker
 from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
+from despina.sources.traces import TraceAsker
 
 log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 2.0
 ROOTS_SECONDS = 5.0
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""What a tool can be called."""
 ABOUT_PROGRAMS = "involvedObject.kind=DSPyProgram"
 
 
 class ApiServer:
     """What the page asks the API server for on behalf of people."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, namespaces: Collection[str] = ()) -> None:
+        """`namespaces`: those whose tools may be looked for."""
+        self._cluster, self._namespaces = cluster, namespaces
 
     async def person_of(self, token: str) -> Person | None:
         """Whose token it is."""
@@ -52,6 +59,13 @@ class ApiServer:
     async def may(self, person: Person, verb: str, namespace: str) -> bool:
         """Whether they may do this with DSPyPrograms."""
         return await reviews.may(self._cluster, person, verb, namespace)
+
+    async def hosts(self, namespace: str, tool: str) -> list[tuple[str, str]]:
+        """Names and addresses of a tool's pods."""
+        if namespace not in self._namespaces or not LABEL.fullmatch(tool):
+            return []
+        found = await self._cluster.list("Pod", namespace, {TOOL: tool})
+        return [(text(mapping(one.get("metadata")).get("name")), ip) for one in found if (ip := address_of(one))]
 
     async def patch(self, viewer: Viewer, key: Key, body: Mapping[str, Any]) -> None:
         """Change a program with the viewer's own rights; on an open page these are the process' own."""
@@ -71,14 +85,15 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     cluster = await Cluster.connect()
-    api = ApiServer(cluster)
+    api = ApiServer(cluster, settings.namespaces)
     world = World(time.time)
     door = Door(api, time.monotonic, settings.proxy_secret, is_open)
-    site = Site(world, door, api, is_local=is_open)
     roots = await read_roots(settings, cluster)
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
     try:
-        async with Asker(roots) as asker, served(site, settings, is_open, tls):
+        async with Asker(roots) as asker, TraceAsker(roots) as tracer, contextlib.AsyncExitStack() as stack:
+            site = Site(world, door, api, Traces(tracer, api), is_local=is_open)
+            await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
             works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
             tasks = [asyncio.create_task(work) for work in works]

@@ -1,4 +1,4 @@
-"""Asking many pods what they count, for people: often, so with as little work as it takes.
+"""Asking many pods, for people; what they count often, so with as little work as it takes.
 
 The answers are anybody's: whole, soon, not too long, neither packed nor from elsewhere, or else none.
 """
@@ -37,26 +37,34 @@ MOST_SIGNED = 4096
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class Counted(NamedTuple):
-    """What a pod counts."""
+class Answered(NamedTuple):
+    """What a pod answers, whole."""
 
-    figures: Figures | None
-    """None: the same as when it said this tag before."""
-    tag: str = ""
+    status: int
+    signature: str
+    body: bytes
 
 
-class Asker:
-    """Reads pods of any program with the keys that let it: the present one, and the one before it."""
+class PodClient:
+    """Asks pods of any program, with the keys that let it: the present one, and the one before it."""
 
-    def __init__(self, roots: Callable[[], Iterable[str]], port: int = ADMIN_PORT) -> None:
+    def __init__(
+        self,
+        roots: Callable[[], Iterable[str]],
+        port: int = ADMIN_PORT,
+        *,
+        seconds: float,
+        most_asked: int,
+        most_bytes: int,
+    ) -> None:
         """`roots` gives what programs' read keys are made of; it is asked each time, for keys are replaced."""
         self._roots = roots
         self._port = port
-        self._seats = asyncio.Semaphore(MOST_ASKED)
-        self._lines = Lines(port, MOST_BYTES)
+        self._most_bytes = most_bytes
+        self._seats = asyncio.Semaphore(most_asked)
         self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
-            connector=aiohttp.TCPConnector(limit=MOST_ASKED, ssl=False),
+            timeout=aiohttp.ClientTimeout(total=seconds),
+            connector=aiohttp.TCPConnector(limit=most_asked, ssl=False),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -67,56 +75,102 @@ class Asker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._lines.close()
         await self._client.close()
+
+    def _keys(self, uid: str, namespace: str) -> list[str]:
+        return _keys_of(tuple(self._roots()), uid, namespace)
+
+    def _signature(self, uid: str, namespace: str, pod: str) -> str:
+        return _signature_of(tuple(self._roots()), uid, namespace, pod)
+
+    async def _ask(self, ip: str, path: str, signature: str = "", body: bytes | None = None) -> Answered | None:
+        """What is answered; None for what is no answer. With a body it is a POST."""
+        host = f"[{ip}]" if ":" in ip else ip
+        headers = {SIGNATURE_HEADER: signature} if signature else {}
+        headers |= {"content-type": "application/json"} if body is not None else {}
+        asking = self._client.request(
+            "GET" if body is None else "POST",
+            f"http://{host}:{self._port}{path}",
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+        )
+        try:
+            async with self._seats, asking as response:
+                refuse_packed(response.headers)
+                said = await _whole(response, self._most_bytes)
+                return Answered(response.status, response.headers.get(SIGNATURE_HEADER, ""), said)
+        except (aiohttp.ClientError, OSError, TimeoutError, TooLong, ValueError) as exc:
+            log.debug("No answer pod=%s error=%s", ip, type(exc).__name__)
+            return None
+
+
+class Counted(NamedTuple):
+    """What a pod counts."""
+
+    figures: Figures | None
+    """None: the same as when it said this tag before."""
+    tag: str = ""
+
+
+class Asker(PodClient):
+    """Reads what they count."""
+
+    def __init__(self, roots: Callable[[], Iterable[str]], port: int = ADMIN_PORT) -> None:
+        super().__init__(roots, port, seconds=ANSWER_SECONDS, most_asked=MOST_ASKED, most_bytes=MOST_BYTES)
+        self._lines, self._turns = Lines(port, MOST_BYTES), asyncio.Semaphore(MOST_ASKED)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lines.close()
+        await super().__aexit__(*_)
 
     async def figures(self, uid: str, namespace: str, pod: str, ip: str, tag: str = "") -> Counted | None:
         """What a pod of the program of this uid counts, if that is not what it said with this tag; None for what is no
         answer."""
-        headers = f"{SIGNATURE_HEADER}: {signature(tuple(self._roots()), uid, namespace, pod)}\r\n"
+        headers = f"{SIGNATURE_HEADER}: {self._signature(uid, namespace, pod)}\r\n"
         headers += f"If-None-Match: {tag}\r\n" if tag else ""
         try:
-            async with self._seats, asyncio.timeout(ANSWER_SECONDS):
+            async with self._turns, asyncio.timeout(ANSWER_SECONDS):
                 reply = await self._lines.ask(ip, FIGURES_PATH, headers)
-            if reply.status == 304 and tag:
-                return Counted(None, tag)
-            return Counted(Figures.model_validate_json(reply.body), reply.tag) if reply.status == 200 else None
         except (NoAnswer, TooLong, OSError, TimeoutError, ValueError) as exc:
             log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
             return None
+        if reply.status == 304 and tag:
+            return Counted(None, tag)
+        figures = read(Figures, reply.body) if reply.status == 200 else None
+        return Counted(figures, reply.tag) if figures else None
 
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         """What it holds and serves."""
         return await self._read(PodState, STATE_PATH, uid, namespace, pod, ip)
 
     async def _read(self, kind: type[Answer], path: str, uid: str, namespace: str, pod: str, ip: str) -> Answer | None:
-        signed = signature(tuple(self._roots()), uid, namespace, pod)
-        host = f"[{ip}]" if ":" in ip else ip
-        try:
-            async with self._seats:
-                body = await self._get(f"http://{host}:{self._port}{path}", signed)
-            return kind.model_validate_json(body) if body is not None else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValidationError, TooLong, ValueError) as exc:
-            log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
-            return None
+        answer = await self._ask(ip, path, self._signature(uid, namespace, pod))
+        return read(kind, answer.body) if answer and answer.status == 200 else None
 
-    async def _get(self, url: str, signature: str) -> bytes | None:
-        headers = {SIGNATURE_HEADER: signature}
-        async with self._client.get(url, headers=headers, allow_redirects=False) as response:
-            refuse_packed(response.headers)
-            return await _whole(response) if response.status == 200 else None
+
+def _keys_of(roots: tuple[str, ...], uid: str, namespace: str) -> list[str]:
+    return [program_key(root, uid, namespace) for root in roots]
 
 
 @lru_cache(MOST_SIGNED)
-def signature(roots: tuple[str, ...], uid: str, namespace: str, pod: str) -> str:
-    """What lets read a pod."""
-    return reading([program_key(root, uid, namespace) for root in roots], namespace, pod)
+def _signature_of(roots: tuple[str, ...], uid: str, namespace: str, pod: str) -> str:
+    return reading(_keys_of(roots, uid, namespace), namespace, pod)
 
 
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
+def read(kind: type[Answer], body: bytes) -> Answer | None:
+    """A document; None for what is none."""
+    try:
+        return kind.model_validate_json(body)
+    except (ValidationError, ValueError) as exc:
+        log.debug("No %s error=%s", kind.__name__, type(exc).__name__)
+        return None
+
+
+async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > MOST_BYTES:
+        if len(body) > most:
             raise TooLong
     return bytes(body)

@@ -21,7 +21,7 @@ CURRENT, PREVIOUS = "ed25519", "previous"
 """Fields of the Secret, each with the 32 bytes of a private key."""
 READ_ROOT, READ_ROOT_BEFORE = "root", "previous"
 """Fields of the Secret that lets the page read programs' pods. It gives no orders and calls no tools; whoever has it
-could make up names of predictions, which pods sign with their read key (`despina_runtime/telemetry/prediction.py`)."""
+could make up names of predictions, which pods sign with their read key (`despina/wire/predictions.py`)."""
 _READING = ("what lets read", "all programs")
 """No tool has such a uid and no namespace such a name, so that this is no tool's token."""
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
+from despina.wire.labels import LONGEST_FORWARDED, Label
 from despina_runtime.feedback.counts import DELIVERED, LOST, REFUSED
-from despina_runtime.feedback.label import LONGEST_FORWARDED, Label
 from despina_runtime.feedback.otlp import unrecorded
 from despina_runtime.feedback.peers import Peers, Unreachable
 from despina_runtime.feedback.sink import Away, NoTrace, Refused, Sink

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
+from despina.wire.labels import LABELS, REPLIES, Label, Reply, Status, is_signed, sign_reply
+from despina.wire.predictions import pod_in
 from despina_runtime.feedback.counts import LOST, WAITING
 from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
-from despina_runtime.feedback.label import Label, Reply, Status
-from despina_runtime.feedback.peers import LABELS, REPLIES, Peers, is_signed, sign_reply
+from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
-from despina_runtime.telemetry.prediction import place_of, pod_in, shared_key
+from despina_runtime.telemetry.prediction import place_of, shared_key
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, TextIO
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from despina_runtime.feedback.label import Label
+from despina.wire.labels import Label
+from despina.wire.predictions import trace_id_of
 from despina_runtime.feedback.sink import Refused, Sink
 from despina_runtime.telemetry.executed import Executed
-from despina_runtime.telemetry.prediction import trace_id_of
 
 AT_ONCE = 100
 

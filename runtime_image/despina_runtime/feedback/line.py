@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from despina_runtime.feedback.label import Label, Reply
+from despina.wire.labels import Label, Reply
 
 PATIENCE_SECONDS = 10.0
 LABELS_AT_ONCE = 16

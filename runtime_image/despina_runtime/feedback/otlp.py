@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from despina.wire.predictions import trace_id_of
 from despina_runtime.telemetry.executed import Executed, Span
-from despina_runtime.telemetry.prediction import trace_id_of
 from despina_runtime.telemetry.semconv import (
     INPUT_TOKENS,
     INPUTS,

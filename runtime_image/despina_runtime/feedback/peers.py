@@ -3,45 +3,20 @@ have, and so is what that one replies: a pod's address may be somebody else's by
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 
 import aiohttp
-from pydantic import TypeAdapter
 
 from despina.wire import LABELS_PATH, SIGNATURE_HEADER
-from despina_runtime.feedback.label import LONGEST_FORWARDED, Label, Reply
+from despina.wire.labels import LABELS, LONGEST_FORWARDED, REPLIES, Label, Reply, is_same, sign, sign_reply
 from despina_runtime.lines import TooLong, read_at_most
 from despina_runtime.telemetry.prediction import address_of
 
 TIMEOUT = aiohttp.ClientTimeout(total=5, connect=1)
-LABELS: TypeAdapter[list[Label]] = TypeAdapter(list[Label])
-REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
 
 
 class Unreachable(Exception):
     """The pod does not answer, or somebody else has its address now."""
-
-
-def sign(key: bytes, pod: str, body: bytes) -> str:
-    """The signature of labels for a pod."""
-    return hmac.new(key, pod.encode() + b" " + body, "sha256").hexdigest()
-
-
-def is_signed(key: bytes, pod: str, body: bytes, signature: str) -> bool:
-    """Whether a pod of the program signed them for this one."""
-    return _is_same(sign(key, pod, body), signature)
-
-
-def sign_reply(key: bytes, asked: str, body: bytes) -> str:
-    """The signature of a reply to labels that were signed so. No pod is called as it begins, so that it is never one of
-    labels."""
-    return sign(key, f"reply {asked}", body)
-
-
-def _is_same(expected: str, given: str) -> bool:
-    """Whether a header holds this. As bytes, since a header may be any text, and not all texts can be compared."""
-    return hmac.compare_digest(expected.encode(), given.encode(errors="surrogateescape"))
 
 
 class Peers:
@@ -60,7 +35,7 @@ class Peers:
         signature = sign(self._key, pod, body)
         try:
             reply, signed = await self._post(f"http://{address}{LABELS_PATH}", body, signature)
-            if not _is_same(sign_reply(self._key, signature, reply), signed):
+            if not is_same(sign_reply(self._key, signature, reply), signed):
                 raise Unreachable
             return REPLIES.validate_json(reply)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TooLong):

@@ -14,10 +14,10 @@ import orjson
 from pydantic_core import to_json
 
 from despina.wire import RuntimeConfig
+from despina.wire.labels import Label
+from despina.wire.predictions import trace_id_of
 from despina_runtime.feedback import otlp
-from despina_runtime.feedback.label import Label
 from despina_runtime.telemetry.executed import Executed
-from despina_runtime.telemetry.prediction import trace_id_of
 from despina_runtime.tracking import Lacking, credentials
 
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)

@@ -10,8 +10,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from despina.wire import FeedbackConfig
+from despina.wire.labels import Label
 from despina_runtime.feedback.counts import LOST
-from despina_runtime.feedback.label import Label
 from despina_runtime.feedback.spool import Block, Kept
 from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry.executed import END, WORDS

@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from despina.wire import FeedbackConfig
-from despina_runtime.feedback.label import DEEPEST, LONGEST_LABEL, MOST_LABELS, Given, Label, Reply, is_deep
+from despina.wire.labels import DEEPEST, LONGEST_LABEL, Label, Reply, is_deep
+from despina.wire.predictions import Foreign, Prediction
+from despina_runtime.feedback.label import MOST_LABELS, Given
 from despina_runtime.feedback.line import Line
 from despina_runtime.http.asgi import read_body
 from despina_runtime.http.mcp_server import Offer, Refusal, Told
@@ -22,7 +24,7 @@ from despina_runtime.lm.target import KeyFile
 from despina_runtime.messages import Receive
 from despina_runtime.problem import Problem, invalid_input
 from despina_runtime.program.interface import Interface
-from despina_runtime.telemetry.prediction import Foreign, Names, Prediction
+from despina_runtime.telemetry.prediction import Names
 
 TRUST_HEADER = b"despina-feedback-token"
 LONGEST_BODY = 2**20
@@ -97,7 +99,7 @@ class Feedback:
             raise _unfit("expected", f"a label has at most {LONGEST_LABEL} bytes")
         prediction = self._prediction(given.prediction_id)
         self._check_expected(given.expected, prediction)
-        return Label.of(given, prediction, self._clock(), is_trusted)
+        return given.on(prediction, self._clock(), is_trusted)
 
     def _prediction(self, name: str) -> Prediction:
         kept = self._config.label_within_seconds

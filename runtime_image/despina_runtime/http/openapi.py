@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from despina.wire import RuntimeConfig
-from despina_runtime.feedback.label import MOST_LABELS, Given, Reply
+from despina.wire.labels import Reply
+from despina_runtime.feedback.label import MOST_LABELS, Given
 from despina_runtime.http.feedback import TRUST_HEADER
 from despina_runtime.http.sessions import ID, Variables
 from despina_runtime.problem import MEDIA_TYPE

@@ -18,12 +18,12 @@ import orjson
 from pydantic import Field, ValidationError
 
 from despina.wire import ModelRef, Report
+from despina.wire.labels import is_deep
+from despina.wire.predictions import unsigned
 from despina_runtime.cache.keys import canonical
 from despina_runtime.evaluation.examples import Unusable
-from despina_runtime.feedback.label import is_deep
 from despina_runtime.feedback.sink import EXPECTED, LABEL
 from despina_runtime.optimization.datasets import LabelledPrediction
-from despina_runtime.telemetry.prediction import unsigned
 from despina_runtime.tracking import Lacking, told
 
 API = "/api/3.0/mlflow/traces"

@@ -14,6 +14,7 @@ import dspy
 import orjson
 
 from despina.wire.logs import ABOUT
+from despina.wire.predictions import unsigned
 from despina_runtime.lm.meter import Callers, LMCall, ToolCall
 from despina_runtime.pipeline.call import Answer, Call, Traced
 from despina_runtime.pipeline.call import Step as Then
@@ -21,7 +22,7 @@ from despina_runtime.problem import Problem
 from despina_runtime.telemetry.context import USUAL_RATIO, Context, Headers, begun, trace_of
 from despina_runtime.telemetry.executed import Step
 from despina_runtime.telemetry.keeping import Slowest, Why, why_kept
-from despina_runtime.telemetry.prediction import Names, unsigned
+from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Record, Recorder, written
 
 NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))

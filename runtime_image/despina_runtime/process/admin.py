@@ -32,8 +32,8 @@ from despina.wire import (
     OrdersReport,
     PodState,
 )
+from despina.wire.labels import LONGEST_FORWARDED
 from despina_runtime.feedback.counts import REGISTRY
-from despina_runtime.feedback.label import LONGEST_FORWARDED
 from despina_runtime.http.prometheus import metrics
 from despina_runtime.http.traces import UNREADABLE, Held, trace_routes
 from despina_runtime.lines import GaveWay, Intake, TooLong

@@ -38,7 +38,8 @@ from despina.wire import (
     RuntimeConfig,
     may_read,
 )
-from despina_runtime.feedback.label import Label
+from despina.wire.labels import Label
+from despina.wire.predictions import pod_of
 from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
@@ -52,7 +53,7 @@ from despina_runtime.process.wanted import Wanted
 from despina_runtime.process.wishes import Wishes
 from despina_runtime.surroundings import leave_word, on_signals, prepare_environment
 from despina_runtime.telemetry.export import exporter_of
-from despina_runtime.telemetry.prediction import Names, pod_of, prepare, revision_in, shared_key
+from despina_runtime.telemetry.prediction import Names, prepare, revision_in, shared_key
 from despina_runtime.telemetry.traces import Traces
 
 if TYPE_CHECKING:

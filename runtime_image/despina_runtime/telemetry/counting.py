@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from despina.wire import MOST_MODULES, OTHER, SECONDS_BOUNDS
+from despina.wire.predictions import unsigned
 from despina_runtime.telemetry.context import trace_of
-from despina_runtime.telemetry.prediction import unsigned
 
 BUCKETS = len(SECONDS_BOUNDS) + 1
 Counts = dict[str, int]

@@ -1,39 +1,22 @@
-"""What a prediction is called. The name says where it was made, and only the program's pods can make one up.
-
-`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
-replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
-with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
-"""
+"""Makes the names of predictions, in the form of `despina/wire/predictions.py`, and keeps what they are made with."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import ipaddress
 import itertools
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from despina.wire import RuntimeConfig
+from despina.wire.predictions import MAC_BYTES, ORIGIN, Prediction, key_of, read_name
 
-MAC_BYTES = 8
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
 KEY_FILE = "prediction-key"
-ORIGIN = re.compile(
-    r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
-)
-FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P<mac>[0-9a-f]{{16}})")
-
-
-def key_of(secret: str) -> bytes:
-    """The key of names, from one that the program's pods share for something else."""
-    return hashlib.blake2b(b"despina predictions", key=secret.encode()[:64], digest_size=32).digest()
 
 
 def prepare(cache: Path, pod: str) -> None:
@@ -45,11 +28,6 @@ def prepare(cache: Path, pod: str) -> None:
         file.touch(mode=0o600)
         file.write_text(secrets.token_hex(32))
     os.environ[KEY_ENV] = file.read_text()
-
-
-def pod_of(address: str, port: int) -> str:
-    """A pod's part of the name, from its IP address and its admin port; empty without an address."""
-    return f"{port:04x}{ipaddress.ip_address(address).packed.hex()}" if address else ""
 
 
 def address_of(pod: str) -> str:
@@ -69,44 +47,16 @@ def place_of(origin: str) -> tuple[str, int]:
     return begins.rpartition("-")[0], int(number, 16)
 
 
-def pod_in(origin: str) -> str:
-    """The pod that made a prediction, in the name of one."""
-    return origin.split("-")[1]
-
-
 def revision_in(origin: str) -> str:
     """The revision that made a prediction, in the name of one."""
     return origin.partition("-")[0]
-
-
-def trace_id_of(origin: str) -> str:
-    """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
-    return hashlib.sha256(origin.encode()).hexdigest()[:32]
-
-
-def unsigned(name: str) -> str:
-    """A name without its MAC: by it those are told apart that were read before, or that need none."""
-    return name.rpartition("-")[0] if FORM.fullmatch(name) else name
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a name says."""
-
-    name: str
-    origin: str
-    """The name, without its MAC, of the prediction whose answer it is: of a cached answer, the one that was cached."""
-    revision: str
-    pod: str
-    at: int
-    """When the origin was made, in seconds since the epoch."""
 
 
 class Names:
     """Makes names in one worker, and reads those of all."""
 
     def __init__(self, key: bytes, revision: str, pod: str, clock: Callable[[], float] = time.time) -> None:
-        self._hash = hashlib.blake2b(key=key, digest_size=MAC_BYTES)
+        self._key, self._hash = key, hashlib.blake2b(key=key, digest_size=MAC_BYTES)
         self.revision = revision
         self._worker = secrets.token_hex(4)
         self._begins = f"{revision}-{pod}-{self._worker}"
@@ -132,12 +82,7 @@ class Names:
 
     def read(self, name: str) -> Prediction | None:
         """What a name says; None for what is none at all. Raises Foreign if the program has not made it."""
-        found = FORM.fullmatch(name)
-        if found is None:
-            return None
-        if not hmac.compare_digest(self.signed(name.rpartition("-")[0]), name):
-            raise Foreign
-        return Prediction(name, found["origin"], found["revision"], found["pod"], int(found["time"], 16))
+        return read_name(self._key, name)
 
 
 def names_of(config: RuntimeConfig) -> Names:
@@ -148,7 +93,3 @@ def names_of(config: RuntimeConfig) -> Names:
 def shared_key(config: RuntimeConfig) -> bytes:
     """The key that all of the program's pods have; without a cluster, that of this machine."""
     return key_of(config.read_key or os.environ.get(KEY_ENV, ""))
-
-
-class Foreign(Exception):
-    """A prediction's name that another program made, or nobody."""

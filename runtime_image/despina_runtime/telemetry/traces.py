@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, get_args
 from pydantic_core import to_json
 
 from despina.wire import RuntimeConfig, Trace, TraceList, TraceSpan, TraceSummary
+from despina.wire.predictions import unsigned
 from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry.dropped import drop
 from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS, Executed, is_kept, origin_of, read_executed
 from despina_runtime.telemetry.export import Exporter
 from despina_runtime.telemetry.keeping import Why
-from despina_runtime.telemetry.prediction import place_of, unsigned
+from despina_runtime.telemetry.prediction import place_of
 from despina_runtime.telemetry.ring import Kept, Ring
 from despina_runtime.telemetry.tree import Node, tree
 

@@ -1,0 +1,74 @@
+"""What a prediction is called. The name says where it was made, and only those can make one up who have the program's
+read key: its pods, and who made it.
+
+`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
+replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
+with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass
+
+MAC_BYTES = 8
+ORIGIN = re.compile(
+    r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
+)
+FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P<mac>[0-9a-f]{{16}})")
+
+
+class Foreign(Exception):
+    """A prediction's name that another program made, or nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a name says."""
+
+    name: str
+    origin: str
+    """The name, without its MAC, of the prediction whose answer it is: of a cached answer, the one that was cached."""
+    revision: str
+    pod: str
+    at: int
+    """When the origin was made, in seconds since the epoch."""
+
+
+def key_of(secret: str) -> bytes:
+    """The key of names, from one that the program's pods share for something else."""
+    return hashlib.blake2b(b"despina predictions", key=secret.encode()[:64], digest_size=32).digest()
+
+
+def read_name(key: bytes, name: str) -> Prediction | None:
+    """What a name says; None for what is none at all. Raises Foreign if the program has not made it."""
+    found = FORM.fullmatch(name)
+    if found is None:
+        return None
+    mac = hashlib.blake2b(unsigned(name).encode(), key=key, digest_size=MAC_BYTES).hexdigest()
+    if not hmac.compare_digest(mac, found["mac"]):
+        raise Foreign
+    return Prediction(name, found["origin"], found["revision"], found["pod"], int(found["time"], 16))
+
+
+def pod_of(address: str, port: int) -> str:
+    """A pod's part of the name, from its IP address and its admin port; empty without an address."""
+    return f"{port:04x}{ipaddress.ip_address(address).packed.hex()}" if address else ""
+
+
+def pod_in(origin: str) -> str:
+    """The pod that made a prediction, in the name of one."""
+    return origin.split("-")[1]
+
+
+def trace_id_of(origin: str) -> str:
+    """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
+    return hashlib.sha256(origin.encode()).hexdigest()[:32]
+
+
+def unsigned(name: str) -> str:
+    """A name without its MAC: by it those are told apart that were read before, or that need none."""
+    return name.rpartition("-")[0] if FORM.fullmatch(name) else name
