@@ -34,6 +34,7 @@ from despina.desired.labels import PROGRAM, TOOL
 from despina.settings import DashboardSettings
 from despina.sources.figures import Asker
 from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
+from despina.sources.prometheus import Prometheus
 from despina.sources.traces import TraceAsker
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
     try:
         async with Asker(roots) as asker, TraceAsker(roots) as tracer, contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(with_past(world, settings))
             site = Site(world, door, api, Traces(tracer, api), is_local=is_open)
             await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
@@ -106,6 +108,19 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
                 ended.result()  # what ends before it was told to says why
     finally:
         await cluster.close()
+
+
+@contextlib.asynccontextmanager
+async def with_past(world: World, settings: DashboardSettings) -> AsyncIterator[None]:
+    """Curves from Prometheus for as long as this lasts, where one is named. Raises OSError for credentials that are
+    none."""
+    if not settings.prometheus_url:
+        yield
+        return
+    async with Prometheus(settings.prometheus_url, settings.prometheus_credentials) as source:
+        world.past.source = source
+        yield
+        await world.past.close()
 
 
 @contextlib.asynccontextmanager

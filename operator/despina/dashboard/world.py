@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from despina.cluster.reading import mapping, text
 from despina.dashboard.counting import Meter
-from despina.dashboard.curves import spark
+from despina.dashboard.curves import Chart, charts, remembered, spark
 from despina.dashboard.facts import (
     Document,
     Facts,
@@ -28,6 +28,7 @@ from despina.dashboard.facts import (
 )
 from despina.dashboard.history import History
 from despina.dashboard.named import Named
+from despina.dashboard.past import Past
 from despina.dashboard.rates import looked
 from despina.dashboard.rows import Row, row_of
 from despina.dashboard.words import shown
@@ -107,6 +108,8 @@ class World:
         self.tools: dict[Key, Document] = {}
         self.silent_since: dict[str, float] = {}
         """Since when the API server says nothing about something."""
+        self.past = Past(None, clock)
+        """What Prometheus says of it, where there is one."""
         self._numbers = itertools.count(int(clock() * 1000))  # later than those of the process before
         self._notes: Named[Note] = Named(self.programs)
         self._pods: Named[Pod] = Named(self.programs)
@@ -254,6 +257,11 @@ class World:
             self.silent_since.setdefault(what, self.clock())
 
     # What is shown
+
+    def charts(self, known: Known, span: str) -> dict[str, Chart]:
+        """A program's curves: out of Prometheus where it answers, else those that are remembered."""
+        found = self.past.curves(known.facts.key, span)
+        return charts(found if found is not None else remembered(known.history, span, self.clock()))
 
     def row(self, known: Known) -> Row:
         """A program's row."""
