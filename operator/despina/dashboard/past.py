@@ -1,7 +1,7 @@
 """A program's curves out of Prometheus, where there is one: kept for a few seconds, asked for while somebody looks.
 
-Nobody waits for it but the first who opens a page, and that not for long. While it does not answer, the page's own rings
-are shown, and since when.
+Nobody waits for it but the first who opens a page, and that not for long. While it does not answer, the page's own
+rings are shown, and since when.
 """
 
 from __future__ import annotations
