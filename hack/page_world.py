@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from aiohttp import web
@@ -21,12 +22,14 @@ from aiohttp import web
 from tools import ROOT
 
 sys.path.insert(0, str(ROOT))
-from despina.wire import ADMIN_PORT, LMFigures, Timing, ToolFigures
+from despina.wire import ADMIN_PORT, LMFigures, Timing, ToolFigures, Trace, TraceList, TraceSpan, TraceSummary
+from despina.wire.traces import MOST_SPANS
 from tests.support.page import a_candidate, a_manifest, a_pod, an_event, condition, figures
 
 NAMESPACES = 10
 PODS_EACH = 2
 BACKLOG = 128
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TOKEN = "bench-token"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: %s\r\ncontent-length: %d\r\n\r\n%s"
 
@@ -133,6 +136,32 @@ def encoded(pod: int, second: int, failures: int) -> bytes:
     return told.model_dump_json(exclude_defaults=True).encode()
 
 
+def _summary() -> dict[str, Any]:
+    return {"number": 1, "id": TRACE_ID, "trace_id": TRACE_ID, "at": time.time() - 60, "seconds": 100.0, "status": 200,
+            "version": "7", "revision": "rev7", "why": "slow"}  # fmt: skip
+
+
+@cache
+def trace_list() -> bytes:
+    """What a pod holds: one trace."""
+    return TraceList(boot="b", number=1, traces=(TraceSummary(**_summary()),)).model_dump_json().encode()
+
+
+@cache
+def trace() -> bytes:
+    """It, with as many spans as there may be: a request, modules in it, and calls in these."""
+    facts = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": "412", "despina.cost_usd": "0.0021"}
+    at = time.time() - 60
+    spans = tuple(
+        TraceSpan(
+            id=f"{number + 1:016x}", parent=f"{number // 10 + 1:016x}" if number else "", name=f"step {number}",
+            at=at + number / 100, seconds=0.02, attributes=facts if number > MOST_SPANS // 10 else {},
+        )
+        for number in range(MOST_SPANS)
+    )  # fmt: skip
+    return Trace(**_summary(), spans=spans).model_dump_json().encode()
+
+
 class PodPort(asyncio.Protocol):
     """The admin port of a pod, as far as the page asks it."""
 
@@ -151,10 +180,18 @@ class PodPort(asyncio.Protocol):
             self._transport.write(self._answer(head))
 
     def _answer(self, head: bytes) -> bytes:
-        if head.startswith(b"GET /figures"):
-            body = self._played.body(self._pod)
-            return ANSWER % (b'"%x"' % (hash(body) & 2**64 - 1), len(body), body)
-        return ANSWER % (b'"s"', 38, b'{"revision":"r","workers":1,"held":{}}')
+        body = self._body(head.split(b" ", 2)[1])
+        return ANSWER % (b'"%x"' % (hash(body) & 2**64 - 1), len(body), body)
+
+    def _body(self, path: bytes) -> bytes:
+        match path.split(b"/")[1:]:
+            case [b"figures"]:
+                return self._played.body(self._pod)
+            case [b"traces"]:
+                return trace_list()
+            case [b"traces", _]:
+                return trace()
+        return b'{"revision":"r","workers":1,"held":{}}'
 
 
 class ApiServer:
