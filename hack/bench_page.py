@@ -61,6 +61,7 @@ SEEN = """([key, part, text]) => new Promise((done) => {
 })"""
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 READABLE = """() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"""
+OPENED = "document.querySelectorAll('details').forEach((one, number) => { one.open = number < 20; })"
 VIOLATIONS = "async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.nodes[0].html}`)"
 
 
@@ -288,8 +289,7 @@ class Bench:
                     views = [view.format(whole_name(0)) for view in VIEWS]
                     for path in (*views, f"/p/{whole_name(0)}/traces/{TRACE_ID}?span=5", "/login"):
                         await page.goto(world.url + path)
-                        for closed in await page.locator("details").all():
-                            await closed.evaluate("(one) => { one.open = true; }")
+                        await page.evaluate(OPENED)
                         await page.evaluate(script.read_text())
                         found += [f"{path} {width} {scheme} {one}" for one in await page.evaluate(VIOLATIONS)]
         for one in found[:20]:

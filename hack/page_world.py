@@ -242,11 +242,12 @@ class ApiServer:
 
     async def play(self, request: web.Request) -> web.Response:
         """Something happens."""
-        said = await request.json()
+        said, at = await request.json(), time.time()
         if said.get("fails"):
-            self._played.fails[said["program"]] = time.time()
-        self._played.change(said["program"], said.get("status") or {}) if "status" in said else None
-        return web.json_response({"at": time.time()})
+            self._played.fails[said["program"]] = at
+        if "status" in said:
+            self._played.change(said["program"], said["status"])
+        return web.json_response({"at": at})
 
 
 async def play(programs: int, port: int) -> None:

@@ -69,8 +69,12 @@ def _version(sums: Sums, version: str, counted: VersionFigures, named: Words) ->
     _worded(sums, ("feedback", version), counted.feedback)
     _timed(sums, ("latency", version), counted.latency)
     _timed(sums, ("first_token", version), counted.first_token)
+    spent = [0.0, 0.0, 0.0]
     for lm in counted.lms:
-        _asked(sums, version, named(lm.lm, lm.module), lm)
+        counts = _asked(lm)
+        _numbered(sums, _asked_names(version, named(lm.lm, lm.module)), counts)
+        spent = [a + b for a, b in zip(spent, counts[2:], strict=True)]
+    _numbered(sums, _spent_names(version), spent)
 
 
 def _worded(sums: Sums, about: Name, counts: Mapping[str, int]) -> None:
@@ -87,17 +91,16 @@ def _timed(sums: Sums, about: Name, timing: Timing) -> None:
         _numbered(sums, _buckets(about), timing.buckets)
 
 
-def _asked(sums: Sums, version: str, module: Name, lm: LMFigures) -> None:
+def _asked(lm: LMFigures) -> tuple[float, ...]:
+    """Of one module, what ASKED says."""
     calls = sum(lm.outcomes.values())
-    counts = calls, calls - lm.outcomes.get("ok", 0), lm.input_tokens, lm.output_tokens, lm.cost_usd
-    _numbered(sums, _asked_names(version, module), counts)
-    _numbered(sums, _spent_names(version), counts[2:])
+    return calls, calls - lm.outcomes.get("ok", 0), lm.input_tokens, lm.output_tokens, lm.cost_usd
 
 
 def _numbered(sums: Sums, names: Sequence[Name], counts: Sequence[float]) -> None:
     for name, count in zip(names, counts, strict=False):
         if count:
-            sums[name] = min(sums[name] + count, MOST) if name in sums else count
+            sums[name] = min(sums[name] + count, MOST) if name in sums else min(count, MOST)
 
 
 def add(sums: Sums, name: Name, count: float) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Self
 import aiohttp
 from pydantic_core import from_json
 
-from despina.cluster.reading import entries, mapping
 from despina.sources.answers import PLAIN, TooLong, refuse_packed
 
 log = logging.getLogger(__name__)
@@ -91,12 +90,16 @@ class Prometheus:
 def points_of(body: bytes, most: int) -> Points:
     """The points of an answer's first series, so many at most; none where there is no series. Raises NoPast, and
     ValueError for what is no JSON."""
-    said = mapping(from_json(body))
-    if said.get("status") != "success":
+    said = from_json(body)
+    if _within(said, "status") != "success":
         raise NoPast("no success")
-    series = entries(mapping(said.get("data")).get("result"))
-    values = series[0].get("values") if series else []
+    series = _within(_within(said, "data"), "result")
+    values = _within(series[0], "values") if isinstance(series, list) and series else None
     return [point for one in (values if isinstance(values, list) else [])[:most] if (point := _point(one))]
+
+
+def _within(said: Any, name: str) -> Any:
+    return said.get(name) if isinstance(said, dict) else None
 
 
 def _point(said: Any) -> tuple[float, float] | None:
