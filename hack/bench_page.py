@@ -97,12 +97,13 @@ class World:
         }
         self.processes.start("page", [sys.executable, "-m", "despina.cli", "dashboard"], env)
 
-    def tell(self, program: int, **said: Any) -> float:
-        """Something happens to a program; the moment at which it did."""
+    def tell(self, program: int, **said: Any) -> dict[str, float]:
+        """Something happens to a program, or nothing; the moment at which it did, and how often pods were asked."""
         body = json.dumps({"program": program, **said}).encode()
         asked = urllib.request.Request(f"http://127.0.0.1:{self.world}/played", body, method="POST")
         with urllib.request.urlopen(asked, timeout=10) as answer:
-            return float(json.loads(answer.read())["at"])
+            found: dict[str, float] = json.loads(answer.read())
+            return found
 
     def cpu_seconds(self) -> float:
         """That the page's process took so far."""
@@ -192,11 +193,14 @@ class Bench:
     async def _idle(self, world: World) -> None:
         """Nobody looks."""
         await asyncio.sleep(WARM_SECONDS)
-        before, began = world.cpu_seconds(), time.monotonic()
+        before, then = world.cpu_seconds(), world.tell(0)
         await asyncio.sleep(REST_SECONDS)
-        took = (world.cpu_seconds() - before) / (time.monotonic() - began)
-        self.figures |= {"idle_cpu_percent": round(100 * took, 1), "rss_mib": round(world.rss_mib(), 1)}
-        say(f"Nobody looks: {self.figures['idle_cpu_percent']} % of a core, {self.figures['rss_mib']} MiB")
+        took, now = world.cpu_seconds() - before, world.tell(0)
+        seconds, asked = now["at"] - then["at"], now["asked"] - then["asked"]
+        share, memory = round(100 * took / seconds, 1), round(world.rss_mib(), 1)
+        self.figures |= {"idle_cpu_percent": share, "rss_mib": memory}
+        each = f"{asked / seconds:.0f} questions a second, {1e6 * took / max(1, asked):.0f} µs each"
+        say(f"Nobody looks: {share} % of a core, {memory} MiB; {each}")
 
     async def _live(self, world: World) -> dict[str, float]:
         """The list, opened by browsers that have nothing of it, and then watched."""
@@ -260,7 +264,7 @@ class Bench:
         await asyncio.sleep(0.2)
         program = int(key.rpartition("-")[2])
         status = {"breaker": {"state": "Open", "reason": "12 of 20 failed"}}
-        at = world.tell(program, fails=True) if is_counted else world.tell(program, status=status)
+        at = (world.tell(program, fails=True) if is_counted else world.tell(program, status=status))["at"]
         try:
             return float(await asyncio.wait_for(seeing, EVENT_SECONDS)) - at
         except TimeoutError:

@@ -3,12 +3,13 @@ ports of all pods, each on a loopback address of its own. It measures nothing.
 
 `python hack/page_world.py PROGRAMS PORT` answers until it is ended. What happens in it is told by `POST /played`: a
 JSON object with `program` (its number), and `status` (parts of its status that are others from now on), `fails` (its
-pods answer with an error from now on) or neither.
+pods answer with an error from now on) or neither. The answer says when it did, and how often pods were asked so far.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -59,6 +60,8 @@ class Played:
         """Since when a program's pods fail."""
         self.watches: list[tuple[str, str, asyncio.Queue[bytes]]] = []
         self.version = 1
+        self.asked = 0
+        """Figures of pods."""
         self._bodies: dict[tuple[int, int], bytes] = {}
 
     def items(self, kind: str, namespace: str) -> list[dict[str, Any]]:
@@ -186,6 +189,7 @@ class PodPort(asyncio.Protocol):
     def _body(self, path: bytes) -> bytes:
         match path.split(b"/")[1:]:
             case [b"figures"]:
+                self._played.asked += 1
                 return self._played.body(self._pod)
             case [b"traces"]:
                 return trace_list()
@@ -215,7 +219,7 @@ class ApiServer:
         return app
 
     async def listed(self, request: web.Request) -> web.StreamResponse:
-        """A list, or a watch that never ends."""
+        """A list, or a watch."""
         kind, namespace = request.match_info["kind"], request.match_info["namespace"]
         if "watch" in request.query:
             return await self._watched(request, kind, namespace)
@@ -227,8 +231,12 @@ class ApiServer:
         self._played.watches.append((kind, namespace, queue))
         response = web.StreamResponse()
         await response.prepare(request)
-        while True:
-            await response.write(await queue.get())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(float(request.query.get("timeoutSeconds", "270"))):
+                while True:
+                    await response.write(await queue.get())
+        self._played.watches.remove((kind, namespace, queue))
+        return response
 
     async def token(self, request: web.Request) -> web.Response:
         """Whose a token is."""
@@ -247,7 +255,7 @@ class ApiServer:
             self._played.fails[said["program"]] = at
         if "status" in said:
             self._played.change(said["program"], said["status"])
-        return web.json_response({"at": at})
+        return web.json_response({"at": at, "asked": self._played.asked})
 
 
 async def play(programs: int, port: int) -> None:
