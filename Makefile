@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-rag demo-loop demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-feedback bench-soak bench-pod schedules mutants locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-loop demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-feedback bench-soak bench-pod bench-page schedules mutants locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -68,6 +68,9 @@ bench-tools: install             ## calls of tools by name: overhead, routing, f
 
 bench-feedback: install          ## what feedback costs, and labels through kills, releases and an MLflow that hangs: is one lost?
 	@$(PY) hack/bench_feedback.py
+
+bench-page: install              ## the page with 1,000 programs: first paint, CPU, memory, from event to page, axe, Lighthouse
+	@$(PY) hack/bench_page.py
 
 bench-soak: install              ## ten minutes of mixed load at 80 % of what a pod can do, with a hot swap every 20 s
 	@SOAK_SECONDS=600 .venv/bin/pytest -q tests/runtime/test_soak.py

@@ -27,11 +27,10 @@ from stage import (
     start_services,
     wait_for_services,
 )
-from tools import CACHE, ROOT, Failed, install_packages, run, say, unpacked
+from tools import ROOT, Failed, fetch_axe, install_packages, say, unpacked
 
 MODULES = sorted((ROOT / "tests" / "e2e").glob("test_*.py"))
 OUT = ROOT / "out" / "test"
-AXE_CORE = "4.14.1"
 
 
 def missing() -> str | None:
@@ -69,16 +68,6 @@ def main(arguments: list[str]) -> int:
         processes.stop_all()
         if not os.environ.get("KEEP"):
             stage.down()
-
-
-def fetch_axe() -> None:
-    """axe-core, which looks for what keeps people from using the page; without npm its tests are skipped."""
-    folder = CACHE / "axe"
-    if (folder / "package" / "axe.min.js").exists() or not shutil.which("npm"):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if run(["npm", "pack", "--silent", f"axe-core@{AXE_CORE}"], quiet=True, check=False, cwd=folder) == "":
-        run(["tar", "-xzf", f"axe-core-{AXE_CORE}.tgz"], quiet=True, check=False, cwd=folder)
 
 
 def set_up(stage: LocalStage, processes: Processes, namespaces: Sequence[str]) -> dict[str, str]:

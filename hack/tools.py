@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+AXE_CORE, LIGHTHOUSE = "4.14.1", "12.8.2"
 CACHE = Path(os.environ.get("DESPINA_CACHE", Path.home() / ".cache" / "despina"))
 
 
@@ -72,3 +74,25 @@ def unpacked(package: str) -> Path:
             run(["dpkg-deb", "--extract", str(archive), f"{there}/files"])
             os.replace(f"{there}/files", folder)
     return folder
+
+
+def fetch_axe() -> Path | None:
+    """axe-core, which looks for what keeps people from using the page; nothing where there is no npm."""
+    folder = CACHE / "axe"
+    script = folder / "package" / "axe.min.js"
+    if not script.exists() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if run(["npm", "pack", "--silent", f"axe-core@{AXE_CORE}"], quiet=True, check=False, cwd=folder) == "":
+            run(["tar", "-xzf", f"axe-core-{AXE_CORE}.tgz"], quiet=True, check=False, cwd=folder)
+    return script if script.exists() else None
+
+
+def fetch_lighthouse() -> Path | None:
+    """Lighthouse, which scores a page; nothing where there is no npm, or no node that is new enough."""
+    folder = CACHE / f"lighthouse-{LIGHTHOUSE}"
+    script = folder / "node_modules" / "lighthouse" / "cli" / "index.js"
+    if not script.exists() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", f"--prefix={folder}"]
+        run([*command, f"lighthouse@{LIGHTHOUSE}"], quiet=True, check=False, cwd=folder)
+    return script if script.exists() else None

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("operator", help="run the operator")
     page = commands.add_parser("dashboard", help="run the page for people")
     page.add_argument("--open", action="store_true", help="for everybody on this machine: loopback only, no sign-in")
+    page.add_argument("--prometheus-url", metavar="URL", help="where curves come from, instead of its memory")
+    page.add_argument("--prometheus-credentials", metavar="FOLDER", help="with token and ca.crt, as far as needed")
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
@@ -56,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         case "operator":
             _operate(parser)
         case "dashboard":
-            _show(parser, args.open)
+            given = {"prometheus_url": args.prometheus_url, "prometheus_credentials": args.prometheus_credentials}
+            _show(parser, args.open, {name: value for name, value in given.items() if value})
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -156,13 +160,13 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     asyncio.run(run(settings))
 
 
-def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
+def _show(parser: argparse.ArgumentParser, is_open: bool, given: Mapping[str, str]) -> None:
     try:
         from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
         from despina.settings import DashboardSettings
     except ImportError as exc:
         parser.exit(1, f"despina dashboard: {exc.name} is not installed: pip install '.[operator]' brings it\n")
-    settings = _settings(parser, DashboardSettings)
+    settings = _settings(parser, DashboardSettings, given)
     set_up(settings.log_format, quotes_errors=True)
     try:
         asyncio.run(run(settings, is_open))
@@ -170,9 +174,11 @@ def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
         parser.exit(1, f"despina dashboard: {printable(str(exc))}\n")
 
 
-def _settings(parser: argparse.ArgumentParser, kind: type[Found]) -> Found:
+def _settings(
+    parser: argparse.ArgumentParser, kind: type[Found], given: Mapping[str, str] = MappingProxyType({})
+) -> Found:
     try:
-        return kind()
+        return kind(**given)
     except ValidationError as exc:
         names = ((str(e["loc"][0]).upper().removeprefix("DESPINA_"), e["msg"]) for e in exc.errors())
         parser.exit(1, "".join(f"DESPINA_{name}: {text}\n" for name, text in names))

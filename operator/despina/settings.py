@@ -86,6 +86,10 @@ class DashboardSettings(BaseSettings):
     read_secret: str = "despina-read-key"  # noqa: S105 - the name of a Secret
     proxy_secret: str = Field(default="", repr=False)
     """What a proxy in front shows beside the name of who asks; none is believed when left out."""
+    prometheus_url: ServerStr | None = None
+    """Where curves come from; from the process' own memory when left out."""
+    prometheus_credentials: Path | None = None
+    """A folder with a bearer token (`token`) and a certificate authority (`ca.crt`) for it, as far as there are any."""
     log_format: LogFormat = "text"
 
     @property

@@ -23,7 +23,7 @@ from despina.dashboard.run import ApiServer, followed, read_roots
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
-from despina.sources.figures import MOST_BYTES, Asker
+from despina.sources.figures import MOST_BYTES, Asker, Counted
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
 from despina.wire import SIGNATURE_HEADER, Figures, may_read, program_key
@@ -177,7 +177,7 @@ async def test_pods_are_read_with_the_programs_key_while_a_key_is_replaced():
 
     async with a_pod_that(answer) as port:
         async with Asker(lambda: ["new", "old"], port) as asker:
-            assert (await asker.figures("uid", "team-a", "p", "127.0.0.1")) == figures(7)
+            assert (await asker.figures("uid", "team-a", "p", "127.0.0.1")).figures == figures(7)
             assert (await asker.state("uid", "team-a", "p", "127.0.0.1")).revision == "r"
             assert await asker.figures("another", "team-a", "p", "127.0.0.1") is None
         async with Asker(lambda: ["new"], port) as asker:
@@ -227,8 +227,84 @@ async def test_numbers_without_end_are_drawn_into_their_bounds():
 
     async with a_pod_that(answers) as port, Asker(list, port) as asker:
         found = await asker.figures("u", "n", "p", "127.0.0.1")
-    assert found is None or found.in_flight <= 2**53
-    assert isinstance(found, Figures | None)
+    assert found is None or found.figures.in_flight <= 2**53
+
+
+async def test_a_pod_that_says_the_same_is_not_read_again():
+    seen, tag = [], '"a-tag"'
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.headers.get("If-None-Match"), request.transport.get_extra_info("peername")))
+        is_same = request.headers.get("If-None-Match") == tag
+        body = None if is_same else figures(7).model_dump_json()
+        return web.Response(text=body, status=304 if is_same else 200, headers={"ETag": tag})
+
+    async with a_pod_that(answer) as port, Asker(list, port) as asker:
+        assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(figures(7), tag)
+        assert await asker.figures("u", "n", "p", "127.0.0.1", tag) == Counted(None, tag)
+        assert await asker.figures("u", "n", "p", "127.0.0.1", '"other"') == Counted(figures(7), tag)
+    assert [asked for asked, _ in seen] == [None, tag, '"other"']
+    assert len({peer for _, peer in seen}) == 1, "one connection for all of them"
+
+
+RAW = {
+    "nothing": b"",
+    "something else": b"SSH-2.0\r\n\r\n",
+    "a head without end": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 4000,
+    "no length": b"HTTP/1.1 200 OK\r\n\r\n{}",
+    "less than it says": b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}",
+    "more than it says": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}{}",
+    "more than may be": b"HTTP/1.1 200 OK\r\ncontent-length: 999999999\r\n\r\n{}",
+    "in pieces": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "another protocol": b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a word in between": b"HTTP/1.1 100 Continue\r\ncontent-length: 0\r\n\r\n",
+    "nothing new without a question for that": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+}
+
+
+@contextlib.asynccontextmanager
+async def a_pod_that_says(*answers: bytes):
+    """Raw bytes for each question; then the connection ends."""
+    connections = []
+
+    async def talk(reader, writer):
+        connections.append(writer)
+        for answer in answers:
+            if not await reader.readline():
+                break
+            while (await reader.readline()).strip():
+                pass
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], connections
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("answer", RAW.values(), ids=RAW)
+async def test_what_is_not_http_as_pods_speak_it_is_none(answer):
+    async with a_pod_that_says(answer) as (port, _), Asker(list, port) as asker:
+        assert await asker.figures("u", "n", "p", "127.0.0.1") is None
+
+
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\nETag: %s\r\n%s\r\n" + b'{"boot":"b"}'
+
+
+async def test_a_connection_that_the_pod_ended_is_made_anew():
+    async with a_pod_that_says(GOOD % (b'"x"', b"")) as (port, connections), Asker(list, port) as asker:
+        for _ in range(3):
+            assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(Figures(boot="b"), '"x"')
+    assert len(connections) == 3
+
+
+async def test_a_tag_that_would_say_more_than_one_is_none():
+    said = GOOD % (b"x\ty", b"connection: close\r\n"), GOOD % (b'"%s"' % (b"x" * 99), b"")
+    for answer in said:
+        async with a_pod_that_says(answer) as (port, _), Asker(list, port) as asker:
+            assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(Figures(boot="b"), "")
 
 
 def test_what_lets_read_lets_do_nothing_else():

@@ -152,6 +152,15 @@ def test_the_page_speaks_tls_by_a_given_certificate_or_its_own():
     assert "DESPINA_TLS_KEY" not in page_of()[1]
 
 
+def test_the_page_asks_prometheus_where_one_is_named():
+    pod, env = page_of("--set=dashboard.prometheus.url=http://p:9090", "--set=dashboard.prometheus.secret=mine")
+    assert "mine" in [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
+    assert env["DESPINA_PROMETHEUS_URL"] == "http://p:9090"
+    mounted = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert mounted["prometheus"] == env["DESPINA_PROMETHEUS_CREDENTIALS"]
+    assert not [name for name in page_of()[1] if "PROMETHEUS" in name]
+
+
 def test_no_service_or_deployment_takes_the_others_pods():
     documents = rendered("--set=serviceMonitor.enabled=true")
     labels = {d["metadata"]["name"]: d["spec"]["template"]["metadata"]["labels"] for d in of(documents, "Deployment")}

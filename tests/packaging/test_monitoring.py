@@ -19,6 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from despina import telemetry
 from despina.api.status import ProgramStatus
 from despina.cluster.observe import read_status
+from despina.dashboard import promql
+from despina.dashboard.curves import RANGES
+from despina.dashboard.pages import COLUMNS, HEADS
 from despina.wire import Figures
 from despina_runtime.feedback import counts
 from despina_runtime.process.exposition import registry_of
@@ -80,10 +83,19 @@ def questions() -> list[str]:
     return [q.replace(r"\|", "|") for q in re.findall(r"^\| [^|]+ \| `(.*)` \|$", rest, re.M)]
 
 
+def of_the_page() -> Iterator[tuple[str, str]]:
+    """What stands beside the page's figures."""
+    for span in RANGES:
+        parts = {**promql.of_program(("team-a", "qa"), span, HEADS), "list": promql.of_list("team-a", HEADS)}
+        for part, queries in (parts | {"all": promql.of_list("", HEADS)}).items():
+            yield from ((f"page {span} {part} {query.title}", query.text) for query in queries)
+
+
 QUESTION = r"(?:^|`)((?:sum|histogram_quantile|despina_\w+\{)[^`\n]*)(?:$|`)"
 ASKED = {
     **{rule["alert"]: rule["expr"] for rule in RULES},
     **{f"{name} {n}": e for name, d in dashboards().items() for n, e in enumerate(expressions(d))},
+    **dict(of_the_page()),
     **{f"question {n}": q for n, q in enumerate(questions())},
     **{f"runbook {n}": q for n, q in enumerate(re.findall(QUESTION, RUNBOOKS, re.M))},
 }
@@ -115,6 +127,25 @@ def test_what_is_asked_for_is_there(what):
     assert len(PODS) >= 18
     assert len(OPERATOR) >= 12
     assert not misnamed(ASKED[what])
+
+
+def test_every_part_of_the_page_that_counts_has_its_queries():
+    asked = promql.of_program(("team-a", "qa"), "15m", HEADS)
+    assert [query.title for query in asked["now"]] == [hint for _, _, hint in COLUMNS]
+    figures = {
+        "conditions",
+        "curves",
+        "errors",
+        "feedback",
+        "gates",
+        "modules",
+        "now",
+        "pods",
+        "sides",
+        "tools",
+        "cache",
+    }
+    assert asked.keys() == figures
 
 
 def test_a_name_that_is_not_there_is_found():

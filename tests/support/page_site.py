@@ -17,6 +17,7 @@ from despina.dashboard.certificate import context
 from despina.dashboard.polling import Poller
 from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
+from despina.sources.figures import Counted
 from despina.wire import Figures, PodState
 from services import free_port
 from tests.support.page import a_pod
@@ -68,9 +69,10 @@ class FakePods:
         self.states: dict[str, PodState] = {}
         self.asked: dict[str, int] = {}
 
-    async def figures(self, uid: str, namespace: str, pod: str, ip: str) -> Figures | None:
+    async def figures(self, uid: str, namespace: str, pod: str, ip: str, tag: str = "") -> Counted | None:
         self.asked[uid] = self.asked.get(uid, 0) + 1
-        return self.counts.get(uid)
+        found = self.counts.get(uid)
+        return Counted(found) if found else None
 
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         return self.states.get(uid)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from despina.dashboard.counting import BUCKETS, MOST_GONE, MOST_NAMES, MOST_VERSIONS, Gauges, Meter, flattened
+from despina.dashboard.counting import MOST_GONE, MOST_NAMES, Gauges, Meter
+from despina.dashboard.flat import BUCKETS, MOST_VERSIONS, flattened
 from despina.dashboard.history import History, Ring
 from despina.dashboard.rates import Look, Sample, between, looked, quantile
 from despina.dashboard.story import modules
@@ -35,7 +36,7 @@ def test_sums_never_go_back(steps, count):
     meter = Meter()
     for pod, figures in steps:
         meter.take(pod, figures)
-    assert looked(0, meter.total(), meter.gauges()).requests == count
+    assert looked(0, meter).requests == count
 
 
 def test_pods_that_are_gone_are_counted_and_hold_nothing():
@@ -45,7 +46,7 @@ def test_pods_that_are_gone_are_counted_and_hold_nothing():
     assert meter.gauges() == Gauges(3, 1, 1, 0)
     meter.stay({"q"})
     assert meter.gauges() == Gauges(1, 0, 0, 0)
-    assert looked(0, meter.total(), meter.gauges()).requests == 4
+    assert looked(0, meter).requests == 4
 
 
 BACK = {
@@ -60,9 +61,9 @@ def test_a_pod_that_is_back_is_counted_once(figures, count):
     meter.take("p", said(3))
     for _ in range(3):
         meter.stay(())
-    assert looked(0, meter.total(), meter.gauges()).requests == 3
+    assert looked(0, meter).requests == 3
     meter.take("p", figures)
-    assert looked(0, meter.total(), meter.gauges()).requests == count
+    assert looked(0, meter).requests == count
 
 
 def test_of_pods_that_are_gone_the_last_are_known_and_all_are_counted():
@@ -70,7 +71,7 @@ def test_of_pods_that_are_gone_the_last_are_known_and_all_are_counted():
     for number in range(3 * MOST_GONE):
         meter.take(f"p{number}", said(2))
         meter.stay(())
-    assert looked(0, meter.total(), meter.gauges()).requests == 6 * MOST_GONE
+    assert looked(0, meter).requests == 6 * MOST_GONE
     assert len(meter._gone) == MOST_GONE
 
 

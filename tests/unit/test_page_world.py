@@ -56,6 +56,18 @@ def test_a_program_made_anew_begins_anew(world):
     assert world.programs[QA].meter.total() == {}
 
 
+def test_a_pod_that_says_the_same_counts_once_and_is_heard(world, clock):
+    known = world.programs[QA]
+    world.heard(QA, "uid-qa", {"qa-1": figures(100)}, {"qa-1": '"a"'})
+    clock.now += 10
+    world.heard(QA, "uid-qa", {"qa-1": None}, {"qa-1": '"a"'})
+    assert (known.answered, known.history.present().requests) == (clock.now, 0)
+    world.heard(QA, "uid-qa", {"qa-1": None}, {"qa-1": '"b"'})  # what that was is not known
+    assert known.meter._pods["qa-1"].missed == 1
+    assert known.meter.tag("qa-1") == '"a"'
+    assert known.meter.tag("qa-2") == ""
+
+
 SILENT = {
     "all of them": ({"qa-1": None, "qa-2": None}, 0),
     "one of two": ({"qa-1": None, "qa-2": figures(in_flight=2)}, 2),

@@ -188,6 +188,7 @@ class Site:
         viewer = request[VIEWER]
         known = await self._program(request)
         acts = await self.door.acts(viewer, known.facts.key[0])
+        await self.world.past.first(known.facts.key, pages.span_of(request.query))
         text = rendered("program.html", **pages.told(self.world, viewer, known, acts, request.query))
         answer = web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8")
         answer.enable_compression()

@@ -1,112 +1,52 @@
 """Sums over pods of what they count, which never go back (pure).
 
-A pod's figures are flattened to numbers by name, so that adding, keeping and comparing are the same for all of them.
 What a pod no longer says (its container began anew, a version ended, it is gone) is kept as what was counted before.
+Names are as good as always those of before, so that a pod's counts are an array beside the names, which all pods of a
+program share.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import lt
 from typing import NamedTuple
 
-from despina.wire import MOST, MOST_MODULES, OTHER, SECONDS_BOUNDS, Figures, LMFigures, Timing
+from despina.dashboard.flat import BUCKETS, PLACES, Name, Sums, add, flattened, places
+from despina.wire import OTHER, Figures
 
-Name = tuple[str, ...]
-"""What is counted, such as `("requests", VERSION, STATUS)`."""
-Sums = dict[Name, float]
-MOST_VERSIONS, MOST_TOOLS, MOST_WORDS = 4, 64, 16
-"""Of one pod; what comes behind is counted as `other`."""
 MOST_NAMES = 4096
 """Of one program: of all its pods together, and of all that ended."""
 MOST_GONE = 20
 """Pods of one program that are gone, and known again if they are back after all."""
 MOST_MISSED = 3
 """Questions that a pod may leave open before what it said of the moment holds no longer."""
-LONGEST_WORD = 100
-BUCKETS = len(SECONDS_BOUNDS) + 1
-_shared: dict[Name, Name] = {}
-MOST_SHARED = 50_000
 
 
-class Words:
-    """The first so many words as they are, all others as `other`: anybody may have made them up."""
+class Shape:
+    """The names of what a pod counts."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: set[tuple[str, ...]] = set()
+    __slots__ = ("names", "places")
 
-    def __call__(self, *words: str) -> tuple[str, ...]:
-        cut = tuple(word[:LONGEST_WORD] for word in words)
-        if cut not in self._known and len(self._known) >= self._most:
-            return (OTHER,) * len(words)
-        self._known.add(cut)
-        return cut
-
-
-def flattened(figures: Figures) -> Sums:
-    """One pod's counts by name, without those that are nothing."""
-    sums: Sums = {}
-    for name, count in _counts(figures):
-        if count:
-            _add(sums, _shared.setdefault(name, name) if len(_shared) < MOST_SHARED else name, count)
-    return sums
-
-
-def _add(sums: Sums, name: Name, count: float) -> None:
-    sums[name] = min(sums.get(name, 0) + count, MOST)
-
-
-def _counts(figures: Figures) -> Iterator[tuple[Name, float]]:
-    versions, tools = Words(MOST_VERSIONS), Words(MOST_TOOLS)
-    modules: dict[str, Words] = {}  # of each version its own: what is said of one hangs on no other that may end
-    for number, counted in figures.versions.items():
-        (version,) = versions(number)
-        yield from _worded("requests", counted.requests, version)
-        yield from _worded("errors", counted.errors, version)
-        yield from _worded("feedback", counted.feedback, version)
-        yield from _timed("latency", counted.latency, version)
-        yield from _timed("first_token", counted.first_token, version)
-        for lm in counted.lms:
-            named = modules.setdefault(version, Words(MOST_MODULES))
-            yield from _asked(lm, version, named(lm.lm, lm.module))
-    yield from _worded("cache", figures.cache)
-    yield from _worded("degraded", figures.degraded)
-    lms = Words(MOST_WORDS)
-    for name, timing in figures.lm_seconds.items():
-        yield from _timed("lm_seconds", timing, *lms(name))
-    for tool in figures.tools:
-        yield from _worded("tool", tool.outcomes, *tools(tool.tool, tool.backend))
-
-
-def _worded(kind: str, counts: Mapping[str, int], *about: str) -> Iterator[tuple[Name, float]]:
-    words = Words(MOST_WORDS)
-    for word, count in counts.items():
-        yield (kind, *about, *words(word)), count
-
-
-def _timed(kind: str, timing: Timing, *about: str) -> Iterator[tuple[Name, float]]:
-    yield (f"{kind}_sum", *about), timing.seconds
-    for number, count in enumerate(timing.buckets):
-        yield (kind, *about, str(number)), count
-
-
-def _asked(lm: LMFigures, version: str, module: tuple[str, ...]) -> Iterator[tuple[Name, float]]:
-    calls = sum(lm.outcomes.values())
-    for what, count in (("calls", calls), ("failed", calls - lm.outcomes.get("ok", 0))):
-        yield ("lm", version, *module, what), count
-    for what, number in (("input", lm.input_tokens), ("output", lm.output_tokens), ("cost", lm.cost_usd)):
-        yield ("lm", version, *module, what), number
-        yield ("spent", version, what), number
+    def __init__(self, names: tuple[Name, ...]) -> None:
+        self.names, self.places = names, places(names)
 
 
 @dataclass(slots=True)
 class _Pod:
     boot: str
-    sums: Sums
+    shape: Shape
+    counts: array[float]
     gauges: Gauges
+    tag: str = ""
     missed: int = 0
+
+    @property
+    def sums(self) -> Sums:
+        """What it counted, by name."""
+        return dict(zip(self.shape.names, self.counts, strict=True))
 
 
 class Gauges(NamedTuple):
@@ -123,19 +63,46 @@ class Meter:
     """What one program's pods counted, together."""
 
     _past: Sums = field(default_factory=dict)
+    _past_curves: list[float] | None = None
     _pods: dict[str, _Pod] = field(default_factory=dict)
     _gone: dict[str, _Pod] = field(default_factory=dict)
     _names: Counter[Name] = field(default_factory=Counter)
     """How many pods count something, those that are gone among them."""
+    _shape: Shape = field(default_factory=lambda: Shape(()))
+    """The latest, for all pods that count the same."""
 
-    def take(self, pod: str, figures: Figures) -> None:
-        """What a pod says now."""
-        sums, before = self._named(flattened(figures)), self._pods.get(pod) or self._gone.pop(pod, None)
+    def take(self, pod: str, figures: Figures, tag: str = "") -> None:
+        """What a pod says now; `tag` stands for it the next time."""
+        sums, before = flattened(figures), self._pods.get(pod) or self._gone.pop(pod, None)
+        shape, counts = self._shaped(sums, before)
         if before:
-            self._forget(before.sums)
-            self._keep(_lost(before.sums, sums if before.boot == figures.boot else {}))
+            self._keep(_lost(before, figures.boot, shape, counts))
         gauges = Gauges(figures.in_flight, figures.queued, figures.breaker_open, figures.rss_bytes)
-        self._pods[pod] = _Pod(figures.boot, sums, gauges)
+        self._pods[pod] = _Pod(figures.boot, shape, counts, gauges, tag)
+
+    def _shaped(self, sums: Sums, before: _Pod | None) -> tuple[Shape, array[float]]:
+        names = tuple(sums)
+        if before and before.shape.names == names:
+            return before.shape, array("d", sums.values())
+        sums = self._named(sums)
+        if before:
+            self._forget(before.shape.names)
+        if self._shape.names != (names := tuple(sums)):
+            self._shape = Shape(names)
+        return self._shape, array("d", sums.values())
+
+    def same(self, pod: str, tag: str) -> bool:
+        """A pod says what it said with this tag; whether it is known what that was."""
+        known = self._pods.get(pod)
+        if known is None or not tag or known.tag != tag:
+            return False
+        known.missed = 0
+        return True
+
+    def tag(self, pod: str) -> str:
+        """What stands for that which a pod said last; empty where nothing does."""
+        known = self._pods.get(pod)
+        return known.tag if known else ""
 
     def miss(self, pods: Iterable[str]) -> None:
         """These were asked and did not answer; what they counted stays counted."""
@@ -148,17 +115,29 @@ class Meter:
         for gone in self._pods.keys() - set(present):
             self._gone[gone] = self._pods.pop(gone)
         while len(self._gone) > MOST_GONE:
-            sums = self._gone.pop(next(iter(self._gone))).sums
-            self._forget(sums)
-            self._keep(sums)
+            pod = self._gone.pop(next(iter(self._gone)))
+            self._forget(pod.shape.names)
+            self._keep(pod.sums)
 
     def total(self) -> Sums:
         """All that was counted since this process looks."""
         total = dict(self._past)
-        for pod in (*self._pods.values(), *self._gone.values()):
-            for name, count in pod.sums.items():
-                _add(total, name, count)
+        for pod in self._all():
+            for name, count in zip(pod.shape.names, pod.counts, strict=True):
+                add(total, name, count)
         return total
+
+    def curves(self) -> list[float]:
+        """Of the total what curves are made of: SUMMED and the buckets of latency."""
+        if self._past_curves is None:
+            self._past_curves = _moved([0.0] * PLACES, places(self._past), [*self._past.values()])
+        found = [*self._past_curves]
+        for pod in self._all():
+            _moved(found, pod.shape.places, pod.counts)
+        return found
+
+    def _all(self) -> list[_Pod]:
+        return [*self._pods.values(), *self._gone.values()]
 
     def gauges(self) -> Gauges:
         """What is so now, over all pods that say so."""
@@ -176,26 +155,38 @@ class Meter:
         sums: Sums = {}
         for name, count in counted.items():
             is_room = name in self._names or len(self._names) < MOST_NAMES
-            _add(sums, name if is_room else _nameless(name), count)
+            add(sums, name if is_room else _nameless(name), count)
         self._names.update(sums.keys())
         return sums
 
-    def _forget(self, sums: Sums) -> None:
-        for name in sums:
+    def _forget(self, names: Iterable[Name]) -> None:
+        for name in names:
             self._names[name] -= 1
             if not self._names[name]:
                 del self._names[name]
 
     def _keep(self, sums: Mapping[Name, float]) -> None:
+        self._past_curves = None if sums else self._past_curves
         for name, count in sums.items():
             if name[0] == "lm":
                 name = ("lm", OTHER, *name[2:])  # of modules only sums over versions are shown
-            _add(self._past, name if name in self._past or len(self._past) < MOST_NAMES else _nameless(name), count)
+            add(self._past, name if name in self._past or len(self._past) < MOST_NAMES else _nameless(name), count)
 
 
-def _lost(before: Sums, now: Sums) -> Sums:
+def _moved(curves: list[float], where: Iterable[tuple[int, int]], counts: Sequence[float]) -> list[float]:
+    for number, place in where:
+        curves[place] += counts[number]
+    return curves
+
+
+def _lost(before: _Pod, boot: str, shape: Shape, counts: array[float]) -> Sums:
     """What a reader would miss: a count that is less than it was began anew."""
-    return {name: count for name, count in before.items() if now.get(name, 0) < count}
+    if before.boot != boot:
+        return before.sums
+    if before.shape is shape and not any(map(lt, counts, before.counts)):
+        return {}
+    now = dict(zip(shape.names, counts, strict=True))
+    return {name: count for name, count in before.sums.items() if now.get(name, 0) < count}
 
 
 KEPT = {*map(str, range(BUCKETS)), "caller", "calls", "failed", "input", "output", "cost"}

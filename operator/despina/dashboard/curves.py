@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from despina.dashboard import words
@@ -45,10 +45,17 @@ def spark(history: History, name: str, now: float) -> str:
     return path(values, peak(values), 2 * (SPARK_POINTS - 1), 24, digits=0)
 
 
-def charts(history: History, span: str, now: float) -> dict[str, Chart]:
-    """The curves of a program's page over one of RANGES."""
+DRAWN = ("requests", "errors", "p50", "p95")
+
+
+def remembered(history: History, span: str, now: float) -> Mapping[str, list[float]]:
+    """The curves of a program's page over one of RANGES, out of its rings."""
     ring, count = RANGES[span]
-    series = {name: getattr(history, ring).series(name, count, now) for name in ("requests", "errors", "p50", "p95")}
+    return {name: getattr(history, ring).series(name, count, now) for name in DRAWN}
+
+
+def charts(series: Mapping[str, list[float]]) -> dict[str, Chart]:
+    """The pictures of a program's page."""
     traffic, latency = peak(series["requests"], series["errors"]), peak(series["p50"], series["p95"])
     return {
         "traffic": Chart({n: path(series[n], traffic) for n in ("requests", "errors")}, f"{words.number(traffic)}/s"),

@@ -33,7 +33,8 @@ class Ring:
         slot = int(at // self.seconds)
         if slot < self._latest:
             return
-        for skipped in range(max(self._latest + 1, slot - self.slots + 1), slot):
+        first = self._latest + 1 if self._latest >= 0 else slot
+        for skipped in range(max(first, slot - self.slots + 1), slot):
             self._write(skipped, Sample())
         self._write(slot, sample)
         self._latest = slot

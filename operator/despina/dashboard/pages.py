@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from despina.dashboard import story, words
+from despina.dashboard import promql, story, words
 from despina.dashboard.access import Viewer
 from despina.dashboard.acts import acts_of
-from despina.dashboard.curves import RANGES, charts
+from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import serving, status_of
 from despina.dashboard.rows import Row, in_order
 from despina.dashboard.stream import shape_of, shape_of_page
@@ -26,6 +26,7 @@ COLUMNS = (
     ("cost", "cost/h", "Cost an hour"),
     ("score", "score", "Score of the version that serves"),
 )
+HEADS = tuple((name, hint) for name, _, hint in COLUMNS)
 SPARKED = {"requests", "p95"}
 
 
@@ -64,6 +65,7 @@ def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mappi
         "columns": COLUMNS,
         "sparked": SPARKED,
         "shape": shape_of(everything),
+        "queries": promql.of_list(chosen if chosen in namespaces else "", HEADS),
     }
 
 
@@ -73,11 +75,16 @@ def _sparks(world: World, row: Row) -> Mapping[str, str]:
     return world.encoded(known).sparks if known else dict.fromkeys(SPARKED, "")
 
 
+def span_of(asked: Mapping[str, str]) -> str:
+    """The time span that is asked for."""
+    return asked["range"] if asked.get("range") in RANGES else "15m"
+
+
 def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[str, str]) -> dict[str, Any]:
     """One program's page."""
     now, document = world.clock(), known.facts.document
     status, sums, key = status_of(document), known.meter.total(), known.facts.key
-    span = asked["range"] if asked.get("range") in RANGES else "15m"
+    span = span_of(asked)
     notes, served = list(known.notes.values()), serving(status)
     tools = {name: tool for (namespace, name), tool in world.tools.items() if namespace == key[0]}
     return _common(world, viewer) | {
@@ -88,7 +95,8 @@ def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[
         "asked": words.shown(asked.get("asked", ""), 20),
         "span": span,
         "spans": list(RANGES),
-        "charts": charts(known.history, span, now),
+        "charts": world.charts(known, span),
+        "past_silent": words.clock(world.past.silent_since) if world.past.silent_since else "",
         "lanes": story.lanes(status, notes, span, now),
         "sides": story.sides(status, sums),
         "columns": COLUMNS,
@@ -97,6 +105,7 @@ def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[
         "gauges": known.meter.gauges(),
         "answered": known.answered,
         "shape": shape_of_page(known, now),
+        "queries": promql.of_program(key, span, HEADS),
     }
 
 

@@ -56,9 +56,11 @@ class Poller:
             task.add_done_callback(lambda _, key=key: self._asking.pop(key, None))  # type: ignore[misc]
 
     async def _ask(self, key: Key, known: Known, with_state: bool) -> None:
-        pods, uid = list(known.pods.values()), known.facts.uid
-        said = await asyncio.gather(*(self._asker.figures(uid, key[0], pod.name, pod.ip) for pod in pods))
-        self._world.heard(key, uid, {pod.name: figures for pod, figures in zip(pods, said, strict=True)})
+        pods, uid, tag = list(known.pods.values()), known.facts.uid, known.meter.tag
+        asked = [self._asker.figures(uid, key[0], pod.name, pod.ip, tag(pod.name)) for pod in pods]
+        said = dict(zip((pod.name for pod in pods), await asyncio.gather(*asked), strict=True))
+        figures = {pod: counted.figures if counted else None for pod, counted in said.items()}
+        self._world.heard(key, uid, figures, {pod: counted.tag for pod, counted in said.items() if counted})
         if with_state:
             await asyncio.gather(*(self._ask_state(key, uid, pod) for pod in pods))
 

@@ -6,14 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from despina.dashboard.counting import BUCKETS, Gauges, Sums
+from despina.dashboard.counting import Meter
+from despina.dashboard.flat import BUCKETS, SUMMED, Sums
 from despina.wire import SECONDS_BOUNDS
-
-CALLERS = "caller"
-"""The class of errors that are the callers' own: they are no fault of the program."""
-SUMMED = ("requests", "errors", "hits", "answers", "tokens", "cost", "degraded")
-MADE = "none"
-"""The cache's tier of answers that were made."""
 
 
 class Look(NamedTuple):
@@ -51,28 +46,11 @@ class Sample(NamedTuple):
     in_flight: float = math.nan
 
 
-def looked(at: float, sums: Sums, gauges: Gauges) -> Look:
-    """Sums as a look at them."""
-    found: dict[str, float] = dict.fromkeys(SUMMED, 0.0) | {"at": at}
-    latency = [0.0] * BUCKETS
-    for name, count in sums.items():
-        match name:
-            case ("requests", _, _):
-                found["requests"] += count
-            case ("errors", _, kind) if kind != CALLERS:
-                found["errors"] += count
-            case ("latency", _, bucket):
-                latency[int(bucket)] += count
-            case ("cache", tier):
-                found["answers"] += count
-                found["hits"] += count if tier != MADE else 0
-            case ("spent", _, "cost"):
-                found["cost"] += count
-            case ("spent", _, _):
-                found["tokens"] += count
-            case ("degraded", _):
-                found["degraded"] += count
-    return Look(latency=tuple(latency), in_flight=gauges.in_flight, **found)
+def looked(at: float, meter: Meter) -> Look:
+    """A look at what a program's pods counted."""
+    found = meter.curves()
+    summed = dict(zip(SUMMED, found, strict=False))
+    return Look(at, **summed, latency=tuple(found[len(SUMMED) :]), in_flight=meter.gauges().in_flight)
 
 
 def between(then: Look, now: Look) -> Sample:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import math
 import re
 import signal
 import ssl
@@ -33,11 +34,13 @@ from despina.desired.labels import PROGRAM, TOOL
 from despina.settings import DashboardSettings
 from despina.sources.figures import Asker
 from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
+from despina.sources.prometheus import Prometheus
 from despina.sources.traces import TraceAsker
 
 log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 2.0
+ROOTS_SECONDS = 5.0
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """What a tool can be called."""
 ABOUT_PROGRAMS = "involvedObject.kind=DSPyProgram"
@@ -90,6 +93,7 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
     try:
         async with Asker(roots) as asker, TraceAsker(roots) as tracer, contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(with_past(world, settings))
             site = Site(world, door, api, Traces(tracer, api), is_local=is_open)
             await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
@@ -104,6 +108,19 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
                 ended.result()  # what ends before it was told to says why
     finally:
         await cluster.close()
+
+
+@contextlib.asynccontextmanager
+async def with_past(world: World, settings: DashboardSettings) -> AsyncIterator[None]:
+    """Curves from Prometheus for as long as this lasts, where one is named. Raises OSError for credentials that are
+    none."""
+    if not settings.prometheus_url:
+        yield
+        return
+    async with Prometheus(settings.prometheus_url, settings.prometheus_credentials) as source:
+        world.past.source = source
+        yield
+        await world.past.close()
 
 
 @contextlib.asynccontextmanager
@@ -141,12 +158,27 @@ def followed(world: World, namespaces: list[str]) -> list[Followed]:
 async def read_roots(settings: DashboardSettings, cluster: Cluster) -> Callable[[], tuple[str, ...]]:
     """What programs' read keys are made of: from the mounted Secret, as it is at each moment; where none is mounted,
     as on a laptop, from the cluster, once."""
-    folder = settings.read_keys
-    if folder:
-        return lambda: tuple(text for name in (READ_ROOT, READ_ROOT_BEFORE) if (text := _text_of(folder / name)))
+    if settings.read_keys:
+        return Mounted(settings.read_keys, time.monotonic)
     data = (await cluster.get("Secret", settings.namespace, settings.read_secret) or {}).get("data") or {}
     found = tuple(base64.b64decode(data[name]).decode() for name in (READ_ROOT, READ_ROOT_BEFORE) if name in data)
     return lambda: found
+
+
+class Mounted:
+    """Roots in a folder, which Kubernetes renews; read anew every few seconds, and not for each pod that is asked."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder, self._clock = folder, clock
+        self._read: tuple[str, ...] = ()
+        self._read_at = -math.inf
+
+    def __call__(self) -> tuple[str, ...]:
+        """Those at the moment, the present one first."""
+        if self._clock() - self._read_at >= ROOTS_SECONDS:
+            texts = [_text_of(self._folder / name) for name in (READ_ROOT, READ_ROOT_BEFORE)]
+            self._read, self._read_at = tuple(filter(None, texts)), self._clock()
+        return self._read
 
 
 def _text_of(path: Path) -> str:

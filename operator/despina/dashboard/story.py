@@ -10,9 +10,9 @@ from despina.api.runs import OptimizationRun
 from despina.api.status import ProgramStatus, RevisionStatus
 from despina.cluster.reading import entries, mapping
 from despina.dashboard import words
-from despina.dashboard.counting import Sums
 from despina.dashboard.facts import Note, score_of
-from despina.dashboard.rates import CALLERS, quantile, timed
+from despina.dashboard.flat import ASKED, CALLERS, Sums
+from despina.dashboard.rates import quantile, timed
 from despina.dashboard.rows import BAD, BUSY, ICONS, OK, WARN
 from despina.decide.quarantine import parse_timestamp
 
@@ -182,9 +182,6 @@ def _side(name: str, revision: RevisionStatus, status: ProgramStatus, sums: Sums
             "Revision": words.shown(revision.revision, 20),
         },
     )
-
-
-ASKED = ("calls", "failed", "input", "output", "cost")
 
 
 def modules(sums: Sums) -> list[Part]:

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from despina.dashboard.curves import charts
 from despina.dashboard.facts import Key
 from despina.dashboard.polling import Watched
 from despina.dashboard.rows import Row, in_order
@@ -119,7 +118,7 @@ def page_events(world: World, stream: Stream, known: Known) -> Iterator[bytes]:
 def pictured(world: World, known: Known, span: str) -> bytes:
     """The figures and curves of a program's page."""
     row, paths, tops = world.row(known), dict[str, str](), dict[str, str]()
-    for name, chart in charts(known.history, span, world.clock()).items():
+    for name, chart in world.charts(known, span).items():
         paths |= {f"{name}-{series}": d for series, d in chart.paths.items()}
         tops[f"top-{name}"] = chart.top
     return json.dumps({"cells": row.cells | tops, "level": row.state.level, "paths": paths}).encode()

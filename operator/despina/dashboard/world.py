@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from despina.cluster.reading import mapping, text
 from despina.dashboard.counting import Meter
-from despina.dashboard.curves import spark
+from despina.dashboard.curves import Chart, charts, remembered, spark
 from despina.dashboard.facts import (
     Document,
     Facts,
@@ -28,6 +28,7 @@ from despina.dashboard.facts import (
 )
 from despina.dashboard.history import History
 from despina.dashboard.named import Named
+from despina.dashboard.past import Past
 from despina.dashboard.rates import looked
 from despina.dashboard.rows import Row, row_of
 from despina.dashboard.words import shown
@@ -85,6 +86,13 @@ class Known:
     changes: int = 0
     """Of everything that is no figure."""
 
+    def take(self, pod: str, figures: Figures | None, tag: str) -> bool:
+        """What one of its pods counts, or that this is as it was; whether that can be told."""
+        if figures and pod in self.pods:
+            self.meter.take(pod, figures, tag)
+            return True
+        return not figures and self.meter.same(pod, tag)
+
     def stale(self, is_figure: bool = False) -> None:
         """Something is not as it was."""
         self.row = None
@@ -100,6 +108,8 @@ class World:
         self.tools: dict[Key, Document] = {}
         self.silent_since: dict[str, float] = {}
         """Since when the API server says nothing about something."""
+        self.past = Past(None, clock)
+        """What Prometheus says of it, where there is one."""
         self._numbers = itertools.count(int(clock() * 1000))  # later than those of the process before
         self._notes: Named[Note] = Named(self.programs)
         self._pods: Named[Pod] = Named(self.programs)
@@ -215,19 +225,20 @@ class World:
 
     # What pods say
 
-    def heard(self, key: Key, uid: str, said: dict[str, Figures | None]) -> None:
-        """What a program's pods count now; what those that did not answer had counted is kept."""
+    def heard(
+        self, key: Key, uid: str, said: Mapping[str, Figures | None], tags: Mapping[str, str] | None = None
+    ) -> None:
+        """What a program's pods count now; what those that did not answer had counted is kept. A pod with nothing but
+        the tag that it had says the same as before."""
         known = self.programs.get(key)
         if known is None or known.facts.uid != uid:
             return
-        answers = {name: figures for name, figures in said.items() if figures and name in known.pods}
-        for name, figures in answers.items():
-            known.meter.take(name, figures)
-        known.meter.miss(said.keys() - answers.keys())
+        answers = {name for name, figures in said.items() if known.take(name, figures, (tags or {}).get(name, ""))}
+        known.meter.miss(said.keys() - answers)
         now = self.clock()
         known.answered = now if answers else known.answered
         if answers or not known.pods:
-            known.history.look(looked(now, known.meter.total(), known.meter.gauges()))
+            known.history.look(looked(now, known.meter))
         elif known.meter.is_silent():
             known.history.forget_present()
         known.stale(is_figure=True)
@@ -246,6 +257,11 @@ class World:
             self.silent_since.setdefault(what, self.clock())
 
     # What is shown
+
+    def charts(self, known: Known, span: str) -> dict[str, Chart]:
+        """A program's curves: out of Prometheus where it answers, else those that are remembered."""
+        found = self.past.curves(known.facts.key, span)
+        return charts(found if found is not None else remembered(known.history, span, self.clock()))
 
     def row(self, known: Known) -> Row:
         """A program's row."""

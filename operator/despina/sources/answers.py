@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING
 
-import httpx
+if TYPE_CHECKING:
+    import httpx  # 11 MiB, which the page, that asks otherwise, does without
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 2.0
@@ -49,7 +51,7 @@ async def answer_of(
 ) -> bytes | None:
     """What is answered, by one that may take `wait` seconds to begin; None for anything that is no answer."""
     seconds = ANSWER_SECONDS + wait
-    patience = httpx.Timeout(seconds, connect=client.timeout.connect)
+    patience = type(client.timeout)(seconds, connect=client.timeout.connect)
     try:
         asking = client.stream("GET", url, timeout=patience, headers=headers)
         async with asyncio.timeout(seconds), asking as response:

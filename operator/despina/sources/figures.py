@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from despina.sources.answers import ANSWER_SECONDS, PLAIN, TooLong, refuse_packed
+from despina.sources.questions import Lines, NoAnswer
 from despina.wire import (
     ADMIN_PORT,
     FIGURES_PATH,
@@ -30,6 +32,8 @@ MOST_ASKED = 64
 """At the same time."""
 MOST_BYTES = 2**18
 """Of an answer: what is read becomes far more in memory. Pods of ours say less, with all the names that they count."""
+MOST_SIGNED = 4096
+"""Signatures that are kept: one for each pod."""
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -74,10 +78,10 @@ class PodClient:
         await self._client.close()
 
     def _keys(self, uid: str, namespace: str) -> list[str]:
-        return [program_key(root, uid, namespace) for root in self._roots()]
+        return _keys_of(tuple(self._roots()), uid, namespace)
 
     def _signature(self, uid: str, namespace: str, pod: str) -> str:
-        return reading(self._keys(uid, namespace), namespace, pod)
+        return _signature_of(tuple(self._roots()), uid, namespace, pod)
 
     async def _ask(
         self, ip: str, path: str, signature: str = "", body: bytes | None = None, most: int = 0
@@ -104,15 +108,40 @@ class PodClient:
             return None
 
 
+class Counted(NamedTuple):
+    """What a pod counts."""
+
+    figures: Figures | None
+    """None: the same as when it said this tag before."""
+    tag: str = ""
+
+
 class Asker(PodClient):
     """Reads what they count."""
 
     def __init__(self, roots: Callable[[], Iterable[str]], port: int = ADMIN_PORT) -> None:
         super().__init__(roots, port, seconds=ANSWER_SECONDS, most_asked=MOST_ASKED, most_bytes=MOST_BYTES)
+        self._lines, self._turns = Lines(port, MOST_BYTES), asyncio.Semaphore(MOST_ASKED)
 
-    async def figures(self, uid: str, namespace: str, pod: str, ip: str) -> Figures | None:
-        """What a pod of the program of this uid counts; None for what is no answer."""
-        return await self._read(Figures, FIGURES_PATH, uid, namespace, pod, ip)
+    async def __aexit__(self, *_: object) -> None:
+        self._lines.close()
+        await super().__aexit__(*_)
+
+    async def figures(self, uid: str, namespace: str, pod: str, ip: str, tag: str = "") -> Counted | None:
+        """What a pod of the program of this uid counts, if that is not what it said with this tag; None for what is no
+        answer."""
+        headers = f"{SIGNATURE_HEADER}: {self._signature(uid, namespace, pod)}\r\n"
+        headers += f"If-None-Match: {tag}\r\n" if tag else ""
+        try:
+            async with self._turns, asyncio.timeout(ANSWER_SECONDS):
+                reply = await self._lines.ask(ip, FIGURES_PATH, headers)
+        except (NoAnswer, TooLong, OSError, TimeoutError, ValueError) as exc:
+            log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
+            return None
+        if reply.status == 304 and tag:
+            return Counted(None, tag)
+        figures = read(Figures, reply.body) if reply.status == 200 else None
+        return Counted(figures, reply.tag) if figures else None
 
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         """What it holds and serves."""
@@ -121,6 +150,15 @@ class Asker(PodClient):
     async def _read(self, kind: type[Answer], path: str, uid: str, namespace: str, pod: str, ip: str) -> Answer | None:
         answer = await self._ask(ip, path, self._signature(uid, namespace, pod))
         return read(kind, answer.body) if answer and answer.status == 200 else None
+
+
+def _keys_of(roots: tuple[str, ...], uid: str, namespace: str) -> list[str]:
+    return [program_key(root, uid, namespace) for root in roots]
+
+
+@lru_cache(MOST_SIGNED)
+def _signature_of(roots: tuple[str, ...], uid: str, namespace: str, pod: str) -> str:
+    return reading(_keys_of(roots, uid, namespace), namespace, pod)
 
 
 def read(kind: type[Answer], body: bytes) -> Answer | None:

@@ -42,12 +42,18 @@ def _named(text: str | None) -> str | None:
     return text if text is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
 
 
-Count = Annotated[int, AfterValidator(_bounded)]
+Count = Annotated[
+    Annotated[int, Field(ge=0, le=MOST)] | Annotated[int, AfterValidator(_bounded)], Field(union_mode="left_to_right")
+]
+"""What is within the bounds, as nearly all is, takes the first way, which is a third as long."""
 Histogram = Annotated[tuple[Count, ...], AfterValidator(_known)]
 """How many took how long; see SECONDS_BOUNDS."""
 RunId = Annotated[str | None, AfterValidator(_named)]
 """A run of MLflow."""
-Amount = Annotated[float, AfterValidator(_bounded)]
+Amount = Annotated[
+    Annotated[float, Field(ge=0, le=MOST)] | Annotated[float, AfterValidator(_bounded)],
+    Field(union_mode="left_to_right"),
+]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """What is out of bounds is refused, and not drawn into them: the least ones mean most."""

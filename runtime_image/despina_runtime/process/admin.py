@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -236,7 +237,11 @@ class _Reading:
     async def figures(self, request: Request) -> Response:
         if not self._may_read(request):
             return PlainTextResponse(UNREADABLE, 403)
-        return Response(self._figures().model_dump_json(exclude_defaults=True), media_type="application/json")
+        body = self._figures().model_dump_json(exclude_defaults=True).encode()
+        tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'  # of a pod that does nothing, nothing is read
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"etag": tag})
+        return Response(body, headers={"etag": tag}, media_type="application/json")
 
     async def interface(self, request: Request) -> Response:
         if not self._may_read(request):
