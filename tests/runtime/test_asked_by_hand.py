@@ -149,7 +149,7 @@ def test_who_captured_a_header_or_a_question_asks_nothing(running):
     assert asker.send(b"{}").status_code == 400
     assert asker.send(asker.question("x" * 2**20)).status_code == 413
     asker.last = OrdersReport(boot=asker.last.boot, number=asker.last.number + 1)
-    assert asker.send(asker.question({}, "never-held")).status_code == 503
+    assert asker.send(asker.question({}, "never-held")).status_code == 504
     assert state(running)["counts"] == before
 
 

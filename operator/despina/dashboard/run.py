@@ -28,6 +28,7 @@ from despina.dashboard.polling import Poller
 from despina.dashboard.world import World
 from despina.desired.labels import PROGRAM
 from despina.settings import DashboardSettings
+from despina.sources.asking import ByHand
 from despina.sources.figures import Asker
 from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
 
@@ -76,7 +77,7 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     roots = await read_roots(settings, cluster)
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
     try:
-        async with Asker(roots) as asker, served(site, settings, is_open, tls):
+        async with Asker(roots) as asker, ByHand(roots) as site.pods, served(site, settings, is_open, tls):
             poller = Poller(world, asker, site.streams.watched)
             works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
             tasks = [asyncio.create_task(work) for work in works]

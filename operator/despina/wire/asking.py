@@ -2,7 +2,7 @@
 
 A question is signed for its very words with a key that is made of the read key for nothing else, and it says for which
 pod it is, for which life of it, and which number it has. So neither what was captured of somebody who reads, nor the
-same question once more, asks anything. No clock is needed: what number comes next, the pod says (`OrdersReport`, by 409).
+same question once more, asks anything. No clock is needed: what number comes next, the pod says (by a 409).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Questions:
         finally:
             self._at_once -= 1
         if found is None:
-            return PlainTextResponse("no worker that holds this revision has answered\n", 503)
+            return PlainTextResponse("no worker that holds this revision has answered\n", 504)
         return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")
 
 
