@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx
 import pytest
 
+from despina.sources.asking import ByHand, NotAsked, Place
+from despina.sources.keys import asking_key
 from despina.wire import (
     SIGNATURE_HEADER,
     Answered,
@@ -19,24 +22,26 @@ from despina.wire import (
     ToolsConfig,
     ToolUse,
     Trace,
-    asking,
+    program_key,
     reading,
 )
 from tests.runtime.test_hotswap import of
 from tests.support.hosts import contract_of, hosts, tool_config
 from tests.support.pods import KEY as OPERATORS
-from tests.support.pods import Pod, fresh, signature_of
+from tests.support.pods import Pod, fresh, public_half, signature_of
 from tests.support.world import eventually
 
-KEY = "the program's"
+KEY = program_key("root", "uid", "ns")
+ASKING, ANOTHER = (asking_key(root, "uid", "ns") for root in ("root", "another"))
+KEYS = {"read_key": KEY, "ask_key": public_half(ASKING)}
 SIGNED = {SIGNATURE_HEADER: reading([KEY], "ns", "pod-1")}
 
 
 class Asker:
-    """Somebody with a read key, who numbers questions as the pod says."""
+    """Somebody with the key, who numbers questions as the pod says."""
 
-    def __init__(self, running: Pod, key: str = KEY) -> None:
-        self.running, self.key = running, key
+    def __init__(self, running: Pod) -> None:
+        self.running = running
         self.last = OrdersReport()
 
     def question(self, inputs, revision: str = "abcd1234", **changes) -> bytes:
@@ -45,7 +50,7 @@ class Asker:
         return Question(**base | {"revision": revision, "inputs": text} | changes).model_dump_json().encode()
 
     def send(self, body: bytes, signature: str | None = None) -> httpx.Response:
-        headers = {SIGNATURE_HEADER: asking([self.key], body) if signature is None else signature}
+        headers = {SIGNATURE_HEADER: signature_of(ASKING, body) if signature is None else signature}
         return httpx.post(f"{self.running.admin}/ask", content=body, headers=headers, timeout=40)
 
     def ask(self, inputs, revision: str = "abcd1234") -> Answered:
@@ -82,7 +87,7 @@ def running_signed(running: Pod, last: OrdersReport, **changes):
 def running(pod, version):
     cache = CacheConfig(scope="Both", process_entries=10)
     breaker = ProgramBreakerConfig(consecutive_failures=1)
-    started = pod(version, read_key=KEY, cache=cache, breaker=breaker)
+    started = pod(version, cache=cache, breaker=breaker, **KEYS)
     eventually("ready", started.is_ready, 90)
     return started
 
@@ -138,8 +143,8 @@ def test_who_captured_a_header_or_a_question_asks_nothing(running):
     refused = {
         "unsigned": (body, ""),
         "what signs a read": (body, SIGNED[SIGNATURE_HEADER]),
-        "another key": (body, asking(["another"], body)),
-        "another question's": (body, asking([KEY], asker.question(fresh()))),
+        "another key": (body, signature_of(ANOTHER, body)),
+        "another question's": (body, signature_of(ASKING, asker.question(fresh()))),
     }
     assert {why: asker.send(*sent).status_code for why, sent in refused.items()} == dict.fromkeys(refused, 403)
     assert asker.send(asker.question(fresh(), pod="pod-2")).status_code == 421
@@ -161,12 +166,35 @@ def test_no_tool_is_executed_that_must_not_be_executed_twice(tmp_path, pod, log_
         book = tool_config("book", host.url, contract=contract_of("book", idempotent=False))
         tools.write_text(ToolsConfig(tools={"ns/book": book}).model_dump_json())
         name = "asked-booking"
-        running = pod(log_model("booking", name), name, tools=(ToolUse(name="book", tool="ns/book"),), read_key=KEY)
+        running = pod(log_model("booking", name), name, tools=(ToolUse(name="book", tool="ns/book"),), **KEYS)
         eventually("ready", running.is_ready, 90)
         answer = Asker(running).ask({"ticket": "t"})
         assert answer.status == 403
         assert "question by hand" in answer.said
         assert list(host.executed()) == []
+
+
+async def test_the_page_asks_a_pod_and_hears_of_it_all(running):
+    place = Place("uid", "ns", "pod-1", "127.0.0.1")
+    async with (
+        ByHand(lambda: ["root", "before"], running.admin_port) as hand,
+        ByHand(lambda: ["no"], running.admin_port) as other,
+    ):
+        assert "abcd1234" in (await hand.state(place)).held
+        assert b"ticket" in await hand.interface(place, "abcd1234")
+        assert b"classify" in await hand.prompts(place, "abcd1234")
+        answered = [await hand.ask(place, "abcd1234", json.dumps(fresh()), 30) for _ in range(3)]
+        assert [one.status for one in answered] == [200, 200, 200]
+        held = None
+        async with asyncio.timeout(10):
+            while held is None:
+                held = await hand.trace(place, answered[0].id)
+        assert held.id == answered[0].id
+        with pytest.raises(NotAsked):
+            await other.ask(place, "abcd1234", "{}", 5)
+        with pytest.raises(NotAsked):
+            await hand.ask(place._replace(pod="pod-2"), "abcd1234", "{}", 5)
+        assert await other.state(place) is None
 
 
 def test_what_prompts_are_made_of_is_told_to_who_may_read(running):

@@ -6,6 +6,7 @@ What pods answer is anybody's: whole, not too long, neither packed nor from else
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from despina.sources.answers import ANSWER_SECONDS, MOST_BYTES, PLAIN, TooLong, refuse_packed
+from despina.sources.keys import asking_key
 from despina.wire import (
     ADMIN_PORT,
     ASK_PATH,
@@ -29,7 +31,6 @@ from despina.wire import (
     PodState,
     Question,
     Trace,
-    asking,
     program_key,
     reading,
 )
@@ -40,7 +41,7 @@ MOST_ASKED, MOST_NUMBERED = 32, 4096
 MOST_PROMPTS_BYTES, MOST_TRACE_BYTES = 2**21, 2**22
 RENUMBERINGS = 3
 TAKEN, NOT_NEW, NOT_ANSWERED = 200, 409, 504
-NOT_TAKEN = "the pod takes no question of this page: is it of this release, and does it know this read key?"
+NOT_TAKEN = "the pod takes no question of this page: is it of this release, and does it know the present key?"
 BUSY = "others ask this pod by hand at this moment: try again soon"
 LOST = "the pod has not answered in time, or its answer cannot be read; it may have worked on the question all the same"
 UNREACHED = "the pod cannot be reached: does a NetworkPolicy let this page reach port 8081?"
@@ -137,7 +138,9 @@ class ByHand:
         return last
 
     async def _ask(self, place: Place, body: bytes, seconds: float) -> tuple[int, bytes]:
-        headers = {SIGNATURE_HEADER: asking(self._keys(place), body), "Content-Type": "application/json"}
+        keys = [asking_key(root, place.uid, place.namespace) for root in self._roots()]
+        signatures = ", ".join(base64.b64encode(key.sign(body)).decode() for key in keys)
+        headers = {SIGNATURE_HEADER: signatures, "Content-Type": "application/json"}
         patience = aiohttp.ClientTimeout(total=seconds, sock_connect=ANSWER_SECONDS)
         asked = self._client.post(self._url(place, ASK_PATH), data=body, headers=headers, timeout=patience,
                                   allow_redirects=False)  # fmt: skip
@@ -151,7 +154,8 @@ class ByHand:
             raise Unanswered(LOST) from None
 
     async def _read(self, place: Place, path: str, most: int) -> bytes:
-        headers = {SIGNATURE_HEADER: reading(self._keys(place), place.namespace, place.pod)}
+        keys = [program_key(root, place.uid, place.namespace) for root in self._roots()]
+        headers = {SIGNATURE_HEADER: reading(keys, place.namespace, place.pod)}
         try:
             async with (
                 self._seats,
@@ -162,9 +166,6 @@ class ByHand:
         except (aiohttp.ClientError, OSError, TimeoutError, TooLong, ValueError) as exc:
             log.debug("No answer pod=%s/%s error=%s", place.namespace, place.pod, type(exc).__name__)
             return b""
-
-    def _keys(self, place: Place) -> list[str]:
-        return [program_key(root, place.uid, place.namespace) for root in self._roots()]
 
     def _url(self, place: Place, path: str) -> str:
         host = f"[{place.ip}]" if ":" in place.ip else place.ip

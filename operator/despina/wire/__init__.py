@@ -45,10 +45,7 @@ from despina.wire.asking import (
     Question as Question,
 )
 from despina.wire.asking import (
-    asking as asking,
-)
-from despina.wire.asking import (
-    may_ask as may_ask,
+    ask_seed as ask_seed,
 )
 from despina.wire.base import (
     MOST as MOST,

@@ -1,15 +1,15 @@
 """Asking one version by hand: `POST /ask` on a pod's admin port; `GET /prompts/REVISION`: what its prompts are made of.
 
-A question is signed for its very words with a key that is made of the read key for nothing else, and it says for which
-pod it is, for which life of it, and which number it has. So neither what was captured of somebody who reads, nor the
-same question once more, asks anything. No clock is needed: what number comes next, the pod says (by a 409).
+A question is signed for its very words with a private key that is made of the root of read keys, and it says for which
+pod it is, for which life of it, and which number it has. Pods have the public half only: so neither whoever may read
+a program's configuration, nor what was captured of somebody who reads, nor the same question once more asks anything.
+No clock is needed: what number comes next, the pod says (by a 409).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -27,7 +27,6 @@ LONGEST_INSTRUCTIONS, LONGEST_DEMO, LONGEST_PROMPTS = 16_384, 4096, 2**19
 """Characters of one predictor's instructions, of one demonstration, and of all demonstrations of a program."""
 MOST_PROMPTS, MOST_DEMOS = 64, 64
 """Predictors of a program, and demonstrations of each, that are told."""
-MOST_SIGNATURES = 4
 
 
 class Question(Document):
@@ -85,17 +84,6 @@ class Prompts(Report):
     modules: Annotated[tuple[Prompt, ...], AfterValidator(lambda found: found[:MOST_PROMPTS])] = ()
 
 
-def asking(keys: Iterable[str], body: bytes) -> str:
-    """What goes into the header of the signature: one for each read key, separated by commas."""
-    return ", ".join(_signature(key, body) for key in keys)
-
-
-def may_ask(key: str, body: bytes, signatures: str) -> bool:
-    """Whether one of the signatures is of this body, by this read key; a pod without a key answers no question."""
-    expected, given = _signature(key, body).encode(), signatures.split(",")[:MOST_SIGNATURES]
-    return bool(key) and any(hmac.compare_digest(expected, one.strip().encode()) for one in given)
-
-
-def _signature(key: str, body: bytes) -> str:
-    own = hmac.new(key.encode(), b"asks by hand", hashlib.sha256).digest()
-    return hmac.new(own, body, hashlib.sha256).hexdigest()
+def ask_seed(root: str, uid: str, namespace: str) -> bytes:
+    """32 bytes: the private key that signs questions to one program. Whoever has the root can make them all."""
+    return hmac.new(root.encode(), f"asks by hand {uid}/{namespace}".encode(), hashlib.sha256).digest()

@@ -532,7 +532,7 @@ def _serve_admin(
     config = crew.config
     here = config.namespace, os.environ.get(POD_NAME_ENV, "")
     is_reader = partial(may_read, config.read_key, *here)
-    questions = Questions(QuestionDesk(*here, config.read_key, crew.ledger.boot), crew.answer)
+    questions = Questions(QuestionDesk(*here, config.ask_key, crew.ledger.boot), crew.answer)
     app = build_admin(
         lambda: crew.is_ready and not stop.is_set(),
         OrderDesk(*here, config.order_keys, crew.ledger.boot),
