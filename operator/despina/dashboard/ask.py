@@ -165,9 +165,8 @@ class Asking:
         """As the first pod has it that holds it."""
         if not (0 < len(name) <= 128 and name.isascii() and name.replace("-", "").replace("~", "").isalnum()):
             raise web.HTTPNotFound(text="no trace is called so")
-        for place in self.held.places(known):
-            if trace := await self._pods.trace(place, name):
-                return trace
+        if trace := await self.held.trace(known, name):
+            return trace
         raise web.HTTPNotFound(text="no pod holds this trace any more")
 
     async def _allowed(self, request: web.Request, *verbs: str) -> tuple[Viewer, Known, list[Version]]:

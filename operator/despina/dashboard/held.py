@@ -6,6 +6,8 @@ What a revision is never changes, so it is asked for once. It is kept as pods se
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -26,6 +28,8 @@ from despina.wire import Answered, PodState, Prompts, Trace
 MOST_KEPT_BYTES, MOST_DIFFS = 2**24, 64
 AGAIN_SECONDS = 10.0
 """Between two looks for what no pod has told yet."""
+LOOK_SECONDS, FIND_SECONDS = 4.0, 10.0
+"""For all pods of a program together to say what they hold, and to find a trace among them."""
 ACTIVE, CANDIDATE, PREVIOUS = "Active", "Candidate", "Previous"
 
 
@@ -112,12 +116,28 @@ class Held:
 
     async def versions(self, known: Known) -> list[Version]:
         """Those that pods hold ready now."""
-        places = self.places(known)
-        states = await asyncio.gather(*map(self._pods.state, places))
-        said = [(place, state) for place, state in zip(places, states, strict=True) if state]
+        said = await self._states(self.places(known))
         found = named(status_of(known.facts.document))
         ready = (one._replace(places=tuple(p for p, state in said if _holds(state, one.revision))) for one in found)
         return [one for one in ready if one.places]
+
+    async def _states(self, places: list[Place]) -> list[tuple[Place, PodState]]:
+        """Of those pods that say it soon."""
+        asked = {asyncio.create_task(self._pods.state(place)): place for place in places}
+        done = (await asyncio.wait(asked, timeout=LOOK_SECONDS))[0] if asked else set()
+        for task in asked.keys() - done:
+            task.cancel()
+        return [(place, state) for task, place in asked.items() if task in done and (state := task.result())]
+
+    async def trace(self, known: Known, name: str) -> Trace | None:
+        """As the first pod has it that holds it; a prediction's name says which one that was."""
+        places = sorted(self.places(known), key=lambda place: _packed(place.ip) not in name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIND_SECONDS):
+                for place in places:
+                    if found := await self._pods.trace(place, name):
+                        return found
+        return None
 
     async def told(self, version: Version) -> Told | None:
         """What its pods say of it; None where none does."""
@@ -176,6 +196,14 @@ class Held:
         """Ask nobody any more."""
         for task in list(self._learning.values()):
             task.cancel()
+
+
+def _packed(ip: str) -> str:
+    """An address as it stands in names of predictions."""
+    try:
+        return ipaddress.ip_address(ip).packed.hex()
+    except ValueError:
+        return "no address"
 
 
 def _holds(state: PodState, revision: str) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp
@@ -36,8 +37,9 @@ from despina.wire import (
 )
 
 log = logging.getLogger(__name__)
-MOST_ASKED, MOST_NUMBERED = 32, 4096
-"""At the same time; and pods of which it is known which number comes next."""
+MOST_READ, MOST_NUMBERED = 8, 4096
+"""Pods of one namespace that are read at the same time, so that slow ones hold up no others; and pods of which it is
+known which number comes next."""
 MOST_PROMPTS_BYTES, MOST_TRACE_BYTES = 2**21, 2**22
 RENUMBERINGS = 3
 TAKEN, NOT_NEW, NOT_ANSWERED = 200, 409, 504
@@ -71,7 +73,7 @@ class ByHand:
     def __init__(self, roots: Callable[[], Iterable[str]], port: int = ADMIN_PORT) -> None:
         """`roots` gives what programs' read keys are made of; it is asked each time, for keys are replaced."""
         self._roots, self._port = roots, port
-        self._seats = asyncio.Semaphore(MOST_ASKED)
+        self._seats: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, MOST_READ))
         self._last: OrderedDict[Place, OrdersReport] = OrderedDict()
         self._client = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
@@ -158,7 +160,7 @@ class ByHand:
         headers = {SIGNATURE_HEADER: reading(keys, place.namespace, place.pod)}
         try:
             async with (
-                self._seats,
+                self._seats[place.namespace],
                 self._client.get(self._url(place, path), headers=headers, allow_redirects=False) as response,
             ):
                 refuse_packed(response.headers)
