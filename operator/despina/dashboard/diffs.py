@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 from despina.cluster.reading import text
@@ -16,7 +16,8 @@ ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 SIGNS = {ADDED: "+", REMOVED: "\N{MINUS SIGN}", CHANGED: "≠"}
 MOST_READ, MOST_CHANGES, MOST_DEMOS = 1000, 100, 5
 """Fields of each side that are compared; changes that are shown; and demonstrations of each module and side."""
-LONGEST_DEMO = 1000
+LONGEST_DEMO, LONGEST_COMPARED, ROOM = 1000, 8192, 100_000
+"""Characters of a demonstration, of any other text, and of all that is shown of two versions."""
 EMPTY: Pieces = (Piece(NOTHING),)
 
 
@@ -32,6 +33,9 @@ class Change(NamedTuple):
     def sign(self) -> str:
         """What tells its kind without a colour."""
         return SIGNS[self.kind]
+
+
+MORE = Change("and more", CHANGED, (Piece("which is not shown"),), (Piece("which is not shown"),))
 
 
 class Diff(NamedTuple):
@@ -50,10 +54,19 @@ class Diff(NamedTuple):
 def schema_diff(before: Schema, after: Schema) -> list[Change]:
     """Fields that came, went or are other ones, and the instructions as the author wrote them."""
     instructions = text(before.get("instructions")), text(after.get("instructions"))
-    found = chain(
-        _text("instructions", *instructions), _fields(before, after, "inputs"), _fields(before, after, "outputs")
-    )
-    return list(islice(found, MOST_CHANGES + 1))
+    fields = _fields(before, after, "inputs"), _fields(before, after, "outputs")
+    return _fitting(chain(_text("instructions", *instructions), *fields))
+
+
+def _fitting(found: Iterable[Change]) -> list[Change]:
+    """As many as there is room for; the last one says that there are more."""
+    fitting, room = list[Change](), ROOM
+    for change in found:
+        if len(fitting) >= MOST_CHANGES or room <= 0:
+            return [*fitting, MORE]
+        fitting.append(change)
+        room -= sum(len(piece.text) for piece in (*change.before, *change.after))
+    return fitting
 
 
 def _fields(before: Schema, after: Schema, which: str) -> Iterator[Change]:
@@ -69,11 +82,11 @@ def _text(what: str, before: str | None, after: str | None) -> Iterator[Change]:
         kind = REMOVED if before else ADDED
         yield Change(what, kind, _whole(before, GONE), _whole(after, NEW))
     else:
-        yield Change(what, CHANGED, *compared(quoted(before), quoted(after)))
+        yield Change(what, CHANGED, *compared(quoted(before, LONGEST_COMPARED), quoted(after, LONGEST_COMPARED)))
 
 
 def _whole(said: str | None, mark: str) -> Pieces:
-    return (Piece(quoted(said), mark),) if said else EMPTY
+    return (Piece(quoted(said, LONGEST_COMPARED), mark),) if said else EMPTY
 
 
 def prompt_diff(before: Prompts, after: Prompts, has_words: bool) -> list[Change]:
@@ -85,7 +98,7 @@ def prompt_diff(before: Prompts, after: Prompts, has_words: bool) -> list[Change
         for path in dict.fromkeys((*old, *new))
         for change in _module(path, old.get(path), new.get(path), has_words)
     )
-    return list(islice(found, MOST_CHANGES + 1))
+    return _fitting(found)
 
 
 def _module(path: str, before: Prompt | None, after: Prompt | None, has_words: bool) -> Iterator[Change]:
