@@ -231,7 +231,7 @@ async def test_numbers_without_end_are_drawn_into_their_bounds():
     assert isinstance(found, Figures | None)
 
 
-def test_what_lets_read_lets_do_nothing_else():
+def test_what_lets_read_calls_no_tools():
     new, old = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     before, after = minter([old]), minter([new, old])
     roots = roots_of(after)
