@@ -24,6 +24,7 @@ from despina.wire import (
     CERTAIN,
     FALLBACK_HEADER,
     TOOLS_HEADER,
+    Answered,
     Failure,
     FailureReason,
     HeldRevision,
@@ -47,6 +48,7 @@ from despina_runtime.lm.client import LMs
 from despina_runtime.lm.target import KeyFile
 from despina_runtime.memory import resident_bytes, settle
 from despina_runtime.messages import Receive
+from despina_runtime.pipeline.asked import answered, not_held
 from despina_runtime.pipeline.call import Call
 from despina_runtime.pipeline.corridor import Capacity, Corridors
 from despina_runtime.pipeline.record import Record
@@ -54,6 +56,7 @@ from despina_runtime.pipeline.shadow import Ask, Shadow
 from despina_runtime.problem import as_problem
 from despina_runtime.program.fetch import fetch_beside, folder_of
 from despina_runtime.program.load import Loaded, load
+from despina_runtime.program.prompts import prompts_of
 from despina_runtime.program.unservable import ProgramError
 from despina_runtime.program.warmup import warm_up
 from despina_runtime.telemetry.context import ratio_of
@@ -74,16 +77,20 @@ RSS_BYTES = 2**20
 SECOND_TRY_SECONDS = 2.0
 MEMBERS_SECONDS = 1.0
 TRIES_KEPT = 8
-INTERFACES = "interfaces"
+INTERFACES, PROMPTS = "interfaces", "prompts"
 
 
 def load_program(config: RuntimeConfig, cache: Path, running: Loaded | None = None) -> Loaded:
-    """The program; raises ProgramError. Its interface is left where the supervisor finds it."""
+    """The program; raises ProgramError. What is told of it is left where the supervisor finds it."""
     with rehearsing(make_toolbox(config)):
         loaded = load(folder_of(config.model, cache), config, cache, running)
-    folder = cache / INTERFACES
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{config.revision}.json").write_text(json.dumps(loaded.interface.schema()))
+    told = {
+        INTERFACES: json.dumps(loaded.interface.schema()),
+        PROMPTS: prompts_of(loaded.program, config).model_dump_json(exclude_defaults=True),
+    }
+    for folder, text in told.items():
+        (cache / folder).mkdir(parents=True, exist_ok=True)
+        (cache / folder / f"{config.revision}.json").write_text(text, errors="replace")
     return loaded
 
 
@@ -119,6 +126,8 @@ class Revision:
         self.corridors = Corridors(config, store, self.lms, capacity, self.toolbox, *recording, counts=counts)
         self.service = Service(loaded, config, self.corridors, sessions.beside(self.lms.names), line)
         self._trial = self.corridors.build_trial(loaded.program, loaded.is_async, loaded.interface)
+        self._asked = self.corridors.build_asked(loaded.program, loaded.is_async, loaded.interface)
+        self._questions = 0
 
     async def close(self) -> None:
         """Give connections back."""
@@ -133,6 +142,19 @@ class Revision:
         call = Call(body, deadline, self.config.lm)
         call.refusal = refusal
         return (await self._trial(call)).body
+
+    async def answer(self, body: bytes) -> Answered:
+        """What becomes of a question by hand; until then it is not freed."""
+        self._questions += 1
+        try:
+            return await answered(self._asked, body, self.config, names_of(self.config).signed)
+        finally:
+            self._questions -= 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for an answer of it."""
+        return self.service.is_busy or self._questions > 0
 
 
 class Engine:
@@ -316,6 +338,11 @@ class Engine:
             self._tries[subject] = TryReport(ok=True, message="answered")
         self.has_result.set()
 
+    async def answer(self, revision: str, body: bytes) -> Answered:
+        """What becomes of a question by hand to a revision."""
+        held = self._held.get(revision)
+        return await held.answer(body) if held else not_held()
+
     def _shadow(self, config: ShadowConfig | None) -> None:
         service = self.current.service
         if service.shadow and config and service.shadow.config == config:
@@ -473,7 +500,7 @@ class _Elsewhere:
 
 async def _close(revision: Revision) -> None:
     """When its last request has ended."""
-    while revision.service.is_busy:
+    while revision.is_busy:
         await asyncio.sleep(BUSY_SECONDS)
     await revision.close()
 

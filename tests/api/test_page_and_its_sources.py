@@ -307,7 +307,7 @@ async def test_a_tag_that_would_say_more_than_one_is_none():
             assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(Figures(boot="b"), "")
 
 
-def test_what_lets_read_lets_do_nothing_else():
+def test_what_lets_read_calls_no_tools():
     new, old = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     before, after = minter([old]), minter([new, old])
     roots = roots_of(after)

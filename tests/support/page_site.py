@@ -17,15 +17,16 @@ from despina.dashboard.certificate import context
 from despina.dashboard.polling import Poller
 from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
+from despina.sources.asking import Place
 from despina.sources.figures import Counted
-from despina.wire import Figures, PodState
+from despina.wire import Answered, Figures, HeldRevision, PodState, Prompts, Trace
 from services import free_port
 from tests.support.page import a_pod
 from tests.support.page_traces import HOSTS, FakeHolders
 
 ADMIN, LOOKER, STRANGER, READER = "admin-token", "looker-token", "stranger-token", "reader-token"
 RIGHTS = {
-    "ada": {(verb, team) for verb in ("get", "patch", "payloads", "feedback") for team in ("team-a", "team-b")},
+    "ada": {(verb, team) for verb in ("get", "patch", "ask", "payloads", "feedback") for team in ("team-a", "team-b")},
     "rea": {("get", "team-a"), ("payloads", "team-a")},
     "lou": {("get", "team-a")},
     "sam": set(),
@@ -83,14 +84,50 @@ def a_reader(api: FakeApi, holders: FakeHolders | None = None) -> Traces:
     return Traces(holders or FakeHolders(), api)  # type: ignore[arg-type]
 
 
+class FakeHand:
+    """Pods that hold what stands here, and answer by hand what stands here; each question is noted."""
+
+    def __init__(self, *revisions: str) -> None:
+        held = {name: HeldRevision(phase="Ready") for name in revisions}
+        self.holds: PodState | None = PodState(held=held)
+        self.interfaces: dict[str, bytes] = {}
+        self.prompted: dict[str, Prompts] = {}
+        self.traces: dict[str, Trace] = {}
+        self.answers: list[Answered | Exception] = []
+        self.asked: list[tuple[Place, str, str, float]] = []
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def state(self, place: Place) -> PodState | None:
+        return self.holds
+
+    async def interface(self, place: Place, revision: str) -> bytes:
+        return self.interfaces.get(revision, b"")
+
+    async def prompts(self, place: Place, revision: str) -> bytes:
+        return self.prompted.get(revision, Prompts()).model_dump_json().encode()
+
+    async def trace(self, place: Place, name: str) -> Trace | None:
+        return self.traces.get(name)
+
+    async def ask(self, place: Place, revision: str, inputs: str, seconds: float) -> Answered:
+        self.asked.append((place, revision, inputs, seconds))
+        await self.free.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
 class Stage:
     """A running page, and what it is fed by."""
 
     def __init__(self, is_open: bool = False, proxy_secret: str = "", clock=time.time) -> None:
         self.api, self.pods, self.world = FakeApi(), FakePods(), World(clock)
         self.door = Door(self.api, time.monotonic, proxy_secret, is_open)
-        self.holders = FakeHolders()
-        self.site = Site(self.world, self.door, self.api, a_reader(self.api, self.holders), is_local=is_open)
+        self.holders, self.hand = FakeHolders(), FakeHand("rev7", "rev8", "rev6")
+        traces = a_reader(self.api, self.holders)
+        self.site = Site(self.world, self.door, self.api, traces, is_local=is_open, pods=self.hand)
         self.port, self.is_tls = free_port(), not is_open
         self.runner: web.AppRunner | None = None
 

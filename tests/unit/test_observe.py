@@ -282,11 +282,12 @@ async def test_the_service_that_leads_callers_is_found_though_no_list_has_it(lab
 
 async def test_pods_are_read_with_the_keys_of_all_that_they_may_have_been_started_with():
     program, api = a_program(), Api()
-    plan = decide(first(program, read_key="first"), 0.0)
+    plan = decide(first(program, read_key="first", ask_key="asks"), 0.0)
     for action in each(plan.actions):
         if isinstance(action, Apply | Create):
             api.put(action.document)
     (deployment,) = api.of("Deployment").values()
+    assert any('"ask_key":"asks"' in str(found) for found in api.of("ConfigMap").values())
     base, name = deployment["metadata"]["labels"]["despina.dev/revision"], deployment["metadata"]["name"]
     for pod, revision in (("qa-1", base), ("qa-2", "another")):
         meta = {"name": pod, "labels": {"despina.dev/program": "qa", "despina.dev/revision": revision}}

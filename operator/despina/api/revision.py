@@ -163,6 +163,7 @@ def runtime_config(
     order_keys: tuple[str, ...] = (),
     secrets_dir: str = SECRETS_DIR,
     read_key: str = "",
+    ask_key: str = "",
     log_format: LogFormat = "text",
 ) -> RuntimeConfig:
     """The document that a pod of this revision runs by; `make try` builds its own with the same function."""
@@ -202,6 +203,7 @@ def runtime_config(
         session_ttl_seconds=spec.sessions.ttl_seconds,
         order_keys=order_keys,
         read_key=read_key,
+        ask_key=ask_key,
         log_format=log_format,
     )
 

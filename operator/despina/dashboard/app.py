@@ -8,6 +8,7 @@ import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -16,9 +17,11 @@ from despina.cluster.errors import ClusterError, Refused
 from despina.dashboard import pages
 from despina.dashboard.access import COOKIE, SESSION_SECONDS, Busy, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
+from despina.dashboard.ask import Asking
 from despina.dashboard.asked import VIEWER, form_of
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
+from despina.dashboard.held import Pods
 from despina.dashboard.render import assets, rendered, template
 from despina.dashboard.stream import (
     HEARTBEAT_SECONDS,
@@ -75,6 +78,9 @@ class Site:
     writer: Writer
     traces: Traces
     is_local: bool = False
+    pods: Pods | None = None
+    """Where versions are asked by hand; None where nobody can ask any."""
+    asking: Asking | None = None
     streams: Streams = field(default_factory=Streams)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -95,13 +101,20 @@ class Site:
                 web.get("/healthz", self.health),
             ]
         )
-        app.add_routes(TracePages(self.traces, self.world, self.door, self._program).routes())
+        if self.pods:
+            about = partial(pages.common, self.world)
+            self.asking = Asking(self.door, self.pods, self._program, lambda request: request[VIEWER], about)
+            app.add_routes(self.asking.routes())
+        replays = self.asking.replays if self.asking else None
+        app.add_routes(TracePages(self.traces, self.world, self.door, self._program, replays).routes())
         app.on_response_prepare.append(shielded)
         app.on_shutdown.append(self._close)
         return app
 
     async def _close(self, _: web.Application) -> None:
         self.closing.set()
+        if self.asking:
+            await self.asking.held.close()
 
     # Who asks
 
@@ -189,7 +202,9 @@ class Site:
         known = await self._program(request)
         acts = await self.door.acts(viewer, known.facts.key[0])
         await self.world.past.first(known.facts.key, pages.span_of(request.query))
-        text = rendered("program.html", **pages.told(self.world, viewer, known, acts, request.query))
+        told = pages.told(self.world, viewer, known, acts, request.query)
+        beside = await self.asking.beside(viewer, known) if self.asking else {}
+        text = rendered("program.html", **told, **beside)
         answer = web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8")
         answer.enable_compression()
         return answer

@@ -52,7 +52,7 @@ def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mappi
         and (not search or search.lower() in "/".join(row.key).lower())
         and (not only or row.needs)
     ]
-    return _common(world, viewer) | {
+    return common(world, viewer) | {
         "groups": [rows[i : i + GROUP_ROWS] for i in range(0, len(rows), GROUP_ROWS)],
         "sparks": partial(_sparks, world),
         "needing": [row for row in everything if row.needs][:20],
@@ -87,7 +87,7 @@ def told(world: World, viewer: Viewer, known: Known, acts: bool, asked: Mapping[
     span = span_of(asked)
     notes, served = list(known.notes.values()), serving(status)
     tools = {name: tool for (namespace, name), tool in world.tools.items() if namespace == key[0]}
-    return _common(world, viewer) | {
+    return common(world, viewer) | {
         "row": world.row(known),
         "facts": known.facts,
         "trigger": words.shown(served.trigger, 40) if served else "",
@@ -154,7 +154,8 @@ def _pod(pod: Any) -> dict[str, str]:
     }
 
 
-def _common(world: World, viewer: Viewer) -> dict[str, Any]:
+def common(world: World, viewer: Viewer) -> dict[str, Any]:
+    """What every page shows."""
     silent = min(world.silent_since.values(), default=0.0)
     return {
         "who": words.shown(viewer.person.name, 100),

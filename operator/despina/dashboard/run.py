@@ -32,6 +32,7 @@ from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
 from despina.desired.labels import PROGRAM, TOOL
 from despina.settings import DashboardSettings
+from despina.sources.asking import ByHand
 from despina.sources.figures import Asker
 from despina.sources.keys import READ_ROOT, READ_ROOT_BEFORE
 from despina.sources.prometheus import Prometheus
@@ -92,9 +93,14 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     roots = await read_roots(settings, cluster)
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
     try:
-        async with Asker(roots) as asker, TraceAsker(roots) as tracer, contextlib.AsyncExitStack() as stack:
+        async with (
+            Asker(roots) as asker,
+            TraceAsker(roots) as tracer,
+            ByHand(roots) as by_hand,
+            contextlib.AsyncExitStack() as stack,
+        ):
             await stack.enter_async_context(with_past(world, settings))
-            site = Site(world, door, api, Traces(tracer, api), is_local=is_open)
+            site = Site(world, door, api, Traces(tracer, api), is_local=is_open, pods=by_hand)
             await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
             works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 
@@ -40,6 +40,9 @@ GONE = (
 )
 
 
+Replays = Callable[[Viewer, Known, str], Awaitable[Mapping[str, Any] | None]]
+
+
 class Rights(NamedTuple):
     """What somebody may do with a namespace's traces."""
 
@@ -54,6 +57,8 @@ class Opened(NamedTuple):
     """By which it was asked for."""
     trace: Trace
     placed: list[Placed]
+    replay: Mapping[str, Any] | None
+    """What `replay.html` is made of, for those who may have its inputs asked again."""
 
 
 class Told(NamedTuple):
@@ -68,10 +73,12 @@ class TracePages:
     """Over the same world and door as all other pages."""
 
     def __init__(
-        self, traces: Traces, world: World, door: Door, program: Callable[[web.Request], Awaitable[Known]]
-    ) -> None:
+        self, traces: Traces, world: World, door: Door, program: Callable[[web.Request], Awaitable[Known]],
+        replays: Replays | None = None,
+    ) -> None:  # fmt: skip
         """`program` finds the one that a request is about, if its viewer may see it."""
         self._traces, self._world, self._door, self._program = traces, world, door, program
+        self._replays = replays
         self._seats = asyncio.Semaphore(MOST_OPENED)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -159,7 +166,8 @@ class TracePages:
             except NotHeld as exc:
                 _refuse(exc.silent)
             hosted = await self._traces.hosted(trace)
-            yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted))
+            replay = await self._replays(request[VIEWER], known, name) if self._replays else None
+            yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted), replay)
 
     @contextlib.asynccontextmanager
     async def _seat(self, known: Known) -> AsyncIterator[None]:
@@ -194,6 +202,7 @@ class TracePages:
             "marked": next((word for word in WORDS if word == asked.get("marked")), ""),
             "told": told,
             "words": WORDS,
+            "replay": opened.replay,
         }
         return rendered("trace.html", **page)
 

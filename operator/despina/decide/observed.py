@@ -259,6 +259,8 @@ class Observed:
     """The keys of what the program's pods write into a Redis, one a line; empty where none uses one."""
     read_key: str = field(default="", repr=False)
     """By which new pods know who may read what they say of themselves."""
+    ask_key: str = ""
+    """And by which they know who may ask them by hand."""
 
     def deployment(self, base: str | None) -> DeploymentView | None:
         """The Deployment whose pods carry this label."""

@@ -23,7 +23,9 @@ from despina.wire import RuntimeConfig
 def config_of(r: Situation, revision: Revision) -> RuntimeConfig:
     """What pods run that serve a revision of the present spec."""
     own = r.o.defaults
-    return runtime_config(r.o.program, revision, own.order_keys, read_key=r.o.read_key, log_format=own.log_format)
+    return runtime_config(
+        r.o.program, revision, own.order_keys, read_key=r.o.read_key, ask_key=r.o.ask_key, log_format=own.log_format
+    )
 
 
 def made(r: Situation, revision: Revision) -> Iterator[Action]:

@@ -75,6 +75,7 @@ async def look(cluster: Onlooker, namespace: str, name: str, now: float) -> Snap
         tools=tools.seen,
         redis_seal=redis_seal,
         read_key=next((c.read_key for view in live.deployments for c in view.configs), ""),
+        ask_key=next((c.ask_key for view in live.deployments for c in view.configs), ""),
         jobs=tuple(_job(job, live.status) for job in live.jobs),
         optimizations=tuple(_optimization(job, live.status) for job in live.optimizations),
     )

@@ -27,7 +27,7 @@ from despina.decide.rollout import decide
 from despina.reconcile.carry import CONFLICT_AGAIN_SECONDS, Carrier, report_failure, report_unreadable, write_status
 from despina.reconcile.queue import Key
 from despina.reconcile.tool import ROTATION_SECONDS
-from despina.sources.keys import read_key
+from despina.sources.keys import ask_key, read_key
 from despina.sources.labels import Labels
 from despina.sources.marks import Marks
 from despina.sources.mlflow import Registry
@@ -183,6 +183,7 @@ class Reconciler:
             tools=await tools_of(self.cluster, live.program, tool_keys(live), self.mint),
             redis_seal="\n".join(self.mint(live.program.uid, live.program.namespace)) if uses_redis(live) else "",
             read_key=read_key(self.mint, live.program.uid, live.program.namespace),
+            ask_key=ask_key(self.mint, live.program.uid, live.program.namespace),
             jobs=await self.reports.with_progress(live.jobs),
             optimizations=await self.reports.with_progress(live.optimizations),
             labels=self._votes(key, live.program, access),

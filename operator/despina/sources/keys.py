@@ -7,6 +7,7 @@ token differs from namespace to namespace: a namespace that may no longer call l
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import logging
@@ -14,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from despina.wire import program_key
+from despina.wire import ask_seed, program_key
 
 log = logging.getLogger(__name__)
 CURRENT, PREVIOUS = "ed25519", "previous"
 """Fields of the Secret, each with the 32 bytes of a private key."""
 READ_ROOT, READ_ROOT_BEFORE = "root", "previous"
-"""Fields of the Secret that lets the page read programs' pods. It gives no orders and calls no tools; whoever has it
+"""Fields of the Secret that lets the page read programs' pods, and ask them by hand. It gives no orders; whoever has it
 could make up names of predictions, which pods sign with their read key (`despina/wire/predictions.py`)."""
 _READING = ("what lets read", "all programs")
 """No tool has such a uid and no namespace such a name, so that this is no tool's token."""
@@ -63,3 +64,14 @@ def read_roots(mint: Callable[[str, str], tuple[str, ...]]) -> dict[str, bytes]:
 def read_key(mint: Callable[[str, str], tuple[str, ...]], uid: str, namespace: str) -> str:
     """The read key of one program, by the present key."""
     return program_key(mint(*_READING)[0], uid, namespace)
+
+
+def asking_key(root: str, uid: str, namespace: str) -> Ed25519PrivateKey:
+    """With which questions by hand to one program are signed."""
+    return Ed25519PrivateKey.from_private_bytes(ask_seed(root, uid, namespace))
+
+
+def ask_key(mint: Callable[[str, str], tuple[str, ...]], uid: str, namespace: str) -> str:
+    """Base64 of its public half, by the present key."""
+    public = asking_key(mint(*_READING)[0], uid, namespace).public_key()
+    return base64.b64encode(public.public_bytes_raw()).decode()

@@ -5,6 +5,48 @@ makes the same document itself. A container that gives up leaves a `Failure` as 
 so that the operator learns the reason from the pod object, without a network path to the pod.
 """
 
+from despina.wire.asking import (
+    ASK_PATH as ASK_PATH,
+)
+from despina.wire.asking import (
+    LONGEST_ANSWER as LONGEST_ANSWER,
+)
+from despina.wire.asking import (
+    LONGEST_DEMO as LONGEST_DEMO,
+)
+from despina.wire.asking import (
+    LONGEST_INSTRUCTIONS as LONGEST_INSTRUCTIONS,
+)
+from despina.wire.asking import (
+    LONGEST_PROMPTS as LONGEST_PROMPTS,
+)
+from despina.wire.asking import (
+    LONGEST_QUESTION as LONGEST_QUESTION,
+)
+from despina.wire.asking import (
+    MOST_DEMOS as MOST_DEMOS,
+)
+from despina.wire.asking import (
+    MOST_PROMPTS as MOST_PROMPTS,
+)
+from despina.wire.asking import (
+    PROMPTS_PATH as PROMPTS_PATH,
+)
+from despina.wire.asking import (
+    Answered as Answered,
+)
+from despina.wire.asking import (
+    Prompt as Prompt,
+)
+from despina.wire.asking import (
+    Prompts as Prompts,
+)
+from despina.wire.asking import (
+    Question as Question,
+)
+from despina.wire.asking import (
+    ask_seed as ask_seed,
+)
 from despina.wire.base import (
     MOST as MOST,
 )

@@ -204,6 +204,8 @@ class RuntimeConfig(Document):
     """How the pod's processes log, where the environment does not say it."""
     read_key: str = Field(default="", repr=False)
     """Who reads the pod's state must sign with it; without one, everybody may."""
+    ask_key: str = ""
+    """Base64 of an Ed25519 public key. A question by hand must be signed with it; without one, nobody asks any."""
 
     @property
     def models(self) -> tuple[ModelRef, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 
 def program_key(root: str, uid: str, namespace: str) -> str:
-    """The read key of one program. Whoever has the root can make them all, and neither give orders nor call tools."""
+    """The read key of one program. Whoever has the root can make them all, and ask by hand
+    (`wire/asking.py`), but neither give orders nor call tools."""
     return hmac.new(root.encode(), f"{uid}/{namespace}".encode(), hashlib.sha256).hexdigest()
 
 

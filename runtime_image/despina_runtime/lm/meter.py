@@ -86,6 +86,8 @@ class Meter:
     """All attempts, in the order in which they ended."""
     tools: list[ToolCall] = field(default_factory=list)
     """As many of tools."""
+    is_by_hand: bool = False
+    """A question by hand: nothing comes from caches or goes there, and the LMs' breakers learn nothing of it."""
 
     def wait(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
         """From a thread: what the work gives, on the event loop.

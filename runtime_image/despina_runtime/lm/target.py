@@ -122,10 +122,11 @@ class Target:
         """The outputs for a prompt, from the cache or from the provider, by the event loop's time `until`."""
         params = {k: v for k, v in {**self.config.params, **params}.items() if v is not None}
         rollout = params.pop("rollout_id", None)
-        question = written([messages, params]) if self._store else None
-        if self._store is None or question is None:
+        store = None if meter.is_by_hand else self._store
+        question = written([messages, params]) if store else None
+        if store is None or question is None:
             return (await self._ask(messages, params, meter, module, until, emit)).outputs
-        store, key = self._store, self._store.keys.of_lm(self.config, question, rollout)
+        key = store.keys.of_lm(self.config, question, rollout)
         if found := store.here(key):
             return _outputs(found.value)
 
@@ -209,19 +210,19 @@ class Target:
             completion = await self._call(messages, params, until, emit)
         except TimeoutError:
             self._tell_of_silence(began, until)
-            self._settle(ticket, self._of_silence(began))
+            self._settle(ticket, self._of_silence(began), meter)
             raise self._late() from None
         except LMError as exc:
             if isinstance(exc, LMNotConfiguredError):
                 log.error("LM is not configured lm=%s model=%s: %s", *_lacking(self.config, self._key.read()))
-            self._settle(ticket, "outage" if is_outage(exc) else OK)
+            self._settle(ticket, "outage" if is_outage(exc) else OK, meter)
             raise
         except BaseException:
             # At its deadline a request may be ended before this call's own time-out. Or the caller has left.
             self._tell_of_silence(began, until)
-            self._settle(ticket, self._of_silence(began) if is_over(until) else None)
+            self._settle(ticket, self._of_silence(began) if is_over(until) else None, meter)
             raise
-        self._settle(ticket, OK)
+        self._settle(ticket, OK, meter)
         return completion
 
     def _tell_of_silence(self, began: float, until: float) -> None:
@@ -235,11 +236,11 @@ class Target:
         waited = asyncio.get_running_loop().time() - began
         return "outage" if waited >= self._own_seconds else None
 
-    def _settle(self, ticket: int | None, kind: str | None) -> None:
+    def _settle(self, ticket: int | None, kind: str | None, meter: Meter) -> None:
         """Tell the breaker how a call went; None says nothing of the LM."""
         if self._breaker is None or ticket is None:
             return
-        if kind is None:
+        if kind is None or meter.is_by_hand:
             self._breaker.release(ticket)
         else:
             self._breaker.record(ticket, kind)

@@ -36,6 +36,8 @@ class Call:
     """The body as the program's inputs, once it was parsed."""
     receive: Receive | None = None
     """Where the caller's leaving is heard of; None where somebody else listens, or nobody can leave."""
+    origin: str | None = None
+    """Where it failed, the name by which that was recorded."""
     steps: list[Traced] | None = None
     """Where predictors leave what they were given and gave; None where nobody records."""
     _meter: Meter | None = None

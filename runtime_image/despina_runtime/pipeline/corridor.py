@@ -28,7 +28,8 @@ from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.tools.api import Toolbox
 
-TRIALS = 2
+TRIALS, QUESTIONS = 2, 2
+"""Of gates, and of people who ask by hand, so many at a time in a worker; nobody takes another kind's place."""
 MOST_THREADS = 32
 T = TypeVar("T")
 
@@ -51,7 +52,8 @@ class Capacity:
         slots = -(-config.max_concurrency // config.workers)
         self.slots = Slots(slots, -(-config.limits.max_queue // config.workers))
         self.trial_slots = Slots(trials, trials)
-        self.pool = ThreadPoolExecutor(slots + trials, thread_name_prefix="program")
+        self.asked_slots = Slots(QUESTIONS, 0)
+        self.pool = ThreadPoolExecutor(slots + trials + QUESTIONS, thread_name_prefix="program")
         self.threads = Threads(max(MOST_THREADS, 2 * slots), thread_name_prefix="to_thread")
         self.bucket = _bucket(config)
 
@@ -85,6 +87,7 @@ class Corridors:
         self._fallback: Step | None = None
         self._recorder, self.names = recorder, names
         self.counts = counts or VersionCounts()
+        self._traced = traced
         self._policy = Policy(ratio, config.feedback is not None, config.request_timeout_seconds)
         which = config.revision, config.model.version, ""
         self.again = Again(traced, which, self._policy) if traced else None
@@ -116,6 +119,15 @@ class Corridors:
         """parse → queue → validate → execute: for a candidate, with slots of its own, so that no caller waits."""
         step = self._validated(program, is_async, interface)
         return Parse(interface, Queue(self._capacity.trial_slots, Times(), step))
+
+    def build_asked(self, program: dspy.Module, is_async: bool, interface: Interface) -> Step:
+        """parse → queue → recorded → validate → execute: for somebody who asks by hand. It has slots of its own, and
+        leaves a trace, which is no prediction."""
+        step: Step = self._validated(program, is_async, interface)
+        if self._traced and self.names:
+            which = self._config.revision, self._config.model.version, ""
+            step = Recorded(self._traced, self.names, program, which, step, self._policy)
+        return Parse(interface, Queue(self._capacity.asked_slots, Times(), step))
 
     async def close(self) -> None:
         """Give connections back."""

@@ -98,7 +98,7 @@ class Recorded:
         try:
             answer = await self._then(call)
         except Problem as problem:
-            self._take(call, None, problem, (at, began, waited), context)
+            call.origin = self._take(call, None, problem, (at, began, waited), context)
             raise
         finally:
             ABOUT.reset(about)

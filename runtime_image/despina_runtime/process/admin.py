@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from despina.wire import (
     FIGURES_PATH,
@@ -103,12 +103,12 @@ class OrderDesk:
         return any(is_signature(key, signature, body) for key in self._keys for signature in given)
 
 
-async def read_order(intake: Intake, request: Request) -> bytes:
-    """An order's bytes; raises OrderRefused for what is too long, or too slow among many."""
+async def read_order(intake: Intake, request: Request, most: int = MAX_ORDER_BYTES) -> bytes:
+    """An order's bytes, or a question's; raises OrderRefused for what is too long, or too slow among many."""
     try:
-        return await intake.read(request.stream(), MAX_ORDER_BYTES)
+        return await intake.read(request.stream(), most)
     except TooLong:
-        raise OrderRefused(413, "an order is not that long") from None
+        raise OrderRefused(413, "it may not be that long") from None
     except GaveWay:
         raise OrderRefused(503, TOO_MANY.strip()) from None
 
@@ -142,9 +142,11 @@ def build_admin(
     figures: Callable[[], Figures] = Figures,
     views: Iterable[View] = (),
     traces: Held | None = None,
+    more: Iterable[BaseRoute] = (),
 ) -> Starlette:
-    """The admin application. What can be read holds no secret, and of callers' words only traces have any; `is_reader`
-    says of a signature whether it lets its bearer read; `views` are what Prometheus is told beside the figures."""
+    """The admin application. What can be read holds no secret, and of callers' words only traces have any, and prompts
+    that were made of them; `is_reader` says of a signature whether it lets its bearer read; `views` are what Prometheus
+    is told beside the figures."""
 
     def readyz(_: Request) -> Response:
         ready = is_ready()
@@ -158,6 +160,7 @@ def build_admin(
             Route(FIGURES_PATH, reading.figures),
             Route(f"{INTERFACE_PATH}/{{revision}}", reading.interface),
             *(trace_routes(traces, is_reader) if traces else ()),
+            *more,
             Route("/healthz", lambda _: PlainTextResponse("ok")),
             Route("/readyz", readyz),
             Route("/metrics", partial(_metrics, figures, views)),

@@ -31,10 +31,12 @@ from despina.wire import (
     ADMIN_PORT,
     POD_IP_ENV,
     POD_NAME_ENV,
+    Answered,
     Failure,
     FailureReason,
     Order,
     PodState,
+    Question,
     RuntimeConfig,
     may_read,
 )
@@ -44,6 +46,7 @@ from despina_runtime.feedback.line import Wished
 from despina_runtime.http.server import EVERYWHERE, make_server, open_port
 from despina_runtime.lines import LONGEST_LINE, RECORDS, TRACED, next_line
 from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.asking import QuestionDesk, Questions, asking_routes
 from despina_runtime.process.genai import ENABLED_ENV, genai
 from despina_runtime.process.ledger import Ledger
 from despina_runtime.process.news import News
@@ -74,6 +77,8 @@ HEAR_OUT_SECONDS = 1.0
 LAST_SECONDS = 3.0
 """Of those that a pod has beyond its drain and its last request; the rest are for the process to end."""
 AGAIN_SECONDS = 1.0
+LATE_SECONDS = 5.0
+"""Beyond its deadline, for whoever waits for an answer to a question by hand."""
 JOIN_SECONDS = 600.0
 """A worker that takes another one's place has so long to load what it must."""
 
@@ -89,6 +94,8 @@ class Worker:
     state: PodState = field(default_factory=PodState)
     """What it last said of itself."""
     asked: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
+    questions: dict[int, asyncio.Future[Answered | None]] = field(default_factory=dict)
+    """Those by hand that it works on."""
     _answering: set[asyncio.Task[Any]] = field(default_factory=set)
     silent_seconds: float = 0.0
     """Counted where it is looked for: in seconds that the supervisor itself was awake."""
@@ -140,10 +147,14 @@ class Worker:
             if "state" in said:
                 self.state = PodState.model_validate(said["state"])
                 heard()
+            if "answered" in said and (question := self.questions.pop(said["id"], None)):
+                _settle(question, Answered.model_validate(said["answered"]))
             if waiting := self.asked.pop(said.get("done", 0), None):
                 waiting.set_result(said["ok"])
         for waiting in self.asked.values():
             waiting.set_result(True)
+        for question in self.questions.values():
+            _settle(question, None)
 
     async def _store(self, desk: FeedbackDesk, ledger: Ledger, said: dict[str, Any]) -> None:
         labels = [Label.model_validate(label) for label in said["labels"]]
@@ -174,6 +185,18 @@ class Worker:
             return False
         finally:
             self.asked.pop(number, None)
+
+    async def answer(self, question: Question, seconds: float) -> Answered | None:
+        """What becomes of a question by hand; None where it says nothing of it."""
+        number = next(NUMBERS)
+        waiting = self.questions[number] = asyncio.get_running_loop().create_future()
+        self.say({"id": number, "question": question.revision, "inputs": question.inputs})
+        try:
+            return await asyncio.wait_for(waiting, seconds)
+        except TimeoutError:
+            return None
+        finally:
+            self.questions.pop(number, None)
 
     def kill(self) -> None:
         """End it at once, whatever it does."""
@@ -385,12 +408,20 @@ class Crew:
         told = {"optimize": self._wishes.told() if self._wishes else ()}
         return found.model_copy(update=told | ({"feedback": self._desk.report()} if self._desk else {}))
 
-    def interface(self, revision: str) -> bytes | None:
-        """A held revision's interface as JSON Schema, as its workers left it."""
+    async def answer(self, question: Question) -> Answered | None:
+        """What becomes of a question by hand, by one of the workers that hold its revision; None where none does."""
+        held = [w for w in self._workers if (h := w.state.held.get(question.revision)) and h.phase == "Ready"]
+        known = self._wanted.known.get(question.revision)
+        if not held or known is None:
+            return None
+        return await held[question.number % len(held)].answer(question, known.request_timeout_seconds + LATE_SECONDS)
+
+    def told(self, folder: str, revision: str) -> bytes | None:
+        """Of a held revision, as its workers left it: its interface as JSON Schema, or what its prompts are made of."""
         if revision not in self._wanted.known:
             return None
         try:
-            return (self._cache / "interfaces" / f"{revision}.json").read_bytes()
+            return (self._cache / folder / f"{revision}.json").read_bytes()
         except FileNotFoundError:
             return None
 
@@ -401,6 +432,12 @@ class Crew:
         for worker in self._workers:
             worker.kill()
         await asyncio.gather(*(w.process.wait() for w in self._workers), *self._coming, return_exceptions=True)
+
+
+def _settle(question: asyncio.Future[Answered | None], answered: Answered | None) -> None:
+    """Unless nobody waits for it any more."""
+    if not question.done():
+        question.set_result(answered)
 
 
 def _task(work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
@@ -495,18 +532,21 @@ def _serve_admin(
 ) -> asyncio.Task[None]:
     config = crew.config
     here = config.namespace, os.environ.get(POD_NAME_ENV, "")
+    is_reader = partial(may_read, config.read_key, *here)
+    questions = Questions(QuestionDesk(*here, config.ask_key, crew.ledger.boot), crew.answer)
     app = build_admin(
         lambda: crew.is_ready and not stop.is_set(),
         OrderDesk(*here, config.order_keys, crew.ledger.boot),
         crew.obey,
         crew.state,
         crew.news,
-        crew.interface,
-        partial(may_read, config.read_key, *here),
+        partial(crew.told, "interfaces"),
+        is_reader,
         desk,
         crew.ledger.figures,
         [partial(genai, lambda: crew.config.lms)] if os.environ.get(ENABLED_ENV) == "1" else [],
         traces,
+        asking_routes(questions, partial(crew.told, "prompts"), is_reader),
     )
     return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
 

@@ -5,7 +5,8 @@ then `{"state": PodState}` whenever that changes, and at least once a second, so
 that stands still; `{"figures": Figures}` with what it counted since it said so last, twice a second at most;
 `{"done": ID, "ok": ...}` for what it was told; `{"ready": true}` when it serves; and for its
 callers `{"id": ID, "labels": ...}` and `{"id": ID, "wish": MODULE}`, which `{"id": ID, "reply": ...}` answers. It hears
-`{"id": ID, "order": Order}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
+`{"id": ID, "order": Order}`; `{"id": ID, "question": REVISION, "inputs": JSON}`, which it answers by `{"id": ID,
+"answered": Answered}`; `{"serve": true}`, before which it takes no connections; and `{"drain": true}`.
 
 Nothing heavy is imported before the model's files are being fetched.
 """
@@ -185,6 +186,7 @@ async def _obey(
     drain_seconds: int,
 ) -> None:
     """Follow the supervisor's words; its end is an order to drain."""
+    answering = set[asyncio.Task[None]]()
     while line := await next_line(reader):
         said = json.loads(line)
         if "drain" in said:
@@ -193,6 +195,9 @@ async def _obey(
             joined.set()
         elif "reply" in said:
             engine.line.heard(said["id"], said["reply"])
+        elif "question" in said:
+            answering.add(task := asyncio.create_task(_answer(engine, writer, said)))
+            task.add_done_callback(answering.discard)
         else:
             ok = await _carry_out(engine, said["order"])
             _say(writer, {"done": said["id"], "ok": ok, "state": engine.state().model_dump(mode="json")})
@@ -201,6 +206,12 @@ async def _obey(
     engine.retire(True)
     await asyncio.sleep(drain_seconds)
     await server.end()
+
+
+async def _answer(engine: Engine, writer: asyncio.StreamWriter, said: dict[str, Any]) -> None:
+    """Somebody's question by hand, beside the requests."""
+    answered = await engine.answer(said["question"], said["inputs"].encode(errors="replace"))
+    _say(writer, {"id": said["id"], "answered": answered.model_dump(mode="json", exclude_defaults=True)})
 
 
 async def _carry_out(engine: Engine, order: object) -> bool:

@@ -113,7 +113,8 @@ class Toolbox:
         if use.timeout_seconds:
             deadline = min(deadline, now + use.timeout_seconds)
         self.grid = self.grid or Grid()
-        return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, self.store, meter)
+        store = None if meter and meter.is_by_hand else self.store
+        return await self.grid.call(use.tool, config, to_jsonable_python(arguments), deadline, store, meter)
 
     async def reach(self, name: str, arguments: dict[str, Any]) -> Any:
         """The same from whichever event loop is running."""
@@ -200,6 +201,10 @@ def refusal_of(tools: TrialTools, gate: str) -> str:
     """Why a gate of a kind (`smoke`, `evaluate`, `shadow`) has no NonIdempotent tool executed; empty if it may."""
     field = f"spec.rollout.gates[].{gate}.tools"
     return "" if tools == "Execute" else f"it is NonIdempotent, and a gate executes it only where {field} is Execute"
+
+
+BY_HAND = "it is NonIdempotent, and nobody's question by hand executes one"
+"""Why a person who asks a version from the page has no NonIdempotent tool executed: callers' requests do that."""
 
 
 @contextmanager
