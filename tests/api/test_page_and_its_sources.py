@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import gzip
+import itertools
 import json
 
 import pytest
@@ -19,7 +20,7 @@ from despina.cluster.client import Cluster
 from despina.cluster.errors import Refused
 from despina.cluster.watching import Followed, follow
 from despina.dashboard.access import Viewer
-from despina.dashboard.run import ApiServer, followed, read_roots
+from despina.dashboard.run import ROOTS_SECONDS, ApiServer, Mounted, followed, read_roots
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
@@ -340,7 +341,8 @@ async def test_the_operator_leaves_the_read_key_and_the_page_finds_it(tmp_path):
     assert (await read_roots(settings, cluster))() == ()  # type: ignore[arg-type]
     await hand_out_reading(Settings(namespace="sys"), cluster, roots)  # type: ignore[arg-type]
     assert (await read_roots(settings, cluster))() == (roots["root"].decode(),)  # type: ignore[arg-type]
-    mounted = await read_roots(DashboardSettings(read_keys=tmp_path), cluster)  # type: ignore[arg-type]
+    now = itertools.count(0, ROOTS_SECONDS)
+    mounted = Mounted(tmp_path, lambda: next(now))
     assert mounted() == ()
     (tmp_path / "root").write_bytes(roots["root"])
     assert mounted() == (roots["root"].decode(),)

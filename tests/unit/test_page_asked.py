@@ -16,7 +16,7 @@ from despina.dashboard.world import World
 from despina.sources.asking import NotAsked, Unanswered
 from despina.wire import Answered, PodState, Prompt, Prompts, Trace, TraceSpan
 from tests.support.page import HOSTILE, NOW, a_candidate, a_manifest, a_pod
-from tests.support.page_site import ADMIN, LOOKER, FakeApi, FakeHand
+from tests.support.page_site import ADMIN, LOOKER, FakeApi, FakeHand, a_reader
 
 ASK, QUESTION = "/p/team-a/qa/ask", {"revision": "rev8", "f0": "why?"}
 REPLAY = "/p/team-a/qa/traces/rev7-x-1/replay"
@@ -55,7 +55,7 @@ async def client(api, hand):
     world = World(lambda: NOW)
     world.set_program(a_manifest("qa", previous=PREVIOUS, **a_candidate("Gate")))
     world.set_pod(a_pod())
-    site = Site(world, Door(api, lambda: 0.0), api, pods=hand)
+    site = Site(world, Door(api, lambda: 0.0), api, a_reader(api), pods=hand)
     async with TestClient(TestServer(site.app())) as found:
         found.site = site
         yield found
