@@ -61,9 +61,9 @@ def _parts(one: Executed, own: Node, first: int) -> list[Node]:
         for number, span in enumerate(one.spans)
     ]
     return [
-        _part(one, span, ids[number], ids[span.parent] if 0 <= span.parent < len(ids) else own.span_id)
-        for number, span in enumerate(one.spans)
-        if ids[number] != own.span_id
+        _part(one, span, span_id, ids[span.parent] if 0 <= span.parent < len(ids) else own.span_id)
+        for span, span_id in zip(one.spans, ids, strict=True)
+        if span_id != own.span_id
     ]
 
 
@@ -73,8 +73,8 @@ def _is_own(one: Executed, span: Span) -> bool:
 
 def _id_of(span: Span, number: int) -> str:
     """A tool was told by what it is called; other spans' ids follow from the request's own."""
-    told = span.facts.get("span_id", "")
-    return str(told) if span.kind == "tool" and SPAN_ID.fullmatch(told) else _id(number)
+    told = span.facts.get("span_id", "") if span.kind == "tool" else ""
+    return str(told) if told and SPAN_ID.fullmatch(told) else _id(number)
 
 
 def _part(one: Executed, span: Span, span_id: str, parent_id: str) -> Node:
