@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 16
 """Batches of up to a mebibyte. Nobody who serves waits for them."""
 MARKED = "marked"
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 REASONS = frozenset(get_args(Why)) - {""}
 
 
