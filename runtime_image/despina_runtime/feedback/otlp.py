@@ -6,7 +6,7 @@ https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -26,6 +26,7 @@ from despina_runtime.telemetry.semconv import (
     name_of,
     of_part,
 )
+from despina_runtime.telemetry.tree import is_own
 
 OK, ERROR = 1, 2
 TRACEPARENT, TRACE_ID = "despina.traceparent", "despina.trace_id"
@@ -71,7 +72,8 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
     }
     yield _span(trace_id, root, None, program, one.at, one.seconds, facts, one.problem)
     spans = [Span(*given) for given in one.spans]
-    own = {number for number, span in enumerate(spans) if _is_root(one, spans, number)}
+    callers = {span.parent for span in spans}
+    own = {number for number, span in enumerate(spans) if number in callers and is_own(one, span)}
     ids = [root if number in own else _id(trace_id, str(number)) for number in range(len(spans))]
     for number, span in enumerate(spans):
         if number in own:
@@ -80,13 +82,6 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
         name, facts, at = name_of(span), _facts(span), one.at + span.start
         error = str(facts.get("error.type") or "")
         yield _span(trace_id, ids[number], parent, name, at, span.seconds, facts, error)
-
-
-def _is_root(one: Executed, spans: Sequence[Span], number: int) -> bool:
-    """Whether a span is the call of what was asked for, which is the trace itself."""
-    span = spans[number]
-    is_whole = span.kind == "module" and span.parent < 0 and span.name == one.path
-    return is_whole and any(other.parent == number for other in spans)
 
 
 def _facts(span: Span) -> Attributes:

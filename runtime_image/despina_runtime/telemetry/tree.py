@@ -57,7 +57,7 @@ def _parts(one: Executed, own: Node, first: int) -> list[Node]:
     """What happened within the program. The call of the program itself is its own span, and none beside it."""
     callers = {span.parent for span in one.spans}
     ids = [
-        own.span_id if number in callers and _is_own(one, span) else _id_of(span, first + number)
+        own.span_id if number in callers and is_own(one, span) else _id_of(span, first + number)
         for number, span in enumerate(one.spans)
     ]
     return [
@@ -67,7 +67,8 @@ def _parts(one: Executed, own: Node, first: int) -> list[Node]:
     ]
 
 
-def _is_own(one: Executed, span: Span) -> bool:
+def is_own(one: Executed, span: Span) -> bool:
+    """Whether a span, if others lie in it, is the call of what was asked for."""
     return span.kind == "module" and span.parent < 0 and span.name == one.path
 
 
