@@ -7,7 +7,7 @@ from typing import Any
 from despina.sources.traces import NoAnswer
 from despina.wire import Trace, TraceList, TraceSpan, TraceSummary
 from despina.wire.labels import Label, Status
-from despina.wire.predictions import Foreign, Prediction, key_of, read_name
+from despina.wire.predictions import Foreign, Prediction, Signer, key_of
 from despina_runtime.telemetry.prediction import Names
 from tests.support.page import NOW
 
@@ -119,7 +119,7 @@ class FakeHolders:
 
     def prediction(self, uid: str, namespace: str, name: str) -> Prediction | None:
         try:
-            return read_name(KEY, name)
+            return Signer(KEY).read(name)
         except Foreign:
             return None
 

@@ -25,6 +25,8 @@ HEADS = {
     "in capitals": (200, [(b"Content-Length", b"5"), (b"X-A", b"b")]),
     "with a line break in a value": (200, [LENGTH, (b"x-a", b"1\r\nx-b: 2")]),
     "with a space in a name": (200, [LENGTH, (b"x a", b"1")]),
+    "of a prediction": (200, [LENGTH, (b"despina-prediction-id", b"abcd1234-01-0a~1f-00ff")]),
+    "of a prediction, with a line break in its name": (200, [LENGTH, (b"despina-prediction-id", b"a\r\nx-b: 2")]),
     "with letters beyond ASCII": (200, [LENGTH, (b"x-a", "ü".encode("latin-1"))]),
 }
 
@@ -76,4 +78,4 @@ def test_a_head_is_what_uvicorn_would_have_written(head, method, keep_alive):
 
 def test_which_heads_are_written_fast():
     fast = {name for name, (status, headers) in HEADS.items() if head_of(status, headers, True)}
-    assert fast == {"plain", "many, one twice", "of an error", "with letters beyond ASCII"}
+    assert fast == {"plain", "many, one twice", "of an error", "of a prediction", "with letters beyond ASCII"}

@@ -19,7 +19,7 @@ from despina.dashboard.world import World
 from despina.sources.traces import NoAnswer
 from despina.wire import Trace
 from despina.wire.labels import LONGEST_SOURCE
-from despina.wire.predictions import key_of, read_name
+from despina.wire.predictions import Signer, key_of
 from tests.support.page import HOSTILE, NOW, a_manifest, a_pod
 from tests.support.page_site import ADMIN, LOOKER, READER, STRANGER, FakeApi
 from tests.support.page_traces import KEY, TRACE_ID, FakeHolders, a_name, a_trace, hosted_span
@@ -300,7 +300,7 @@ async def test_a_pod_that_lies_has_nobody_elses_prediction_labelled(client, arou
 
 async def test_where_the_pod_is_gone_another_one_passes_it_on(around):
     around.world.drop_pod(a_pod("qa-1"))
-    label = label_of(Sent("success"), read_name(KEY, a_name()), (), "ada", NOW)
+    label = label_of(Sent("success"), Signer(KEY).read(a_name()), (), "ada", NOW)
     assert await around.traces.mark(around.known, label) == "Stored"
     assert [ip for ip, _ in around.holders.labels] == ["10.0.0.2"]
     around.world.drop_pod(a_pod("qa-2"))
@@ -312,7 +312,7 @@ async def test_where_the_pod_is_gone_another_one_passes_it_on(around):
 def test_whatever_a_form_says_becomes_a_label_or_nothing(text):
     for sent in (Sent(text), Sent("failure", text), Sent("failure", "", text), Sent("failure", "", f'{{"{text}": 1}}')):
         with contextlib.suppress(Unfit):
-            label = label_of(sent, read_name(KEY, a_name()), (), text, NOW)
+            label = label_of(sent, Signer(KEY).read(a_name()), (), text, NOW)
             assert len(label.model_dump_json().encode()) <= 2**17
             assert len(label.source) <= LONGEST_SOURCE
             assert label.source.isprintable()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from despina.wire.predictions import Foreign, key_of, pod_of, trace_id_of
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.prediction import Names, address_of
+from despina_runtime.telemetry.prediction import MOST_BEGUN, Names, address_of
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 KEY, POD = key_of("a key"), pod_of("10.1.2.3", 8081)
@@ -32,8 +32,8 @@ def test_any_pod_of_the_program_reads_what_one_of_them_named():
 def test_a_cached_answer_is_called_by_its_origin_and_a_number_of_its_own():
     made, other = names(), names(pod=pod_of("10.1.2.4", 8081))
     origin = made.origin()
-    hits = {other.hit(origin) for _ in range(3)}
-    assert len(hits) == 3
+    hits = {other.hit(origin) for _ in range(20)}
+    assert len(hits) == 20
     assert {made.read(hit).origin for hit in hits} == {origin}
     assert {made.read(hit).pod for hit in hits} == {POD}
 
@@ -45,6 +45,23 @@ def test_nobody_else_can_make_a_name():
     own = names().signed(names().origin())
     with pytest.raises(Foreign):
         names().read(own.replace("abcd1234", "abcd1235"))
+
+
+@pytest.mark.parametrize("digit", range(1, 16))
+def test_a_cached_answers_name_is_not_another_ones_though_one_hash_is_for_both(digit):
+    made = names()
+    hit = made.hit(made.origin())
+    number, _, mac = hit.rpartition("-")
+    with pytest.raises(Foreign):
+        names().read(f"{number[:-1]}{digit:x}-{mac}")
+    assert names().signed(number) == hit
+
+
+def test_what_is_kept_for_cached_answers_is_bounded():
+    made = names()
+    hits = {made.hit(made.origin()) for _ in range(3 * MOST_BEGUN)}
+    assert len(hits) == 3 * MOST_BEGUN
+    assert len(made._begun) <= MOST_BEGUN
 
 
 @given(st.text() | st.from_regex(r"[0-9a-z~-]{10,90}", fullmatch=True))

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from despina.wire import FeedbackConfig
+from despina_runtime.feedback import otlp
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import Block, Kept, KeptLabel, Spool
 from despina_runtime.lm.meter import LMCall
@@ -82,6 +83,45 @@ def test_a_record_says_what_was_executed():
     assert module.facts == {"inputs": {"ticket": "it crashes"}, "outputs": {"category": "bug"}}
     assert [a.facts["error"] for a in attempts] == ["LMError", ""]
     assert attempts[1].facts["input_tokens"] == 7
+
+
+def test_what_is_delivered_again_is_the_same():
+    world = World()
+    world.request()
+    (found,) = world.executed()
+    first, again = (orjson.loads(orjson.dumps(otlp.traces("p", "ns", [found]))) for _ in range(2))
+    assert first == again
+    root, *parts = first["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert {"key": "despina.model_version", "value": {"stringValue": "7"}} in root["attributes"]
+    assert [part["parentSpanId"] for part in parts] == [root["spanId"]] * 3
+
+
+@pytest.mark.parametrize("parent", [-7, 99])
+def test_what_says_that_nobody_called_it_was_called_by_the_prediction(parent):
+    world = World()
+    world.request()
+    (found,) = world.executed()
+    spans = [span._replace(parent=parent) for span in found.spans]
+    told = otlp.traces("p", "ns", [found._replace(spans=spans)])["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert [span["parentSpanId"] for span in told[1:]] == [told[0]["spanId"]] * len(spans)
+
+
+def test_each_attempt_stands_in_the_call_that_made_it_whoever_asked_before():
+    world, outer, inner = World(), object(), object()
+    modules = [("self", outer), ("self.inner", inner)]
+    program: Any = SimpleNamespace(named_predictors=list, named_sub_modules=lambda: modules)
+    ways = [(outer, inner), (outer,), (), (outer, inner)]
+
+    async def then(call: Call) -> Answer:
+        call.meter.calls.append(LMCall("main", "openai/m", "", 0.0, 0.25, (0, 0), "", "", ways[len(seen)]))
+        return Answer(b"{}")
+
+    recorded, seen = Recorded(world.recorder, world.names, program, ("abcd1234", "7", ""), then), list[str]()
+    for _ in ways:
+        seen.append(asyncio.run(recorded(Call(b"{}", 0.0, "main"))).origin or "")
+    found = [[(span.kind, span.name, span.parent) for span in one.spans] for one in world.executed()]
+    deep = [("module", "", -1), ("module", "inner", 0), ("lm", "main", 1)]
+    assert found == [deep, [("module", "", -1), ("lm", "main", 0)], [("lm", "main", -1)], deep]
 
 
 def test_what_waits_to_be_written_holds_nothing_else_of_its_request():

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from despina.sources.figures import PodClient, read
 from despina.wire import ADMIN_PORT, INTERFACE_PATH, LABELS_PATH, TRACES_PATH, Trace, TraceList
 from despina.wire.labels import LABELS, REPLIES, Label, Status, is_same, sign, sign_reply
-from despina.wire.predictions import Foreign, Prediction, key_of, pod_of, read_name
+from despina.wire.predictions import Foreign, Prediction, Signer, key_of, pod_of
 
 ANSWER_SECONDS = 5.0
 MOST_ASKED = 12
@@ -71,7 +71,7 @@ class TraceAsker(PodClient):
         """What a prediction's name says; None for what this program has not called one so."""
         for key in self._keys(uid, namespace):
             try:
-                return read_name(key_of(key), name)
+                return Signer(key_of(key)).read(name)
             except Foreign:
                 continue
         return None

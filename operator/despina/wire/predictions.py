@@ -4,6 +4,9 @@ read key: its pods, and who made it.
 `REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
 replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
 with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
+
+A cached answer costs 40 microseconds, so that a MAC of its own for each would show: one hash gives eight of them, and
+the last digit of such a name says which it is.
 """
 
 from __future__ import annotations
@@ -12,9 +15,13 @@ import hashlib
 import hmac
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAC_BYTES = 8
+DIGITS = 2 * MAC_BYTES
+TOGETHER = 8
+"""Names of cached answers that one hash is for, which is as long as BLAKE2b makes it."""
 ORIGIN = re.compile(
     r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
 )
@@ -43,15 +50,40 @@ def key_of(secret: str) -> bytes:
     return hashlib.blake2b(b"despina predictions", key=secret.encode()[:64], digest_size=32).digest()
 
 
-def read_name(key: bytes, name: str) -> Prediction | None:
-    """What a name says; None for what is none at all. Raises Foreign if the program has not made it."""
-    found = FORM.fullmatch(name)
-    if found is None:
-        return None
-    mac = hashlib.blake2b(unsigned(name).encode(), key=key, digest_size=MAC_BYTES).hexdigest()
-    if not hmac.compare_digest(mac, found["mac"]):
-        raise Foreign
-    return Prediction(name, found["origin"], found["revision"], found["pod"], int(found["time"], 16))
+class Signer:
+    """Signs names, and reads those that are signed."""
+
+    def __init__(self, key: bytes) -> None:
+        self._hash = hashlib.blake2b(key=key, digest_size=MAC_BYTES)
+        self._hash_of_hits = hashlib.blake2b(key=key, digest_size=TOGETHER * MAC_BYTES)
+
+    def signed(self, name: str) -> str:
+        """A name with its MAC."""
+        if "~" not in name:
+            return f"{name}-{_hashed(self._hash, name)}"
+        place = int(name[-1], 16) * DIGITS
+        return f"{name}-{_hashed(self._hash_of_hits, name[:-1])[place : place + DIGITS]}"
+
+    def hits(self, begins: str) -> Iterator[str]:
+        """Names that begin so of cached answers, with their MACs."""
+        macs = _hashed(self._hash_of_hits, begins)
+        for number in range(TOGETHER):
+            yield f"{begins}{number}-{macs[number * DIGITS : number * DIGITS + DIGITS]}"
+
+    def read(self, name: str) -> Prediction | None:
+        """What a name says; None for what is none at all. Raises Foreign if the program has not made it."""
+        found = FORM.fullmatch(name)
+        if found is None:
+            return None
+        if not hmac.compare_digest(self.signed(name.rpartition("-")[0]), name):
+            raise Foreign
+        return Prediction(name, found["origin"], found["revision"], found["pod"], int(found["time"], 16))
+
+
+def _hashed(keyed: hashlib.blake2b, text: str) -> str:
+    mac = keyed.copy()
+    mac.update(text.encode())
+    return mac.hexdigest()
 
 
 def pod_of(address: str, port: int) -> str:

@@ -20,12 +20,14 @@ TRACE_HEADER = "despina-trace"
 """`keep` in a request whose trace its caller wants kept, as the flag of a sampled `traceparent` says, too."""
 LONGEST_NAME, LONGEST_TEXT = 256, 2**18
 MOST_TRACES, MOST_SPANS, MOST_FACTS = 500, 10_000, 64
+ID = re.compile(r"[0-9a-z~-]{0,128}")
 NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _name(text: str) -> str:
     """In one line, and no longer than somebody reads."""
-    return NOT_SHOWN.sub(" ", text[:LONGEST_NAME])
+    text = text[:LONGEST_NAME]
+    return text if text.isprintable() else NOT_SHOWN.sub(" ", text)
 
 
 def _text(text: str) -> str:
@@ -37,7 +39,7 @@ def _moment(at: float) -> float:
 
 
 def _id(text: str) -> str:
-    return text if re.fullmatch(r"[0-9a-z~-]{0,128}", text) else ""
+    return text if ID.fullmatch(text) else ""
 
 
 Name = Annotated[str, AfterValidator(_name)]

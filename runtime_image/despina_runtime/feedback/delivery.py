@@ -39,8 +39,8 @@ class Delivery:
         self.is_last = False
         """The volume goes with the pod: what was not sampled is delivered, too, and nobody is waited for."""
 
-    async def round(self) -> bool:
-        """Deliver what is due, as far as it goes; whether anything was there. Raises Away."""
+    async def round(self) -> int:
+        """Deliver what is due, as far as it goes; how much was there. Raises Away."""
         predictions: list[Kept] = await self._in_spool(self._spool.due, AT_ONCE, self.is_last)
         if predictions:
             await self._predictions(predictions)
@@ -51,7 +51,7 @@ class Delivery:
         there = [one for one in labels if one.pod != self._pod]
         for pod, theirs in groupby(sorted(there, key=lambda one: one.pod), key=lambda one: one.pod):
             await self._forward(pod, list(theirs))
-        return bool(predictions or here)
+        return len(predictions) + len(here)
 
     def is_gone(self, pod: str) -> bool:
         """Whether a pod has not answered for so long that it will not come back."""

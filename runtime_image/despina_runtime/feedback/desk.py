@@ -17,7 +17,7 @@ from despina.wire import FeedbackConfig, FeedbackReport, RuntimeConfig
 from despina.wire.labels import LABELS, REPLIES, Label, Reply, Status, is_signed, sign_reply
 from despina.wire.predictions import pod_in
 from despina_runtime.feedback.counts import LOST, WAITING
-from despina_runtime.feedback.delivery import ON_ITS_WAY_SECONDS, Delivery, pause_seconds
+from despina_runtime.feedback.delivery import AT_ONCE, ON_ITS_WAY_SECONDS, Delivery, pause_seconds
 from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
@@ -190,20 +190,20 @@ class FeedbackDesk:
     async def _deliver(self) -> None:
         failures = 0
         while True:
-            there_was_more, self._sink_trouble = await self._round()
+            count, self._sink_trouble = await self._round()
             failures = failures + 1 if self._sink_trouble else 0
-            if not there_was_more:
-                await asyncio.sleep(pause_seconds(failures) if failures else LOOK_SECONDS)
+            if count < AT_ONCE:
+                await asyncio.sleep(pause_seconds(failures) if failures else 2 * LOOK_SECONDS)
 
-    async def _round(self) -> tuple[bool, str]:
-        """Whether there was something to deliver, and why it could not be."""
+    async def _round(self) -> tuple[int, str]:
+        """How much there was to deliver, and why it could not be. A round costs as much as forty predictions in it."""
         try:
             return await self._delivery.round(), ""
         except Away as exc:
-            return False, str(exc)
+            return 0, str(exc)
         except Exception as exc:  # whatever it is, what waits must not wait for ever
             log.exception("Feedback is not delivered")
-            return False, f"{type(exc).__name__}: {exc}"
+            return 0, f"{type(exc).__name__}: {exc}"
 
     async def _prune(self) -> None:
         while True:

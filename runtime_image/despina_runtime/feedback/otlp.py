@@ -6,9 +6,10 @@ https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import orjson
 from pydantic_core import to_json
 
 from despina.wire.predictions import trace_id_of
@@ -18,14 +19,21 @@ from despina_runtime.telemetry.semconv import (
     INPUTS,
     OUTPUT_TOKENS,
     OUTPUTS,
+    PREDICTION,
     SPAN_TYPE,
     TYPES,
     Attributes,
     name_of,
     of_part,
 )
+from despina_runtime.telemetry.tree import is_own
 
 OK, ERROR = 1, 2
+TRACEPARENT, TRACE_ID = "despina.traceparent", "despina.trace_id"
+UNIQUE = {PREDICTION, TRACEPARENT, TRACE_ID}
+MOST_KNOWN, LONGEST_KNOWN = 2048, 64
+"""Attributes that are kept as they are written, and characters of their texts: most are the same in each trace."""
+KNOWN: dict[tuple[str, Any], orjson.Fragment] = {}
 
 
 def traces(program: str, namespace: str, executed: Iterable[Executed]) -> Mapping[str, Any]:
@@ -50,35 +58,30 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
         SPAN_TYPE: TYPES["module"],
         INPUTS: one.inputs,
         OUTPUTS: one.outputs,
-        "despina.prediction": one.origin,
+        PREDICTION: one.origin,
         "despina.revision": one.revision,
         "despina.model_version": one.version,
         "despina.module": one.path,
         "despina.lm": one.lm,
         "despina.cost_usd": one.cost_usd,
-        "despina.traceparent": one.traceparent,
+        TRACEPARENT: one.traceparent,
         "despina.problem": one.problem,
-        "despina.trace_id": one.trace_id,
+        TRACE_ID: one.trace_id,
         INPUT_TOKENS: one.input_tokens or None,
         OUTPUT_TOKENS: one.output_tokens or None,
     }
     yield _span(trace_id, root, None, program, one.at, one.seconds, facts, one.problem)
     spans = [Span(*given) for given in one.spans]
-    own = {number for number, span in enumerate(spans) if _is_root(one, spans, number)}
+    callers = {span.parent for span in spans}
+    own = {number for number, span in enumerate(spans) if number in callers and is_own(one, span)}
+    ids = [root if number in own else _id(trace_id, str(number)) for number in range(len(spans))]
     for number, span in enumerate(spans):
         if number in own:
             continue
-        parent = root if span.parent < 0 or span.parent in own else _id(trace_id, str(span.parent))
+        parent = ids[span.parent] if 0 <= span.parent < len(ids) else root
         name, facts, at = name_of(span), _facts(span), one.at + span.start
         error = str(facts.get("error.type") or "")
-        yield _span(trace_id, _id(trace_id, str(number)), parent, name, at, span.seconds, facts, error)
-
-
-def _is_root(one: Executed, spans: Sequence[Span], number: int) -> bool:
-    """Whether a span is the call of what was asked for, which is the trace itself."""
-    span = spans[number]
-    is_whole = span.kind == "module" and span.parent < 0 and span.name == one.path
-    return is_whole and any(other.parent == number for other in spans)
+        yield _span(trace_id, ids[number], parent, name, at, span.seconds, facts, error)
 
 
 def _facts(span: Span) -> Attributes:
@@ -101,17 +104,33 @@ def _span(
     return found | ({"parentSpanId": parent} if parent else {})
 
 
-def _attributes(facts: Attributes) -> list[dict[str, Any]]:
+def _attributes(facts: Attributes) -> list[Any]:
     """Without those that say nothing; what is no plain value goes as JSON."""
-    return [{"key": k, "value": _value(v)} for k, v in facts.items() if v is not None and v != ""]
+    found = list[Any]()
+    for fact in facts.items():
+        if type(fact[1]) is str or type(fact[1]) is int:
+            if fact[1] != "":
+                found.append(KNOWN.get(fact) or _plain(*fact))
+        elif fact[1] is not None:
+            found.append({"key": fact[0], "value": {"stringValue": _json(fact[1])}})
+    return found
 
 
-def _value(value: Any) -> dict[str, Any]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"intValue": str(value)}
-    if isinstance(value, str):
-        return {"stringValue": value}
-    return {"stringValue": to_json(value, fallback=str, inf_nan_mode="null").decode()}
+def _plain(name: str, value: str | int) -> Any:
+    found = {"key": name, "value": {"stringValue": value} if type(value) is str else {"intValue": str(value)}}
+    if name in UNIQUE or len(str(value)) > LONGEST_KNOWN:
+        return found
+    if len(KNOWN) >= MOST_KNOWN:
+        KNOWN.clear()
+    KNOWN[name, value] = orjson.Fragment(orjson.dumps(found))
+    return KNOWN[name, value]
+
+
+def _json(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # for numbers that are longer than it knows
+        return to_json(value, fallback=str, inf_nan_mode="null").decode()
 
 
 def _id(trace_id: str, part: str) -> str:

@@ -18,9 +18,8 @@ from despina_runtime.telemetry.executed import END, WORDS
 
 log = logging.getLogger(__name__)
 Sorted = tuple[list[Kept], list[Block]]
-Found = tuple[bytes, bytes, bytes, bytes, bytes]
-"""A record, its origin, the worker that made it, its number there in hexadecimal digits, and its words with what is
-before them."""
+Found = tuple[bytes, re.Match[bytes]]
+"""A record, and in it its origin, the worker that made it, and its number there in hexadecimal digits."""
 
 
 class Sorting:
@@ -30,12 +29,7 @@ class Sorting:
         self._percent = feedback.sample_percent
         self._clean = Cleaning(feedback)
         worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
-        origin = rb"(%s)-[0-9a-f]{8}-([0-9a-f]{1,15})" % worker
-        counted, said = (
-            rb'(?<![^%b])(\["(%b)",[^%b%b]*' % (END, origin, END, WORDS),
-            rb"(%b[^%b]*|))%b" % (WORDS, END, END),
-        )
-        self._form = re.compile(counted + said)
+        self._begins = re.compile(rb'\["((%s)-[0-9a-f]{8}-([0-9a-f]{1,15}))",' % worker)
 
     def __call__(self, batches: Sequence[bytes], now: float) -> Sorted:
         """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: what else
@@ -43,7 +37,8 @@ class Sorting:
         sampled, rest = list[Kept](), list[tuple[bytes, int, bytes]]()
         for batch in batches:
             found = self._readable(batch)
-            for (_, origin, worker, number, _), record in zip(found, self._cleaned(found), strict=True):
+            for (_, name), record in zip(found, self._cleaned(found), strict=True):
+                origin, worker, number = name.groups()
                 if zlib.crc32(origin) % 100 < self._percent:
                     sampled.append(Kept(origin.decode(), now, record))
                 else:
@@ -52,14 +47,15 @@ class Sorting:
 
     def _readable(self, batch: bytes) -> list[Found]:
         """The batch's records that this pod's workers can have made."""
-        found: list[Found] = self._form.findall(batch)
-        if lost := batch.count(END) - len(found):
+        records, begins = batch.split(END)[:-1], self._begins.match
+        found = [(record, name) for record in records if (name := begins(record))]
+        if lost := len(records) - len(found):
             LOST.labels("unreadable").inc(lost)
             log.error("Records cannot be read count=%d", lost)
         return found
 
     def _cleaned(self, found: Sequence[Found]) -> Iterable[bytes]:
-        return self._clean([(record, said) for record, *_, said in found])
+        return self._clean([(record, b"".join(record.partition(WORDS)[1:])) for record, _ in found])
 
     def clean_label(self, label: Label) -> Label:
         """A label without what is hidden."""

@@ -13,7 +13,8 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
 Header = tuple[bytes, bytes]
-LENGTH = b"content-length"
+LENGTH, NAME = b"content-length", b"despina-prediction-id"
+PLAIN = b"0123456789abcdefghijklmnopqrstuvwxyz-~"
 CLOSE = b"connection: close\r\n"
 NO_CONTENT = 204, 304
 _send = RequestResponseCycle.send
@@ -42,7 +43,7 @@ def head_of(status: int, headers: list[Header], keep_alive: bool) -> tuple[bytes
     or cannot be sent."""
     lines, length = [STATUS_LINE[status]], None
     for header in headers:
-        line = _line(header)
+        line = _line(header) if header[0] != NAME else _named(header)
         if line is None:
             return None
         lines.append(line)
@@ -52,6 +53,11 @@ def head_of(status: int, headers: list[Header], keep_alive: bool) -> tuple[bytes
         return None
     lines.append(b"\r\n" if keep_alive else CLOSE + b"\r\n")
     return b"".join(lines), length
+
+
+def _named(header: Header) -> bytes | None:
+    """The one that is another in each answer, so that keeping it is of no use."""
+    return _line(header) if header[1].translate(None, PLAIN) else b"%s: %s\r\n" % header
 
 
 @functools.lru_cache(1024)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import NoneType
 from typing import Any, NamedTuple
@@ -15,19 +14,21 @@ import orjson
 
 from despina.wire.logs import ABOUT
 from despina.wire.predictions import unsigned
-from despina_runtime.lm.meter import Callers, LMCall, ToolCall
+from despina_runtime.lm.meter import Callers, LMCall, Meter, ToolCall
 from despina_runtime.pipeline.call import Answer, Call, Traced
 from despina_runtime.pipeline.call import Step as Then
 from despina_runtime.problem import Problem
 from despina_runtime.telemetry.context import USUAL_RATIO, Context, Headers, begun, trace_of
 from despina_runtime.telemetry.executed import Step
-from despina_runtime.telemetry.keeping import Slowest, Why, why_kept
+from despina_runtime.telemetry.keeping import Slowest, why_kept
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Record, Recorder, written
 
 NEVER_CHANGE = frozenset((str, int, float, bool, NoneType))
 MOST_PARTS = 2048
 """Attempts at LMs that are recorded of one request, and as many at tools: a record must fit into a worker's line."""
+MOST_KNOWN, LONGEST_KNOWN = 64, 16
+"""Ways to an attempt that are kept, and modules on them."""
 NO_WORDS = None, None, (), True
 
 
@@ -45,28 +46,9 @@ class Policy(NamedTuple):
 ALL = Policy()
 
 
-class _Ended(NamedTuple):
-    """All that a record is made of, and no more: what a request held otherwise is free again when it ends."""
-
-    origin: str
-    at: float
-    began: float
-    ended: float
-    status: int
-    problem: str
-    lm: str | None
-    trace: tuple[tuple[str, str], ...]
-    body: bytes | None
-    outputs: bytes | None
-    input_tokens: int
-    output_tokens: int
-    cost: Decimal | None
-    calls: tuple[LMCall, ...]
-    tools: tuple[ToolCall, ...]
-    steps: list[Step]
-    waited: float
-    context: Context
-    why: Why
+Ended = tuple[Any, ...]
+"""What a record is made of, and no more: what a request held otherwise is free again when it ends. All else is found
+out when it is written down, many at once, which takes half of the time."""
 
 
 class Recorded:
@@ -87,6 +69,8 @@ class Recorded:
         self._paths = {id(predictor): name for name, predictor in program.named_predictors()}
         self._modules = {id(module): _below(which[2], name) for name, module in program.named_sub_modules()}
         self._is_slow = Slowest()
+        self._alone: dict[tuple[int, ...], tuple[Sequence[Any], Sequence[int]]] = {}
+        """What `_placed` finds of a request that asked once, by the modules that called."""
 
     async def __call__(self, call: Call) -> Answer:
         """What follows; it is recorded whatever comes of it but the caller's leaving."""
@@ -115,20 +99,17 @@ class Recorded:
         self, call: Call, answer: Answer | None, problem: Problem | None, times: tuple[float, float, float], c: Context
     ) -> str:
         """Its name. Names are made in the order in which they are recorded, by which the pod's disk finds them."""
-        origin, meter, (at, began, waited) = self._names.origin(), call.meter, times
+        origin, meter, (at, began, waited), is_all = self._names.origin(), call.meter, times, self._policy.is_all
         status, kind = (problem.status, problem.type) if problem else (200, "")
         ended = time.perf_counter()
-        why = why_kept(status, self._is_slow(ended - began + waited), c)
-        if not why and not self._policy.is_all:
+        why = None if is_all else why_kept(status, self._is_slow(ended - began + waited), c)
+        if why == "":
             return origin
-        words = (call.body, answer.body if answer else None) if self._policy.is_all else (None, None)
-        parts = tuple(meter.calls[:MOST_PARTS]), tuple(meter.tools[:MOST_PARTS])
-        spent = meter.input_tokens, meter.output_tokens, meter.cost, *parts
-        steps = [self._traced(step) for step in call.steps or ()]
-        asked = call.lm, call.trace, *words
-        known: Any = (origin, at, began, ended, status, kind, *asked, *spent, steps, waited, c, why)
-        found = _Ended(*known)
-        self._recorder(partial(self._record, found))
+        body, outputs = (call.body, answer.body if answer else None) if is_all else (None, None)
+        calls, tools = tuple(meter.calls[:MOST_PARTS]), tuple(meter.tools[:MOST_PARTS])
+        steps = [self._traced(step) for step in call.steps] if call.steps else []
+        told = origin, at, ended - began, began, status, kind, call.lm, call.trace, waited, c, why
+        self._recorder(partial(self._record, told, calls, tools, _spent(meter), (body, outputs, steps)))
         return origin
 
     def _traced(self, step: Traced) -> Step:
@@ -136,35 +117,48 @@ class Recorded:
         predictor, inputs, outputs = step
         return self._paths.get(id(predictor)) or type(predictor).__name__, _as_it_is(inputs), _as_it_is(outputs)
 
-    def _record(self, e: _Ended) -> Record:
-        tree = _Tree(self._modules)
-        attempts = [_attempt(one, e.began, tree.place(one.callers)) for one in e.calls]
-        tools = [_tool(one, e.began, tree.place(one.callers)) for one in e.tools]
-        counted = (
-            e.origin,
-            e.at,
-            e.ended - e.began,
-            *self._which,
-            e.status,
-            e.problem,
-            e.lm or "",
-            e.input_tokens,
-            e.output_tokens,
-            "" if e.cost is None else format(e.cost, "f"),
-            trace_of(e.trace),
-            attempts,
-            e.waited,
-            e.context.trace_id,
-            e.context.span_id,
-            "",
-            tree.calls,
-            tools,
-            e.why,
+    def _record(
+        self,
+        told: Ended,
+        calls: Sequence[LMCall],
+        tools: Sequence[ToolCall],
+        spent: tuple[int, int, str],
+        words: tuple[bytes | None, bytes | None, Sequence[Step]],
+    ) -> Record:
+        origin, at, seconds, began, status, kind, lm, trace, waited, c, why = told
+        if why is None:
+            why = why_kept(status, self._is_slow(seconds + waited), c)
+        modules, places = self._placed(calls, tools)
+        attempts = [_attempt(one, began, place) for one, place in zip(calls, places, strict=False)]
+        tried = (
+            [_tool(one, began, place) for one, place in zip(tools, places[len(calls) :], strict=True)] if tools else ()
         )
-        if e.body is None:
+        asked = (lm or "", *spent, trace_of(trace) if trace else "")
+        ids = c.trace_id, c.span_id, ""
+        counted = (
+            origin, at, seconds, *self._which, status, kind, *asked, attempts, waited, *ids, modules, tried, why,
+        )  # fmt: skip
+        body, outputs, steps = words
+        if body is None:
             return Record(counted, NO_WORDS)
-        outputs = orjson.Fragment(e.outputs) if e.outputs is not None else None
-        return Record(counted, (orjson.Fragment(e.body), outputs, e.steps))
+        return Record(counted, (orjson.Fragment(body), orjson.Fragment(outputs) if outputs else None, steps))
+
+    def _placed(self, calls: Sequence[LMCall], tools: Sequence[ToolCall]) -> tuple[Sequence[Any], Sequence[int]]:
+        """The calls of modules, and in which of them each attempt was made, at LMs and then at tools."""
+        if len(calls) != 1 or tools:
+            tree = _Tree(self._modules)
+            places = [tree.place(one.callers) for one in calls]
+            return tree.calls, [*places, *(tree.place(one.callers) for one in tools)]
+        modules = self._modules
+        which = tuple([id(module) for module in calls[0].callers if id(module) in modules])
+        return self._alone.get(which) or self._placed_alone(calls[0], which)
+
+    def _placed_alone(self, call: LMCall, which: tuple[int, ...]) -> tuple[Sequence[Any], Sequence[int]]:
+        tree = _Tree(self._modules)
+        place = tree.place(call.callers)
+        if len(which) <= LONGEST_KNOWN and len(self._alone) < MOST_KNOWN:
+            self._alone[which] = tree.calls, (place,)
+        return tree.calls, (place,)
 
 
 class Again:
@@ -243,15 +237,19 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name.removeprefix('self').lstrip('.')}".strip(".")
 
 
+def _spent(meter: Meter) -> tuple[int, int, str]:
+    return meter.input_tokens, meter.output_tokens, "" if meter.cost is None else format(meter.cost, "f")
+
+
 def _as_it_is(values: Mapping[str, Any]) -> Any:
-    found = values if type(values) is dict else dict(values)
+    found = values if type(values) is dict else dict(values.items())
     return found if NEVER_CHANGE.issuperset(map(type, found.values())) else written(found)
 
 
 def _attempt(call: LMCall, began: float, within: int) -> tuple[Any, ...]:
     """In the order of `Attempt`."""
-    lm, model, module, at, *rest, _ = call
-    return lm, model, module, at - began, *rest, within
+    lm, model, module, at, seconds, tokens, cost, error, _ = call
+    return lm, model, module, at - began, seconds, tokens, cost, error, within
 
 
 def _tool(call: ToolCall, began: float, within: int) -> tuple[Any, ...]:

@@ -36,11 +36,11 @@ class Cleaning:
 
 def _redacted(record: bytes, words: bytes, hide: Redactor) -> bytes:
     """Written anew: of a key that stands there twice, the first is not read."""
-    if (hide_here := hide.narrowed(words)) is None:
+    if not hide.may_find(words):
         return record
     try:
         given = from_json(words[len(WORDS) :])
-        kept = hide_here(given)
+        kept = hide(given)
         return _with_words(record, to_json([*kept, True] if kept != given else kept, inf_nan_mode="null"))
     except Exception as exc:
         log.error("What callers wrote cannot be read error=%s", type(exc).__name__)

@@ -162,29 +162,29 @@ def _modules(steps: Sequence[Step], calls: Sequence[ModuleCall], parts: Sequence
     for call, (start, end) in zip(calls, _times(calls, parts), strict=True):
         step = said[call.path].popleft() if said[call.path] else (call.path, None, None)
         yield _module(step, start, end - start, call.within)
-    left = {id(step) for uncalled in said.values() for step in uncalled}
-    rest = [step for step in steps if id(step) in left]
-    yield from _uncalled(rest, calls, [one for one in parts if isinstance(one, Attempt)])
+    if left := {id(step) for uncalled in said.values() for step in uncalled}:
+        rest = [step for step in steps if id(step) in left]
+        yield from _uncalled(rest, calls, [one for one in parts if isinstance(one, Attempt)])
 
 
 def _times(calls: Sequence[ModuleCall], parts: Sequence[Part]) -> list[Time]:
     """When each call ran: while what it called did."""
     found: list[Time | None] = [None] * len(calls)
-
-    def cover(number: int, start: float, end: float) -> None:
-        known = found[number]
-        found[number] = (min(start, known[0]), max(end, known[1])) if known else (start, end)
-
     for part in parts:
         if 0 <= part.within < len(calls):
-            cover(part.within, part.start, part.start + part.seconds)
+            found[part.within] = _both(found[part.within], (part.start, part.start + part.seconds))
     for number in reversed(range(len(calls))):
         time, caller = found[number], calls[number].within
         if caller >= number:
             raise ValueError("a module was called before its caller")
         if time and caller >= 0:
-            cover(caller, *time)
+            found[caller] = _both(found[caller], time)
     return [time or (0.0, 0.0) for time in found]
+
+
+def _both(one: Time | None, other: Time) -> Time:
+    """From the first moment of both to the last."""
+    return (min(one[0], other[0]), max(one[1], other[1])) if one else other
 
 
 def _uncalled(steps: Sequence[Step], calls: Sequence[ModuleCall], attempts: Sequence[Attempt]) -> Iterator[Span]:

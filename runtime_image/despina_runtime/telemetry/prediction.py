@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from despina.wire import RuntimeConfig
-from despina.wire.predictions import MAC_BYTES, ORIGIN, Prediction, key_of, read_name
+from despina.wire.predictions import ORIGIN, Prediction, Signer, key_of
 
+MOST_BEGUN = 256
+"""Predictions of which the MACs of some names of cached answers are kept."""
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
 KEY_FILE = "prediction-key"
@@ -56,7 +57,8 @@ class Names:
     """Makes names in one worker, and reads those of all."""
 
     def __init__(self, key: bytes, revision: str, pod: str, clock: Callable[[], float] = time.time) -> None:
-        self._key, self._hash = key, hashlib.blake2b(key=key, digest_size=MAC_BYTES)
+        self._signer = Signer(key)
+        self._begun: dict[str, Iterator[str]] = {}
         self.revision = revision
         self._worker = secrets.token_hex(4)
         self._begins = f"{revision}-{pod}-{self._worker}"
@@ -72,17 +74,23 @@ class Names:
 
     def hit(self, origin: str) -> str:
         """The name of an answer that was given again."""
-        return self.signed(f"{origin}~{self._worker}{next(self._numbers):x}")
+        if (found := self._begun.get(origin)) is None:
+            if len(self._begun) >= MOST_BEGUN:
+                self._begun.clear()
+            found = self._begun[origin] = self._hits(origin)
+        return next(found)
+
+    def _hits(self, origin: str) -> Iterator[str]:
+        while True:
+            yield from self._signer.hits(f"{origin}~{self._worker}{next(self._numbers):x}")
 
     def signed(self, name: str) -> str:
         """With its MAC."""
-        hashed = self._hash.copy()
-        hashed.update(name.encode())
-        return f"{name}-{hashed.hexdigest()}"
+        return self._signer.signed(name)
 
     def read(self, name: str) -> Prediction | None:
         """What a name says; None for what is none at all. Raises Foreign if the program has not made it."""
-        return read_name(self._key, name)
+        return self._signer.read(name)
 
 
 def names_of(config: RuntimeConfig) -> Names:

@@ -18,7 +18,9 @@ from despina_runtime.telemetry.tree import Node
 
 LONGEST_VALUE = 2**14
 """Characters of an attribute."""
-LONGEST_KNOWN = 64
+MOST_KNOWN, LONGEST_KNOWN = 2048, 128
+"""Attributes that are kept as they are written, and their bytes."""
+KNOWN: dict[tuple[str, Any], bytes] = {}
 KINDS = {"internal": 1, "server": 2, "client": 3}
 ERROR = 2
 TIMES = struct.Struct("<BQBQ")
@@ -42,29 +44,32 @@ def span(node: Node, trace_id: str) -> bytes:
     parent = b"\x22\x08%b" % fromhex(node.parent_id) if node.parent_id else b""
     told = _part(5, node.name[:LONGEST_VALUE].encode(errors="replace")) + bytes((6 << 3, KINDS[node.kind]))
     times = TIMES.pack(7 << 3 | 1, begin, 8 << 3 | 1, begin + int(node.seconds * 1e9))
-    facts = [_fact(name, value) for name, value in node.attributes.items() if value is not None and value != ""]
-    facts += [_attribute(9, name, _json(value)) for name, value in _words(node) if value is not None]
+    facts = [KNOWN.get(fact) or _fact(*fact) for fact in node.attributes.items()]
+    if node.inputs is not None:
+        facts.append(_text(INPUTS, _json(node.inputs)))
+    if node.outputs is not None:
+        facts.append(_text(OUTPUTS, _json(node.outputs)))
     status = _part(15, _part(2, node.error.encode(errors="replace")) + bytes((3 << 3, ERROR))) if node.error else b""
     return _part(2, b"".join((ids, parent, told, times, *facts, status, FLAGS)))
 
 
-def _words(node: Node) -> Iterable[tuple[str, Any]]:
-    return (semconv.INPUTS, node.inputs), (semconv.OUTPUTS, node.outputs)
-
-
-def _json(value: Any) -> str:
-    return to_json(value, inf_nan_mode="null").decode()
+def _json(value: Any) -> bytes:
+    found = to_json(value, inf_nan_mode="null")
+    return found if len(found) <= LONGEST_VALUE else found.decode()[:LONGEST_VALUE].encode()
 
 
 def _fact(name: str, value: Any) -> bytes:
-    """Most are the same in each trace."""
-    is_short = type(value) is int or (type(value) is str and len(value) <= LONGEST_KNOWN)
-    return _known(name, value) if is_short else _attribute(9, name, value)
-
-
-@lru_cache(2048, typed=True)
-def _known(name: str, value: str | int) -> bytes:
-    return _attribute(9, name, value)
+    """Nothing for one that says nothing. Most are the same in each trace, but for those that never are."""
+    if value is None or value == "":
+        return b""
+    if name == semconv.PREDICTION:
+        return _text(_key(name), value.encode())
+    found = _attribute(9, name, value)
+    if type(value) in (int, str) and len(found) <= LONGEST_KNOWN:
+        if len(KNOWN) >= MOST_KNOWN:
+            KNOWN.clear()
+        KNOWN[name, value] = found
+    return found
 
 
 def _attribute(field: int, name: str, value: Any) -> bytes:
@@ -85,10 +90,22 @@ def _value(value: Any) -> bytes:
     return _part(1, str(value)[:LONGEST_VALUE].encode(errors="replace"))
 
 
+def _text(key: bytes, text: bytes) -> bytes:
+    """An attribute of a span that is a text, as `_attribute` would write it, in one go."""
+    size = _size(len(text))
+    inner = len(size) + len(text) + 1
+    value = _size(inner)
+    whole = _size(len(key) + 1 + len(value) + inner)
+    return b"\x4a%b%b\x12%b\x0a%b%b" % (whole, key, value, size, text)
+
+
 def _part(field: int, content: bytes) -> bytes:
     """A field with its length, and what is in it."""
-    size = len(content)
-    return (bytes((field << 3 | 2, size)) if size < 128 else bytes((field << 3 | 2,)) + _varint(size)) + content
+    return b"%c%b%b" % (field << 3 | 2, _size(len(content)), content)
+
+
+def _size(number: int) -> bytes:
+    return SIZES[number] if number < len(SIZES) else _varint(number)
 
 
 def _varint(number: int) -> bytes:
@@ -98,3 +115,7 @@ def _varint(number: int) -> bytes:
         number >>= 7
     found.append(number)
     return bytes(found)
+
+
+SIZES = [_varint(number) for number in range(1024)]
+INPUTS, OUTPUTS = _key(semconv.INPUTS), _key(semconv.OUTPUTS)

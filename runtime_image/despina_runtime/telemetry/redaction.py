@@ -11,7 +11,8 @@ import orjson
 
 HIDDEN = "[redacted]"
 PLAIN = re.compile(r"[\w -]+", re.ASCII)
-KNOWN_KEYS = (b"ghp", b"gho", b"xox", b"AKIA", b"eyJ")
+MOST_SEEN, LONGEST_SEEN = 256, 1024
+"""Texts of which it is remembered what is hidden of them, and their characters: a record says most of them twice."""
 LONGEST_START = 14
 """Characters by which one of OpenAI's or Stripe's keys is known."""
 
@@ -28,12 +29,14 @@ def _classes(**members: str) -> bytes:
 DIGITS, CAPITALS, SMALL = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
 AS_DIGITS = _classes(n=DIGITS)
 AS_CAPITALS = _classes(n=DIGITS, A=CAPITALS)
-AS_STARTS = _classes(w=DIGITS + CAPITALS + SMALL + "_", S="sp", K="k", m="-")
+AS_STARTS = _classes(w=DIGITS + CAPITALS + SMALL + "_", m="-", S="spo", **{one: one for one in "AIJKeghkxy"})
+STARTS = b"ghS", b"xSx", b"AKIA", b"eyJ"
+"""How the other known keys begin: `ghp`, `gho`, `xox`."""
 
 
 def _is_odd(text: bytes) -> bool:
     """Whether the rules' quick looks say nothing of a JSON text."""
-    return not text.isascii() or b"\\u" in text
+    return not text.isascii() or (b"\\" in text and b"\\u" in text)
 
 
 def _may_be_mail(text: bytes) -> bool:
@@ -49,12 +52,13 @@ def _may_be_bearer(text: bytes) -> bool:
 
 
 def _may_be_key(text: bytes) -> bool:
-    if any(start in text for start in KNOWN_KEYS):
-        return True
     if b"\\" in text:  # what JSON writes as a letter is none
         text = re.sub(rb"\\[nrtbf]", b"  ", text)
     starts = b" " + text.translate(AS_STARTS)
-    return any(_is_long(starts, before) for before in (b" SK", b"mSK"))
+    for start in STARTS:
+        if start in starts:
+            return True
+    return _is_long(starts, b" Sk") or _is_long(starts, b"mSk")
 
 
 def _is_long(starts: bytes, before: bytes) -> bool:
@@ -108,31 +112,49 @@ class Redactor:
         self._rules = [(re.compile(rule.pattern), rule.may_be_in) for rule in RULES]
         self._own = [re.compile(pattern) for pattern in patterns]
         self._can_tell = not self._own and all(map(PLAIN.fullmatch, self._fields))
+        self._seen: dict[str, str] = {}
+        self._is_of_plain = False
+        """Whether it is for parts of a text that is not odd."""
 
     def __call__(self, value: Any) -> Any:
         """A JSON value without what is hidden. Equal values are given back as they are."""
         if isinstance(value, str):
-            return self._hidden(value)
+            return found if (found := self._seen.get(value)) is not None else self._looked_through(value)
         if isinstance(value, dict):
             return {self(k): HIDDEN if k in self._fields else self(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self(one) for one in value]
         return value
 
+    def may_find(self, json: bytes) -> bool:
+        """Whether something may be hidden in this JSON text."""
+        if not self._can_tell or (not self._is_of_plain and _is_odd(json)):
+            return True
+        for _, may_be_in in self._rules:
+            if may_be_in(json):
+                return True
+        return any(name in json for name in self._names)
+
     def narrowed(self, json: bytes) -> Redactor | None:
         """The same for parts of this JSON text, by the rules alone that may find something in it; None if none may. Of
         most texts there is nothing to hide, and they need not be read."""
-        if not self._can_tell or _is_odd(json):
+        if not self._can_tell or (not self._is_of_plain and _is_odd(json)):
             return self
-        rules = [(pattern, may_be_in) for pattern, may_be_in in self._rules if may_be_in(json)]
+        rules = [rule for rule in self._rules if rule[1](json)]
         names = [name for name in self._names if name in json]
-        if len(rules) == len(self._rules) and len(names) == len(self._names):
-            return self
         return self._only(rules, names) if rules or names else None
 
     def _only(self, rules: list[tuple[re.Pattern[str], Callable[[bytes], bool]]], names: list[bytes]) -> Redactor:
         found = copy(self)
-        found._rules, found._names = rules, names
+        found._rules, found._names, found._seen, found._is_of_plain = rules, names, {}, True
+        return found
+
+    def _looked_through(self, text: str) -> str:
+        found = self._hidden(text)
+        if len(text) <= LONGEST_SEEN:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen[text] = found
         return found
 
     def _hidden(self, text: str) -> str:

@@ -38,6 +38,8 @@ class Ring:
         self._most, self._most_bytes = most, most_bytes
         self._kept: dict[str, dict[str, Kept]] = {}
         """By why, and then by key, the oldest first."""
+        self._why: dict[str, str] = {}
+        """By key."""
 
     def add(self, key: str, summary: TraceSummary, body: bytes) -> bool:
         """Hold one; whether it is held. One of the same name takes its place."""
@@ -46,30 +48,30 @@ class Ring:
         self._drop(key)
         self.number += 1
         self._kept.setdefault(summary.why, {})[key] = Kept(self.number, key, summary, body)
+        self._why[key] = summary.why
         self.bytes += len(body)
-        while len(self) > self._most or self.bytes > self._most_bytes:
+        while len(self._why) > self._most or self.bytes > self._most_bytes:
             fullest = max(self._kept.values(), key=_size if self.bytes > self._most_bytes else len)
             self._drop(next(iter(fullest)))
         return True
 
     def get(self, key: str) -> Kept | None:
         """The one of a name."""
-        return next((kept[key] for kept in self._kept.values() if key in kept), None)
+        return self._kept[self._why[key]][key] if key in self._why else None
 
     def after(self, number: int) -> list[Kept]:
         """Those that came later, the oldest first."""
         return sorted(one for one in self if one.number > number)
 
     def _drop(self, key: str) -> None:
-        if (found := self.get(key)) is not None:
-            del self._kept[found.summary.why][key]
-            self.bytes -= len(found.body)
+        if (why := self._why.pop(key, None)) is not None:
+            self.bytes -= len(self._kept[why].pop(key).body)
 
     def __iter__(self) -> Iterator[Kept]:
         return (one for kept in self._kept.values() for one in kept.values())
 
     def __len__(self) -> int:
-        return sum(map(len, self._kept.values()))
+        return len(self._why)
 
 
 def _size(kept: dict[str, Kept]) -> int:

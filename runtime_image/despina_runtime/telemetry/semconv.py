@@ -14,6 +14,7 @@ from despina_runtime.telemetry.executed import Executed, Span
 SCHEMA_URL = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
 Attributes = dict[str, Any]
 SPAN_TYPE, INPUTS, OUTPUTS = "mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"
+PREDICTION = "despina.prediction"
 TYPES = {"module": "CHAIN", "lm": "CHAT_MODEL", "tool": "TOOL"}
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 DURATION, USAGE = "gen_ai_client_inference_duration_seconds", "gen_ai_client_inference_usage_{}_tokens"
@@ -35,7 +36,7 @@ def of_request(program: str, one: Executed) -> Attributes:
         "http.response.status_code": one.status or None,
         "despina.program": program,
         "despina.revision": one.revision,
-        "despina.prediction": one.origin,
+        PREDICTION: one.origin,
         "despina.kept": one.why,
         "despina.cache.tier": one.tier,
         "error.type": one.problem,
@@ -60,17 +61,17 @@ def of_program(program: str, one: Executed) -> Attributes:
 
 def of_part(span: Span) -> Attributes:
     """Of what happened within."""
-    found: Attributes = {SPAN_TYPE: TYPES[span.kind]}
-    return found | {"module": _of_module, "lm": _of_lm, "tool": _of_tool}[span.kind](span)
+    return OF_KIND[span.kind](span)
 
 
 def _of_module(span: Span) -> Attributes:
-    return {"despina.module": span.name}
+    return {SPAN_TYPE: TYPES["module"], "despina.module": span.name}
 
 
 def _of_lm(span: Span) -> Attributes:
     facts, (provider, model) = span.facts, provider_and_model(str(span.facts["model"]))
     return {
+        SPAN_TYPE: TYPES["lm"],
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
@@ -86,12 +87,16 @@ def _of_lm(span: Span) -> Attributes:
 def _of_tool(span: Span) -> Attributes:
     fate = span.facts["fate"]
     return {
+        SPAN_TYPE: TYPES["tool"],
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": span.name,
         "despina.tool.backend": span.facts["backend"],
         "despina.tool.fate": fate,
         "error.type": "" if fate == "ok" else fate,
     }
+
+
+OF_KIND = {"module": _of_module, "lm": _of_lm, "tool": _of_tool}
 
 
 def of_hosted(tool: str, status: int, error: str) -> Attributes:

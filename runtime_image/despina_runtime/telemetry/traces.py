@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic_core import to_json
 
@@ -26,15 +26,22 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 16
 """Batches of up to a mebibyte. Nobody who serves waits for them."""
 MARKED = "marked"
+T = TypeVar("T")
+U = TypeVar("U")
 REASONS = frozenset(get_args(Why)) - {""}
 
 
 class _Found(NamedTuple):
-    """A record on its way into the ring."""
+    """A record on its way into the ring, and out of the pod."""
 
-    summary: TraceSummary
-    origin: str
     body: bytes
+    origin: str
+    why: str
+    is_new: bool
+    """Whether it is to be exported."""
+    one: Executed
+    summary: TraceSummary
+    spans: Sequence[Node] = ()
 
 
 class Traces:
@@ -64,7 +71,7 @@ class Traces:
         found = [(body or (kept.body if kept else b""), kept.summary.why if kept else "") for body, kept in held]
         self._later(self._marked, [(body, why == MARKED) for body, why in found if body])
 
-    def _later(self, work: Callable[[Any], list[_Found]], given: Any) -> None:
+    def _later(self, work: Callable[[Any], Sequence[_Found]], given: Any) -> None:
         """In a thread, for it takes a while to look for what is hidden."""
         if self._waiting >= MOST_WAITING:
             drop("traces", "busy", len(_kept(given) if isinstance(given, bytes) else given))
@@ -79,34 +86,42 @@ class Traces:
             if not self._ring.add(one.origin, one.summary, one.body):
                 drop("traces", "too_long")
 
-    def _kept_of(self, batch: bytes) -> list[_Found]:
+    def _kept_of(self, batch: bytes) -> Sequence[_Found]:
         pairs = [(record, b"".join(record.partition(WORDS)[1:])) for record in _kept(batch)]
-        return [one for record in self._clean(pairs) for one in self._looked(record, "", False)]
+        return self._looked([(record, "", False) for record in self._clean(pairs)])
 
-    def _marked(self, records: list[tuple[bytes, bool]]) -> list[_Found]:
+    def _marked(self, records: Sequence[tuple[bytes, bool]]) -> Sequence[_Found]:
         """Each with whether it was marked before. What was kept or marked before has been exported."""
-        return [
-            one for record, is_marked in records for one in self._looked(record, MARKED, is_marked or is_kept(record))
-        ]
+        return self._looked([(record, MARKED, is_marked or is_kept(record)) for record, is_marked in records])
 
-    def _looked(self, record: bytes, why: str, is_exported: bool) -> list[_Found]:
-        """One that can be read, else nothing: what a worker says may be anything, for it runs a model's code. For lists
-        it is read here, in the thread, and never again."""
-        try:
-            origin, found = origin_of(record), why or _why(record)
-            place_of(origin.partition("~")[0])
-            if found not in REASONS:
-                raise ValueError("no reason to keep it")
-            exporter = None if is_exported else self._exporter
-            one = read_executed(record if exporter else _without_words(record))
-            summary = TraceSummary(**self._facts(one, origin, found))
-            if exporter:
-                exporter.add(tree(self._program, one), one.trace_id)
-            return [_Found(summary, origin, record)]
-        except Exception as exc:
-            log.error("A trace cannot be read error=%s", type(exc).__name__)
-            drop("traces", "unreadable")
-            return []
+    def _looked(self, given: Sequence[tuple[bytes, str, bool]]) -> Sequence[_Found]:
+        """Records, each with why it is kept, if it does not say so itself, and whether it has been exported; those that
+        can be read. For lists it is read here, in the thread, and never again. Each step is made with all before the
+        next is, for then it takes three quarters of the time."""
+        found = _each(self._summed, _each(self._read, given))
+        return _each(self._exported, _each(self._as_tree, found)) if self._exporter else found
+
+    def _read(self, given: tuple[bytes, str, bool]) -> tuple[bytes, str, str, bool, Executed]:
+        """As `_Found`. Raises ValueError, as what follows."""
+        record, why, is_exported = given
+        origin, found = origin_of(record), why or _why(record)
+        place_of(origin.partition("~")[0])
+        if found not in REASONS:
+            raise ValueError("no reason to keep it")
+        is_new = bool(self._exporter) and not is_exported
+        return record, origin, found, is_new, read_executed(record if is_new else _without_words(record))
+
+    def _summed(self, given: tuple[bytes, str, str, bool, Executed]) -> _Found:
+        *_, one = given
+        return _Found(*given, TraceSummary(**self._facts(one, given[1], given[2])))
+
+    def _as_tree(self, found: _Found) -> _Found:
+        return found._replace(spans=tree(self._program, found.one)) if found.is_new else found
+
+    def _exported(self, found: _Found) -> _Found:
+        if self._exporter and found.is_new:
+            self._exporter.add(found.spans, found.one.trace_id)
+        return found
 
     def told(self, after: int = 0) -> TraceList:
         """What came after a number, the oldest first."""
@@ -143,6 +158,18 @@ class Traces:
         await asyncio.to_thread(self._thread.shutdown)
         if self._exporter:
             await asyncio.to_thread(self._exporter.close, seconds)
+
+
+def _each(work: Callable[[T], U], given: Iterable[T]) -> list[U]:
+    """What comes of those of which something comes: what a worker says may be anything, for it runs a model's code."""
+    found = list[U]()
+    for one in given:
+        try:
+            found.append(work(one))
+        except Exception as exc:
+            log.error("A trace cannot be read error=%s", type(exc).__name__)
+            drop("traces", "unreadable")
+    return found
 
 
 def _kept(batch: bytes) -> list[bytes]:

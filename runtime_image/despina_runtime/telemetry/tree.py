@@ -57,24 +57,25 @@ def _parts(one: Executed, own: Node, first: int) -> list[Node]:
     """What happened within the program. The call of the program itself is its own span, and none beside it."""
     callers = {span.parent for span in one.spans}
     ids = [
-        own.span_id if number in callers and _is_own(one, span) else _id_of(span, first + number)
+        own.span_id if number in callers and is_own(one, span) else _id_of(span, first + number)
         for number, span in enumerate(one.spans)
     ]
     return [
-        _part(one, span, ids[number], ids[span.parent] if 0 <= span.parent < len(ids) else own.span_id)
-        for number, span in enumerate(one.spans)
-        if ids[number] != own.span_id
+        _part(one, span, span_id, ids[span.parent] if 0 <= span.parent < len(ids) else own.span_id)
+        for span, span_id in zip(one.spans, ids, strict=True)
+        if span_id != own.span_id
     ]
 
 
-def _is_own(one: Executed, span: Span) -> bool:
+def is_own(one: Executed, span: Span) -> bool:
+    """Whether a span, if others lie in it, is the call of what was asked for."""
     return span.kind == "module" and span.parent < 0 and span.name == one.path
 
 
 def _id_of(span: Span, number: int) -> str:
     """A tool was told by what it is called; other spans' ids follow from the request's own."""
-    told = span.facts.get("span_id", "")
-    return str(told) if span.kind == "tool" and SPAN_ID.fullmatch(told) else _id(number)
+    told = span.facts.get("span_id", "") if span.kind == "tool" else ""
+    return str(told) if told and SPAN_ID.fullmatch(told) else _id(number)
 
 
 def _part(one: Executed, span: Span, span_id: str, parent_id: str) -> Node:
