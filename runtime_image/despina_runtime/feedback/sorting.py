@@ -30,7 +30,7 @@ class Sorting:
         self._percent = feedback.sample_percent
         self._clean = Cleaning(feedback)
         worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
-        origin = rb"(%s)-[0-9a-f]{8}-([0-9a-f]{1,15})" % worker
+        origin = rb"(%s)-[0-9a-f]{8}(?:x[0-9a-f]{1,15})?-([0-9a-f]{1,15})" % worker
         counted, said = (
             rb'(?<![^%b])(\["(%b)",[^%b%b]*' % (END, origin, END, WORDS),
             rb"(%b[^%b]*|))%b" % (WORDS, END, END),

@@ -1,8 +1,10 @@
 """What a prediction is called. The name says where it was made, and only the program's pods can make one up.
 
-`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
-replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
-with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
+`REVISION-POD-WORKER-TIMExBEGUN-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
+replica finds the one that answered; TIME are seconds since the epoch. BEGUN and NUMBER count the worker's requests, as
+they begin and as they end. BEGUN makes the trace's id, which tools hear of before a request ends; what was named before
+there was one has none. A cached answer is called by its origin's name, with `~` and a number of its own before the MAC.
+The key is the program's: all of its pods and revisions have the same.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
 KEY_FILE = "prediction-key"
 ORIGIN = re.compile(
-    r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
+    r"(?P<begins>(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-[0-9a-f]{8})-"
+    r"(?P<time>[0-9a-f]{8})(?P<begun>x[0-9a-f]{1,15})?-[0-9a-f]{1,15}"
 )
 FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P<mac>[0-9a-f]{{16}})")
 
@@ -79,9 +82,20 @@ def revision_in(origin: str) -> str:
     return origin.partition("-")[0]
 
 
+def made_at(origin: str) -> int:
+    """When a prediction was made, in seconds since the epoch, in the name of one."""
+    return int(origin.split("-")[3].partition("x")[0], 16)
+
+
 def trace_id_of(origin: str) -> str:
-    """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
-    return hashlib.sha256(origin.encode()).hexdigest()[:32]
+    """32 hexadecimal digits: a prediction's trace, wherever it is delivered. It is the request's own, unless that was a
+    part of its caller's trace: of such there may be many, and a prediction is one."""
+    found = ORIGIN.fullmatch(origin)
+    return _trace_id(found["begins"] + found["begun"] if found and found["begun"] else origin)
+
+
+def _trace_id(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def unsigned(name: str) -> str:
@@ -111,14 +125,19 @@ class Names:
         self._worker = secrets.token_hex(4)
         self._begins = f"{revision}-{pod}-{self._worker}"
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._numbers, self._begun = itertools.count(1), itertools.count(1)
         self._now, self._this_second = 0, ""
 
-    def origin(self) -> str:
-        """A new prediction's name, without its MAC."""
+    def begin(self) -> tuple[str, str]:
+        """For a request that begins: what its name will hold of that, and the id of its trace."""
+        begun = f"x{next(self._begun):x}"
+        return begun, _trace_id(self._begins + begun)
+
+    def origin(self, begun: str = "") -> str:
+        """A new prediction's name, without its MAC; of a request that is recorded, with what it began as."""
         if (now := int(self._clock())) != self._now:
-            self._now, self._this_second = now, f"{self._begins}-{now:08x}-"
-        return f"{self._this_second}{next(self._numbers):x}"
+            self._now, self._this_second = now, f"{self._begins}-{now:08x}"
+        return f"{self._this_second}{begun}-{next(self._numbers):x}"
 
     def hit(self, origin: str) -> str:
         """The name of an answer that was given again."""
