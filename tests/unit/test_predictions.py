@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.prediction import Foreign, Names, address_of, key_of, pod_of, trace_id_of
+from despina_runtime.telemetry.prediction import (
+    Foreign,
+    Names,
+    address_of,
+    key_of,
+    made_at,
+    place_of,
+    pod_of,
+    trace_id_of,
+)
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 KEY, POD = key_of("a key"), pod_of("10.1.2.3", 8081)
@@ -169,3 +179,20 @@ def test_it_is_all_there_after_the_process_was_killed(tmp_path, spool):
 def test_a_trace_is_named_by_its_origin():
     assert len(trace_id_of("o")) == 32
     assert trace_id_of("o") != trace_id_of("p")
+
+
+def test_a_requests_trace_is_known_when_it_begins_and_by_its_name_whichever_ends_first():
+    made = names()
+    begun = [made.begin() for _ in range(3)]
+    origins = [made.origin(number) for number, _ in reversed(begun)]
+    assert [trace_id_of(origin) for origin in origins] == [own for _, own in reversed(begun)]
+    assert len({own for _, own in begun} | {names().begin()[1]}) == 4
+    read = [made.read(made.signed(origin)) for origin in origins]
+    assert [(one.pod, one.at) for one in read] == [(POD, 1_700_000_000)] * 3
+    assert [place_of(origin)[1] for origin in origins] == [1, 2, 3]
+
+
+def test_names_of_before_there_were_such_traces_are_read():
+    old = f"abcd1234-{POD}-0000000a-6553f100-1"
+    assert names().read(names().signed(old)).at == made_at(old) == 1_700_000_000
+    assert trace_id_of(old) == hashlib.sha256(old.encode()).hexdigest()[:32]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_args
 from pydantic_core import to_json
 
 from despina.wire import RuntimeConfig, Trace, TraceList, TraceSpan, TraceSummary
-from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry import semconv
+from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry.dropped import drop
 from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS, Executed, is_kept, origin_of, read_executed
 from despina_runtime.telemetry.export import Exporter
