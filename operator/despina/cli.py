@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("operator", help="run the operator")
     page = commands.add_parser("dashboard", help="run the page for people")
     page.add_argument("--open", action="store_true", help="for everybody on this machine: loopback only, no sign-in")
+    page.add_argument(
+        "--local", type=int, metavar="PORT", help="without a cluster: what serve -f --admin-port PORT serves here"
+    )
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         case "operator":
             _operate(parser)
         case "dashboard":
-            _show(parser, args.open)
+            _show(parser, args.open, args.local)
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -156,8 +159,9 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     asyncio.run(run(settings))
 
 
-def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
+def _show(parser: argparse.ArgumentParser, is_open: bool, local: int | None) -> None:
     try:
+        from despina.dashboard.local import run_local
         from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
         from despina.settings import DashboardSettings
     except ImportError as exc:
@@ -165,7 +169,7 @@ def _show(parser: argparse.ArgumentParser, is_open: bool) -> None:
     settings = _settings(parser, DashboardSettings)
     set_up(settings.log_format, quotes_errors=True)
     try:
-        asyncio.run(run(settings, is_open))
+        asyncio.run(run(settings, is_open) if local is None else run_local(settings, local))
     except (ClusterError, OSError) as exc:
         parser.exit(1, f"despina dashboard: {printable(str(exc))}\n")
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from despina.sources.answers import ANSWER_SECONDS, PLAIN, TooLong, refuse_packed
 from despina.wire import (
     ADMIN_PORT,
     FIGURES_PATH,
+    PROGRAM_PATH,
     SIGNATURE_HEADER,
     STATE_PATH,
     Figures,
@@ -31,6 +32,10 @@ MOST_ASKED = 64
 MOST_BYTES = 2**18
 """Of an answer: what is read becomes far more in memory. Pods of ours say less, with all the names that they count."""
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Manifest(RootModel[dict[str, Any]]):
+    """What may be one."""
 
 
 class Asker:
@@ -63,6 +68,11 @@ class Asker:
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         """What it holds and serves."""
         return await self._read(PodState, STATE_PATH, uid, namespace, pod, ip)
+
+    async def program(self, ip: str) -> dict[str, Any] | None:
+        """The program that is served there without a cluster: its manifest, with a status."""
+        found = await self._read(Manifest, PROGRAM_PATH, "", "", "", ip)
+        return found.root if found else None
 
     async def _read(self, kind: type[Answer], path: str, uid: str, namespace: str, pod: str, ip: str) -> Answer | None:
         keys = [program_key(root, uid, namespace) for root in self._roots()]
