@@ -24,15 +24,15 @@ SOON = 15
 """Seconds within which the page shows what the status says."""
 CHROMIUM = shutil.which("chromium")
 FALLBACK = {"response": {"category": "account"}}
-FEATURES = ["get", "list", "patch"]
+VERBS = ["get", "list", "patch"]
 TABLE = """(name) => [...document.querySelectorAll(`[data-part="${name}"] tbody tr`)].map(
   (row) => [...row.cells].map((cell) => cell.querySelector("bdi")?.textContent ?? cell.textContent))"""
 
 
 @pytest.fixture(scope="module")
-def tokens(kube) -> dict[str, str]:
+def tokens() -> Iterator[dict[str, str]]:
     """Of people: ada changes programs here, bob only looks, and eve looks elsewhere."""
-    people = {"ada": (HERE, FEATURES), "bob": (HERE, FEATURES[:2]), "eve": (ELSEWHERE, FEATURES[:2])}
+    people = {"ada": (HERE, VERBS), "bob": (HERE, VERBS[:2]), "eve": (ELSEWHERE, VERBS[:2])}
     for name, (namespace, verbs) in people.items():
         meta = {"name": f"page-{name}", "namespace": namespace}
         rules = [{"apiGroups": ["despina.dev"], "resources": ["dspyprograms"], "verbs": verbs}]
@@ -83,7 +83,7 @@ class Tab:
     def __init__(self, browser: Any, site: str, token: str, path: str) -> None:
         self.page = browser.new_context(ignore_https_errors=True).new_page()
         self.page.set_default_timeout(SOON * 1000)
-        self.page.goto(site + path)
+        self.page.goto(site + path, timeout=60_000)
         self.page.fill("#token", token)
         self.page.keyboard.press("Enter")
         self.page.wait_for_selector('#live[data-level="ok"]')
@@ -119,9 +119,9 @@ class Prometheus:
 
     def sums(self, metric: str, *by: str) -> dict[tuple[str, ...], float]:
         """A counter over all pods, by some of its labels."""
-        query = {"query": f"sum by ({', '.join(by)}) ({metric})"}
+        query = {"query": f"sum by ({', '.join(by)}) (max_over_time({metric}[10m]))"}
         found = httpx.get(f"{self.url}/api/v1/query", params=query, timeout=10).raise_for_status().json()
-        return {tuple(one["metric"][b] for b in by): float(one["value"][1]) for one in found["data"]["result"]}
+        return {tuple(one["metric"].get(b, "") for b in by): float(one["value"][1]) for one in found["data"]["result"]}
 
 
 def counted_by(prometheus: Prometheus, version: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def counted_by(prometheus: Prometheus, version: str) -> dict[str, Any]:
     return {
         "requests": number(prometheus.sums("despina_requests_total", "version").get((version,), 0)),
         "errors": {word: number(n) for word, n in named.items() if n},
-        "modules": {who: (number(n), number(tokens[who])) for who, n in calls.items()},
+        "modules": {who: (number(n), number(tokens.get(who, 0))) for who, n in calls.items()},
         "feedback": {f"v{v} {label}": number(n) for (v, label), n in prometheus.sums(
             "despina_feedback_total", "version", "label").items() if n},
     }  # fmt: skip
@@ -154,9 +154,9 @@ def gate(text: str) -> list[dict[str, Any]]:
     return [{"name": "smoke", "type": "Smoke", "smoke": {"inputs": {"ticket": text}}}]
 
 
-def changed(text: str) -> dict[str, Any]:
-    """A rollout through a gate that asks this."""
-    slow = {"scaleDownDelaySeconds": 120, "progressDeadlineSeconds": 60, "abortScaleDownDelaySeconds": 5}
+def through(text: str) -> dict[str, Any]:
+    """A rollout through a gate that asks this, and then by somebody's hand."""
+    slow = {"scaleDownDelaySeconds": 120, "progressDeadlineSeconds": 60, "autoPromotion": "Disabled"}
     return {"strategy": "Auto", "blueGreen": slow, "gates": gate(text), "postPromotion": {"watchSeconds": 20}}
 
 
@@ -173,7 +173,7 @@ def programs(given, processes) -> tuple[Given, Given, StandIn]:
     lms = [{"name": "main", "model": "openai/stand-in", "baseURL": f"{provider.url}/v1"}]
     breaker = {"minRequests": 20, "windowSeconds": 10, "openSeconds": 5}
     told = given(
-        "page", replicas=2, rollout=changed(TICKET["ticket"]), fallback=FALLBACK, feedback={},
+        "page", replicas=2, rollout=through(TICKET["ticket"]), fallback=FALLBACK, feedback={},
         optimization={"budget": {"maxLMCalls": 100}},
     )  # fmt: skip
     failing = given("page-outage", lms=lms, breaker=breaker, fallback=FALLBACK)
@@ -188,25 +188,31 @@ def test_the_page_shows_what_happens_counts_what_prometheus_counts_and_its_butto
     told, failing, provider = programs
     prometheus = Prometheus(processes, tmp_path, told)
     tab = Tab(browser, site, tokens["ada"], f"/p/{HERE}/page")
+    asked_for = httpx.post(f"{told.url}/execute", json=TICKET, timeout=30)
+    label = {"prediction_id": asked_for.headers["despina-prediction-id"], "label": "failure"}
+    httpx.post(f"{told.url}/feedback", json=label, timeout=30).raise_for_status()
     with traffic(told, rate=20) as requests, traffic(failing, rate=20) as others:
         # A gate refuses.
         move_alias("page", "2")
         eventually("refused", lambda: (told.quarantined("2") or {}).get("reason") == "SmokeFailed", 60)
         tab.shows("state", "Quarantined")
         tab.shows("t-gates", "Failed")
-        # Somebody has the version tried again by a gate that asks something else: it is switched to, and taken back.
-        kube.apply(told.document | {"spec": told.document["spec"] | {"rollout": changed("Where is my parcel?")}})
+        # Somebody has it tried again by a gate that asks something else, and promotes it: it is taken back.
+        kube.apply(told.document | {"spec": told.document["spec"] | {"rollout": through("Where is my parcel?")}})
         eventually("read", lambda: told.status["observedGeneration"] == 2, 30)
         tab.press("act-retry-2")
         assert kube.json("get", "dspy", "page")["metadata"]["annotations"]["despina.dev/retry"] == "2"
-        eventually("switched", lambda: told.status["history"][-1]["version"] == "2", 60)
+        eventually("held up", lambda: told.status["rollout"]["step"] == "AwaitPromotion", 60)
+        tab.shows("state", "Held up")
+        tab.press(f"act-promote-{told.status['candidate']['revision']}")
+        eventually("switched", lambda: "2" in [entry["version"] for entry in told.status["history"]], 60)
         tab.shows("lanes", "Version 2 from")
         eventually("taken back", lambda: told.status["rollout"]["step"] == "RolledBack" and told.is_active("1"), 60)
         tab.shows("lanes", "RolledBack")
         tab.shows("lanes", "WatchFailed")
         # An optimisation runs.
         tab.press("act-optimise-")
-        eventually("a run", lambda: (told.status.get("optimization") or {}).get("run"), 60)
+        eventually("a run", lambda: (told.status.get("optimization") or {}).get("run"), 90)
         tab.shows("lanes", "Optimisation")
         # A breaker trips.
         beside = Tab(browser, site, tokens["ada"], "/")
@@ -218,8 +224,6 @@ def test_the_page_shows_what_happens_counts_what_prometheus_counts_and_its_butto
         finally:
             provider.misbehave()
         requests.goes_on(40)
-        label = {"prediction_id": httpx.post(f"{told.url}/execute", json=TICKET).headers["despina-prediction-id"]}
-        httpx.post(f"{told.url}/feedback", json=label | {"label": "failure"}).raise_for_status()
     failed = requests.report("gate, switch, rollback and optimisation, seen on the page", allowed={"1", "2"})
     failed += others.report("provider down, seen on the page", allowed={"1"})
     assert not failed, failed[:5]
