@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from despina_runtime.telemetry.executed import Executed
+from despina_runtime.telemetry.executed import Executed, Span
 from despina_runtime.telemetry.prediction import trace_id_of
 from despina_runtime.telemetry.protobuf import ERROR, KINDS
 from despina_runtime.telemetry.semconv import INPUTS, OUTPUTS, Attributes
@@ -45,6 +45,7 @@ def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
 def _nodes(program: str, one: Executed, trace_id: str) -> Sequence[Node]:
     """A prediction's own trace. One that was a part of its caller's, or of no trace that is known, begins here, and
     says of which it was."""
+    one = one._replace(spans=[Span(*span) for span in one.spans])
     if one.trace_id == trace_id and SPAN_ID.fullmatch(one.span_id):
         return tree(program, one)
     span_id = hashlib.sha256(trace_id.encode()).hexdigest()[:16]
