@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from release import EXAMPLE, lm_environment, release, release_command
-from services import Processes, forward_command, listening_socket, stop_group
+from services import Processes, forward_command, free_port, listening_socket, stop_group
 from stage import (
     LM_PORT,
     apply,
@@ -38,6 +38,7 @@ from tools import ROOT, Failed, run, say, wait_for
 OUT = ROOT / "out"
 STATE = OUT / "demo"
 PORT = int(os.environ.get("PORT", "8080"))
+PAGE_PORT = int(os.environ.get("PAGE_PORT", "8088"))
 NAMESPACE = "default"
 COMMANDS = ("kubectl", "despina", "release")
 RATE = 50
@@ -164,6 +165,7 @@ class Demo:
         self.figures["seconds"]["total"] = round(time.monotonic() - self.started, 1)
         self.figures_file.write_text(json.dumps(self._document(), indent=1) + "\n")
         self._forward("forward", PORT, self._cluster_ip(), 80)
+        self._open_page()
         commands = self._commands()
         write_commands(OUT, commands)
         (STATE / "pids.json").write_text(json.dumps(self.processes.pids))
@@ -174,10 +176,20 @@ class Demo:
         if "release" in commands:
             say("  out/release compiled    (logs a version and moves the alias there)")
         say(f"  http://localhost:{PORT}/docs")
+        say(f"  http://localhost:{PAGE_PORT}/    (the page: what every program does, live)")
 
     def _document(self) -> dict[str, Any]:
         """What is written down of the figures."""
         return self.figures
+
+    def _open_page(self) -> None:
+        """`despina dashboard --open` within the cluster's network, and a way there: both for this machine alone."""
+        port = free_port()
+        settings = {"NAMESPACE": "despina-system", "WATCH_NAMESPACES": NAMESPACE, "DASHBOARD_PORT": str(port)}
+        environment = {f"DESPINA_{name}": value for name, value in settings.items()}
+        self.processes.start("page", [*self.stage.despina(), "dashboard", "--open"], environment)
+        self.processes.wait_for_http("page", f"http://127.0.0.1:{port}/healthz")
+        self._forward("page-forward", PAGE_PORT, "127.0.0.1", port)
 
     def _forward(self, name: str, port: int, host: str, target: int) -> None:
         """From a port of this machine to one within the cluster's network."""
@@ -301,7 +313,8 @@ def _is_ours(pid: int) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
     except OSError:
         return False
-    return any(mark in command for mark in ("mlflow", "standin_lm", "start_server", "fake_bedrock", "moto", "postgres"))
+    marks = "mlflow", "standin_lm", "start_server", "despina.cli", "fake_bedrock", "moto", "postgres"
+    return any(mark in command for mark in marks)
 
 
 def main(args: list[str], kind: type[Demo] = Demo) -> int:
@@ -313,7 +326,8 @@ def main(args: list[str], kind: type[Demo] = Demo) -> int:
         if args == ["down"]:
             say("The demo is down.")
             return 0
-        listening_socket(PORT).close()
+        for port in (PORT, PAGE_PORT):
+            listening_socket(port).close()
         demo = kind()
         demo.run()
     except (Failed, subprocess.SubprocessError, OSError) as exc:

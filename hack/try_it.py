@@ -22,12 +22,14 @@ from services import BIN, Processes, free_port, listening_socket, mlflow_command
 from tools import Failed, say, wait_for
 
 PORT = int(os.environ.get("PORT", "8080"))
+PAGE_PORT = int(os.environ.get("PAGE_PORT", "8088"))
 URL = f"http://localhost:{PORT}"
 TICKET = "My card was charged again after I cancelled the plan"
 
 
 HOW = """
 Ready after {seconds:.0f} s.  Try it: {url}/docs  (Ctrl-C ends it)
+See it: http://localhost:{page}/  (what it does, live; for this machine alone)
 Say what was wrong with an answer, by the name in its header despina-prediction-id, and find it in MLflow:
   .venv/bin/despina-runtime feedback give PREDICTION failure --url {url} --expected '{{"category": "account"}}'
 Serve a program of your own beside it:
@@ -53,9 +55,10 @@ def main() -> int:
     os.environ["TMPDIR"] = str(folder)  # what a process leaves that had to be killed goes, too
     processes = Processes(folder / "logs")
     try:
-        listening_socket(PORT).close()
+        for port in (PORT, PAGE_PORT):
+            listening_socket(port).close()
         mlflow, lm = _show(processes, folder)
-        say(HOW.format(seconds=time.monotonic() - started, url=URL, mlflow=mlflow, lm=lm))
+        say(HOW.format(seconds=time.monotonic() - started, url=URL, page=PAGE_PORT, mlflow=mlflow, lm=lm))
         if not os.environ.get("ONCE"):
             signal.pause()
     except KeyboardInterrupt:
@@ -109,10 +112,14 @@ def _serve(processes: Processes, folder: Path, uri: str, environment: dict[str, 
         key.write_text(environment["LM_API_KEY"])
     path = folder / "program.yaml"
     path.write_text(yaml.safe_dump(manifest))
-    command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={PORT}"]
+    admin = free_port()
+    command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={PORT}", f"--admin-port={admin}"]
     say("despina-runtime serve -f (examples/ticket-triage/program.yaml, with these addresses and feedback: {})")
     processes.start("runtime", [*command, f"--tracking-uri={uri}", f"--secrets={folder / 'secrets'}"])
+    page = {"DESPINA_DASHBOARD_PORT": str(PAGE_PORT)}
+    processes.start("page", [str(BIN / "despina"), "dashboard", f"--local={admin}"], page)
     processes.wait_for_http("runtime", f"{URL}/readyz")
+    processes.wait_for_http("page", f"http://localhost:{PAGE_PORT}/healthz")
 
 
 def _answered() -> tuple[str, str] | None:

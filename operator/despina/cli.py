@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     page.add_argument("--open", action="store_true", help="for everybody on this machine: loopback only, no sign-in")
     page.add_argument("--prometheus-url", metavar="URL", help="where curves come from, instead of its memory")
     page.add_argument("--prometheus-credentials", metavar="FOLDER", help="with token and ca.crt, as far as needed")
+    page.add_argument(
+        "--local", type=int, metavar="PORT", help="without a cluster: what serve -f --admin-port PORT serves here"
+    )
     files = commands.add_parser("crds", help="print the CustomResourceDefinitions")
     files.add_argument("--folder", type=Path, help="write a file for each instead")
     show = commands.add_parser("render", help="print the objects that the programs and tools of a file would give")
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _operate(parser)
         case "dashboard":
             given = {"prometheus_url": args.prometheus_url, "prometheus_credentials": args.prometheus_credentials}
-            _show(parser, args.open, {name: value for name, value in given.items() if value})
+            _show(parser, args.open, args.local, {name: value for name, value in given.items() if value})
         case "crds":
             _write_crds(args.folder)
         case "render":
@@ -160,8 +163,9 @@ def _operate(parser: argparse.ArgumentParser) -> None:
     asyncio.run(run(settings))
 
 
-def _show(parser: argparse.ArgumentParser, is_open: bool, given: Mapping[str, str]) -> None:
+def _show(parser: argparse.ArgumentParser, is_open: bool, local: int | None, given: Mapping[str, str]) -> None:
     try:
+        from despina.dashboard.local import run_local
         from despina.dashboard.run import run  # aiohttp and jinja2 are not needed for the other commands
         from despina.settings import DashboardSettings
     except ImportError as exc:
@@ -169,7 +173,7 @@ def _show(parser: argparse.ArgumentParser, is_open: bool, given: Mapping[str, st
     settings = _settings(parser, DashboardSettings, given)
     set_up(settings.log_format, quotes_errors=True)
     try:
-        asyncio.run(run(settings, is_open))
+        asyncio.run(run(settings, is_open) if local is None else run_local(settings, local))
     except (ClusterError, OSError) as exc:
         parser.exit(1, f"despina dashboard: {printable(str(exc))}\n")
 

@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--poll-seconds", type=float, default=2.0, help="with -f: how often the alias is looked up (%(default)s)"
     )
+    serve.add_argument(
+        "--admin-port", type=int, help="with -f: a port of 127.0.0.1, by which `despina dashboard --local` shows it"
+    )
     serve.set_defaults(run=_serve)
     tools = commands.add_parser("tools", help="host the functions of Python packages as tools")
     tools.add_argument(
@@ -232,7 +235,8 @@ def _serve(args: argparse.Namespace) -> int:
     from despina_runtime.manifests import parsed
     from despina_runtime.process.follow import follow
 
-    return asyncio.run(follow(parsed(_manifest(args)), args.host, args.port, args.secrets, args.poll_seconds))
+    program, more = parsed(_manifest(args)), (args.secrets, args.poll_seconds, args.admin_port)
+    return asyncio.run(follow(program, args.host, args.port, *more))
 
 
 def _tools(args: argparse.Namespace) -> int:

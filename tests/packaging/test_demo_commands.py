@@ -9,6 +9,7 @@ import sys
 import demo
 import stage
 from release import EXAMPLE, release_command
+from services import forward_command, mlflow_command, standin_command
 
 
 def run(path, *arguments: str, **env: str) -> str:
@@ -47,3 +48,17 @@ def test_everything_that_is_left_is_taken_away(tmp_path, monkeypatch):
     demo.write_commands(tmp_path, {name: ["true"] for name in demo.COMMANDS})
     demo.down()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_left_running_is_known_again_and_nothing_else_is(tmp_path):
+    """By what stands in a command line: a number may be another process's by then."""
+    left = [
+        standin_command("h", 1), mlflow_command(tmp_path, "h", 1, "*"), forward_command(3, "h", 1),
+        [*stage.DESPINA, "dashboard", "--open"],
+    ]  # fmt: skip
+    waits = [sys.executable, "-c", "print(flush=True); input()"]
+    for command, is_ours in [*((one, True) for one in left), ([], False)]:
+        with subprocess.Popen([*waits, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            assert demo._is_ours(process.pid) == is_ours, command
+            process.communicate(b"\n")

@@ -30,7 +30,7 @@ def serve(tmp_path, servers):
     temporary.mkdir()
     env = {**os.environ, "TMPDIR": str(temporary)}
 
-    def start(model: str, **spec) -> tuple[str, subprocess.Popen]:
+    def start(model: str, *more: str, **spec) -> tuple[str, subprocess.Popen]:
         manifest = yaml.safe_load((ROOT / "examples" / "ticket-triage" / "program.yaml").read_text())
         manifest["spec"]["source"]["mlflow"]["model"] = model
         manifest["spec"] |= spec
@@ -40,7 +40,7 @@ def serve(tmp_path, servers):
         command = [str(BIN / "despina-runtime"), "serve", "-f", str(path), f"--port={port}", "--poll-seconds=0.5"]
         options = [f"--tracking-uri={servers[1]}", f"--lm-base-url={servers[2]}/v1"]
         with (tmp_path / "log").open("ab") as log:
-            running.append(subprocess.Popen([*command, *options], stdout=log, stderr=log, env=env))
+            running.append(subprocess.Popen([*command, *options, *more], stdout=log, stderr=log, env=env))
         return f"http://127.0.0.1:{port}", running[-1]
 
     yield start
@@ -75,6 +75,58 @@ def test_a_new_version_takes_over_without_a_failed_request_and_a_broken_one_does
     failed = Traffic(out).report("serve -f: a release and a broken one", allowed={first, second})
     assert not failed, failed[:5]
     assert process.poll() is None
+
+
+@pytest.fixture
+def page(tmp_path):
+    """`despina dashboard --local` on an admin port; its address."""
+    running: list[subprocess.Popen] = []
+
+    def show(admin: int) -> str:
+        port = free_port()
+        env = {**os.environ, "DESPINA_DASHBOARD_PORT": str(port)}
+        with (tmp_path / "page-log").open("ab") as log:
+            running.append(
+                subprocess.Popen(
+                    [str(BIN / "despina"), "dashboard", f"--local={admin}"], stdout=log, stderr=log, env=env
+                )
+            )
+        return f"http://localhost:{port}"
+
+    yield show
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert "Traceback" not in (tmp_path / "page-log").read_text()
+
+
+def looked_at(url: str) -> str:
+    """What stands on a page; nothing while nobody answers."""
+    try:
+        return httpx.get(url).text
+    except httpx.TransportError:
+        return ""
+
+
+def test_the_page_shows_what_is_served_here_and_changes_nothing(serve, page, log_model):
+    first, admin = log_model("good", "follow-page", "champion"), free_port()
+    site = page(admin)  # it waits for what is to be shown
+    url, _ = serve("follow-page", f"--admin-port={admin}", feedback={})
+    eventually("served", lambda: version_at(url) == first, 90)
+    one = f"{site}/p/default/ticket-triage"
+    eventually("shown", lambda: f"v{first}" in looked_at(one), 30)
+    assert "ticket-triage" in looked_at(site)
+    assert 'name="act"' not in looked_at(one)
+    assert httpx.post(f"{one}/act", data={"act": "restart", "subject": ""}).status_code == 403
+    asked = {"host": "elsewhere.example"}
+    assert httpx.get(site, headers=asked).status_code == 421
+    assert httpx.get(f"http://127.0.0.1:{admin}/program", headers=asked).status_code == 400
+    counted = eventually("counted", lambda: httpx.get(f"http://127.0.0.1:{admin}/figures").json().get("versions"), 10)
+    assert list(counted) == [first]
+    second = log_model("never-imports", "follow-page", "champion")
+    eventually("told", lambda: f"version {second} is not served" in looked_at(one), 90)
+    assert "Quarantined" in looked_at(site)
+    assert version_at(url) == first
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 
@@ -14,6 +15,7 @@ from despina.wire import (
     SIGNATURE_HEADER,
     CacheConfig,
     FeedbackConfig,
+    Price,
     ToolBackend,
     ToolConfig,
     ToolsConfig,
@@ -22,6 +24,7 @@ from despina.wire import (
     TraceList,
     reading,
 )
+from despina.wire.predictions import trace_id_of, unsigned
 from despina_runtime.lm.meter import Meter
 from despina_runtime.telemetry.context import begun
 from despina_runtime.telemetry.dropped import dropped
@@ -31,7 +34,8 @@ from despina_runtime.tools.grid import Grid
 from services import free_port
 from tests.support.collector import collector
 from tests.support.hosts import contract_of, hosts, tool_config
-from tests.support.pods import Pod, fresh
+from tests.support.labels import Seen
+from tests.support.pods import Pod, fresh, lm_config
 from tests.support.world import eventually
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -97,6 +101,66 @@ def test_a_callers_trace_goes_through_the_program_to_a_tool_in_another_pod(tmp_p
         assert sink.headers[0]["Authorization"] == "Bearer ours"
         assert sink.services == {"triage", "sample"}
         assert "ours" not in running.log.read_text()
+
+
+def spans_in_mlflow(uri: str, trace_id: str) -> dict[str, str]:
+    """Its spans, each with the one that it lies in."""
+    asked = {"trace_ids": trace_id}
+    (trace,) = httpx.get(f"{uri}/api/3.0/mlflow/traces/batchGet", params=asked).raise_for_status().json()["traces"]
+    hexadecimal = [
+        [base64.b64decode(s.get(k, "")).hex() for k in ("span_id", "parent_span_id")] for s in trace["spans"]
+    ]
+    return dict(hexadecimal)
+
+
+def test_in_mlflow_a_request_is_one_trace_with_what_its_tool_did_elsewhere_and_what_was_said_of_it(
+    tmp_path, pod, log_model, mlflow_uri, lm, monkeypatch
+):
+    """The tool's host and the pod export to MLflow, and the pod's feedback goes there, too."""
+    seen, tools = Seen(mlflow_uri), tmp_path / "tools.json"
+    made = httpx.post(f"{mlflow_uri}/api/2.0/mlflow/experiments/create", json={"name": seen.experiment}).json()
+    monkeypatch.setenv("DESPINA_TOOLS_FILE", str(tools))
+    price = Price(input_per_million_usd="1", output_per_million_usd="1000")
+    own = {"lms": (lm_config(lm.url, price=price),), "read_key": KEY, "tools": FIND}
+    own["feedback"] = FeedbackConfig(experiment=seen.experiment, sample_percent=0, payloads="Full")
+    version = log_model("retrieving", "retrieving")
+    with hosts(tmp_path) as start, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", mlflow_uri)
+        patch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"x-mlflow-experiment-id={made['experiment_id']}")
+        host = start()
+        tools.write_text(ToolsConfig(tools={"ns/search": tool_config("search", host.url)}).model_dump_json())
+        running = ready(pod(version, "retrieving", **own))
+        ticket = fresh()
+        answer = running.ask(ticket, headers={"despina-trace": "keep"})
+        name = answer.headers["despina-prediction-id"]
+        label = {"prediction_id": name, "label": "failure", "reason": "no", "expected": {"category": "bug"}}
+        eventually("taken", lambda: httpx.post(f"{running.url}/feedback", json=label).status_code == 202, 20)
+        found = one(running.admin, name)
+        hosted = one(host.admin, found.trace_id)
+        module, tool = (next(s for s in found.spans if s.name == n) for n in ("retrieve", "execute_tool ns/search"))
+        assert (tool.parent, hosted.spans[0].parent) == (module.id, tool.id)
+        whole = {span.id: span.parent for span in (*found.spans, *hosted.spans)}
+        eventually("labelled", lambda: seen.has(name), 60)
+        eventually("whole", lambda: spans_in_mlflow(mlflow_uri, f"tr-{found.trace_id}") == whole, 30)
+    (trace,) = seen.traces()
+    assert (trace["trace_id"], trace["state"]) == (f"tr-{found.trace_id}", "OK")
+    assert (json.loads(trace["request_preview"]), json.loads(trace["response_preview"])) == (ticket, answer.json())
+    assert {one["assessment_name"] for one in trace["assessments"]} == {"label", "expected"}
+    tokens, cost = (json.loads(trace["trace_metadata"][f"mlflow.trace.{what}"]) for what in ("tokenUsage", "cost"))
+    assert (tokens["input_tokens"], tokens["output_tokens"]) == (found.input_tokens, found.output_tokens)
+    assert cost["total_cost"] == pytest.approx(float(found.cost_usd))
+    assert float(found.cost_usd) > 0
+
+
+def test_in_its_callers_trace_a_prediction_has_one_of_its_own_in_mlflow(pod, version, mlflow_uri):
+    """Of a caller's trace many predictions may be a part; each has labels of its own."""
+    seen = Seen(mlflow_uri)
+    running = ready(pod(version, feedback=FeedbackConfig(experiment=seen.experiment, sample_percent=100)))
+    names = [running.ask(fresh(), headers=ASKED).headers["despina-prediction-id"] for _ in range(2)]
+    traces = eventually("delivered", lambda: len(found := seen.traces()) == 2 and found, 60)
+    assert {t["trace_id"] for t in traces} == {f"tr-{trace_id_of(unsigned(name))}" for name in names}
+    for trace in traces:
+        assert list(spans_in_mlflow(mlflow_uri, trace["trace_id"]).values()).count("") == 1
 
 
 def test_only_who_may_read_the_pod_reads_its_traces(pod, version):

@@ -4,7 +4,7 @@ Kinds: good, compiled (as good, with demonstrations), those of QUIRKS, boom (as 
 makes it err), hanging-too (as hanging, with a demonstration), counted (it answers how many of itself there are),
 richer (one output more), broken-import, never-ready, gone (its artefact is deleted),
 pickled (by mlflow.dspy.log_model), sync (only `forward`), bounded (an output between 0 and 1), tooled,
-tooled-in-threads, tooled-in-dspys-threads and reacting (they call the tool `find`), booking (it calls the tool `book`),
+tooled-in-threads, tooled-in-dspys-threads, reacting and retrieving (they call the tool `find`), booking (it calls the tool `book`),
 booking-between (it calls `book` between two predictors),
 meddling (it adds its caller's secret to all that it is given), lingering (it works in a thread while the file that it is
 asked about is there), lying (see `liar.py`), ways, awaiting, pooling, waiting, stalling, keeping and scoring (see `ways.py`).
@@ -172,6 +172,33 @@ class Program(dspy.Module):
     def forward(self, ticket):
         return dspy.Prediction(category=str(len(self.alive)))
 """
+RETRIEVING = """
+import dspy
+
+from despina_runtime import execute_tool
+
+
+class Answer(dspy.Signature):
+    ticket: str = dspy.InputField()
+    passages: list[str] = dspy.InputField()
+    category: str = dspy.OutputField()
+
+
+class Retrieve(dspy.Module):
+    async def aforward(self, ticket):
+        return [one["text"] for one in await execute_tool("find", query=ticket, top_k=2)]
+
+
+class Program(dspy.Module):
+    signature = Answer.delete("passages")
+
+    def __init__(self):
+        super().__init__()
+        self.retrieve, self.classify = Retrieve(), dspy.Predict(Answer)
+
+    async def aforward(self, ticket):
+        return await self.classify.acall(ticket=ticket, passages=await self.retrieve.acall(ticket=ticket))
+"""
 BOOKING = TOOLED.replace(
     'execute_tool("find", query=ticket, top_k=1)[0]["text"]', 'str(execute_tool("book", order=ticket))'
 )
@@ -276,6 +303,7 @@ def main(kind: str, name: str, alias: str = "") -> None:
         "tooled": functools.partial(log_source, TOOLED + AWAITING),
         "tooled-in-threads": functools.partial(log_source, TOOLED),
         "reacting": functools.partial(log_source, TOOLED + REACTING),
+        "retrieving": functools.partial(log_source, RETRIEVING),
         "booking": functools.partial(log_source, BOOKING),
         "booking-between": functools.partial(log_source, BOOKING_BETWEEN),
         "lingering": functools.partial(log_source, LINGERING),

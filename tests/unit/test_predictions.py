@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from despina.wire.predictions import Foreign, key_of, pod_of, trace_id_of
 from despina_runtime.feedback.spool import Kept, KeptLabel, Spool
-from despina_runtime.telemetry.prediction import MOST_BEGUN, Names, address_of
+from despina_runtime.telemetry.prediction import MOST_HIT, Names, address_of, made_at, place_of
 from despina_runtime.telemetry.redaction import HIDDEN, Redactor
 
 KEY, POD = key_of("a key"), pod_of("10.1.2.3", 8081)
@@ -59,9 +60,9 @@ def test_a_cached_answers_name_is_not_another_ones_though_one_hash_is_for_both(d
 
 def test_what_is_kept_for_cached_answers_is_bounded():
     made = names()
-    hits = {made.hit(made.origin()) for _ in range(3 * MOST_BEGUN)}
-    assert len(hits) == 3 * MOST_BEGUN
-    assert len(made._begun) <= MOST_BEGUN
+    hits = {made.hit(made.origin()) for _ in range(3 * MOST_HIT)}
+    assert len(hits) == 3 * MOST_HIT
+    assert len(made._begun) <= MOST_HIT
 
 
 @given(st.text() | st.from_regex(r"[0-9a-z~-]{10,90}", fullmatch=True))
@@ -187,3 +188,20 @@ def test_it_is_all_there_after_the_process_was_killed(tmp_path, spool):
 def test_a_trace_is_named_by_its_origin():
     assert len(trace_id_of("o")) == 32
     assert trace_id_of("o") != trace_id_of("p")
+
+
+def test_a_requests_trace_is_known_when_it_begins_and_by_its_name_whichever_ends_first():
+    made = names()
+    begun = [made.begin() for _ in range(3)]
+    origins = [made.origin(number) for number, _ in reversed(begun)]
+    assert [trace_id_of(origin) for origin in origins] == [own for _, own in reversed(begun)]
+    assert len({own for _, own in begun} | {names().begin()[1]}) == 4
+    read = [made.read(made.signed(origin)) for origin in origins]
+    assert [(one.pod, one.at) for one in read] == [(POD, 1_700_000_000)] * 3
+    assert [place_of(origin)[1] for origin in origins] == [1, 2, 3]
+
+
+def test_names_of_before_there_were_such_traces_are_read():
+    old = f"abcd1234-{POD}-0000000a-6553f100-1"
+    assert names().read(names().signed(old)).at == made_at(old) == 1_700_000_000
+    assert trace_id_of(old) == hashlib.sha256(old.encode()).hexdigest()[:32]

@@ -19,23 +19,25 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from despina.wire import FeedbackConfig, ModelRef, RuntimeConfig, Trace, TraceList, TraceSummary
+from despina.wire.predictions import trace_id_of
 from despina.wire.traces import MOST_SPANS
 from despina_runtime.engine import Engine
+from despina_runtime.feedback import otlp
 from despina_runtime.http.traces import hosted_route
 from despina_runtime.lines import LONGEST_LINE
 from despina_runtime.lm.meter import LMCall
 from despina_runtime.pipeline.call import Answer, Call
 from despina_runtime.pipeline.recorded import Policy, Recorded
 from despina_runtime.problem import Problem
-from despina_runtime.telemetry import keeping
+from despina_runtime.telemetry import keeping, semconv
 from despina_runtime.telemetry.context import Context, begun, is_chosen, ratio_of, span_id
 from despina_runtime.telemetry.dropped import drop, dropped
-from despina_runtime.telemetry.executed import END, WORDS, Attempt, is_kept, read_executed
+from despina_runtime.telemetry.executed import END, WORDS, Attempt, Executed, Span, is_kept, read_executed
 from despina_runtime.telemetry.hosted import HostedTraces
 from despina_runtime.telemetry.prediction import Names
 from despina_runtime.telemetry.recorder import Recorder
 from despina_runtime.telemetry.ring import LONGEST, Ring
-from despina_runtime.telemetry.traces import MOST_WAITING, Traces
+from despina_runtime.telemetry.traces import MOST_WAITING, Traces, span_of
 from despina_runtime.telemetry.tree import tree
 from despina_runtime.toolhost import host
 
@@ -507,3 +509,55 @@ def test_what_a_worker_loses_is_named_by_what_it_was_recorded_for(sentence):
         current=SimpleNamespace(config=SimpleNamespace(feedback=feedback)),
     )
     assert Engine._dropped(engine) == lost
+
+
+def ended(origin: str, **changes: Any) -> Executed:
+    """A request that asked one LM, as it is delivered."""
+    facts = {"model": "openai/m", "module": "classify", "input_tokens": 3, "output_tokens": 2, "cost_usd": "0.004"}
+    spans = [Span("lm", "main", 0.1, 0.2, facts | {"error": ""})]
+    counted = (origin, 100.0, 0.5, "abcd1234", "7", "", 200, "", "main", 3, 2, "0.004", "", {"a": 1}, {"b": 2}, spans)
+    return Executed(*counted)._replace(**changes)
+
+
+def delivered(one: Executed) -> list[dict[str, Any]]:
+    (resource,) = otlp.traces("qa", "ns", [one])["resourceSpans"]
+    return resource["scopeSpans"][0]["spans"]
+
+
+def test_what_is_delivered_to_mlflow_are_the_spans_that_the_pod_shows_with_what_they_cost():
+    made = Names(b"key", "abcd1234", POD)
+    begun_as, own = made.begin()
+    one = ended(made.origin(begun_as), trace_id=own, span_id=SPAN)
+    spans = delivered(one)
+    assert [(s["traceId"], s["spanId"], s.get("parentSpanId", "")) for s in spans] == [
+        (own, node.span_id, node.parent_id) for node in tree("qa", one)
+    ]
+    facts = {a["key"]: a["value"] for a in spans[-1]["attributes"]}
+    assert facts["mlflow.llm.cost"] == {
+        "kvlistValue": {"values": [{"key": "total_cost", "value": {"doubleValue": 0.004}}]}
+    }
+    assert all("mlflow.llm.cost" not in span_of(node).attributes for node in tree("qa", one))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"trace_id": TRACE, "span_id": SPAN, "traceparent": ASKED[0][1]}, {"span_id": "no id"}]
+)
+def test_a_part_of_a_callers_trace_is_delivered_as_a_trace_of_its_own(changes):
+    one = ended(Names(b"key", "abcd1234", POD).origin("x1"), **changes)
+    root, *parts = delivered(one)
+    assert {span["traceId"] for span in (root, *parts)} == {trace_id_of(one.origin)}
+    assert "parentSpanId" not in root
+    assert {part["parentSpanId"] for part in parts} <= {root["spanId"], *(part["spanId"] for part in parts)}
+    said = {a["key"]: a["value"].get("stringValue") for a in root["attributes"]}
+    assert said.get("despina.trace_id", "") == changes.get("trace_id", "")
+
+
+def test_of_what_was_not_executed_here_there_is_the_prediction_alone():
+    (span,) = delivered(otlp.unrecorded("import-1", 5.0))
+    assert span["status"] == {"code": 2, "message": "unrecorded"}
+
+
+@pytest.mark.parametrize("cost", ["", "much", "nan", "1e999", None])
+def test_a_cost_that_is_no_number_is_none(cost):
+    facts = {"model": "m", "module": "", "input_tokens": 0, "output_tokens": 0, "cost_usd": cost, "error": ""}
+    assert semconv.of_part(Span("lm", "main", 0.0, 0.0, facts))[semconv.COST] is None

@@ -11,7 +11,7 @@ import re
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,6 @@ class ApiServer:
 
 async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     """Run until SIGTERM or SIGINT. `is_open`: whoever reaches the page sees and does everything, on loopback alone."""
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
     cluster = await Cluster.connect()
     api = ApiServer(cluster, settings.namespaces)
     world = World(time.time)
@@ -104,16 +101,24 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
             await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
             works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
-            tasks = [asyncio.create_task(work) for work in works]
-            told = asyncio.create_task(stop.wait())
-            done, _ = await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
+            await until_told(works)
             await poller.close()
-            for ended in done:
-                ended.result()  # what ends before it was told to says why
     finally:
         await cluster.close()
+
+
+async def until_told(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it until SIGTERM or SIGINT; what ends before raises why."""
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    tasks = [asyncio.create_task(work) for work in works]
+    told = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([*tasks, told], return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, told):
+        task.cancel()
+    for ended in done:
+        ended.result()
 
 
 @contextlib.asynccontextmanager

@@ -9,16 +9,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from despina.sources.answers import ANSWER_SECONDS, PLAIN, TooLong, refuse_packed
 from despina.sources.questions import Lines, NoAnswer
 from despina.wire import (
     ADMIN_PORT,
     FIGURES_PATH,
+    PROGRAM_PATH,
     SIGNATURE_HEADER,
     STATE_PATH,
     Figures,
@@ -35,6 +36,10 @@ MOST_BYTES = 2**18
 MOST_SIGNED = 4096
 """Signatures that are kept: one for each pod."""
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Manifest(RootModel[dict[str, Any]]):
+    """What may be one."""
 
 
 class Answered(NamedTuple):
@@ -146,6 +151,11 @@ class Asker(PodClient):
     async def state(self, uid: str, namespace: str, pod: str, ip: str) -> PodState | None:
         """What it holds and serves."""
         return await self._read(PodState, STATE_PATH, uid, namespace, pod, ip)
+
+    async def program(self, ip: str) -> dict[str, Any] | None:
+        """The program that is served there without a cluster: its manifest, with a status."""
+        found = await self._read(Manifest, PROGRAM_PATH, "", "", "", ip)
+        return found.root if found else None
 
     async def _read(self, kind: type[Answer], path: str, uid: str, namespace: str, pod: str, ip: str) -> Answer | None:
         answer = await self._ask(ip, path, self._signature(uid, namespace, pod))

@@ -225,6 +225,9 @@ from despina.wire.names import (
     POD_NAME_ENV as POD_NAME_ENV,
 )
 from despina.wire.names import (
+    PROGRAM_PATH as PROGRAM_PATH,
+)
+from despina.wire.names import (
     PROGRESS_PATH as PROGRESS_PATH,
 )
 from despina.wire.names import (

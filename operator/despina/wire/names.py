@@ -20,6 +20,8 @@ LONGEST_WAIT = 25.0
 INTERFACE_PATH = "/interface"
 LABELS_PATH = "/labels"
 PROGRESS_PATH = "/progress"
+PROGRAM_PATH = "/program"
+"""Only without a cluster: the program's manifest with its status, as an operator would write it."""
 TOOLS_PATH = "/tools"
 MAX_ORDER_BYTES = 2**20
 SIGNATURE_HEADER = "despina-signature"

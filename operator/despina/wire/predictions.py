@@ -1,9 +1,11 @@
 """What a prediction is called. The name says where it was made, and only those can make one up who have the program's
 read key: its pods, and who made it.
 
-`REVISION-POD-WORKER-TIME-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
-replica finds the one that answered; TIME are seconds since the epoch. A cached answer is called by its origin's name,
-with `~` and a number of its own before the MAC. The key is the program's: all of its pods and revisions have the same.
+`REVISION-POD-WORKER-TIMExBEGUN-NUMBER-MAC`. POD is the pod's address and admin port in hexadecimal digits, so that any
+replica finds the one that answered; TIME are seconds since the epoch. BEGUN and NUMBER count the worker's requests, as
+they begin and as they end. BEGUN makes the trace's id, which tools hear of before a request ends; what was named before
+there was one has none. A cached answer is called by its origin's name, with `~` and a number of its own before the MAC.
+The key is the program's: all of its pods and revisions have the same.
 
 A cached answer costs 40 microseconds, so that a MAC of its own for each would show: one hash gives eight of them, and
 the last digit of such a name says which it is.
@@ -23,7 +25,8 @@ DIGITS = 2 * MAC_BYTES
 TOGETHER = 8
 """Names of cached answers that one hash is for, which is as long as BLAKE2b makes it."""
 ORIGIN = re.compile(
-    r"(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-(?P<worker>[0-9a-f]{8})-(?P<time>[0-9a-f]{8})-[0-9a-f]{1,15}"
+    r"(?P<begins>(?P<revision>[0-9a-z]{1,16})-(?P<pod>[0-9a-f]{0,36})-[0-9a-f]{8})-"
+    r"(?P<time>[0-9a-f]{8})(?P<begun>x[0-9a-f]{1,15})?-[0-9a-f]{1,15}"
 )
 FORM = re.compile(rf"(?P<origin>{ORIGIN.pattern})(?P<hit>~[0-9a-f]{{9,24}})?-(?P<mac>[0-9a-f]{{16}})")
 
@@ -97,8 +100,15 @@ def pod_in(origin: str) -> str:
 
 
 def trace_id_of(origin: str) -> str:
-    """32 hexadecimal digits: a prediction's trace, wherever it is delivered."""
-    return hashlib.sha256(origin.encode()).hexdigest()[:32]
+    """32 hexadecimal digits: a prediction's trace, wherever it is delivered. It is the request's own, unless that was a
+    part of its caller's trace: of such there may be many, and a prediction is one."""
+    found = ORIGIN.fullmatch(origin)
+    return trace_id_named(found["begins"] + found["begun"] if found and found["begun"] else origin)
+
+
+def trace_id_named(name: str) -> str:
+    """A trace's id, made of a name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def unsigned(name: str) -> str:

@@ -22,7 +22,7 @@ from despina_runtime.feedback.peers import Peers
 from despina_runtime.feedback.sink import Away, FileSink, MLflowSink, Sink
 from despina_runtime.feedback.sorting import Sorting
 from despina_runtime.feedback.spool import KeptLabel, Spool
-from despina_runtime.telemetry.prediction import place_of, shared_key
+from despina_runtime.telemetry.prediction import made_at, place_of, shared_key
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
@@ -221,7 +221,7 @@ class FeedbackDesk:
 
 def _is_fresh(origin: str) -> bool:
     """Whether a prediction's record may be on its way from its worker."""
-    return time.time() - int(origin.split("-")[3], 16) < ON_ITS_WAY_SECONDS
+    return time.time() - made_at(origin) < ON_ITS_WAY_SECONDS
 
 
 def _kept_label(label: Label) -> KeptLabel:

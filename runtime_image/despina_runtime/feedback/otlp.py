@@ -1,12 +1,13 @@
 """Predictions as traces: OTLP/JSON, with the attributes by which MLflow shows them (pure).
 
-https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+They are the spans of `telemetry/tree.py`, with the same ids: what a pod or a tool's host exports of a trace and what is
+delivered here come together in MLflow. https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,21 +15,11 @@ from pydantic_core import to_json
 
 from despina.wire.predictions import trace_id_of
 from despina_runtime.telemetry.executed import Executed, Span
-from despina_runtime.telemetry.semconv import (
-    INPUT_TOKENS,
-    INPUTS,
-    OUTPUT_TOKENS,
-    OUTPUTS,
-    PREDICTION,
-    SPAN_TYPE,
-    TYPES,
-    Attributes,
-    name_of,
-    of_part,
-)
-from despina_runtime.telemetry.tree import is_own
+from despina_runtime.telemetry.protobuf import ERROR, KINDS
+from despina_runtime.telemetry.semconv import INPUTS, OUTPUTS, PREDICTION, Attributes
+from despina_runtime.telemetry.tree import SPAN_ID, Node, tree
 
-OK, ERROR = 1, 2
+OK = 1
 TRACEPARENT, TRACE_ID = "despina.traceparent", "despina.trace_id"
 UNIQUE = {PREDICTION, TRACEPARENT, TRACE_ID}
 MOST_KNOWN, LONGEST_KNOWN = 2048, 64
@@ -53,66 +44,47 @@ def unrecorded(origin: str, at: float) -> Executed:
 
 def _spans(program: str, one: Executed) -> Iterator[dict[str, Any]]:
     trace_id = trace_id_of(one.origin)
-    root = _id(trace_id, "root")
-    facts: Attributes = {
-        SPAN_TYPE: TYPES["module"],
-        INPUTS: one.inputs,
-        OUTPUTS: one.outputs,
-        PREDICTION: one.origin,
-        "despina.revision": one.revision,
-        "despina.model_version": one.version,
-        "despina.module": one.path,
-        "despina.lm": one.lm,
-        "despina.cost_usd": one.cost_usd,
-        TRACEPARENT: one.traceparent,
-        "despina.problem": one.problem,
-        TRACE_ID: one.trace_id,
-        INPUT_TOKENS: one.input_tokens or None,
-        OUTPUT_TOKENS: one.output_tokens or None,
-    }
-    yield _span(trace_id, root, None, program, one.at, one.seconds, facts, one.problem)
-    spans = [Span(*given) for given in one.spans]
-    callers = {span.parent for span in spans}
-    own = {number for number, span in enumerate(spans) if number in callers and is_own(one, span)}
-    ids = [root if number in own else _id(trace_id, str(number)) for number in range(len(spans))]
-    for number, span in enumerate(spans):
-        if number in own:
-            continue
-        parent = ids[span.parent] if 0 <= span.parent < len(ids) else root
-        name, facts, at = name_of(span), _facts(span), one.at + span.start
-        error = str(facts.get("error.type") or "")
-        yield _span(trace_id, ids[number], parent, name, at, span.seconds, facts, error)
+    for node in _nodes(program, one, trace_id):
+        yield _span(trace_id, node)
 
 
-def _facts(span: Span) -> Attributes:
-    return of_part(span) | {INPUTS: span.facts.get("inputs"), OUTPUTS: span.facts.get("outputs")}
+def _nodes(program: str, one: Executed, trace_id: str) -> Sequence[Node]:
+    """A prediction's own trace. One that was a part of its caller's, or of no trace that is known, begins here, and
+    says of which it was."""
+    one = one._replace(spans=[Span(*span) for span in one.spans])
+    if one.trace_id == trace_id and SPAN_ID.fullmatch(one.span_id):
+        return tree(program, one)
+    span_id = hashlib.sha256(trace_id.encode()).hexdigest()[:16]
+    root, *parts = tree(program, one._replace(trace_id=trace_id, span_id=span_id, traceparent=""))
+    whole = {TRACE_ID: one.trace_id, TRACEPARENT: one.traceparent}
+    was_executed = one.seconds or one.spans
+    return [root._replace(attributes=root.attributes | whole), *(parts if was_executed else ())]
 
 
-def _span(
-    trace_id: str, span_id: str, parent: str | None, name: str, at: float, seconds: float, facts: Attributes, error: str
-) -> dict[str, Any]:
+def _span(trace_id: str, node: Node) -> dict[str, Any]:
+    words = {INPUTS: node.inputs, OUTPUTS: node.outputs}
     found: dict[str, Any] = {
         "traceId": trace_id,
-        "spanId": span_id,
-        "name": name,
-        "kind": 1,
-        "startTimeUnixNano": str(int(at * 1e9)),
-        "endTimeUnixNano": str(int((at + seconds) * 1e9)),
-        "attributes": _attributes(facts),
-        "status": {"code": ERROR, "message": error} if error else {"code": OK},
+        "spanId": node.span_id,
+        "name": node.name,
+        "kind": KINDS[node.kind],
+        "startTimeUnixNano": str(int(node.at * 1e9)),
+        "endTimeUnixNano": str(int((node.at + node.seconds) * 1e9)),
+        "attributes": _attributes(node.attributes | {name: _json(said) for name, said in words.items()}),
+        "status": {"code": ERROR, "message": node.error} if node.error else {"code": OK},
     }
-    return found | ({"parentSpanId": parent} if parent else {})
+    return found | ({"parentSpanId": node.parent_id} if node.parent_id else {})
 
 
 def _attributes(facts: Attributes) -> list[Any]:
-    """Without those that say nothing; what is no plain value goes as JSON."""
+    """Without those that say nothing."""
     found = list[Any]()
     for fact in facts.items():
         if type(fact[1]) is str or type(fact[1]) is int:
             if fact[1] != "":
                 found.append(KNOWN.get(fact) or _plain(*fact))
         elif fact[1] is not None:
-            found.append({"key": fact[0], "value": {"stringValue": _json(fact[1])}})
+            found.append({"key": fact[0], "value": _value(fact[1])})
     return found
 
 
@@ -126,12 +98,16 @@ def _plain(name: str, value: str | int) -> Any:
     return KNOWN[name, value]
 
 
-def _json(value: Any) -> str:
+def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {"kvlistValue": {"values": _attributes(value)}}
+    return {"doubleValue": value} if isinstance(value, float) else {"stringValue": str(value)}
+
+
+def _json(value: Any) -> str | None:
+    if value is None:
+        return None
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # for numbers that are longer than it knows
         return to_json(value, fallback=str, inf_nan_mode="null").decode()
-
-
-def _id(trace_id: str, part: str) -> str:
-    return hashlib.sha256(f"{trace_id} {part}".encode()).hexdigest()[:16]

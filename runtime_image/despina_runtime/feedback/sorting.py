@@ -29,7 +29,7 @@ class Sorting:
         self._percent = feedback.sample_percent
         self._clean = Cleaning(feedback)
         worker = rb"[0-9a-z]{1,16}-%s-[0-9a-f]{8}" % pod.encode()
-        self._begins = re.compile(rb'\["((%s)-[0-9a-f]{8}-([0-9a-f]{1,15}))",' % worker)
+        self._begins = re.compile(rb'\["((%s)-[0-9a-f]{8}(?:x[0-9a-f]{1,15})?-([0-9a-f]{1,15}))",' % worker)
 
     def __call__(self, batches: Sequence[bytes], now: float) -> Sorted:
         """What is sampled, and all others. What a worker says may be anything, for it runs a model's code: what else

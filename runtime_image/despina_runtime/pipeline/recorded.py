@@ -77,16 +77,17 @@ class Recorded:
         if self._policy.is_all:
             call.steps = []
         at, began, waited = time.time(), time.perf_counter(), self._waited(call)
-        context = call.meter.context = context_of(call, self._policy.ratio)
+        begun, own = self._names.begin()
+        context = call.meter.context = context_of(call, self._policy.ratio, own)
         about = ABOUT.set({"revision": self._which[0], "trace_id": context.trace_id})
         try:
             answer = await self._then(call)
         except Problem as problem:
-            call.origin = self._take(call, None, problem, (at, began, waited), context)
+            call.origin = self._take(call, begun, None, problem, (at, began, waited), context)
             raise
         finally:
             ABOUT.reset(about)
-        answer.origin = self._take(call, answer, None, (at, began, waited), context)
+        answer.origin = self._take(call, begun, answer, None, (at, began, waited), context)
         return answer
 
     def _waited(self, call: Call) -> float:
@@ -96,10 +97,11 @@ class Recorded:
         return max(0.0, asyncio.get_running_loop().time() - call.deadline + self._policy.seconds)
 
     def _take(
-        self, call: Call, answer: Answer | None, problem: Problem | None, times: tuple[float, float, float], c: Context
-    ) -> str:
+        self, call: Call, begun: str, answer: Answer | None, problem: Problem | None,
+        times: tuple[float, float, float], c: Context,
+    ) -> str:  # fmt: skip
         """Its name. Names are made in the order in which they are recorded, by which the pod's disk finds them."""
-        origin, meter, (at, began, waited), is_all = self._names.origin(), call.meter, times, self._policy.is_all
+        origin, meter, (at, began, waited), is_all = self._names.origin(begun), call.meter, times, self._policy.is_all
         status, kind = (problem.status, problem.type) if problem else (200, "")
         ended = time.perf_counter()
         why = None if is_all else why_kept(status, self._is_slow(ended - began + waited), c)
@@ -191,9 +193,9 @@ class Again:
         return Record(counted, (*map(orjson.Fragment, words), ()) if words else NO_WORDS)
 
 
-def context_of(call: Call, ratio: float) -> Context:
-    """Where a request stands in its caller's trace."""
-    found = begun(call.trace, ratio)
+def context_of(call: Call, ratio: float, own: str) -> Context:
+    """Where a request stands in its caller's trace, or in its own of this id."""
+    found = begun(call.trace, ratio, own)
     return found._replace(is_asked=True) if call.is_traced else found
 
 

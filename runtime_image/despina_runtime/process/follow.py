@@ -10,19 +10,29 @@ import asyncio
 import logging
 import socket
 import tempfile
+import time
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from despina.api.program import MlflowSource, Program
 from despina.api.revision import mlflow_credentials_dir, revision_of, runtime_config, secret_path, secret_refs
 from despina.api.serving import SecretKeyRef
-from despina.wire import Failure, ModelRef, RuntimeConfig
+from despina.api.status import HistoryEntry, Quarantined
+from despina.wire import PROGRAM_PATH, Failure, Figures, ModelRef, Order, PodState, RuntimeConfig
 from despina.wire.logs import FACTS
-from despina_runtime.http.server import open_port
+from despina_runtime.http.server import make_server, open_port
+from despina_runtime.process.admin import OrderDesk, build_admin
+from despina_runtime.process.news import News
+from despina_runtime.process.shown import document, quarantined, switched
 from despina_runtime.process.supervisor import Crew, close_telemetry, prepare_folder, telemetry_of
 from despina_runtime.program.unservable import NotServable
 from despina_runtime.surroundings import on_signals, prepare_environment
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 2
+LOOPBACK = "127.0.0.1"
 MISSING = (400, 404)
 """MLflow says 400, too, where there is no such alias."""
 FIRST_TRY_SECONDS = 1.0
@@ -56,7 +67,13 @@ class Follower:
     """Why no version is known now, as it was told."""
     desk: FeedbackDesk | None = None
     traces: Traces | None = None
-    """Where they go to a collector; there is no admin port by which they could be read."""
+    """Where they go to a collector, or there is an admin port by which they are read."""
+    admin_port: int | None = None
+    """Of this machine alone. What programs' pods show, and the program itself as an operator would tell of it, for
+    `despina dashboard --local`."""
+    history: list[HistoryEntry] = field(default_factory=list)
+    quarantined: Quarantined | None = None
+    _began: float = field(default_factory=time.time)
 
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM."""
@@ -69,12 +86,15 @@ class Follower:
         except OSError as exc:
             raise NotServable(f"nothing can listen at {self.host}, port {self.port}: {exc.strerror}") from None
         self._open_desk()
+        shown = self._show()
         async with httpx.AsyncClient(base_url=tracking_uri(self.program), timeout=10) as client:
             while not stop.is_set():
                 await self.look(client, listen)
                 wait = self.poll_seconds if self.current else FIRST_TRY_SECONDS
                 await self._pause(stop, wait)
         await self._end()
+        if shown:
+            shown.cancel()
         await close_telemetry(self.desk, self.traces, DRAIN_SECONDS)
         return 0
 
@@ -92,7 +112,7 @@ class Follower:
             return None
         self._tell("")
         if version != self.failed:
-            self.failed = None
+            self.failed = self.quarantined = None
         return version
 
     def _tell(self, problem: str) -> None:
@@ -107,12 +127,40 @@ class Follower:
         """For what callers say, and for traces; one for all versions, for a label may be about an earlier one."""
         config = self._config("0")
         self.desk, traces = telemetry_of(config, self.cache, 0)
-        if traces.are_exported:
-            self.traces = traces
+        if traces.are_exported or self.admin_port is not None:
+            self.traces, traces.boot = traces, uuid.uuid4().hex
         elif self.desk:
             self.desk.on_spoken = None
         if self.desk:
             self.desk.start()
+
+    def _show(self) -> asyncio.Task[None] | None:
+        """To who looks on this machine; pages of others that a browser is led here by are not answered."""
+        if self.admin_port is None:
+            return None
+        try:
+            port = open_port(LOOPBACK, self.admin_port)
+        except OSError as exc:
+            raise NotServable(f"nothing can listen at {LOOPBACK}, port {self.admin_port}: {exc.strerror}") from None
+        app = build_admin(
+            lambda: bool(self.current and self.current.is_ready),
+            OrderDesk(self.program.namespace, "", (), ""),
+            _obey_nobody,
+            self._state,
+            News(self._state),
+            lambda revision: self.current.told("interfaces", revision) if self.current else None,
+            figures=lambda: self.current.ledger.figures() if self.current else Figures(),
+            traces=self.traces,
+        )
+        app.routes.append(Route(PROGRAM_PATH, self._tell_program))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+        return asyncio.create_task(make_server(app, 1).serve(sockets=[port]))
+
+    def _state(self) -> PodState:
+        return self.current.state() if self.current else PodState()
+
+    async def _tell_program(self, _: Request) -> Response:
+        return JSONResponse(document(self.program, self.history, self.quarantined, self.problem, self._began))
 
     async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
         """Until the next poll, a signal, or the workers' end."""
@@ -140,12 +188,14 @@ class Follower:
             self._fail(version, failure)
             return
         old, self.current = self.current, crew
+        trigger = "Alias" if self.program.spec.source.mlflow.alias else "Spec"
+        self.history = switched(self.history, crew.config.revision, version, trigger, time.time())
         log.info("Serving version=%s at http://%s:%d/docs", version, self.host, self.port)
         if old:
             old.drain()
 
     def _fail(self, version: str, failure: Failure) -> None:
-        self.failed = version
+        self.failed, self.quarantined = version, quarantined(version, failure, time.time())
         log.error("Version %s is not served: %s: %s", version, failure.reason, failure.message)
         if self.current is None:
             raise NotServable(f"version {version}: {failure.reason}: {failure.message}")
@@ -246,9 +296,15 @@ async def _what_is_missing(client: httpx.AsyncClient, source: MlflowSource, head
     return f"MLflow's model {source.model!r} has no alias {source.alias!r} yet"
 
 
-async def follow(program: Program, host: str, port: int, secrets: Path, poll_seconds: float) -> int:
+async def _obey_nobody(_: Order) -> bool:
+    return False
+
+
+async def follow(
+    program: Program, host: str, port: int, secrets: Path, poll_seconds: float, admin_port: int | None = None
+) -> int:
     """Serve a manifest on this machine."""
     FACTS["program"] = program.name
     tracking_uri(program)
     with tempfile.TemporaryDirectory(prefix="despina-models-") as cache:
-        return await Follower(program, host, port, Path(cache), secrets, poll_seconds).run()
+        return await Follower(program, host, port, Path(cache), secrets, poll_seconds, admin_port=admin_port).run()

@@ -25,7 +25,7 @@ class Context(NamedTuple):
     """One request's."""
 
     trace_id: str
-    """32 hexadecimal digits: the caller's, or a new one."""
+    """32 hexadecimal digits: the caller's, or the request's own."""
     span_id: str
     """16: the request's own span."""
     parent_id: str = ""
@@ -50,14 +50,15 @@ def trace_of(headers: Iterable[tuple[str, str]]) -> str:
     return found if TRACEPARENT.fullmatch(found) else ""
 
 
-def begun(headers: Iterable[tuple[str, str]], ratio: float) -> Context:
-    """That of a request that has begun, whose caller sent these headers."""
-    number = random.getrandbits(192) | 1  # nothing depends on that nobody can guess it
-    fresh = f"{number:048x}"
+def begun(headers: Iterable[tuple[str, str]], ratio: float, own: str = "") -> Context:
+    """That of a request that has begun, whose caller sent these headers. `own`: the id of the trace that begins with it
+    if its caller has none; a new one when left out."""
+    fresh = f"{random.getrandbits(192) | 1:048x}"  # nothing depends on that nobody can guess it
     given = dict(headers) if headers else {}
     found = TRACEPARENT.fullmatch(given[PARENT]) if PARENT in given else None
     if found is None:
-        return Context(fresh[:32], fresh[32:], is_chosen=(number >> 64) % WHOLE < ratio * WHOLE)
+        trace_id = own or fresh[:32]
+        return Context(trace_id, fresh[32:], is_chosen=is_chosen(trace_id, ratio))
     trace_id, parent_id, flags = found.groups()
     state = given.get(STATE, "")
     state = state if len(state) <= LONGEST_STATE and state.isprintable() else ""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from despina.wire import RuntimeConfig
-from despina.wire.predictions import ORIGIN, Prediction, Signer, key_of
+from despina.wire.predictions import ORIGIN, Prediction, Signer, key_of, trace_id_named
 
-MOST_BEGUN = 256
+MOST_HIT = 256
 """Predictions of which the MACs of some names of cached answers are kept."""
 POD_ENV, KEY_ENV = "DESPINA_POD", "DESPINA_PREDICTION_KEY"
 """What the supervisor leaves for its workers."""
@@ -53,31 +53,41 @@ def revision_in(origin: str) -> str:
     return origin.partition("-")[0]
 
 
+def made_at(origin: str) -> int:
+    """When a prediction was made, in seconds since the epoch, in the name of one."""
+    return int(origin.split("-")[3].partition("x")[0], 16)
+
+
 class Names:
     """Makes names in one worker, and reads those of all."""
 
     def __init__(self, key: bytes, revision: str, pod: str, clock: Callable[[], float] = time.time) -> None:
         self._signer = Signer(key)
-        self._begun: dict[str, Iterator[str]] = {}
+        self._hit: dict[str, Iterator[str]] = {}
         self.revision = revision
         self._worker = secrets.token_hex(4)
         self._begins = f"{revision}-{pod}-{self._worker}"
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._numbers, self._begun = itertools.count(1), itertools.count(1)
         self._now, self._this_second = 0, ""
 
-    def origin(self) -> str:
-        """A new prediction's name, without its MAC."""
+    def begin(self) -> tuple[str, str]:
+        """For a request that begins: what its name will hold of that, and the id of its trace."""
+        begun = f"x{next(self._begun):x}"
+        return begun, trace_id_named(self._begins + begun)
+
+    def origin(self, begun: str = "") -> str:
+        """A new prediction's name, without its MAC; of a request that is recorded, with what it began as."""
         if (now := int(self._clock())) != self._now:
-            self._now, self._this_second = now, f"{self._begins}-{now:08x}-"
-        return f"{self._this_second}{next(self._numbers):x}"
+            self._now, self._this_second = now, f"{self._begins}-{now:08x}"
+        return f"{self._this_second}{begun}-{next(self._numbers):x}"
 
     def hit(self, origin: str) -> str:
         """The name of an answer that was given again."""
-        if (found := self._begun.get(origin)) is None:
-            if len(self._begun) >= MOST_BEGUN:
-                self._begun.clear()
-            found = self._begun[origin] = self._hits(origin)
+        if (found := self._hit.get(origin)) is None:
+            if len(self._hit) >= MOST_HIT:
+                self._hit.clear()
+            found = self._hit[origin] = self._hits(origin)
         return next(found)
 
     def _hits(self, origin: str) -> Iterator[str]:

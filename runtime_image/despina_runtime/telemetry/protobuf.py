@@ -82,7 +82,10 @@ def _key(name: str) -> bytes:
 
 
 def _value(value: Any) -> bytes:
-    """An `AnyValue`: texts, whole numbers and others; what is none of these is written as text."""
+    """An `AnyValue`: texts, whole numbers, others, and several by their names; what is none of these is written as
+    text."""
+    if type(value) is dict:
+        return _part(6, b"".join(_attribute(1, name, one) for name, one in value.items()))
     if type(value) is int and 0 <= value < 2**63:
         return b"\x18" + _varint(value)
     if type(value) is float:

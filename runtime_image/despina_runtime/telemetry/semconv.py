@@ -7,6 +7,7 @@ name there is called `despina.…`; `mlflow.…` is what MLflow, and others that
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from despina_runtime.telemetry.executed import Executed, Span
@@ -15,6 +16,7 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
 Attributes = dict[str, Any]
 SPAN_TYPE, INPUTS, OUTPUTS = "mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"
 PREDICTION = "despina.prediction"
+COST = "mlflow.llm.cost"
 TYPES = {"module": "CHAIN", "lm": "CHAT_MODEL", "tool": "TOOL"}
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 DURATION, USAGE = "gen_ai_client_inference_duration_seconds", "gen_ai_client_inference_usage_{}_tokens"
@@ -31,11 +33,14 @@ def provider_and_model(name: str) -> tuple[str, str]:
 def of_request(program: str, one: Executed) -> Attributes:
     """Of the span that answers a caller."""
     return {
+        SPAN_TYPE: TYPES["module"],
         "http.request.method": "POST",
         "http.route": route_of(one.path),
         "http.response.status_code": one.status or None,
         "despina.program": program,
         "despina.revision": one.revision,
+        "despina.model_version": one.version,
+        "despina.module": one.path,
         PREDICTION: one.origin,
         "despina.kept": one.why,
         "despina.cache.tier": one.tier,
@@ -80,8 +85,18 @@ def _of_lm(span: Span) -> Attributes:
         "despina.lm": span.name,
         "despina.module": facts["module"],
         "despina.cost_usd": facts["cost_usd"],
+        COST: _cost(facts["cost_usd"]),
         "error.type": facts["error"],
     }
+
+
+def _cost(usd: Any) -> dict[str, float] | None:
+    """MLflow has prices of its own, which are not the manifest's, and adds up what spans say."""
+    try:
+        found = float(usd)
+    except (TypeError, ValueError):
+        return None
+    return {"total_cost": found} if math.isfinite(found) else None
 
 
 def _of_tool(span: Span) -> Attributes:

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from despina.wire import RuntimeConfig, Trace, TraceList, TraceSpan, TraceSummary
 from despina.wire.predictions import unsigned
 from despina.wire.traces import MOST_SPANS
+from despina_runtime.telemetry import semconv
 from despina_runtime.telemetry.cleaning import Cleaning
 from despina_runtime.telemetry.dropped import drop
 from despina_runtime.telemetry.executed import END, NO_WORDS, WORDS, Executed, is_kept, origin_of, read_executed
@@ -186,8 +187,9 @@ def _why(record: bytes) -> str:
 
 
 def span_of(node: Node) -> TraceSpan:
-    """As others read it: facts that say something, and words as JSON."""
-    facts = {name: str(value) for name, value in node.attributes.items() if value is not None and value != ""}
+    """As others read it: facts that say something, but what is MLflow's alone, and words as JSON."""
+    said = {name: value for name, value in node.attributes.items() if value is not None and value != ""}
+    facts = {name: str(value) for name, value in said.items() if name != semconv.COST}
     return TraceSpan(
         id=node.span_id,
         parent=node.parent_id,
