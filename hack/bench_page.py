@@ -25,7 +25,6 @@ import os
 import shutil
 import statistics
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
