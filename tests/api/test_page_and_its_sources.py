@@ -19,7 +19,7 @@ from despina.cluster.client import Cluster
 from despina.cluster.errors import Refused
 from despina.cluster.watching import Followed, follow
 from despina.dashboard.access import Viewer
-from despina.dashboard.run import ApiServer, followed, read_roots
+from despina.dashboard.run import ROOTS_SECONDS, ApiServer, Mounted, followed, read_roots
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
@@ -344,6 +344,18 @@ async def test_the_operator_leaves_the_read_key_and_the_page_finds_it(tmp_path):
     assert mounted() == ()
     (tmp_path / "root").write_bytes(roots["root"])
     assert mounted() == (roots["root"].decode(),)
+
+
+def test_keys_that_are_mounted_are_read_anew_every_few_seconds(tmp_path):
+    now = [0.0]
+    mounted = Mounted(tmp_path, lambda: now[0])
+    (tmp_path / "root").write_text("one")
+    assert mounted() == ("one",)
+    (tmp_path / "root").write_text("two")
+    (tmp_path / "previous").write_text("one")
+    assert mounted() == ("one",)
+    now[0] = ROOTS_SECONDS
+    assert mounted() == ("two", "one")
 
 
 async def test_an_operator_that_may_not_leave_it_runs_all_the_same(caplog):
