@@ -10,7 +10,7 @@ import pytest
 from despina.dashboard import story, words
 from despina.dashboard.acts import Act, acts_of, patch_of, renewed
 from despina.dashboard.counting import Gauges, Meter
-from despina.dashboard.curves import charts, path, spark
+from despina.dashboard.curves import charts, path, remembered, spark
 from despina.dashboard.facts import Facts, facts_of, note_of, status_of
 from despina.dashboard.history import History
 from despina.dashboard.rates import Look, Sample
@@ -243,7 +243,7 @@ def test_curves_have_gaps_and_stay_in_their_frame():
     history = History()
     for second in range(0, 400, 10):
         history.look(Look(NOW + second, requests=second * 2.0, errors=second / 10, latency=(second,) * 23))
-    found = charts(history, "15m", NOW + 390)
+    found = charts(remembered(history, "15m", NOW + 390))
     assert found["traffic"].top == "2/s"
     assert found["latency"].paths["p95"].startswith("M")
     assert spark(history, "requests", NOW + 390).count("M") == 1
