@@ -348,6 +348,18 @@ async def test_the_operator_leaves_the_read_key_and_the_page_finds_it(tmp_path):
     assert mounted() == (roots["root"].decode(),)
 
 
+def test_keys_that_are_mounted_are_read_anew_every_few_seconds(tmp_path):
+    now = [0.0]
+    mounted = Mounted(tmp_path, lambda: now[0])
+    (tmp_path / "root").write_text("one")
+    assert mounted() == ("one",)
+    (tmp_path / "root").write_text("two")
+    (tmp_path / "previous").write_text("one")
+    assert mounted() == ("one",)
+    now[0] = ROOTS_SECONDS
+    assert mounted() == ("two", "one")
+
+
 async def test_an_operator_that_may_not_leave_it_runs_all_the_same(caplog):
     await hand_out_reading(Settings(), SecretOf(Refused("forbidden")), {"root": b"x"})  # type: ignore[arg-type]
     assert [line.getMessage() for line in caplog.records] == ["The page cannot read pods error=forbidden"]

@@ -42,6 +42,7 @@ async def test_axe_finds_nothing(open_tab, scheme, width):
         for path in ("/", "/?q=nothing-like-that", "/p/team-a/qa", "/p/team-a/rag?range=24h", "/p/team-a/new"):
             await tab.open(stage.url + path)
             await until_live(tab)
+            await tab.page.click("text=PromQL >> nth=0")
             assert await found_by_axe(tab) == [], path
         await tab.open(f"{stage.url}/p/team-a/qa")
         await tab.page.click("#act-restart-")

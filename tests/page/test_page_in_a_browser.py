@@ -163,18 +163,34 @@ async def test_the_keyboard_is_enough(open_tab):
         await tab.page.wait_for_selector("h1 >> text=Programs")
 
 
+async def test_the_promql_beside_a_figure_is_copied_by_keyboard(open_tab):
+    async with a_stage() as stage:
+        furnish(stage)
+        tab = await open_tab(permissions=["clipboard-read", "clipboard-write"])
+        await sign_in(tab, stage, to="/p/team-a/qa")
+        await until_live(tab)
+        await tab.page.focus(".promql summary >> nth=0")
+        await tab.page.keyboard.press("Enter")
+        await tab.page.focus("[data-copy] >> nth=0")
+        await tab.page.keyboard.press("Enter")
+        await tab.until_text("#said", "^Copied$")
+        copied = await tab.page.evaluate("navigator.clipboard.readText()")
+        assert copied == 'sum(rate(despina_requests_total{namespace="team-a",program="qa"}[2m]))'
+        assert tab.complaints == []
+
+
 async def test_a_page_is_made_anew_while_somebody_reads_it(open_tab):
     async with a_stage() as stage:
         furnish(stage)
         tab = await open_tab()
         await sign_in(tab, stage, to="/p/team-a/qa")
         await until_live(tab)
-        await tab.page.click("summary")
+        await tab.page.click(".lanes summary")
         await tab.page.focus("#act-restart-")
         stage.world.set_program(a_manifest("qa", **a_candidate("AwaitPromotion")))
         await tab.page.wait_for_selector("#act-promote-rev8")
         assert await tab.page.evaluate("document.activeElement.id") == "act-restart-"
-        assert await tab.page.evaluate("document.querySelector('details').open")
+        assert await tab.page.evaluate("document.querySelector('.lanes details').open")
         assert await tab.page.locator("[data-d=latency-p95]").get_attribute("d") is not None
         assert tab.complaints == []
 

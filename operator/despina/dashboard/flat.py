@@ -81,7 +81,9 @@ def _worded(sums: Sums, about: Name, counts: Mapping[str, int]) -> None:
     words = Words(MOST_WORDS) if len(counts) > MOST_WORDS else None
     for word, count in counts.items():
         if count:
-            add(sums, _made((*about, *words(word)) if words else (*about, word[:LONGEST_WORD])), count)
+            name = (*about, *words(word)) if words else (*about, word[:LONGEST_WORD])
+            name = _shared.get(name) or _made(name)
+            sums[name] = min(sums[name] + count if name in sums else count, MOST)
 
 
 def _timed(sums: Sums, about: Name, timing: Timing) -> None:
@@ -100,7 +102,7 @@ def _asked(lm: LMFigures) -> tuple[float, ...]:
 def _numbered(sums: Sums, names: Sequence[Name], counts: Sequence[float]) -> None:
     for name, count in zip(names, counts, strict=False):
         if count:
-            sums[name] = min(sums[name] + count, MOST) if name in sums else min(count, MOST)
+            sums[name] = min(sums[name] + count if name in sums else count, MOST)
 
 
 def add(sums: Sums, name: Name, count: float) -> None:
@@ -110,10 +112,7 @@ def add(sums: Sums, name: Name, count: float) -> None:
 
 def _made(name: Name) -> Name:
     """One tuple for all programs that count something of this name."""
-    found = _shared.get(name)
-    if found is None:
-        found = _shared.setdefault(name, name) if len(_shared) < MOST_SHARED else name
-    return found
+    return _shared.setdefault(name, name) if len(_shared) < MOST_SHARED else _shared.get(name, name)
 
 
 @lru_cache(MOST_KNOWN)

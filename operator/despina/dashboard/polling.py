@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Poller:
         self._asker = asker
         self._watched = watched
         self._due: dict[Key, float] = {}
+        self._queue: list[tuple[float, Key]] = []
+        """A heap of the same: of thousands of programs only those are looked at that are due."""
         self._asking: dict[Key, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -43,17 +46,31 @@ class Poller:
 
     def _tick(self) -> None:
         now, watched, programs = self._world.clock(), self._watched(), self._world.programs
+        for key in programs.keys() - self._due.keys():
+            self._plan(key, now + hash(key) % EVERY_SECONDS)  # many in the same moment, which is less work
         for key in self._due.keys() - programs.keys():
             del self._due[key]
-        for key, known in programs.items():
-            period = WATCHED_SECONDS if key in watched.rows or key in watched.pages else EVERY_SECONDS
-            due = self._due.setdefault(key, now + hash(key) % 1000 / 1000 * EVERY_SECONDS)
-            if due - EVERY_SECONDS + period > now or key in self._asking:
-                continue
-            self._due[key] = now + EVERY_SECONDS
-            task = asyncio.create_task(self._ask(key, known, key in watched.pages), name=f"ask {key}")
-            self._asking[key] = task
-            task.add_done_callback(lambda _, key=key: self._asking.pop(key, None))  # type: ignore[misc]
+        while self._queue and self._queue[0][0] <= now:
+            due, key = heapq.heappop(self._queue)
+            if self._due.get(key) == due:
+                self._begin(key, now, key in watched.pages)
+        for key in {*watched.rows, *watched.pages}:
+            if key in programs and self._due[key] - EVERY_SECONDS + WATCHED_SECONDS <= now:
+                self._begin(key, now, key in watched.pages)
+
+    def _plan(self, key: Key, due: float) -> None:
+        self._due[key] = due
+        heapq.heappush(self._queue, (due, key))
+
+    def _begin(self, key: Key, now: float, with_state: bool) -> None:
+        if key in self._asking:
+            if self._due[key] <= now:
+                self._plan(key, now + WATCHED_SECONDS)
+            return
+        self._plan(key, now + EVERY_SECONDS)
+        task = asyncio.create_task(self._ask(key, self._world.programs[key], with_state), name=f"ask {key}")
+        self._asking[key] = task
+        task.add_done_callback(lambda _: self._asking.pop(key, None))
 
     async def _ask(self, key: Key, known: Known, with_state: bool) -> None:
         pods, uid, tag = list(known.pods.values()), known.facts.uid, known.meter.tag

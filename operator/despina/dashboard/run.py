@@ -186,7 +186,7 @@ class Mounted:
 
     def __call__(self) -> tuple[str, ...]:
         """Those at the moment, the present one first."""
-        if self._clock() - self._read_at >= ROOTS_SECONDS:
+        if not self._read or self._clock() - self._read_at >= ROOTS_SECONDS:
             texts = [_text_of(self._folder / name) for name in (READ_ROOT, READ_ROOT_BEFORE)]
             self._read, self._read_at = tuple(filter(None, texts)), self._clock()
         return self._read

@@ -126,7 +126,7 @@ class Asker(PodClient):
 
     def __init__(self, roots: Callable[[], Iterable[str]], port: int = ADMIN_PORT) -> None:
         super().__init__(roots, port, seconds=ANSWER_SECONDS, most_asked=MOST_ASKED, most_bytes=MOST_BYTES)
-        self._lines, self._turns = Lines(port, MOST_BYTES), asyncio.Semaphore(MOST_ASKED)
+        self._lines, self._turns = Lines(port, MOST_BYTES, ANSWER_SECONDS), asyncio.Semaphore(MOST_ASKED)
 
     async def __aexit__(self, *_: object) -> None:
         self._lines.close()
@@ -138,9 +138,9 @@ class Asker(PodClient):
         headers = f"{SIGNATURE_HEADER}: {self._signature(uid, namespace, pod)}\r\n"
         headers += f"If-None-Match: {tag}\r\n" if tag else ""
         try:
-            async with self._turns, asyncio.timeout(ANSWER_SECONDS):
+            async with self._turns:
                 reply = await self._lines.ask(ip, FIGURES_PATH, headers)
-        except (NoAnswer, TooLong, OSError, TimeoutError, ValueError) as exc:
+        except (NoAnswer, TooLong, OSError, ValueError) as exc:
             log.debug("No figures pod=%s/%s error=%s", namespace, pod, type(exc).__name__)
             return None
         if reply.status == 304 and tag:

@@ -39,11 +39,15 @@ class NoAnswer(Exception):
     """What came is no answer, or nothing did."""
 
 
+class TooLate(NoAnswer):
+    """Nothing whole came in time."""
+
+
 class Line(asyncio.Protocol):
     """A connection to one pod."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most, self._seconds = most, seconds
         self._said = bytearray()
         self._transport: asyncio.Transport | None = None
         self._asked: asyncio.Future[Reply] | None = None
@@ -56,12 +60,16 @@ class Line(asyncio.Protocol):
 
     async def ask(self, question: bytes) -> Reply:
         """Raises NoAnswer and TooLong."""
-        self._asked = asyncio.get_running_loop().create_future()
-        if self.is_open and self._transport:
-            self._transport.write(question)
-        else:
-            self._asked.set_exception(NoAnswer())
-        return await self._asked
+        loop = asyncio.get_running_loop()
+        if not self.is_open or not self._transport:
+            raise NoAnswer
+        self._asked = loop.create_future()
+        timer = loop.call_later(self._seconds, self.end, TooLate())  # a third of what asyncio.timeout() takes
+        self._transport.write(question)
+        try:
+            return await self._asked
+        finally:
+            timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """A part of an answer."""
@@ -125,27 +133,30 @@ def _length(head: bytes) -> int:
 class Lines:
     """The connections that are kept, by pods' addresses."""
 
-    def __init__(self, port: int, most: int) -> None:
-        """`most`: bytes of an answer."""
-        self._port, self._most = port, most
+    def __init__(self, port: int, most: int, seconds: float) -> None:
+        """`most`: bytes of an answer; `seconds`: until it is whole, and until there is a connection."""
+        self._port, self._most, self._seconds = port, most, seconds
         self._kept: dict[str, Line] = {}
 
     async def ask(self, ip: str, path: str, headers: str) -> Reply:
-        """`headers` are whole lines. Raises NoAnswer, TooLong, OSError, and ValueError for what is no address."""
+        """`headers` are whole lines. Raises NoAnswer, TooLong, OSError (TimeoutError
+        among them), and ValueError for what is no address."""
         host = f"[{ip}]" if ":" in ip else ip
         question = f"GET {path} HTTP/1.1\r\nHost: {host}:{self._port}\r\n{headers}\r\n".encode("ascii")
         kept = self._kept.pop(ip, None)
         if kept and kept.is_open:
             try:
                 return await self._over(kept, ip, question)
-            except NoAnswer:
-                if kept.has_begun:
+            except NoAnswer as exc:
+                if kept.has_begun or isinstance(exc, TooLate):
                     raise
         return await self._over(await self._new(ip), ip, question)
 
     async def _new(self, ip: str) -> Line:
         ip_address(ip)  # a name would be looked up
-        _, line = await asyncio.get_running_loop().create_connection(lambda: Line(self._most), ip, self._port)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._seconds):
+            _, line = await loop.create_connection(lambda: Line(self._most, self._seconds), ip, self._port)
         return line
 
     async def _over(self, line: Line, ip: str, question: bytes) -> Reply:

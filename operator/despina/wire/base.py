@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 
 class Document(BaseModel):
@@ -42,18 +43,24 @@ def _named(text: str | None) -> str | None:
     return text if text is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
 
 
-Count = Annotated[
-    Annotated[int, Field(ge=0, le=MOST)] | Annotated[int, AfterValidator(_bounded)], Field(union_mode="left_to_right")
-]
-"""What is within the bounds, as nearly all is, takes the first way, which is a third as long."""
+class _Bounded:
+    """Draws numbers into their bounds. Those that are within, as nearly all are, take no call of Python's."""
+
+    def __init__(self, within: core_schema.CoreSchema, kind: Literal["int", "float"]) -> None:
+        self._within, self._kind = within, kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        others = core_schema.no_info_after_validator_function(_bounded, handler(source))
+        written = core_schema.simple_ser_schema(self._kind)
+        return core_schema.union_schema([self._within, others], mode="left_to_right", serialization=written)
+
+
+Count = Annotated[int, _Bounded(core_schema.int_schema(ge=0, le=MOST), "int")]
 Histogram = Annotated[tuple[Count, ...], AfterValidator(_known)]
 """How many took how long; see SECONDS_BOUNDS."""
 RunId = Annotated[str | None, AfterValidator(_named)]
 """A run of MLflow."""
-Amount = Annotated[
-    Annotated[float, Field(ge=0, le=MOST)] | Annotated[float, AfterValidator(_bounded)],
-    Field(union_mode="left_to_right"),
-]
+Amount = Annotated[float, _Bounded(core_schema.float_schema(ge=0, le=MOST), "float")]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """What is out of bounds is refused, and not drawn into them: the least ones mean most."""
