@@ -62,7 +62,7 @@ def test_what_is_kept_for_cached_answers_is_bounded():
     made = names()
     hits = {made.hit(made.origin()) for _ in range(3 * MOST_HIT)}
     assert len(hits) == 3 * MOST_HIT
-    assert len(made._begun) <= MOST_HIT
+    assert len(made._hit) <= MOST_HIT
 
 
 @given(st.text() | st.from_regex(r"[0-9a-z~-]{10,90}", fullmatch=True))

@@ -91,9 +91,10 @@ def test_what_is_delivered_again_is_the_same():
     (found,) = world.executed()
     first, again = (orjson.loads(orjson.dumps(otlp.traces("p", "ns", [found]))) for _ in range(2))
     assert first == again
-    root, *parts = first["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    root, own, *parts = first["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert {"key": "despina.model_version", "value": {"stringValue": "7"}} in root["attributes"]
-    assert [part["parentSpanId"] for part in parts] == [root["spanId"]] * 3
+    assert own["parentSpanId"] == root["spanId"]
+    assert [part["parentSpanId"] for part in parts] == [own["spanId"]] * 3
 
 
 @pytest.mark.parametrize("parent", [-7, 99])
@@ -103,7 +104,7 @@ def test_what_says_that_nobody_called_it_was_called_by_the_prediction(parent):
     (found,) = world.executed()
     spans = [span._replace(parent=parent) for span in found.spans]
     told = otlp.traces("p", "ns", [found._replace(spans=spans)])["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    assert [span["parentSpanId"] for span in told[1:]] == [told[0]["spanId"]] * len(spans)
+    assert [span["parentSpanId"] for span in told[2:]] == [told[1]["spanId"]] * len(spans)
 
 
 def test_each_attempt_stands_in_the_call_that_made_it_whoever_asked_before():

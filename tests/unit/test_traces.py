@@ -520,7 +520,7 @@ def ended(origin: str, **changes: Any) -> Executed:
 
 
 def delivered(one: Executed) -> list[dict[str, Any]]:
-    (resource,) = otlp.traces("qa", "ns", [one])["resourceSpans"]
+    (resource,) = orjson.loads(orjson.dumps(otlp.traces("qa", "ns", [one])))["resourceSpans"]
     return resource["scopeSpans"][0]["spans"]
 
 
