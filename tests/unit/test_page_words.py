@@ -247,4 +247,4 @@ def test_curves_have_gaps_and_stay_in_their_frame():
     assert found["traffic"].top == "2/s"
     assert found["latency"].paths["p95"].startswith("M")
     assert spark(history, "requests", NOW + 390).count("M") == 1
-    assert charts(History(), "24h", NOW)["latency"].top == words.NOTHING
+    assert charts(remembered(History(), "24h", NOW))["latency"].top == words.NOTHING
