@@ -103,7 +103,9 @@ class Site:
         )
         if self.pods:
             about = partial(pages.common, self.world)
-            self.asking = Asking(self.door, self.pods, self._program, lambda request: request[VIEWER], about)
+            self.asking = Asking(
+                self.door, self.pods, self.traces, self._program, lambda request: request[VIEWER], about
+            )
             app.add_routes(self.asking.routes())
         replays = self.asking.replays if self.asking else None
         app.add_routes(TracePages(self.traces, self.world, self.door, self._program, replays).routes())

@@ -21,12 +21,16 @@ from despina.dashboard.answers import Shown, said_of, shown_answer
 from despina.dashboard.held import Held, Pods, Version, shuffled
 from despina.dashboard.render import rendered
 from despina.dashboard.replay import Beside, Recorded, beside, recorded_of
+from despina.dashboard.trace_pages import PAYLOADS, found
+from despina.dashboard.traces import Traces
 from despina.dashboard.world import Known
 from despina.sources.asking import NotAsked, Unanswered
-from despina.wire import LONGEST_QUESTION, Answered, Trace
+from despina.wire import LONGEST_QUESTION, Answered
+from despina.wire.predictions import unsigned
 
 log = logging.getLogger(__name__)
-ASK, PAYLOADS = "ask", "payloads"
+ASK = "ask"
+"""A verb on dspyprograms: to have a version answer, and LMs paid."""
 MOST_AT_ONCE = 8
 """Questions of all people together: each may take as long as a request may, and is a mebibyte at most."""
 USUAL_SECONDS, LATE_SECONDS = 60, 10.0
@@ -42,12 +46,13 @@ class Asking:
         self,
         door: Door,
         pods: Pods,
+        traces: Traces,
         program: Callable[[web.Request], Awaitable[Known]],
         viewer: Callable[[web.Request], Viewer],
         about: Callable[[Viewer], dict[str, Any]],
     ) -> None:
         """`program` gives the one that a request names, if its viewer may see it; `about` what every page shows."""
-        self._door, self._pods, self.held = door, pods, Held(pods)
+        self._door, self._pods, self._traces, self.held = door, pods, traces, Held(pods)
         self._program, self._viewer, self._about = program, viewer, about
         self._seats, self._turns = Seats(), itertools.count()
 
@@ -136,7 +141,8 @@ class Asking:
         with self._seats.taken(viewer):
             sent = await sent_by(request)
             chosen = _asked(versions, str(sent.get("revision", "")))
-            recorded = recorded_of(await self._trace(known, request.match_info["trace"]))
+            name = request.match_info["trace"]
+            recorded = recorded_of(unsigned(name), await found(self._traces, known, name))
             if recorded.problem:
                 return self._replayed(viewer, known, versions, chosen, recorded)
             try:
@@ -144,8 +150,8 @@ class Asking:
             except (NotAsked, Unanswered) as exc:
                 recorded = recorded._replace(problem=f"No answer: {exc}.")
                 return self._replayed(viewer, known, versions, chosen, recorded)
-        found = await asyncio.to_thread(beside, recorded, answered)  # which may take a while
-        return self._replayed(viewer, known, versions, chosen, recorded, found)
+        both = await asyncio.to_thread(beside, recorded, answered)  # which may take a while
+        return self._replayed(viewer, known, versions, chosen, recorded, both)
 
     def _replayed(
         self,
@@ -154,20 +160,12 @@ class Asking:
         versions: list[Version],
         chosen: Version,
         recorded: Recorded,
-        found: Beside | None = None,
+        both: Beside | None = None,
     ) -> web.Response:
-        page = {"key": known.facts.key, "chosen": chosen, "recorded": recorded, "found": found}
-        action = f"/p/{known.facts.key[0]}/{known.facts.key[1]}/traces/{recorded.id}/replay"
+        page = {"key": known.facts.key, "chosen": chosen, "recorded": recorded, "found": both}
+        action = f"/p/{known.facts.key[0]}/{known.facts.key[1]}/traces/{recorded.name}/replay"
         replay = {"action": action, "versions": versions}
         return _html("replayed.html", self._about(viewer) | page | {"replay": replay})
-
-    async def _trace(self, known: Known, name: str) -> Trace:
-        """As the first pod has it that holds it."""
-        if not (0 < len(name) <= 128 and name.isascii() and name.replace("-", "").replace("~", "").isalnum()):
-            raise web.HTTPNotFound(text="no trace is called so")
-        if trace := await self.held.trace(known, name):
-            return trace
-        raise web.HTTPNotFound(text="no pod holds this trace any more")
 
     async def _allowed(self, request: web.Request, *verbs: str) -> tuple[Viewer, Known, list[Version]]:
         viewer, known = self._viewer(request), await self._program(request)

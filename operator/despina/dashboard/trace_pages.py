@@ -96,11 +96,11 @@ class TracePages:
         known, asked = await self._program(request), request.query
         only = asked["why"] if asked.get("why") in WHY else ""
         async with self._seat(known):
-            found = await self._traces.latest(known, only, _moment(asked.get("before", "")))
+            latest = await self._traces.latest(known, only, _moment(asked.get("before", "")))
         page = self._common(request, known) | {
-            "found": found,
-            "lines": found.lines[:PAGE_TRACES],
-            "more": found.lines[PAGE_TRACES - 1].at if len(found.lines) > PAGE_TRACES else 0,
+            "found": latest,
+            "lines": latest.lines[:PAGE_TRACES],
+            "more": latest.lines[PAGE_TRACES - 1].at if len(latest.lines) > PAGE_TRACES else 0,
             "only": only,
             "before": asked.get("before", ""),
             "reasons": WHY,
@@ -158,13 +158,8 @@ class TracePages:
     @contextlib.asynccontextmanager
     async def _opened(self, request: web.Request, known: Known) -> AsyncIterator[Opened]:
         name = request.match_info["trace"]
-        if not NAME.fullmatch(name):
-            raise web.HTTPNotFound(text=GONE)
         async with self._seat(known):
-            try:
-                trace = await self._traces.find(known, name)
-            except NotHeld as exc:
-                _refuse(exc.silent)
+            trace = await found(self._traces, known, name)
             hosted = await self._traces.hosted(trace)
             replay = await self._replays(request[VIEWER], known, name) if self._replays else None
             yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted), replay)
@@ -214,6 +209,16 @@ class TracePages:
             "facts": known.facts,
             "here": f"/p/{known.facts.key[0]}/{known.facts.key[1]}",
         }
+
+
+async def found(traces: Traces, known: Known, name: str) -> Trace:
+    """A trace by a name that somebody sent. Raises what they are answered where there is none."""
+    if not NAME.fullmatch(name):
+        raise web.HTTPNotFound(text=GONE)
+    try:
+        return await traces.find(known, name)
+    except NotHeld as exc:
+        _refuse(exc.silent)
 
 
 def _refuse(silent: int) -> NoReturn:

@@ -26,12 +26,10 @@ from despina.wire import (
     PROMPTS_PATH,
     SIGNATURE_HEADER,
     STATE_PATH,
-    TRACES_PATH,
     Answered,
     OrdersReport,
     PodState,
     Question,
-    Trace,
     program_key,
     reading,
 )
@@ -40,7 +38,7 @@ log = logging.getLogger(__name__)
 MOST_READ, MOST_NUMBERED = 8, 4096
 """Pods of one namespace that are read at the same time, so that slow ones hold up no others; and pods of which it is
 known which number comes next."""
-MOST_PROMPTS_BYTES, MOST_TRACE_BYTES = 2**21, 2**22
+MOST_PROMPTS_BYTES = 2**21
 RENUMBERINGS = 3
 TAKEN, NOT_NEW, NOT_ANSWERED = 200, 409, 504
 NOT_TAKEN = "the pod takes no question of this page: is it of this release, and does it know the present key?"
@@ -101,10 +99,6 @@ class ByHand:
     async def prompts(self, place: Place, revision: str) -> bytes:
         """What its prompts are made of, as JSON of `Prompts`; empty where it is not told."""
         return await self._read(place, f"{PROMPTS_PATH}/{revision}", MOST_PROMPTS_BYTES)
-
-    async def trace(self, place: Place, name: str) -> Trace | None:
-        """One of the traces that it holds."""
-        return _as(Trace, await self._read(place, f"{TRACES_PATH}/{name}", MOST_TRACE_BYTES))
 
     async def ask(self, place: Place, revision: str, inputs: str, seconds: float) -> Answered:
         """What becomes of a question, which may take so many seconds. Raises NotAsked and Unanswered."""
