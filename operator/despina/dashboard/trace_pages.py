@@ -146,7 +146,8 @@ class TracePages:
                 text="no pod of the program took the label: has the version that serves spec.feedback? Try again soon"
             ) from None
         if status == "Gone":
-            raise web.HTTPGone(text="what this label is about is not kept any more")
+            text = "what this label is about is not kept any more, or was asked by hand, which is no prediction"
+            raise web.HTTPGone(text=text)
         if status == "Failed":
             raise web.HTTPServiceUnavailable(text="the pod could not store the label: try again soon")
 
@@ -193,7 +194,7 @@ class TracePages:
             "step": PAGE_SPANS,
             "rights": rights,
             "has_words": any(one.span.inputs or one.span.outputs for one in opened.placed),
-            "markable": _why_unmarkable(known, rights, prediction),
+            "markable": _why_unmarkable(known, request[VIEWER], rights, prediction),
             "marked": next((word for word in WORDS if word == asked.get("marked")), ""),
             "told": told,
             "words": WORDS,
@@ -230,8 +231,10 @@ def _refuse(silent: int) -> NoReturn:
     raise web.HTTPNotFound(text=GONE)
 
 
-def _why_unmarkable(known: Known, rights: Rights, prediction: Prediction | None) -> str:
+def _why_unmarkable(known: Known, viewer: Viewer, rights: Rights, prediction: Prediction | None) -> str:
     """Why there is no form, and what to do; empty where there is one."""
+    if not rights.feedback and viewer.is_local:
+        return "Here it is marked at the program's own port: POST /feedback, with the prediction's name."
     if not rights.feedback:
         return f"To mark it takes the verb {FEEDBACK} on dspyprograms.despina.dev in {known.facts.key[0]}."
     if not _has_feedback(known):
