@@ -18,6 +18,7 @@ from despina.cluster.reading import mapping
 from despina.dashboard import forms, words
 from despina.dashboard.access import Door, Viewer
 from despina.dashboard.answers import Shown, said_of, shown_answer
+from despina.dashboard.asked import answer_of, form_of
 from despina.dashboard.held import Held, Pods, Version, shuffled
 from despina.dashboard.render import rendered
 from despina.dashboard.replay import Beside, Recorded, beside, recorded_of
@@ -89,7 +90,7 @@ class Asking:
         """A form was sent: what is wrong with it, or what the version answers."""
         viewer, known, versions = await self._allowed(request, ASK)
         with self._seats.taken(viewer):
-            sent = await sent_by(request)
+            sent = await form_of(request, LONGEST_QUESTION)
             chosen = _asked(versions, str(sent.get("revision", "")))
             filled, inputs = forms.read(await self._fields(chosen), sent)
             if not inputs:
@@ -112,7 +113,7 @@ class Asking:
         answer: Shown | None = None,
     ) -> web.Response:
         page = {"key": known.facts.key, "versions": versions, "chosen": chosen, "filled": filled}
-        return _html("ask.html", self._about(viewer) | page | {"wrong": wrong or [], "answer": answer})
+        return answer_of(rendered("ask.html", **self._about(viewer), **page, wrong=wrong or [], answer=answer))
 
     async def _fields(self, chosen: Version | None) -> list[forms.Field]:
         told = await self.held.told(chosen) if chosen else None
@@ -139,7 +140,7 @@ class Asking:
         """What a trace was asked, asked of another version: both answers side by side."""
         viewer, known, versions = await self._allowed(request, ASK, PAYLOADS)
         with self._seats.taken(viewer):
-            sent = await sent_by(request)
+            sent = await form_of(request, LONGEST_QUESTION)
             chosen = _asked(versions, str(sent.get("revision", "")))
             name = request.match_info["trace"]
             recorded = recorded_of(unsigned(name), await found(self._traces, known, name))
@@ -165,7 +166,7 @@ class Asking:
         page = {"key": known.facts.key, "chosen": chosen, "recorded": recorded, "found": both}
         action = f"/p/{known.facts.key[0]}/{known.facts.key[1]}/traces/{recorded.name}/replay"
         replay = {"action": action, "versions": versions}
-        return _html("replayed.html", self._about(viewer) | page | {"replay": replay})
+        return answer_of(rendered("replayed.html", **self._about(viewer), **page, replay=replay))
 
     async def _allowed(self, request: web.Request, *verbs: str) -> tuple[Viewer, Known, list[Version]]:
         viewer, known = self._viewer(request), await self._program(request)
@@ -200,16 +201,6 @@ class Seats:
             self._taken.discard(name)
 
 
-async def sent_by(request: web.Request) -> Any:
-    """What a form sends that may be long. Ours send no parts."""
-    if request.content_type.startswith("multipart/"):
-        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
-    try:
-        return await request.clone(client_max_size=LONGEST_QUESTION).post()
-    except (ValueError, LookupError):
-        raise web.HTTPBadRequest(text="this is no form") from None
-
-
 def _chosen(versions: list[Version], revision: str) -> Version | None:
     """The one that is asked for, or else the first one that is held."""
     return next((one for one in versions if one.revision == revision), versions[0] if versions else None)
@@ -227,10 +218,3 @@ def _seconds(known: Known) -> float:
     said = runtime.get("requestTimeoutSeconds")
     seconds = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= 3600 else USUAL_SECONDS
     return seconds + LATE_SECONDS
-
-
-def _html(name: str, page: dict[str, Any]) -> web.Response:
-    body = rendered(name, **page).encode(errors="replace")
-    answer = web.Response(body=body, content_type="text/html", charset="utf-8")
-    answer.enable_compression()
-    return answer

@@ -18,7 +18,7 @@ from aiohttp import web
 from despina.cluster.reading import mapping
 from despina.dashboard import pages, words
 from despina.dashboard.access import Door, Viewer
-from despina.dashboard.asked import VIEWER, form_of
+from despina.dashboard.asked import VIEWER, answer_of, form_of
 from despina.dashboard.marks import WORDS, Sent, Unfit, label_of
 from despina.dashboard.render import rendered
 from despina.dashboard.traces import NAME, PAGE_TRACES, WHY, NotHeld, Traces, line_of
@@ -105,7 +105,7 @@ class TracePages:
             "before": asked.get("before", ""),
             "reasons": WHY,
         }
-        return _answer(rendered("traces.html", **page))
+        return answer_of(rendered("traces.html", **page))
 
     async def one(self, request: web.Request) -> web.Response:
         """One trace."""
@@ -113,7 +113,7 @@ class TracePages:
         rights = await self._rights(request[VIEWER], known)
         async with self._opened(request, known) as opened:
             text = await asyncio.to_thread(self._rendered, request, known, rights, opened, Told())
-        return _answer(text)
+        return answer_of(text)
 
     async def mark(self, request: web.Request) -> web.Response:
         """Somebody says whether the answer was right."""
@@ -128,7 +128,7 @@ class TracePages:
             except Unfit as exc:
                 told = Told(sent, exc.field, str(exc))
                 text = await asyncio.to_thread(self._rendered, request, known, rights, opened, told)
-                return _answer(text, 422)
+                return answer_of(text, 422)
         log.info("Marked label=%s program=%s/%s person=%s", sent.label, *known.facts.key, pages.logged(viewer))
         leads_to = f"/p/{namespace}/{program}/traces/{opened.name}?marked={sent.label}"
         return web.Response(status=303, headers={"Location": leads_to})
@@ -255,9 +255,3 @@ def _moment(text: str) -> float:
         return min(max(float(text[:40]), 0.0), 1e12)
     except ValueError:
         return 0.0
-
-
-def _answer(text: str, status: int = 200) -> web.Response:
-    answer = web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8", status=status)
-    answer.enable_compression()
-    return answer
