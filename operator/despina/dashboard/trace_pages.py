@@ -161,9 +161,11 @@ class TracePages:
         name = request.match_info["trace"]
         async with self._seat(known):
             trace = await found(self._traces, known, name)
-            hosted = await self._traces.hosted(trace)
-            replay = await self._replays(request[VIEWER], known, name) if self._replays else None
+            hosted, replay = await asyncio.gather(self._traces.hosted(trace), self._replay(request, known, name))
             yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted), replay)
+
+    async def _replay(self, request: web.Request, known: Known, name: str) -> Mapping[str, Any] | None:
+        return await self._replays(request[VIEWER], known, name) if self._replays else None
 
     @contextlib.asynccontextmanager
     async def _seat(self, known: Known) -> AsyncIterator[None]:
