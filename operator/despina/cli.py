@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _operate(parser)
         case "dashboard":
             given = {"prometheus_url": args.prometheus_url, "prometheus_credentials": args.prometheus_credentials}
+            if args.local is not None and (args.open or any(given.values())):
+                page.error("--local shows what is served here, on loopback, from its memory: it takes no other option")
             _show(parser, args.open, args.local, {name: value for name, value in given.items() if value})
         case "crds":
             _write_crds(args.folder)

@@ -14,9 +14,7 @@ from tests.support.page import HOSTILE, a_candidate, a_manifest, figures
 from tests.support.page_site import LOOKER, a_stage
 
 PREVIOUS = {"revision": "rev6", "version": "6", "deployment": "qa-rev6"}
-REPLAY = """() => { const form = document.createElement("form"); form.method = "post";
-form.action = "/p/team-a/qa/traces/rev7-x-1/replay"; const said = document.createElement("input");
-said.name = "revision"; said.value = "rev8"; form.append(said); document.body.append(form); form.submit(); }"""
+TRACE = "/p/team-a/qa/traces/rev7-x-1"
 
 
 def interface(instructions: str = "Answer.", **more) -> bytes:
@@ -29,6 +27,13 @@ def interface(instructions: str = "Answer.", **more) -> bytes:
     }
     inputs = {"type": "object", "required": ["question", "short"], "properties": fields | more}
     return json.dumps({"instructions": instructions, "inputs": inputs}).encode()
+
+
+async def replay(tab, stage) -> None:
+    """From the trace's page, of the candidate."""
+    await tab.open(f"{stage.url}{TRACE}")
+    await tab.page.select_option("#replay-revision", "rev8")
+    await tab.page.click("#replay")
 
 
 def furnish(stage):
@@ -46,7 +51,8 @@ def furnish(stage):
         Answered(status=200, said='{"answer": "since\\nit is so"}', id="rev8-x-2", version="8", cost_usd="0.002")
     ]
     root = TraceSpan(id="a" * 16, inputs='{"question": "why"}', outputs='{"answer": "because it is so"}')
-    hand.traces["rev7-x-1"] = Trace(id="rev7-x-1", version="7", status=200, spans=(root,), is_redacted=True)
+    trace = Trace(id="rev7-x-1", version="7", status=200, spans=(root,), is_redacted=True)
+    stage.holders.held["qa-0"] = [trace]
 
 
 async def test_a_version_is_asked_by_a_form(open_tab):
@@ -111,7 +117,7 @@ async def test_a_trace_is_asked_again_of_another_version(open_tab):
         furnish(stage)
         tab = await open_tab()
         await sign_in(tab, stage, to="/p/team-a/qa")
-        await tab.page.evaluate(REPLAY)
+        await replay(tab, stage)
         await tab.page.wait_for_selector("#answer >> text=1 of 1 outputs differ")
         assert "because" in await tab.page.locator("del").first.inner_text()
         await tab.page.select_option("#replay-revision", "rev6")
@@ -141,7 +147,7 @@ async def test_axe_finds_nothing(open_tab, scheme, width):
         await tab.page.wait_for_selector("#answer")
         found["answer"] = await found_by_axe(tab)
         assert not await tab.page.evaluate(WIDE)
-        await tab.page.evaluate(REPLAY)
+        await replay(tab, stage)
         await tab.page.wait_for_selector("#answer >> text=outputs differ")
         found["replay"] = await found_by_axe(tab)
         assert not await tab.page.evaluate(WIDE)
@@ -163,7 +169,7 @@ def furnish_hostile(stage, word: str) -> None:
     hand.answers.append(Answered(status=422, said=problem))
     outputs = json.dumps({said: said})
     root = TraceSpan(id="a" * 16, inputs='{"question": "x"}', outputs=outputs)
-    hand.traces["rev7-x-1"] = Trace(id="rev7-x-1", version=said, spans=(root,))
+    stage.holders.held["qa-0"] = [Trace(id="rev7-x-1", version=said, spans=(root,))]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -189,7 +195,7 @@ async def test_hostile_words_run_nothing_and_break_nothing(open_tab, width):
                 await tab.page.click("#send")
                 await tab.page.wait_for_selector("#answer")
                 await sound(tab)
-            await tab.page.evaluate(REPLAY)
+            await replay(tab, stage)
             await tab.page.wait_for_selector("#answer")
             await sound(tab)
         assert tab.complaints == []

@@ -10,6 +10,7 @@ import pytest
 
 from despina.sources.asking import ByHand, NotAsked, Place
 from despina.sources.keys import asking_key
+from despina.sources.traces import TraceAsker
 from despina.wire import (
     SIGNATURE_HEADER,
     Answered,
@@ -179,6 +180,7 @@ async def test_the_page_asks_a_pod_and_hears_of_it_all(running):
     async with (
         ByHand(lambda: ["root", "before"], running.admin_port) as hand,
         ByHand(lambda: ["no"], running.admin_port) as other,
+        TraceAsker(lambda: ["root"], running.admin_port) as tracer,
     ):
         assert "abcd1234" in (await hand.state(place)).held
         assert b"ticket" in await hand.interface(place, "abcd1234")
@@ -188,7 +190,7 @@ async def test_the_page_asks_a_pod_and_hears_of_it_all(running):
         held = None
         async with asyncio.timeout(10):
             while held is None:
-                held = await hand.trace(place, answered[0].id)
+                held = await tracer.one(*place, answered[0].id)
         assert held.id == answered[0].id
         with pytest.raises(NotAsked):
             await other.ask(place, "abcd1234", "{}", 5)

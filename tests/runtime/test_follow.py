@@ -123,6 +123,9 @@ def test_the_page_shows_what_is_served_here_and_changes_nothing(serve, page, log
     assert httpx.get(f"http://127.0.0.1:{admin}/program", headers=asked).status_code == 400
     counted = eventually("counted", lambda: httpx.get(f"http://127.0.0.1:{admin}/figures").json().get("versions"), 10)
     assert list(counted) == [first]
+    asked = {"despina-trace": "keep"}
+    assert httpx.post(f"{url}/execute", json=TICKET, headers=asked, timeout=60).status_code == 200
+    eventually("its trace", lambda: "somebody asked for it" in looked_at(f"{one}/traces"), 20)
     second = log_model("never-imports", "follow-page", "champion")
     eventually("told", lambda: f"version {second} is not served" in looked_at(one), 90)
     assert "Quarantined" in looked_at(site)

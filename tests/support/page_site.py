@@ -19,7 +19,7 @@ from despina.dashboard.traces import Traces
 from despina.dashboard.world import World
 from despina.sources.asking import Place
 from despina.sources.figures import Counted
-from despina.wire import Answered, Figures, HeldRevision, PodState, Prompts, Trace
+from despina.wire import Answered, Figures, HeldRevision, PodState, Prompts
 from services import free_port
 from tests.support.page import a_pod
 from tests.support.page_traces import HOSTS, FakeHolders
@@ -92,7 +92,6 @@ class FakeHand:
         self.holds: PodState | None = PodState(held=held)
         self.interfaces: dict[str, bytes] = {}
         self.prompted: dict[str, Prompts] = {}
-        self.traces: dict[str, Trace] = {}
         self.answers: list[Answered | Exception] = []
         self.asked: list[tuple[Place, str, str, float]] = []
         self.free = asyncio.Event()
@@ -106,9 +105,6 @@ class FakeHand:
 
     async def prompts(self, place: Place, revision: str) -> bytes:
         return self.prompted.get(revision, Prompts()).model_dump_json().encode()
-
-    async def trace(self, place: Place, name: str) -> Trace | None:
-        return self.traces.get(name)
 
     async def ask(self, place: Place, revision: str, inputs: str, seconds: float) -> Answered:
         self.asked.append((place, revision, inputs, seconds))

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from despina_runtime.telemetry import semconv
 from despina_runtime.telemetry.answers import MOST_BYTES, Brief
+from despina_runtime.telemetry.executed import Span
 from despina_runtime.telemetry.export import exporter_of
 from despina_runtime.telemetry.protobuf import LONGEST_VALUE, request, span
 from despina_runtime.telemetry.tree import Node
@@ -53,6 +55,25 @@ def test_whatever_is_said_of_a_span_can_be_read(attributes, name, at, seconds):
     for found, value in zip(one.attributes, told.values(), strict=True):
         kind = found.value.WhichOneof("value")
         assert getattr(found.value, kind) == (value if kind != "string_value" else str(value))
+
+
+def test_values_that_are_equal_are_none_the_less_what_they_are():
+    facts = [{"a": value} for value in (1, 1.0, True, "1")]
+    spans = read(*(node(attributes=one) for one in facts)).scope_spans[0].spans
+    assert [one.attributes[0].value.WhichOneof("value") for one in spans] == [
+        "int_value",
+        "double_value",
+        "string_value",
+        "string_value",
+    ]
+
+
+def test_an_attempt_at_an_lm_that_has_a_price_is_written():
+    facts = {"model": "m", "module": "", "input_tokens": 1, "output_tokens": 2, "cost_usd": "0.25", "error": ""}
+    attributes = semconv.of_part(Span("lm", "main", 0.0, 0.0, facts))
+    (one,) = read(node(attributes=attributes)).scope_spans[0].spans
+    (cost,) = (a.value.kvlist_value.values for a in one.attributes if a.key == semconv.COST)
+    assert [(part.key, part.value.double_value) for part in cost] == [("total_cost", 0.25)]
 
 
 def test_what_is_long_is_cut():

@@ -15,13 +15,17 @@ from despina.dashboard.ask import Seats
 from despina.dashboard.world import World
 from despina.sources.asking import NotAsked, Unanswered
 from despina.wire import Answered, PodState, Prompt, Prompts, Trace, TraceSpan
+from despina.wire.predictions import unsigned
 from tests.support.page import HOSTILE, NOW, a_candidate, a_manifest, a_pod
 from tests.support.page_site import ADMIN, LOOKER, FakeApi, FakeHand, a_reader
+from tests.support.page_traces import FakeHolders, a_name
 
 ASK, QUESTION = "/p/team-a/qa/ask", {"revision": "rev8", "f0": "why?"}
-REPLAY = "/p/team-a/qa/traces/rev7-x-1/replay"
+NAME = a_name()
+TRACE = f"/p/team-a/qa/traces/{unsigned(NAME)}"
+REPLAY = f"{TRACE}/replay"
 PREVIOUS = {"revision": "rev6", "version": "6", "deployment": "qa-rev6"}
-GOOD = Answered(status=200, said='{"answer": "since"}', id="rev8-x-2", version="8", seconds=0.5)
+GOOD = Answered(status=200, said='{"answer": "since"}', id=a_name(2), version="8", seconds=0.5)
 
 
 def interface(**fields) -> bytes:
@@ -43,19 +47,23 @@ def hand():
         "rev8": interface(n={"type": "integer", "maximum": 3}),
     }
     found.answers = [GOOD]
-    found.traces["rev7-x-1"] = Trace(
-        id="rev7-x-1", version="7", status=200,
-        spans=(TraceSpan(id="a" * 16, inputs='{"q": "why"}', outputs='{"answer": "because"}'),),
-    )  # fmt: skip
     return found
 
 
 @pytest.fixture
-async def client(api, hand):
+def holders():
+    found = FakeHolders()
+    root = TraceSpan(id="a" * 16, inputs='{"q": "why"}', outputs='{"answer": "because"}')
+    found.held["qa-1"] = [Trace(id=NAME, version="7", status=200, spans=(root,))]
+    return found
+
+
+@pytest.fixture
+async def client(api, hand, holders):
     world = World(lambda: NOW)
     world.set_program(a_manifest("qa", previous=PREVIOUS, **a_candidate("Gate")))
     world.set_pod(a_pod())
-    site = Site(world, Door(api, lambda: 0.0), api, a_reader(api), pods=hand)
+    site = Site(world, Door(api, lambda: 0.0), api, a_reader(api, holders), pods=hand)
     async with TestClient(TestServer(site.app())) as found:
         found.site = site
         yield found
@@ -90,7 +98,7 @@ async def test_a_question_is_answered_with_its_trace(client, hand):
     ((place, revision, inputs, seconds),) = hand.asked
     assert (place.pod, revision, json.loads(inputs), seconds) == ("qa-1", "rev8", {"q": "why?", "n": 2}, 70.0)
     assert "since" in page
-    assert '/p/team-a/qa/traces/rev8-x-2"' in page
+    assert f'/p/team-a/qa/traces/{unsigned(a_name(2))}"' in page
     assert "why?" in page, "what was asked can be asked again"
 
 
@@ -190,17 +198,40 @@ async def test_no_word_of_a_question_is_in_the_log(client, hand, caplog):
     assert "very own" not in caplog.text
 
 
-async def test_a_replay_shows_both_answers(client, hand):
+async def test_a_replay_shows_both_answers(client, hand, holders):
     page = await text(await client.post(REPLAY, data={"revision": "rev8"}, headers=bearing()))
     assert json.loads(hand.asked[0][2]) == {"q": "why"}
     assert "<del>because</del>" in page
     assert "<ins>since</ins>" in page
     assert "1 of 1 outputs differ" in page
-    assert (await client.post(REPLAY.replace("x-1", "x-9"), data={"revision": "rev8"}, headers=bearing())).status == 404
-    hand.traces["rev7-x-1"] = Trace(id="rev7-x-1")
+    gone = REPLAY.replace(unsigned(NAME), unsigned(a_name(9)))
+    assert (await client.post(gone, data={"revision": "rev8"}, headers=bearing())).status == 404
+    holders.held["qa-1"] = [Trace(id=NAME)]
     page = await text(await client.post(REPLAY, data={"revision": "rev8"}, headers=bearing()))
     assert "holds no inputs" in page
     assert len(hand.asked) == 1
+
+
+async def test_who_may_ask_and_not_label_is_shown_no_name_that_labels(client, api):
+    api.rights["lou"] |= {("ask", "team-a"), ("payloads", "team-a")}
+    for path, data in ((REPLAY, {"revision": "rev8"}), (ASK, QUESTION)):
+        page = await text(await client.post(path, data=data, headers=bearing(LOOKER)))
+        assert unsigned(a_name(2)) in page
+        assert NAME not in page
+        assert a_name(2) not in page
+
+
+async def test_a_trace_that_silent_pods_may_hold_is_not_said_to_be_gone(client, holders, hand):
+    holders.held["qa-1"] = None
+    answer = await client.post(REPLAY, data={"revision": "rev8"}, headers=bearing())
+    assert (answer.status, hand.asked) == (503, [])
+
+
+async def test_the_traces_page_offers_the_versions_that_are_held(client, api):
+    page = await text(await client.get(TRACE, headers=bearing()))
+    assert f'action="{REPLAY}"' in page
+    assert page.index("Active v7") < page.index("Candidate v8")
+    assert REPLAY not in await text(await client.get(TRACE, headers=bearing(LOOKER)))
 
 
 async def until_learned(client, revision="rev8"):

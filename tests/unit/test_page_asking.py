@@ -250,7 +250,7 @@ def a_trace(**more) -> Trace:
 
 
 def test_both_answers_side_by_side():
-    recorded = recorded_of(a_trace())
+    recorded = recorded_of("t", a_trace())
     found = beside(recorded, Answered(status=200, said='{"a": "because", "b": 1, "c": 2}', version="8", cost_usd="0.5"))
     assert [(line.name, line.differs) for line in found.lines] == [("a", True), ("b", False), ("c", True)]
     assert ("Cost", NOTHING, "$0.50") in found.figures
@@ -269,4 +269,4 @@ WITHOUT = {
 
 @pytest.mark.parametrize("trace", WITHOUT.values(), ids=WITHOUT)
 def test_what_cannot_be_asked_again_says_why(trace):
-    assert recorded_of(trace).problem
+    assert recorded_of("t", trace).problem

@@ -93,6 +93,14 @@ async def test_curves_are_asked_for_once_in_a_while():
     assert "[5m]" in source.asked[-1][0]
 
 
+async def test_as_many_curves_are_kept_as_there_is_room_for():
+    past = Past(FakeSource(), Clock())
+    for number in range(MOST_KEPT + 10):
+        past.curves(("team-a", str(number)), "15m")
+        await settled(past)
+    assert [name for (_, name), _ in past._kept] == [str(number) for number in range(10, MOST_KEPT + 10)]
+
+
 async def test_a_silent_prometheus_gives_way_to_the_rings_and_says_since_when(caplog):
     source, clock = FakeSource(), Clock()
     past = Past(source, clock)

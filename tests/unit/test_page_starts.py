@@ -56,6 +56,14 @@ def test_without_a_cluster_it_says_so(monkeypatch, capsys, given):
     assert "no cluster is configured" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [["--open"], ["--prometheus-url=http://x"], ["--prometheus-credentials=/x"]])
+def test_without_a_cluster_no_other_option_is_passed_by(capsys, more):
+    with pytest.raises(SystemExit) as left:
+        main(["dashboard", "--local=8081", *more])
+    assert left.value.code == 2
+    assert "--local shows" in capsys.readouterr().err
+
+
 def test_without_its_libraries_it_says_what_brings_them(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "despina.dashboard.run", None)
     with pytest.raises(SystemExit) as left:

@@ -18,7 +18,7 @@ from despina.dashboard import pages
 from despina.dashboard.access import COOKIE, SESSION_SECONDS, Busy, Door, Viewer, is_same_origin
 from despina.dashboard.acts import acts_of, patch_of, renewed
 from despina.dashboard.ask import Asking
-from despina.dashboard.asked import VIEWER, form_of
+from despina.dashboard.asked import MOST_SENT, VIEWER, answer_of, form_of
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
 from despina.dashboard.held import Pods
@@ -54,8 +54,6 @@ HEADERS = {
 }
 PIECES = 1000
 """Of a template, written at a time; others have their turn after each."""
-MOST_SENT = 65_536
-"""Of what a browser sends."""
 AGAIN_SECONDS = 1.5
 """Until the operator has seen that an annotation was taken away, so that the same one asks anew."""
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -103,7 +101,9 @@ class Site:
         )
         if self.pods:
             about = partial(pages.common, self.world)
-            self.asking = Asking(self.door, self.pods, self._program, lambda request: request[VIEWER], about)
+            self.asking = Asking(
+                self.door, self.pods, self.traces, self._program, lambda request: request[VIEWER], about
+            )
             app.add_routes(self.asking.routes())
         replays = self.asking.replays if self.asking else None
         app.add_routes(TracePages(self.traces, self.world, self.door, self._program, replays).routes())
@@ -204,10 +204,7 @@ class Site:
         await self.world.past.first(known.facts.key, pages.span_of(request.query))
         told = pages.told(self.world, viewer, known, acts, request.query)
         beside = await self.asking.beside(viewer, known) if self.asking else {}
-        text = rendered("program.html", **told, **beside)
-        answer = web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8")
-        answer.enable_compression()
-        return answer
+        return answer_of(rendered("program.html", **told, **beside))
 
     async def act(self, request: web.Request) -> web.Response:
         """A button was pressed: written with the rights of whoever pressed it."""

@@ -18,15 +18,20 @@ from despina.cluster.reading import mapping
 from despina.dashboard import forms, words
 from despina.dashboard.access import Door, Viewer
 from despina.dashboard.answers import Shown, said_of, shown_answer
+from despina.dashboard.asked import answer_of, form_of
 from despina.dashboard.held import Held, Pods, Version, shuffled
 from despina.dashboard.render import rendered
 from despina.dashboard.replay import Beside, Recorded, beside, recorded_of
+from despina.dashboard.trace_pages import PAYLOADS, found
+from despina.dashboard.traces import Traces
 from despina.dashboard.world import Known
 from despina.sources.asking import NotAsked, Unanswered
-from despina.wire import LONGEST_QUESTION, Answered, Trace
+from despina.wire import LONGEST_QUESTION, Answered
+from despina.wire.predictions import unsigned
 
 log = logging.getLogger(__name__)
-ASK, PAYLOADS = "ask", "payloads"
+ASK = "ask"
+"""A verb on dspyprograms: to have a version answer, and LMs paid."""
 MOST_AT_ONCE = 8
 """Questions of all people together: each may take as long as a request may, and is a mebibyte at most."""
 USUAL_SECONDS, LATE_SECONDS = 60, 10.0
@@ -42,12 +47,13 @@ class Asking:
         self,
         door: Door,
         pods: Pods,
+        traces: Traces,
         program: Callable[[web.Request], Awaitable[Known]],
         viewer: Callable[[web.Request], Viewer],
         about: Callable[[Viewer], dict[str, Any]],
     ) -> None:
         """`program` gives the one that a request names, if its viewer may see it; `about` what every page shows."""
-        self._door, self._pods, self.held = door, pods, Held(pods)
+        self._door, self._pods, self._traces, self.held = door, pods, traces, Held(pods)
         self._program, self._viewer, self._about = program, viewer, about
         self._seats, self._turns = Seats(), itertools.count()
 
@@ -84,7 +90,7 @@ class Asking:
         """A form was sent: what is wrong with it, or what the version answers."""
         viewer, known, versions = await self._allowed(request, ASK)
         with self._seats.taken(viewer):
-            sent = await sent_by(request)
+            sent = await form_of(request, LONGEST_QUESTION)
             chosen = _asked(versions, str(sent.get("revision", "")))
             filled, inputs = forms.read(await self._fields(chosen), sent)
             if not inputs:
@@ -107,7 +113,7 @@ class Asking:
         answer: Shown | None = None,
     ) -> web.Response:
         page = {"key": known.facts.key, "versions": versions, "chosen": chosen, "filled": filled}
-        return _html("ask.html", self._about(viewer) | page | {"wrong": wrong or [], "answer": answer})
+        return answer_of(rendered("ask.html", **self._about(viewer), **page, wrong=wrong or [], answer=answer))
 
     async def _fields(self, chosen: Version | None) -> list[forms.Field]:
         told = await self.held.told(chosen) if chosen else None
@@ -134,9 +140,10 @@ class Asking:
         """What a trace was asked, asked of another version: both answers side by side."""
         viewer, known, versions = await self._allowed(request, ASK, PAYLOADS)
         with self._seats.taken(viewer):
-            sent = await sent_by(request)
+            sent = await form_of(request, LONGEST_QUESTION)
             chosen = _asked(versions, str(sent.get("revision", "")))
-            recorded = recorded_of(await self._trace(known, request.match_info["trace"]))
+            name = request.match_info["trace"]
+            recorded = recorded_of(unsigned(name), await found(self._traces, known, name))
             if recorded.problem:
                 return self._replayed(viewer, known, versions, chosen, recorded)
             try:
@@ -144,8 +151,8 @@ class Asking:
             except (NotAsked, Unanswered) as exc:
                 recorded = recorded._replace(problem=f"No answer: {exc}.")
                 return self._replayed(viewer, known, versions, chosen, recorded)
-        found = await asyncio.to_thread(beside, recorded, answered)  # which may take a while
-        return self._replayed(viewer, known, versions, chosen, recorded, found)
+        both = await asyncio.to_thread(beside, recorded, answered)  # which may take a while
+        return self._replayed(viewer, known, versions, chosen, recorded, both)
 
     def _replayed(
         self,
@@ -154,20 +161,12 @@ class Asking:
         versions: list[Version],
         chosen: Version,
         recorded: Recorded,
-        found: Beside | None = None,
+        both: Beside | None = None,
     ) -> web.Response:
-        page = {"key": known.facts.key, "chosen": chosen, "recorded": recorded, "found": found}
-        action = f"/p/{known.facts.key[0]}/{known.facts.key[1]}/traces/{recorded.id}/replay"
+        page = {"key": known.facts.key, "chosen": chosen, "recorded": recorded, "found": both}
+        action = f"/p/{known.facts.key[0]}/{known.facts.key[1]}/traces/{recorded.name}/replay"
         replay = {"action": action, "versions": versions}
-        return _html("replayed.html", self._about(viewer) | page | {"replay": replay})
-
-    async def _trace(self, known: Known, name: str) -> Trace:
-        """As the first pod has it that holds it."""
-        if not (0 < len(name) <= 128 and name.isascii() and name.replace("-", "").replace("~", "").isalnum()):
-            raise web.HTTPNotFound(text="no trace is called so")
-        if trace := await self.held.trace(known, name):
-            return trace
-        raise web.HTTPNotFound(text="no pod holds this trace any more")
+        return answer_of(rendered("replayed.html", **self._about(viewer), **page, replay=replay))
 
     async def _allowed(self, request: web.Request, *verbs: str) -> tuple[Viewer, Known, list[Version]]:
         viewer, known = self._viewer(request), await self._program(request)
@@ -202,16 +201,6 @@ class Seats:
             self._taken.discard(name)
 
 
-async def sent_by(request: web.Request) -> Any:
-    """What a form sends that may be long. Ours send no parts."""
-    if request.content_type.startswith("multipart/"):
-        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
-    try:
-        return await request.clone(client_max_size=LONGEST_QUESTION).post()
-    except (ValueError, LookupError):
-        raise web.HTTPBadRequest(text="this is no form") from None
-
-
 def _chosen(versions: list[Version], revision: str) -> Version | None:
     """The one that is asked for, or else the first one that is held."""
     return next((one for one in versions if one.revision == revision), versions[0] if versions else None)
@@ -229,10 +218,3 @@ def _seconds(known: Known) -> float:
     said = runtime.get("requestTimeoutSeconds")
     seconds = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= 3600 else USUAL_SECONDS
     return seconds + LATE_SECONDS
-
-
-def _html(name: str, page: dict[str, Any]) -> web.Response:
-    body = rendered(name, **page).encode(errors="replace")
-    answer = web.Response(body=body, content_type="text/html", charset="utf-8")
-    answer.enable_compression()
-    return answer

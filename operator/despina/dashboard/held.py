@@ -6,8 +6,6 @@ What a revision is never changes, so it is asked for once. It is kept as pods se
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,13 +21,13 @@ from despina.dashboard.schemas import Schema, read_interface
 from despina.dashboard.words import shown
 from despina.dashboard.world import Known
 from despina.sources.asking import Place
-from despina.wire import Answered, PodState, Prompts, Trace
+from despina.wire import Answered, PodState, Prompts
 
 MOST_KEPT_BYTES, MOST_DIFFS = 2**24, 64
 AGAIN_SECONDS = 10.0
 """Between two looks for what no pod has told yet."""
-LOOK_SECONDS, FIND_SECONDS = 4.0, 10.0
-"""For all pods of a program together to say what they hold, and to find a trace among them."""
+LOOK_SECONDS = 4.0
+"""For all pods of a program together to say what they hold."""
 ACTIVE, CANDIDATE, PREVIOUS = "Active", "Candidate", "Previous"
 
 
@@ -44,9 +42,6 @@ class Pods(Protocol):
 
     async def prompts(self, place: Place, revision: str) -> bytes:
         """What its prompts are made of."""
-
-    async def trace(self, place: Place, name: str) -> Trace | None:
-        """A trace."""
 
     async def ask(self, place: Place, revision: str, inputs: str, seconds: float) -> Answered:
         """What becomes of a question."""
@@ -129,16 +124,6 @@ class Held:
             task.cancel()
         return [(place, state) for task, place in asked.items() if task in done and (state := task.result())]
 
-    async def trace(self, known: Known, name: str) -> Trace | None:
-        """As the first pod has it that holds it; a prediction's name says which one that was."""
-        places = sorted(self.places(known), key=lambda place: _packed(place.ip) not in name)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIND_SECONDS):
-                for place in places:
-                    if found := await self._pods.trace(place, name):
-                        return found
-        return None
-
     async def told(self, version: Version) -> Told | None:
         """What its pods say of it; None where none does."""
         for place in version.places[:3]:
@@ -196,14 +181,6 @@ class Held:
         """Ask nobody any more."""
         for task in list(self._learning.values()):
             task.cancel()
-
-
-def _packed(ip: str) -> str:
-    """An address as it stands in names of predictions."""
-    try:
-        return ipaddress.ip_address(ip).packed.hex()
-    except ValueError:
-        return "no address"
 
 
 def _holds(state: PodState, revision: str) -> bool:

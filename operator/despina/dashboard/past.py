@@ -73,7 +73,8 @@ class Past:
 
     def _is_full(self) -> bool:
         """Whether too many are kept whose answers are awaited; the oldest of the others go."""
-        for name in [name for name, kept in self._kept.items() if kept.asking is None][: len(self._kept) - MOST_KEPT]:
+        idle = [name for name, kept in self._kept.items() if kept.asking is None]
+        for name in idle[: max(len(self._kept) - MOST_KEPT, 0)]:
             del self._kept[name]
         return len(self._kept) > MOST_KEPT
 

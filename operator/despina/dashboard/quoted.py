@@ -8,21 +8,19 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import NamedTuple
 
+from despina.dashboard.written import readable
+
 LONGEST_QUOTED = 16_384
 """Characters of one value that are shown."""
 MOST_COMPARED = 100
 """Words, or else lines, of each side among which what is the same is looked for; that takes the cube of it at worst."""
 WORD = re.compile(r"\s+|\w{1,64}|.", re.DOTALL)
 SAME, GONE, NEW = "", "del", "ins"
-PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-TURNING = (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-SHOWN = PICTURES | {code: f"\\u{code:04x}" for code in (*TURNING, *range(0xD800, 0xE000), 0xFEFF)}
-"""What is put in the place of characters that would be invisible, turn the text around, or be none at all."""
 
 
 def quoted(text: str, longest: int = LONGEST_QUOTED) -> str:
     """What somebody wrote, with its line breaks, and not without end."""
-    lines = text[:longest].replace("\r\n", "\n").translate(SHOWN)
+    lines = readable(text[:longest].replace("\r\n", "\n"))
     left = len(text) - longest
     return lines if left <= 0 else f"{lines}\n… and {left} more characters"
 

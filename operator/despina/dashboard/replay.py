@@ -19,7 +19,8 @@ NO_INPUTS = (
 class Recorded(NamedTuple):
     """What a trace holds of its request."""
 
-    id: str
+    name: str
+    """By which it was asked for, without its MAC: not all who may ask may label it."""
     version: str
     status: int
     inputs: str
@@ -55,7 +56,7 @@ class Beside(NamedTuple):
         return sum(line.differs for line in self.lines)
 
 
-def recorded_of(trace: Trace) -> Recorded:
+def recorded_of(name: str, trace: Trace) -> Recorded:
     """What there is to ask again."""
     root = trace.spans[0] if trace.spans else None
     inputs, outputs = (root.inputs, root.outputs) if root else ("", "")
@@ -65,7 +66,7 @@ def recorded_of(trace: Trace) -> Recorded:
     figures = _figures(trace.status, trace.version, trace.seconds, *spent)
     found = outputs_of(read(outputs)) if outputs else {}
     version = words.shown(trace.version, 20)
-    return Recorded(trace.id, version, trace.status, inputs, found, figures, trace.is_redacted, problem)
+    return Recorded(name, version, trace.status, inputs, found, figures, trace.is_redacted, problem)
 
 
 def beside(recorded: Recorded, answered: Answered) -> Beside:

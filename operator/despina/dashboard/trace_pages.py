@@ -18,7 +18,7 @@ from aiohttp import web
 from despina.cluster.reading import mapping
 from despina.dashboard import pages, words
 from despina.dashboard.access import Door, Viewer
-from despina.dashboard.asked import VIEWER, form_of
+from despina.dashboard.asked import VIEWER, answer_of, form_of
 from despina.dashboard.marks import WORDS, Sent, Unfit, label_of
 from despina.dashboard.render import rendered
 from despina.dashboard.traces import NAME, PAGE_TRACES, WHY, NotHeld, Traces, line_of
@@ -96,16 +96,16 @@ class TracePages:
         known, asked = await self._program(request), request.query
         only = asked["why"] if asked.get("why") in WHY else ""
         async with self._seat(known):
-            found = await self._traces.latest(known, only, _moment(asked.get("before", "")))
+            latest = await self._traces.latest(known, only, _moment(asked.get("before", "")))
         page = self._common(request, known) | {
-            "found": found,
-            "lines": found.lines[:PAGE_TRACES],
-            "more": found.lines[PAGE_TRACES - 1].at if len(found.lines) > PAGE_TRACES else 0,
+            "found": latest,
+            "lines": latest.lines[:PAGE_TRACES],
+            "more": latest.lines[PAGE_TRACES - 1].at if len(latest.lines) > PAGE_TRACES else 0,
             "only": only,
             "before": asked.get("before", ""),
             "reasons": WHY,
         }
-        return _answer(rendered("traces.html", **page))
+        return answer_of(rendered("traces.html", **page))
 
     async def one(self, request: web.Request) -> web.Response:
         """One trace."""
@@ -113,7 +113,7 @@ class TracePages:
         rights = await self._rights(request[VIEWER], known)
         async with self._opened(request, known) as opened:
             text = await asyncio.to_thread(self._rendered, request, known, rights, opened, Told())
-        return _answer(text)
+        return answer_of(text)
 
     async def mark(self, request: web.Request) -> web.Response:
         """Somebody says whether the answer was right."""
@@ -128,7 +128,7 @@ class TracePages:
             except Unfit as exc:
                 told = Told(sent, exc.field, str(exc))
                 text = await asyncio.to_thread(self._rendered, request, known, rights, opened, told)
-                return _answer(text, 422)
+                return answer_of(text, 422)
         log.info("Marked label=%s program=%s/%s person=%s", sent.label, *known.facts.key, pages.logged(viewer))
         leads_to = f"/p/{namespace}/{program}/traces/{opened.name}?marked={sent.label}"
         return web.Response(status=303, headers={"Location": leads_to})
@@ -146,7 +146,8 @@ class TracePages:
                 text="no pod of the program took the label: has the version that serves spec.feedback? Try again soon"
             ) from None
         if status == "Gone":
-            raise web.HTTPGone(text="what this label is about is not kept any more")
+            text = "what this label is about is not kept any more, or was asked by hand, which is no prediction"
+            raise web.HTTPGone(text=text)
         if status == "Failed":
             raise web.HTTPServiceUnavailable(text="the pod could not store the label: try again soon")
 
@@ -158,16 +159,13 @@ class TracePages:
     @contextlib.asynccontextmanager
     async def _opened(self, request: web.Request, known: Known) -> AsyncIterator[Opened]:
         name = request.match_info["trace"]
-        if not NAME.fullmatch(name):
-            raise web.HTTPNotFound(text=GONE)
         async with self._seat(known):
-            try:
-                trace = await self._traces.find(known, name)
-            except NotHeld as exc:
-                _refuse(exc.silent)
-            hosted = await self._traces.hosted(trace)
-            replay = await self._replays(request[VIEWER], known, name) if self._replays else None
+            trace = await found(self._traces, known, name)
+            hosted, replay = await asyncio.gather(self._traces.hosted(trace), self._replay(request, known, name))
             yield Opened(name, trace, await asyncio.to_thread(in_order, trace, hosted), replay)
+
+    async def _replay(self, request: web.Request, known: Known, name: str) -> Mapping[str, Any] | None:
+        return await self._replays(request[VIEWER], known, name) if self._replays else None
 
     @contextlib.asynccontextmanager
     async def _seat(self, known: Known) -> AsyncIterator[None]:
@@ -198,7 +196,7 @@ class TracePages:
             "step": PAGE_SPANS,
             "rights": rights,
             "has_words": any(one.span.inputs or one.span.outputs for one in opened.placed),
-            "markable": _why_unmarkable(known, rights, prediction),
+            "markable": _why_unmarkable(known, request[VIEWER], rights, prediction),
             "marked": next((word for word in WORDS if word == asked.get("marked")), ""),
             "told": told,
             "words": WORDS,
@@ -216,6 +214,16 @@ class TracePages:
         }
 
 
+async def found(traces: Traces, known: Known, name: str) -> Trace:
+    """A trace by a name that somebody sent. Raises what they are answered where there is none."""
+    if not NAME.fullmatch(name):
+        raise web.HTTPNotFound(text=GONE)
+    try:
+        return await traces.find(known, name)
+    except NotHeld as exc:
+        _refuse(exc.silent)
+
+
 def _refuse(silent: int) -> NoReturn:
     if silent:
         text = (
@@ -225,8 +233,10 @@ def _refuse(silent: int) -> NoReturn:
     raise web.HTTPNotFound(text=GONE)
 
 
-def _why_unmarkable(known: Known, rights: Rights, prediction: Prediction | None) -> str:
+def _why_unmarkable(known: Known, viewer: Viewer, rights: Rights, prediction: Prediction | None) -> str:
     """Why there is no form, and what to do; empty where there is one."""
+    if not rights.feedback and viewer.is_local:
+        return "Here it is marked at the program's own port: POST /feedback, with the prediction's name."
     if not rights.feedback:
         return f"To mark it takes the verb {FEEDBACK} on dspyprograms.despina.dev in {known.facts.key[0]}."
     if not _has_feedback(known):
@@ -247,9 +257,3 @@ def _moment(text: str) -> float:
         return min(max(float(text[:40]), 0.0), 1e12)
     except ValueError:
         return 0.0
-
-
-def _answer(text: str, status: int = 200) -> web.Response:
-    answer = web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8", status=status)
-    answer.enable_compression()
-    return answer

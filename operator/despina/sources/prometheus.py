@@ -14,7 +14,8 @@ from typing import Any, Self
 import aiohttp
 from pydantic_core import from_json
 
-from despina.sources.answers import PLAIN, TooLong, refuse_packed
+from despina.sources.answers import TooLong
+from despina.sources.pods import session, whole
 
 log = logging.getLogger(__name__)
 SECONDS = 5.0
@@ -42,14 +43,7 @@ class Prometheus:
         self._token = credentials / TOKEN if credentials else None
         authority = credentials / AUTHORITY if credentials and (credentials / AUTHORITY).exists() else None
         self._seats = asyncio.Semaphore(MOST_ASKED)
-        self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=SECONDS),
-            connector=aiohttp.TCPConnector(limit=MOST_ASKED, ssl=ssl.create_default_context(cafile=authority)),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            headers=PLAIN,
-        )
+        self._client = session(SECONDS, MOST_ASKED, ssl.create_default_context(cafile=authority))
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,13 +66,7 @@ class Prometheus:
         async with self._client.post(self._url, data=asked, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise NoPast(f"status {response.status}")
-            refuse_packed(response.headers)
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MOST_BYTES:
-                    raise TooLong
-        return bytes(body)
+            return await whole(response, MOST_BYTES)
 
     def _token_now(self) -> str:
         try:

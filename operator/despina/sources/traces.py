@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from despina.sources.figures import PodClient, read
+from despina.sources.pods import PodClient, read
 from despina.wire import ADMIN_PORT, INTERFACE_PATH, LABELS_PATH, TRACES_PATH, Trace, TraceList
 from despina.wire.labels import LABELS, REPLIES, Label, Status, is_same, sign, sign_reply
 from despina.wire.predictions import Foreign, Prediction, Signer, key_of, pod_of

@@ -21,6 +21,8 @@ LONGEST_VALUE = 2**14
 MOST_KNOWN, LONGEST_KNOWN = 2048, 128
 """Attributes that are kept as they are written, and their bytes."""
 KNOWN: dict[tuple[str, Any], bytes] = {}
+PLAIN = (str, int)
+"""Types of those: others may not be looked for, such as a cost, or are found as what they equal, as 1.0 is as 1."""
 KINDS = {"internal": 1, "server": 2, "client": 3}
 ERROR = 2
 TIMES = struct.Struct("<BQBQ")
@@ -44,7 +46,7 @@ def span(node: Node, trace_id: str) -> bytes:
     parent = b"\x22\x08%b" % fromhex(node.parent_id) if node.parent_id else b""
     told = _part(5, node.name[:LONGEST_VALUE].encode(errors="replace")) + bytes((6 << 3, KINDS[node.kind]))
     times = TIMES.pack(7 << 3 | 1, begin, 8 << 3 | 1, begin + int(node.seconds * 1e9))
-    facts = [KNOWN.get(fact) or _fact(*fact) for fact in node.attributes.items()]
+    facts = [(KNOWN.get(fact) if type(fact[1]) in PLAIN else None) or _fact(*fact) for fact in node.attributes.items()]
     if node.inputs is not None:
         facts.append(_text(INPUTS, _json(node.inputs)))
     if node.outputs is not None:
@@ -65,7 +67,7 @@ def _fact(name: str, value: Any) -> bytes:
     if name == semconv.PREDICTION:
         return _text(_key(name), value.encode())
     found = _attribute(9, name, value)
-    if type(value) in (int, str) and len(found) <= LONGEST_KNOWN:
+    if type(value) in PLAIN and len(found) <= LONGEST_KNOWN:
         if len(KNOWN) >= MOST_KNOWN:
             KNOWN.clear()
         KNOWN[name, value] = found
