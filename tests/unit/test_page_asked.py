@@ -203,6 +203,17 @@ async def test_a_replay_shows_both_answers(client, hand):
     assert len(hand.asked) == 1
 
 
+async def test_what_lets_its_bearer_label_an_answer_is_shown_to_nobody_who_asks(client, hand):
+    name, mac = "rev7-1f910a000001-0000000b-66000000x1-1", "-0123456789abcdef"
+    hand.traces[name] = hand.traces["rev7-x-1"].model_copy(update={"id": name + mac})
+    hand.answers = [GOOD.model_copy(update={"id": name + mac})]
+    replay = REPLAY.replace("rev7-x-1", name)
+    for path, data in ((ASK, QUESTION), (replay, {"revision": "rev8"})):
+        page = await text(await client.post(path, data=data, headers=bearing()))
+        assert f'/traces/{name}"' in page
+        assert mac not in page
+
+
 async def until_learned(client, revision="rev8"):
     held = client.site.asking.held
     async with asyncio.timeout(10):

@@ -13,6 +13,7 @@ from despina.dashboard import words
 from despina.dashboard.quoted import quoted
 from despina.dashboard.rows import BAD, OK, WARN
 from despina.wire import Answered
+from despina.wire.predictions import unsigned
 
 MOST_OUTPUTS = 100
 CUT = "It was too long to be told whole: this is how it begins."
@@ -28,7 +29,7 @@ class Shown(NamedTuple):
     """Each with its name."""
     figures: list[tuple[str, str]]
     id: str
-    """Its trace's; empty where there is none."""
+    """Its trace's, without what proves it; empty where there is none."""
 
 
 def read(said: str) -> Any:
@@ -68,9 +69,8 @@ def shown_answer(answered: Answered) -> Shown:
     outputs = outputs_of(read(answered.said)) if is_good else {}
     title, detail = (words.shown(text(said.get(name)), 600) for name in ("title", "detail"))
     told = (CUT if answered.is_cut else "") if is_good else ": ".join(part for part in (title, detail) if part)
-    return Shown(
-        level, f"{answered.status}", told, list(outputs.items()), figures_of(answered), answered.id
-    )  # fmt: skip
+    name = unsigned(answered.id)  # whoever asks may not say by that what was right
+    return Shown(level, f"{answered.status}", told, list(outputs.items()), figures_of(answered), name)
 
 
 def figures_of(answered: Answered) -> list[tuple[str, str]]:

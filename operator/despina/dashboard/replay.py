@@ -8,6 +8,7 @@ from despina.dashboard import words
 from despina.dashboard.answers import Shown, cost, outputs_of, read, shown_answer
 from despina.dashboard.quoted import Piece, Pieces, compared
 from despina.wire import Answered, Trace
+from despina.wire.predictions import unsigned
 
 ABSENT: Pieces = (Piece(words.NOTHING),)
 MODULE = "This trace is of one module alone, which no version can be asked for by hand."
@@ -20,6 +21,7 @@ class Recorded(NamedTuple):
     """What a trace holds of its request."""
 
     id: str
+    """Its name, without what lets its bearer label it."""
     version: str
     status: int
     inputs: str
@@ -65,7 +67,7 @@ def recorded_of(trace: Trace) -> Recorded:
     figures = _figures(trace.status, trace.version, trace.seconds, *spent)
     found = outputs_of(read(outputs)) if outputs else {}
     version = words.shown(trace.version, 20)
-    return Recorded(trace.id, version, trace.status, inputs, found, figures, trace.is_redacted, problem)
+    return Recorded(unsigned(trace.id), version, trace.status, inputs, found, figures, trace.is_redacted, problem)
 
 
 def beside(recorded: Recorded, answered: Answered) -> Beside:

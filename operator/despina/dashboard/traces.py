@@ -149,7 +149,7 @@ class Traces:
 
     def prediction(self, known: Known, trace: Trace, asked: str) -> Prediction | None:
         """Which prediction a trace is of; None where the program has not called it so, or another was asked for."""
-        is_it = asked in (unsigned(trace.id), trace.trace_id)
+        is_it = unsigned(asked) == unsigned(trace.id) or asked == trace.trace_id
         return self._asker.prediction(known.facts.uid, known.facts.key[0], trace.id) if is_it else None
 
     async def outputs(self, known: Known, prediction: Prediction) -> frozenset[str]:
