@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from despina.dashboard.access import Door
+from despina.cluster.reviews import Person
+from despina.dashboard.access import Door, Viewer
 from despina.dashboard.app import Site
-from despina.dashboard.ask import Seats
+from despina.dashboard.ask import MOST_OF_ONE, Seats
 from despina.dashboard.world import World
 from despina.sources.asking import NotAsked, Unanswered
 from despina.wire import Answered, PodState, Prompt, Prompts, Trace, TraceSpan
@@ -149,7 +152,37 @@ async def test_a_seat_is_given_back_whatever_happens(client, hand):
     hand.answers = [RuntimeError("no"), GOOD]
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 500
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 200
-    assert Seats()._taken == set()
+    assert client.site.asking._seats._taken == {}
+
+
+def test_pods_of_one_namespace_that_let_people_wait_take_not_all_seats():
+    seats = Seats()
+
+    def sits(name, namespace):
+        return seats.taken(Viewer(Person(name, ())), namespace)
+
+    with contextlib.ExitStack() as stack:
+        for number in range(MOST_OF_ONE):
+            stack.enter_context(sits(f"theirs-{number}", "team-a"))
+        with pytest.raises(web.HTTPServiceUnavailable):
+            stack.enter_context(sits("another", "team-a"))
+        with sits("another", "team-b"):
+            pass
+
+
+async def test_however_many_pods_let_a_question_wait_it_is_one_time_in_all(client, hand, monkeypatch):
+    monkeypatch.setattr("despina.dashboard.ask._seconds", lambda _: 0.05)
+    for number in (2, 3):
+        client.site.world.set_pod(a_pod(f"qa-{number}", ip=f"10.0.0.{number}"))
+
+    async def ask(place, revision, inputs, seconds):
+        hand.asked.append(place)
+        await asyncio.sleep(seconds * 0.9)
+        raise NotAsked("busy")
+
+    hand.ask = ask
+    assert "it may have worked on the question" in await text(await client.post(ASK, data=QUESTION, headers=bearing()))
+    assert len(hand.asked) == 2
 
 
 async def test_a_pod_that_takes_no_question_is_passed_by_and_one_that_may_have_is_not(client, hand):
