@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import itertools
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -25,11 +26,12 @@ from despina.dashboard.run import ROOTS_SECONDS, ApiServer, Mounted, followed, r
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
+from despina.sources import asking, traces
 from despina.sources.figures import MOST_BYTES, Asker, Counted
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
 from despina.sources.questions import Line
-from despina.wire import SIGNATURE_HEADER, Figures, may_read, program_key
+from despina.wire import SIGNATURE_HEADER, Figures, Trace, may_read, program_key
 from services import free_port
 from tests.support.page import a_manifest, a_pod, figures
 
@@ -301,6 +303,25 @@ async def test_a_connection_that_the_pod_ended_is_made_anew():
         for _ in range(3):
             assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(Figures(boot="b"), '"x"')
     assert len(connections) == 3
+
+
+async def test_a_trace_is_read_beside_the_loop(monkeypatch):
+    """One of eight mebibytes may take seconds, and others look at the page meanwhile."""
+    seen = []
+
+    def noted(reading):
+        return lambda *given: seen.append(threading.current_thread()) or reading(*given)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=Trace(id="rev7-x-1").model_dump_json())
+
+    monkeypatch.setattr(traces, "read", noted(traces.read))
+    monkeypatch.setattr(asking, "_as", noted(asking._as))
+    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker, asking.ByHand(list, port) as hand:
+        assert await asker.hosted("127.0.0.1", "0" * 32)
+        assert await hand.trace(asking.Place("u", "n", "p", "127.0.0.1"), "rev7-x-1")
+    assert len(seen) == 2
+    assert threading.main_thread() not in seen
 
 
 UNASKED = {"a part of an answer": b"HTTP/1.1 200 OK\r\ncontent-length: 262144\r\n\r\n{", "one byte": b"H"}

@@ -205,6 +205,7 @@ BODIES = {
     "parts": ({"headers": {"Content-Type": "multipart/form-data; boundary=x"}, "data": b"--x--"}, 415),
     "no text": ({"data": b"f0=%ff", "headers": {"Content-Type": "application/x-www-form-urlencoded; charset=no"}}, 400),
     "too much": ({"data": b"f0=" + b"x" * 2**20}, 413),
+    "names without end": ({"data": b"a&" * 2**18}, 400),
 }
 
 

@@ -18,6 +18,7 @@ from despina.cluster.reading import mapping
 from despina.dashboard import forms, words
 from despina.dashboard.access import Door, Viewer
 from despina.dashboard.answers import Shown, said_of, shown_answer
+from despina.dashboard.asked import form_of
 from despina.dashboard.held import Held, Pods, Version, shuffled
 from despina.dashboard.render import rendered
 from despina.dashboard.replay import Beside, Recorded, beside, recorded_of
@@ -85,8 +86,8 @@ class Asking:
         """A form was sent: what is wrong with it, or what the version answers."""
         viewer, known, versions = await self._allowed(request, ASK)
         with self._seats.taken(viewer, known.facts.key[0]):
-            sent = await sent_by(request)
-            chosen = _asked(versions, str(sent.get("revision", "")))
+            sent = await form_of(request, LONGEST_QUESTION)
+            chosen = _asked(versions, sent.get("revision", ""))
             filled, inputs = forms.read(await self._fields(chosen), sent)
             if not inputs:
                 return self._page(viewer, known, versions, chosen, filled, ["Nothing was asked: see the fields below."])
@@ -146,8 +147,8 @@ class Asking:
         """What a trace was asked, asked of another version: both answers side by side."""
         viewer, known, versions = await self._allowed(request, ASK, PAYLOADS)
         with self._seats.taken(viewer, known.facts.key[0]):
-            sent = await sent_by(request)
-            chosen = _asked(versions, str(sent.get("revision", "")))
+            sent = await form_of(request, LONGEST_QUESTION)
+            chosen = _asked(versions, sent.get("revision", ""))
             recorded = recorded_of(await self._trace(known, request.match_info["trace"]))
             if recorded.problem:
                 return self._replayed(viewer, known, versions, chosen, recorded)
@@ -212,16 +213,6 @@ class Seats:
             yield
         finally:
             del self._taken[name]
-
-
-async def sent_by(request: web.Request) -> Any:
-    """What a form sends that may be long. Ours send no parts."""
-    if request.content_type.startswith("multipart/"):
-        raise web.HTTPUnsupportedMediaType(text="a form is sent as application/x-www-form-urlencoded here")
-    try:
-        return await request.clone(client_max_size=LONGEST_QUESTION).post()
-    except (ValueError, LookupError):
-        raise web.HTTPBadRequest(text="this is no form") from None
 
 
 def _chosen(versions: list[Version], revision: str) -> Version | None:

@@ -104,7 +104,8 @@ class ByHand:
 
     async def trace(self, place: Place, name: str) -> Trace | None:
         """One of the traces that it holds."""
-        return _as(Trace, await self._read(place, f"{TRACES_PATH}/{name}", MOST_TRACE_BYTES))
+        found = await self._read(place, f"{TRACES_PATH}/{name}", MOST_TRACE_BYTES)
+        return await asyncio.to_thread(_as, Trace, found)  # which may take a while
 
     async def ask(self, place: Place, revision: str, inputs: str, seconds: float) -> Answered:
         """What becomes of a question, which may take so many seconds. Raises NotAsked and Unanswered."""

@@ -5,6 +5,7 @@ The answers are anybody's, and longer than figures: a few at a time, whole, soon
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ class TraceAsker(PodClient):
         answer = await self._ask(ip, f"{TRACES_PATH}/{name}", signature)
         if answer and answer.status == 404:
             return None
-        found = read(Trace, answer.body) if answer and answer.status == 200 else None
+        # In a thread: a million names in a trace take longer to read than others should wait.
+        found = await asyncio.to_thread(read, Trace, answer.body) if answer and answer.status == 200 else None
         if found is None:
             raise NoAnswer
         return found
