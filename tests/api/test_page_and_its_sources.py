@@ -31,7 +31,7 @@ from despina.sources.figures import MOST_BYTES, Asker, Counted
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
 from despina.sources.questions import Line
-from despina.wire import SIGNATURE_HEADER, Figures, Trace, may_read, program_key
+from despina.wire import SIGNATURE_HEADER, Figures, Trace, TraceSpan, may_read, program_key
 from services import free_port
 from tests.support.page import a_manifest, a_pod, figures
 
@@ -322,6 +322,17 @@ async def test_a_trace_is_read_beside_the_loop(monkeypatch):
         assert await hand.trace(asking.Place("u", "n", "p", "127.0.0.1"), "rev7-x-1")
     assert len(seen) == 2
     assert threading.main_thread() not in seen
+
+
+async def test_a_tool_hosts_part_of_a_trace_is_short():
+    async def answer(_: web.Request) -> web.Response:
+        spans = tuple(TraceSpan(id="a", inputs="x" * 2**18) for _ in range(5))
+        return web.Response(text=Trace(id="rev7-x-1", spans=spans).model_dump_json())
+
+    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker:
+        assert await asker.one("u", "n", "p", "127.0.0.1", "rev7-x-1")
+        with pytest.raises(traces.NoAnswer):
+            await asker.hosted("127.0.0.1", "0" * 32)
 
 
 UNASKED = {"a part of an answer": b"HTTP/1.1 200 OK\r\ncontent-length: 262144\r\n\r\n{", "one byte": b"H"}
