@@ -196,6 +196,24 @@ async def test_a_pod_that_takes_no_question_is_passed_by_and_one_that_may_have_i
     assert len(hand.asked) == 1
 
 
+async def test_pods_are_asked_once_for_all_who_open_a_form_at_the_same_time(client, hand):
+    held, known, looks = client.site.asking.held, client.site.world.programs["team-a", "qa"], []
+
+    async def state(place):
+        looks.append(place)
+        return hand.holds
+
+    hand.state = state
+    first = asyncio.create_task(held.versions(known))
+    await asyncio.sleep(0)
+    first.cancel()  # whoever began it may be gone
+    found = await asyncio.gather(*(held.versions(known) for _ in range(20)))
+    assert all(one == found[0] and len(one) == 3 for one in found)
+    assert len(looks) == 1
+    assert await held.versions(known) == found[0]
+    assert len(looks) == 2, "it is not remembered"
+
+
 async def test_a_version_that_is_gone_is_not_asked(client, hand):
     hand.holds = PodState()
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 409

@@ -113,7 +113,7 @@ class Asking:
 
     async def _fields(self, chosen: Version | None) -> list[forms.Field]:
         told = await self.held.told(chosen) if chosen else None
-        return forms.fields_of(told.schema()) if told else forms.fields_of({})
+        return await asyncio.to_thread(forms.fields_of, told.schema() if told else {})  # which may take a while
 
     async def _put(self, viewer: Viewer, known: Known, version: Version, inputs: str) -> Answered:
         """A question, to a pod that takes it, in the time of one however many say that they take none. Raises NotAsked
