@@ -8,6 +8,8 @@ import contextlib
 import gzip
 import itertools
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -24,10 +26,12 @@ from despina.dashboard.run import ROOTS_SECONDS, ApiServer, Mounted, followed, r
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
+from despina.sources import asking, traces
 from despina.sources.figures import MOST_BYTES, Asker, Counted
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
-from despina.wire import SIGNATURE_HEADER, Figures, may_read, program_key
+from despina.sources.questions import Line
+from despina.wire import SIGNATURE_HEADER, Figures, Trace, TraceSpan, may_read, program_key
 from services import free_port
 from tests.support.page import a_manifest, a_pod, figures
 
@@ -299,6 +303,66 @@ async def test_a_connection_that_the_pod_ended_is_made_anew():
         for _ in range(3):
             assert await asker.figures("u", "n", "p", "127.0.0.1") == Counted(Figures(boot="b"), '"x"')
     assert len(connections) == 3
+
+
+async def test_a_trace_is_read_beside_the_loop(monkeypatch):
+    """One of eight mebibytes may take seconds, and others look at the page meanwhile."""
+    seen = []
+
+    def noted(reading):
+        return lambda *given: seen.append(threading.current_thread()) or reading(*given)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=Trace(id="rev7-x-1").model_dump_json())
+
+    monkeypatch.setattr(traces, "read", noted(traces.read))
+    monkeypatch.setattr(asking, "_as", noted(asking._as))
+    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker, asking.ByHand(list, port) as hand:
+        assert await asker.hosted("127.0.0.1", "0" * 32)
+        assert await hand.trace(asking.Place("u", "n", "p", "127.0.0.1"), "rev7-x-1")
+    assert len(seen) == 2
+    assert threading.main_thread() not in seen
+
+
+async def test_a_tool_hosts_part_of_a_trace_is_short():
+    async def answer(_: web.Request) -> web.Response:
+        spans = tuple(TraceSpan(id="a", inputs="x" * 2**18) for _ in range(5))
+        return web.Response(text=Trace(id="rev7-x-1", spans=spans).model_dump_json())
+
+    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker:
+        assert await asker.one("u", "n", "p", "127.0.0.1", "rev7-x-1")
+        with pytest.raises(traces.NoAnswer):
+            await asker.hosted("127.0.0.1", "0" * 32)
+
+
+UNASKED = {"a part of an answer": b"HTTP/1.1 200 OK\r\ncontent-length: 262144\r\n\r\n{", "one byte": b"H"}
+
+
+@pytest.mark.parametrize("more", UNASKED.values(), ids=UNASKED)
+async def test_what_a_pod_says_to_no_question_is_not_kept(more):
+    line = Line(MOST_BYTES, 10.0)
+    line.connection_made(SimpleNamespace(write=lambda _: None, abort=lambda: None))
+    asked = asyncio.create_task(line.ask(b"?"))
+    await asyncio.sleep(0)
+    line.data_received(GOOD % (b'"x"', b""))
+    assert (await asked).body == b'{"boot":"b"}'
+    line.data_received(more)
+    assert not line.is_open
+    assert not line.has_begun
+
+
+async def test_a_head_is_read_once_in_however_many_pieces_its_body_comes(monkeypatch):
+    line, looks = Line(MOST_BYTES, 10.0), []
+    monkeypatch.setattr(line, "_reply", lambda: looks.append(1) or Line._reply(line))
+    line.connection_made(SimpleNamespace(write=lambda _: None, abort=lambda: None))
+    asked = asyncio.create_task(line.ask(b"?"))
+    await asyncio.sleep(0)
+    head, _, body = (GOOD % (b'"x"', b"")).partition(b"\r\n\r\n")
+    line.data_received(head + b"\r\n\r\n")
+    for byte in body:
+        line.data_received(bytes([byte]))
+    assert (await asked).body == body
+    assert len(looks) == 2
 
 
 async def test_a_tag_that_would_say_more_than_one_is_none():

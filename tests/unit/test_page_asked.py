@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from despina.dashboard.access import Door
+from despina.cluster.reviews import Person
+from despina.dashboard.access import Door, Viewer
 from despina.dashboard.app import Site
-from despina.dashboard.ask import Seats
+from despina.dashboard.ask import MOST_OF_ONE, Seats
 from despina.dashboard.world import World
 from despina.sources.asking import NotAsked, Unanswered
 from despina.wire import Answered, PodState, Prompt, Prompts, Trace, TraceSpan
@@ -157,7 +160,37 @@ async def test_a_seat_is_given_back_whatever_happens(client, hand):
     hand.answers = [RuntimeError("no"), GOOD]
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 500
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 200
-    assert Seats()._taken == set()
+    assert client.site.asking._seats._taken == {}
+
+
+def test_pods_of_one_namespace_that_let_people_wait_take_not_all_seats():
+    seats = Seats()
+
+    def sits(name, namespace):
+        return seats.taken(Viewer(Person(name, ())), namespace)
+
+    with contextlib.ExitStack() as stack:
+        for number in range(MOST_OF_ONE):
+            stack.enter_context(sits(f"theirs-{number}", "team-a"))
+        with pytest.raises(web.HTTPServiceUnavailable):
+            stack.enter_context(sits("another", "team-a"))
+        with sits("another", "team-b"):
+            pass
+
+
+async def test_however_many_pods_let_a_question_wait_it_is_one_time_in_all(client, hand, monkeypatch):
+    monkeypatch.setattr("despina.dashboard.ask._seconds", lambda _: 0.05)
+    for number in (2, 3):
+        client.site.world.set_pod(a_pod(f"qa-{number}", ip=f"10.0.0.{number}"))
+
+    async def ask(place, revision, inputs, seconds):
+        hand.asked.append(place)
+        await asyncio.sleep(seconds * 0.9)
+        raise NotAsked("busy")
+
+    hand.ask = ask
+    assert "it may have worked on the question" in await text(await client.post(ASK, data=QUESTION, headers=bearing()))
+    assert len(hand.asked) == 2
 
 
 async def test_a_pod_that_takes_no_question_is_passed_by_and_one_that_may_have_is_not(client, hand):
@@ -171,6 +204,24 @@ async def test_a_pod_that_takes_no_question_is_passed_by_and_one_that_may_have_i
     assert len(hand.asked) == 1
 
 
+async def test_pods_are_asked_once_for_all_who_open_a_form_at_the_same_time(client, hand):
+    held, known, looks = client.site.asking.held, client.site.world.programs["team-a", "qa"], []
+
+    async def state(place):
+        looks.append(place)
+        return hand.holds
+
+    hand.state = state
+    first = asyncio.create_task(held.versions(known))
+    await asyncio.sleep(0)
+    first.cancel()  # whoever began it may be gone
+    found = await asyncio.gather(*(held.versions(known) for _ in range(20)))
+    assert all(one == found[0] and len(one) == 3 for one in found)
+    assert len(looks) == 1
+    assert await held.versions(known) == found[0]
+    assert len(looks) == 2, "it is not remembered"
+
+
 async def test_a_version_that_is_gone_is_not_asked(client, hand):
     hand.holds = PodState()
     assert (await client.post(ASK, data=QUESTION, headers=bearing())).status == 409
@@ -180,6 +231,7 @@ BODIES = {
     "parts": ({"headers": {"Content-Type": "multipart/form-data; boundary=x"}, "data": b"--x--"}, 415),
     "no text": ({"data": b"f0=%ff", "headers": {"Content-Type": "application/x-www-form-urlencoded; charset=no"}}, 400),
     "too much": ({"data": b"f0=" + b"x" * 2**20}, 413),
+    "names without end": ({"data": b"a&" * 2**18}, 400),
 }
 
 

@@ -191,6 +191,30 @@ def test_comparing_ends_soon_whatever_is_compared():
     assert time.perf_counter() - began < 10
 
 
+def amplified() -> dict[str, dict]:
+    """Small schemas with more ways through them than there is time for, or that repeat what is long."""
+    wide = {"anyOf": [{"$ref": "#/$defs/A"}] * 200}
+    long = {"title": "t" * 300_000, "type": "object", "properties": {}, "required": ["r"] * 50_000}
+    pads = {f"k{n}": 0 for n in range(20_000)}
+    defs = {
+        "ways": wide, "ways of long ones": {"anyOf": [{"$ref": "#/$defs/A", "x": 1}] * 20, **pads},
+        "titles": {"anyOf": [{"$ref": "#/$defs/A"}] * 10 + [{"$ref": "#/$defs/B"}]},
+        "values": {"enum": ["v" * 4000] * 200}, "default": {"type": "array", "default": [0] * 200_000},
+        "no schemas": {"anyOf": [0] * 400_000}, "empty ones": {"anyOf": [{"$ref": "#/$defs/B"}] * 10},
+        "bounds": {"anyOf": [{"minimum": 10**4000, "maximum": 10**4000}] * 50},
+    }  # fmt: skip
+    fields = {f"f{n}": {"$ref": "#/$defs/A"} for n in range(100)}
+    return {name: schema(defs={"A": one, "B": long}, **fields) for name, one in defs.items()}
+
+
+@pytest.mark.parametrize("given", amplified().values(), ids=amplified())
+def test_reading_a_schema_ends_soon_however_often_it_leads_to_the_same(given):
+    began = time.perf_counter()
+    assert len(fields_of(given)) == 100
+    assert len(schema_diff({}, given)) <= 101
+    assert time.perf_counter() - began < 10
+
+
 def prompts(*demos: str, instructions: str = "Classify.", lm: str = "main", path: str = "classify") -> Prompts:
     return Prompts(modules=(Prompt(path=path, lm=lm, instructions=instructions, demos=demos, demo_count=len(demos)),))
 

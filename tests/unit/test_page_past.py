@@ -216,6 +216,7 @@ ODD = {
     "points that are none": (SUCCESS % '{"values": [[1], ["a", "b"], 5, null, [1, "2"]]}', [(1.0, 2.0)]),
     "more than were asked for": (SUCCESS % '{"values": [[1, "1"], [2, "2"], [3, "3"], [4, "4"], [5, "5"], [6, "6"]]}',
                                  [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0), (4.0, 4.0), (5.0, 5.0)]),
+    "a number that is too long": (SUCCESS % ('{"values": [[1, 1%s], [2, "2"]]}' % ("0" * 400)), [(2.0, 2.0)]),
     "another shape": ('{"status": "success", "data": [1]}', []),
 }  # fmt: skip
 

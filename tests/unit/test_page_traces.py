@@ -161,6 +161,10 @@ async def test_the_pod_that_made_a_prediction_is_asked_first(around):
 
 async def test_only_hosts_of_tools_that_are_watched_are_asked(around):
     assert list(await around.traces.hosted(a_trace())) == ["search-1"]
+    said = hosted_span()
+    words = [span.model_copy(update={"inputs": "x" * 9, "outputs": "y"}) for span in said.spans]
+    around.holders.parts["10.0.0.9"] = said.model_copy(update={"spans": tuple(words)})
+    assert await around.traces.hosted(a_trace()) == {"search-1": list(said.spans)}, "which tell no words"
     assert await around.traces.hosted(a_trace(trace_id="x")) == {}
     assert await around.traces.hosted(a_trace(spans=())) == {}
 

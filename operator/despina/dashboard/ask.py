@@ -25,15 +25,16 @@ from despina.dashboard.replay import Beside, Recorded, beside, recorded_of
 from despina.dashboard.trace_pages import PAYLOADS, found
 from despina.dashboard.traces import Traces
 from despina.dashboard.world import Known
-from despina.sources.asking import NotAsked, Unanswered
+from despina.sources.asking import LOST, NotAsked, Unanswered
 from despina.wire import LONGEST_QUESTION, Answered
 from despina.wire.predictions import unsigned
 
 log = logging.getLogger(__name__)
 ASK = "ask"
 """A verb on dspyprograms: to have a version answer, and LMs paid."""
-MOST_AT_ONCE = 8
-"""Questions of all people together: each may take as long as a request may, and is a mebibyte at most."""
+MOST_AT_ONCE, MOST_OF_ONE = 8, 3
+"""Questions of all people together, and in one namespace, whose pods may let them wait: each may take as long as a
+request may, and is a mebibyte at most."""
 USUAL_SECONDS, LATE_SECONDS = 60, 10.0
 """How long a request may take where the manifest does not say it; and how much longer its pod is waited for."""
 MOST_TRIED = 3
@@ -89,9 +90,9 @@ class Asking:
     async def ask(self, request: web.Request) -> web.Response:
         """A form was sent: what is wrong with it, or what the version answers."""
         viewer, known, versions = await self._allowed(request, ASK)
-        with self._seats.taken(viewer):
+        with self._seats.taken(viewer, known.facts.key[0]):
             sent = await form_of(request, LONGEST_QUESTION)
-            chosen = _asked(versions, str(sent.get("revision", "")))
+            chosen = _asked(versions, sent.get("revision", ""))
             filled, inputs = forms.read(await self._fields(chosen), sent)
             if not inputs:
                 return self._page(viewer, known, versions, chosen, filled, ["Nothing was asked: see the fields below."])
@@ -117,16 +118,27 @@ class Asking:
 
     async def _fields(self, chosen: Version | None) -> list[forms.Field]:
         told = await self.held.told(chosen) if chosen else None
-        return forms.fields_of(told.schema()) if told else forms.fields_of({})
+        return await asyncio.to_thread(forms.fields_of, told.schema() if told else {})  # which may take a while
 
     async def _put(self, viewer: Viewer, known: Known, version: Version, inputs: str) -> Answered:
-        """A question, to a pod that takes it. Raises NotAsked and Unanswered."""
+        """A question, to a pod that takes it, in the time of one however many say that they take none. Raises NotAsked
+        and Unanswered."""
         if len(inputs) > LONGEST_QUESTION:
             raise NotAsked("the inputs are too long")
+        seconds = _seconds(known)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._taken_by_one(viewer, known, version, inputs, seconds)
+        except TimeoutError:
+            raise Unanswered(LOST) from None
+
+    async def _taken_by_one(
+        self, viewer: Viewer, known: Known, version: Version, inputs: str, seconds: float
+    ) -> Answered:
         refusal = NotAsked("no pod holds this version any more")
         for place in itertools.islice(shuffled(version.places, next(self._turns)), MOST_TRIED):
             try:
-                answered = await self._pods.ask(place, version.revision, inputs, _seconds(known))
+                answered = await self._pods.ask(place, version.revision, inputs, seconds)
             except NotAsked as exc:
                 refusal = exc
             else:
@@ -139,9 +151,9 @@ class Asking:
     async def replay(self, request: web.Request) -> web.Response:
         """What a trace was asked, asked of another version: both answers side by side."""
         viewer, known, versions = await self._allowed(request, ASK, PAYLOADS)
-        with self._seats.taken(viewer):
+        with self._seats.taken(viewer, known.facts.key[0]):
             sent = await form_of(request, LONGEST_QUESTION)
-            chosen = _asked(versions, str(sent.get("revision", "")))
+            chosen = _asked(versions, sent.get("revision", ""))
             name = request.match_info["trace"]
             recorded = recorded_of(unsigned(name), await found(self._traces, known, name))
             if recorded.problem:
@@ -180,25 +192,25 @@ class Asking:
 
 
 class Seats:
-    """One question at a time for a person, and so many for all."""
+    """One question at a time for a person, and so many for a namespace and for all."""
 
     def __init__(self, most: int = MOST_AT_ONCE) -> None:
         self._most = most
-        self._taken: set[str] = set()
+        self._taken: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def taken(self, viewer: Viewer) -> Iterator[None]:
-        """While somebody asks. Raises what they are answered where there is no seat."""
+    def taken(self, viewer: Viewer, namespace: str) -> Iterator[None]:
+        """While somebody asks there. Raises what they are answered where there is no seat."""
         name, later = viewer.person.name, {"Retry-After": "5"}
         if name in self._taken:
             raise web.HTTPTooManyRequests(text="you ask one question already: wait for its answer", headers=later)
-        if len(self._taken) >= self._most:
+        if len(self._taken) >= self._most or list(self._taken.values()).count(namespace) >= MOST_OF_ONE:
             raise web.HTTPServiceUnavailable(text="too many people ask at this moment", headers=later)
-        self._taken.add(name)
+        self._taken[name] = namespace
         try:
             yield
         finally:
-            self._taken.discard(name)
+            del self._taken[name]
 
 
 def _chosen(versions: list[Version], revision: str) -> Version | None:

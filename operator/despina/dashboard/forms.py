@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from despina.cluster.reading import entries, mapping, text
-from despina.dashboard.schemas import MOST_OPTIONS, Place, Schema, bounds_of, place_of, type_of, values_of, written
+from despina.dashboard.schemas import MOST_OPTIONS, Place, Schema, bounds_of, place_of, type_of
 from despina.dashboard.words import shown
 
 Kind = Literal["text", "number", "integer", "choice", "json"]
@@ -67,13 +67,15 @@ def fields_of(interface: Schema) -> list[Field]:
 def _field(key: str, name: str, schema: Schema, is_required: bool, place: Place) -> Field:
     parts, is_nullable = place.options(schema)
     own = parts[0] if len(parts) == 1 else {}
-    values = values_of(own)
+    values = place.values(own)
     is_choice = values is not None and len(values) <= MOST_OPTIONS
     kind: Kind = "choice" if is_choice else _kind(own)
     hint = "; ".join([type_of(place, schema), *bounds_of(own), *([] if is_required else ["may be left out"])])
     options = tuple(values or ()) if is_choice else ()
     about = shown(text(schema.get("description")))
-    return Field(key, name, kind, is_required, is_nullable, hint, about, options, _default(schema, kind, options))
+    return Field(
+        key, name, kind, is_required, is_nullable, hint, about, options, _default(place, schema, kind, options)
+    )
 
 
 def _kind(schema: Schema) -> Kind:
@@ -81,13 +83,13 @@ def _kind(schema: Schema) -> Kind:
     return kinds.get(text(schema.get("type")), "json") if "enum" not in schema else "json"
 
 
-def _default(schema: Schema, kind: Kind, options: tuple[str, ...]) -> str:
+def _default(place: Place, schema: Schema, kind: Kind, options: tuple[str, ...]) -> str:
     value = schema.get("default")
-    if value is None:
+    if value is None or place.is_spent:
         return ""
+    found = value if kind == "text" and isinstance(value, str) else place.written(value)
     if kind == "choice":
-        return str(options.index(written(value))) if written(value) in options else ""
-    found = value if kind == "text" and isinstance(value, str) else written(value)
+        return str(options.index(found)) if found in options else ""
     return found if len(found) <= LONGEST_DEFAULT else ""
 
 

@@ -103,6 +103,7 @@ class Held:
         self._told: OrderedDict[tuple[str, str], Told] = OrderedDict()
         self._diffs: OrderedDict[tuple[str, str, str, bool], Diff] = OrderedDict()
         self._learning: dict[str, asyncio.Task[None]] = {}
+        self._looking: dict[str, asyncio.Task[list[tuple[Place, PodState]]]] = {}
         self._looked: dict[str, float] = {}
 
     def places(self, known: Known) -> list[Place]:
@@ -110,8 +111,12 @@ class Held:
         return [Place(known.facts.uid, known.facts.key[0], pod.name, pod.ip) for pod in list(known.pods.values())]
 
     async def versions(self, known: Known) -> list[Version]:
-        """Those that pods hold ready now."""
-        said = await self._states(self.places(known))
+        """Those that pods hold ready now. Pods are asked once for all who want to know it at the same time."""
+        uid = known.facts.uid
+        if uid not in self._looking:
+            self._looking[uid] = asyncio.create_task(self._states(self.places(known)), name=f"look {uid}")
+            self._looking[uid].add_done_callback(lambda _: self._looking.pop(uid, None))
+        said = await asyncio.shield(self._looking[uid])
         found = named(status_of(known.facts.document))
         ready = (one._replace(places=tuple(p for p, state in said if _holds(state, one.revision))) for one in found)
         return [one for one in ready if one.places]
@@ -179,7 +184,7 @@ class Held:
 
     async def close(self) -> None:
         """Ask nobody any more."""
-        for task in list(self._learning.values()):
+        for task in (*self._learning.values(), *self._looking.values()):
             task.cancel()
 
 

@@ -29,6 +29,8 @@ MOST_PODS, MOST_TOOLS, MOST_HOSTS, MOST_OF_HOST = 64, 16, 32, 500
 """That are asked for a page: pods of the program; tools of one trace, pods of those, and spans of each of these."""
 MOST_AT_ONCE = 3
 """Of these, for one page."""
+WORDLESS = {"inputs": "", "outputs": ""}
+"""Hosts of ours tell none; those of others would fill the page's memory with them."""
 MOST_LISTED, PAGE_TRACES = 500, 100
 LIST_SECONDS, HOSTS_SECONDS = 8.0, 4.0
 """For all pods together."""
@@ -132,7 +134,7 @@ class Traces:
 
         async def ask(pod: str, ip: str) -> None:
             if told := await self._asker.hosted(ip, trace.trace_id):
-                found[pod] = told.spans[:MOST_OF_HOST]
+                found[pod] = [span.model_copy(update=WORDLESS) for span in told.spans[:MOST_OF_HOST]]
 
         places = await self._places(tools_in(trace)[:MOST_TOOLS])
         await _all((ask(pod, ip) for pod, ip in places[:MOST_HOSTS]), HOSTS_SECONDS)
@@ -149,7 +151,7 @@ class Traces:
 
     def prediction(self, known: Known, trace: Trace, asked: str) -> Prediction | None:
         """Which prediction a trace is of; None where the program has not called it so, or another was asked for."""
-        is_it = asked in (unsigned(trace.id), trace.trace_id)
+        is_it = unsigned(asked) == unsigned(trace.id) or asked == trace.trace_id
         return self._asker.prediction(known.facts.uid, known.facts.key[0], trace.id) if is_it else None
 
     async def outputs(self, known: Known, prediction: Prediction) -> frozenset[str]:

@@ -94,5 +94,5 @@ def _point(said: Any) -> tuple[float, float] | None:
     try:
         at, value = said
         return float(at), float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -2,7 +2,7 @@
 answer with, and so a third of a client's work.
 
 One question at a time goes over a connection. An answer has a length and is not packed; whatever is longer, comes in
-pieces, or goes on behind its end is none, and ends the connection.
+pieces, goes on behind its end or comes to no question is none, and ends the connection.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Line(asyncio.Protocol):
     def __init__(self, most: int, seconds: float) -> None:
         self._most, self._seconds = most, seconds
         self._said = bytearray()
+        self._least = 0
+        """Bytes that an answer has at least, as far as is known: until they are there, nothing is looked for."""
         self._transport: asyncio.Transport | None = None
         self._asked: asyncio.Future[Reply] | None = None
         self.is_open = True
@@ -73,16 +75,19 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A part of an answer."""
+        if not self._asked or self._asked.done():  # and would be kept for as long as the connection is
+            self.end(NoAnswer())
+            return
         self._said += data
+        if len(self._said) < self._least:
+            return
         try:
             reply = self._reply()
         except (NoAnswer, TooLong) as exc:
             self.end(exc)
             return
-        if reply and self._asked and not self._asked.done():
+        if reply:
             self._asked.set_result(reply)
-        elif reply:
-            self.end(NoAnswer())  # to no question
 
     def _reply(self) -> Reply | None:
         end = self._said.find(b"\r\n\r\n", 0, MOST_HEAD)
@@ -96,10 +101,11 @@ class Line(asyncio.Protocol):
         if length > self._most:
             raise TooLong
         if len(self._said) < whole:
+            self._least = whole
             return None
         reply = Reply(int(status[1]), tag[1].decode() if tag else "", bytes(self._said[end + 4 :]))
         self.is_open = self.is_open and not ENDS.search(head)
-        self._said = bytearray()
+        self._said, self._least = bytearray(), 0
         return reply
 
     @property

@@ -5,6 +5,7 @@ The answers are anybody's, and longer than figures: a few at a time, whole, soon
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ ANSWER_SECONDS = 5.0
 MOST_ASKED = 12
 """At the same time: so many answers are in memory at once."""
 MOST_BYTES, LIST_BYTES = 2**23, 2**20
-"""Of a trace, and of a list. A pod of ours holds no record longer than a mebibyte, and says little in a list."""
+"""Of a trace, and of a list or a tool host's part. A pod of ours holds no record longer than a mebibyte, and says
+little in a list."""
 
 
 class NoAnswer(Exception):
@@ -46,14 +48,15 @@ class TraceAsker(PodClient):
         return await self._trace(ip, name, self._signature(uid, namespace, pod))
 
     async def hosted(self, ip: str, trace_id: str) -> Trace | None:
-        """A tool host's part of a trace, which has no words in it; raises NoAnswer."""
-        return await self._trace(ip, trace_id)
+        """A tool host's part of a trace, which has no words in it, and so is short; raises NoAnswer."""
+        return await self._trace(ip, trace_id, most=LIST_BYTES)
 
-    async def _trace(self, ip: str, name: str, signature: str = "") -> Trace | None:
-        answer = await self._ask(ip, f"{TRACES_PATH}/{name}", signature)
+    async def _trace(self, ip: str, name: str, signature: str = "", most: int = 0) -> Trace | None:
+        answer = await self._ask(ip, f"{TRACES_PATH}/{name}", signature, most=most)
         if answer and answer.status == 404:
             return None
-        found = read(Trace, answer.body) if answer and answer.status == 200 else None
+        # In a thread: a million names in a trace take longer to read than others should wait.
+        found = await asyncio.to_thread(read, Trace, answer.body) if answer and answer.status == 200 else None
         if found is None:
             raise NoAnswer
         return found
