@@ -42,8 +42,17 @@ WARM_SECONDS = 30.0
 LOADS, EVENTS, WATCHED_SECONDS = 7, 10, 15
 EVENT_SECONDS = 20.0
 """Until an event that does not show counts as lost."""
-VIEWS = ("/", "/?problems=1", "/?q=nothing-like-that", "/p/{}", "/p/{}?range=24h", "/p/{}/traces", "/p/none/none")
-LOOKED_AT = ("/", "/p/{}", "/p/{}/traces")
+VIEWS = (
+    "/",
+    "/?problems=1",
+    "/?q=nothing-like-that",
+    "/p/{}",
+    "/p/{}?range=24h",
+    "/p/{}/traces",
+    "/p/{}/ask",
+    "/p/none/none",
+)
+LOOKED_AT = ("/", "/p/{}", "/p/{}/traces", "/p/{}/ask")
 """By Lighthouse, which takes long."""
 TICKS = os.sysconf("SC_CLK_TCK")
 GOALS: dict[str, float] = {

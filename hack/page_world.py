@@ -32,6 +32,13 @@ PODS_EACH = 2
 BACKLOG = 128
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TOKEN = "bench-token"
+STATE = b'{"revision":"rev7","workers":1,"held":{"rev7":{"phase":"Ready"}}}'
+"""Of a pod; it holds the version that all manifests have as the active one."""
+INTERFACE = (
+    b'{"inputs":{"type":"object","required":["question"],"properties":{"question":{"type":"string","description":'
+    b'"What to answer"},"count":{"type":"integer","minimum":1},"kind":{"enum":["short","long"]},'
+    b'"more":{"type":"object"}}},"outputs":{"properties":{"answer":{"type":"string"}}}}'
+)
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: %s\r\ncontent-length: %d\r\n\r\n%s"
 
 
@@ -195,7 +202,11 @@ class PodPort(asyncio.Protocol):
                 return trace_list()
             case [b"traces", _]:
                 return trace()
-        return b'{"revision":"r","workers":1,"held":{}}'
+            case [b"interface", _]:
+                return INTERFACE
+            case [b"prompts", _]:
+                return b"{}"
+        return STATE
 
 
 class ApiServer:

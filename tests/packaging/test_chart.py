@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from despina.dashboard.ask import ASK
 from despina.dashboard.trace_pages import FEEDBACK, PAYLOADS
 from despina.desired.labels import BACKEND, PROGRAM, TOOL
 from despina.desired.pods import ADMIN
@@ -116,7 +117,7 @@ def test_what_people_may_do_on_the_page_is_to_be_bound_by_name_and_bound_to_nobo
         "despina-page-act-sys": [["get", "patch"]],
         "despina-page-payloads-sys": [["get", PAYLOADS]],
         "despina-page-feedback-sys": [["get", FEEDBACK]],
-        "despina-page-ask-sys": [["get", "ask"]],
+        "despina-page-ask-sys": [["get", ASK]],
     }
     bound = {b["roleRef"]["name"] for kind in ("RoleBinding", "ClusterRoleBinding") for b in of(documents, kind)}
     assert not bound & verbs.keys()
