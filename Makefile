@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: install crds check try demo demo-rag demo-loop demo-down test test-fast bench-operator bench-serving bench-rollout bench-tools bench-feedback bench-soak bench-pod bench-page schedules mutants locks binaries clean
+.PHONY: install crds check try demo demo-rag demo-loop demo-down test test-fast bench-operator bench-serving bench-telemetry bench-rollout bench-tools bench-feedback bench-soak bench-pod bench-page schedules mutants locks binaries clean
 
 install: .venv/.stamp            ## the virtual environment, from the lock file
 
@@ -53,6 +53,9 @@ bench-operator: install          ## 100 programs: time to Deployment, memory, wr
 
 bench-serving: install           ## Despina beside hand-written servers and mlflow models serve
 	@$(PY) hack/bench_serving.py
+
+bench-telemetry: install         ## what figures and traces cost, beside a pod that has none
+	@$(PY) hack/bench_telemetry.py
 
 bench-rollout: install           ## every kind of change under 100 requests a second, over 10,000 each
 	@$(PY) hack/bench_rollout.py

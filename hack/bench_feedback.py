@@ -18,7 +18,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import statistics
@@ -29,11 +28,12 @@ import uuid
 
 import aiohttp
 
-from bench_serving import CLIENT_CPU, HIT_LUA, MISS_LUA, QUESTION, SUMMARY, Bench, System, tree
+from bench_serving import Bench, System
 from despina.wire import FeedbackConfig
 from services import Processes
 from stage import LocalStage
 from tools import ROOT, Failed, say
+from turns import LOADS, compared
 
 sys.path.insert(0, str(ROOT))
 from tests.support.grid import is_ready, processes_of
@@ -42,9 +42,6 @@ from tests.support.world import MLFLOW, Given, Kube, eventually, hangs, log_mode
 
 OUT = ROOT / "out" / "bench-feedback.json"
 TURNS = int(os.environ.get("TURNS", "30"))
-TURN_SECONDS, AFTERWARDS_SECONDS = 1, 0.8
-"""After each turn, in which what was recorded is stored and delivered."""
-CONNECTIONS = {"cached": 64, "uncached": 16}
 LABEL_RATE, LABELS = 200, 3_000
 NAMESPACE, ASK_RATE, ENOUGH = "bench", 40, 10_500
 PATIENCE_SECONDS = 120
@@ -96,59 +93,14 @@ def cost() -> dict[str, float]:
         config = FeedbackConfig(experiment="bench-feedback")
         without, with_it = bench.served(1, "ms5", "without"), bench.served(1, "ms5", "with", feedback=config)
         figures = {}
-        for load in CONNECTIONS:
-            turn(bench, without, load), turn(bench, with_it, load)  # to warm up
-            pairs = [pair(bench, without, with_it, load, number % 2 == 1) for number in range(TURNS)]
-            figures[f"{load}_cpu_ratio"] = told(load, pairs)
+        for load in LOADS:
+            figures[f"{load}_cpu_ratio"] = compared(bench, without, with_it, load, BODY, TURNS)
         bench.stop(without)
         os.setpriority(os.PRIO_PGRP, bench.processes.started["registry"].pid, 10)  # as if it were another machine
         return figures | {"feedback_p95_ms": asyncio.run(labels_at_a_rate(with_it))}
     finally:
         bench.processes.stop_all()
         shutil.rmtree(bench.folder, ignore_errors=True)
-
-
-def pair(bench: Bench, without: System, with_it: System, load: str, is_reversed: bool) -> tuple[float, float]:
-    """Microseconds of CPU for a request, without and with."""
-    if is_reversed:
-        second = turn(bench, with_it, load)
-        return turn(bench, without, load), second
-    return turn(bench, without, load), turn(bench, with_it, load)
-
-
-def told(load: str, pairs: list[tuple[float, float]]) -> float:
-    """The ratio's median, with the spread."""
-    ratios = sorted(b / a for a, b in pairs)
-    low, median, high = statistics.quantiles(ratios, n=4)
-    without, with_it = (statistics.median(values) for values in zip(*pairs, strict=True))
-    say(
-        f"{load:9} {without:7.1f} µs CPU a request without, {with_it:7.1f} µs with feedback: "
-        f"{median:.3f} times, half of {len(ratios)} turns between {low:.3f} and {high:.3f}"
-    )
-    return round(median, 4)
-
-
-def turn(bench: Bench, system: System, load: str) -> float:
-    """Microseconds of CPU for a request, of many, and of what is done with them afterwards."""
-    script = bench.folder / "turn.lua"
-    asked = HIT_LUA % QUESTION if load == "cached" else MISS_LUA % (f"{QUESTION[:90]} {uuid.uuid4().hex}", BODY)
-    script.write_text(asked + SUMMARY)
-    processes = tree(system.pid)
-    before = cpu_seconds(processes)
-    command = ["taskset", "-c", CLIENT_CPU, "wrk", "-t1", f"-c{CONNECTIONS[load]}", f"-d{TURN_SECONDS}s"]
-    command += ["--timeout", "30s", "-s", str(script), f"http://127.0.0.1:{system.port}/execute"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    time.sleep(AFTERWARDS_SECONDS)
-    spent = cpu_seconds(processes) - before
-    found = re.search(r"RESULT (\d+) \d+ [\d.]+ [\d.]+ (\d+)", out)
-    if not found or int(found[2]):
-        raise Failed(f"{system.name}: not every request was answered\n{out}")
-    return spent / int(found[1]) * 1e6
-
-
-def cpu_seconds(processes: list[int]) -> float:
-    """By each process's own clock: /proc counts in hundredths of a second."""
-    return sum(time.clock_gettime(~pid << 3 | 2) for pid in processes)  # as clock_getcpuclockid(3) makes its number
 
 
 async def labels_at_a_rate(system: System) -> float:

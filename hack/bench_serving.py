@@ -177,6 +177,7 @@ class Bench:
         name: str = "despina",
         provider: str = "openai",
         feedback: FeedbackConfig | None = None,
+        **env: str,
     ) -> System:
         """Despina. Of another provider than OpenAI, LMs are asked through DSPy's own client."""
         port, admin = free_port(), free_port()
@@ -191,7 +192,7 @@ class Bench:
         path.write_text(config.model_dump_json())
         command = [sys.executable, "-c", SERVE_POD, str(path), str(self.folder / f"cache-{name}"), str(admin)]
         began = time.monotonic()
-        pid = self.start(name, command, None)
+        pid = self.start(name, command, None, **env)
         self.processes.wait_for_http(name, f"http://127.0.0.1:{admin}/readyz", 60)
         self.figures.setdefault("ready_seconds", time.monotonic() - began)
         if workers == 1:
