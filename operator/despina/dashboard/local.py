@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from despina.cluster.errors import Refused
-from despina.dashboard.access import Door, Viewer
+from despina.dashboard.access import LOOK, Door, Viewer
 from despina.dashboard.app import Site
 from despina.dashboard.facts import Document, Key, facts_of
 from despina.dashboard.polling import Poller
@@ -59,7 +59,7 @@ class Window(Door):
 
     async def may(self, viewer: Viewer, verb: str, namespace: str) -> bool:
         """What callers wrote is on this machine; labels are given at the program's own port."""
-        return verb == PAYLOADS
+        return verb in (LOOK, PAYLOADS)
 
 
 def no_keys() -> tuple[str, ...]:
