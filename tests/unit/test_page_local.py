@@ -57,3 +57,10 @@ async def test_nothing_is_offered_that_nobody_can_do(client):
 async def test_nothing_is_changed(client, path, status):
     sent = {"act": "restart", "subject": "", "label": "failure"}
     assert (await client.post(path, data=sent)).status == status
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8088"])
+async def test_a_page_of_others_is_not_answered(client, host):
+    assert (await client.get(PROGRAM, headers={"Host": host})).status == 421
+    origin = {"Origin": "http://evil.example"}
+    assert (await client.post(f"{PROGRAM}/traces/{a_name()}/mark", data={}, headers=origin)).status == 403

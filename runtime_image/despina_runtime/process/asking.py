@@ -82,9 +82,10 @@ class Questions:
         if not FORM.fullmatch(signatures):
             raise OrderRefused(403, "the question is not signed")
         body = await read_order(self._intake, request, LONGEST_QUESTION)
+        question = self._desk.accept(body, signatures)  # first, so that whoever heard it cannot bring it again later
         if self._at_once >= MOST_AT_ONCE:
             raise OrderRefused(503, "others ask by hand at this moment")
-        return self._desk.accept(body, signatures)
+        return question
 
     async def _answered(self, question: Question) -> Response:
         self._at_once += 1
