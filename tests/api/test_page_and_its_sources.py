@@ -26,7 +26,7 @@ from despina.dashboard.run import ROOTS_SECONDS, ApiServer, Mounted, followed, r
 from despina.dashboard.world import World
 from despina.main import hand_out_reading
 from despina.settings import DashboardSettings, Settings
-from despina.sources import asking, traces
+from despina.sources import traces
 from despina.sources.figures import MOST_BYTES, Asker, Counted
 from despina.sources.keys import minter, read_key
 from despina.sources.keys import read_roots as roots_of
@@ -316,11 +316,9 @@ async def test_a_trace_is_read_beside_the_loop(monkeypatch):
         return web.Response(text=Trace(id="rev7-x-1").model_dump_json())
 
     monkeypatch.setattr(traces, "read", noted(traces.read))
-    monkeypatch.setattr(asking, "_as", noted(asking._as))
-    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker, asking.ByHand(list, port) as hand:
+    async with a_pod_that(answer) as port, traces.TraceAsker(list, port) as asker:
         assert await asker.hosted("127.0.0.1", "0" * 32)
-        assert await hand.trace(asking.Place("u", "n", "p", "127.0.0.1"), "rev7-x-1")
-    assert len(seen) == 2
+    assert len(seen) == 1
     assert threading.main_thread() not in seen
 
 
