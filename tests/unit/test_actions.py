@@ -394,7 +394,7 @@ def test_what_is_said_when_a_breaker(sentence):
 
 
 def test_all_pods_breakers_are_made_to_agree():
-    report = PodState(breakers=(BreakerReport(),), uptime_seconds=500)
+    report = PodState(revision=B, breakers=(BreakerReport(),), uptime_seconds=500)
     breaker = BreakerStatus(state="Open", since=timestamp(NOW - 5))
     told = words(agreed(at(saying(serves_one(), report, report)), breaker))[1:]
     assert told == [f"tell {n} OpenBreaker {breaker.since}" for n in (0, 1)]

@@ -13,18 +13,26 @@ from despina.api.status import BreakerStatus, ProgramStatus
 from despina.decide.breaker import is_restarting, may_restart, merged, orders
 from despina.decide.quarantine import timestamp
 from despina.wire import BreakerReport, PodState
-from tests.support.gen import a_deployment, a_program, observed, pods, serving
+from tests.support.gen import a_deployment, a_program, hash_of, observed, pods, serving
 
 NOW = 1_000_000.0
 HOUR = 3600.0
 PROGRAM = a_program(breaker={"minRequests": 10, "errorRatePercent": 50, "openSeconds": 30}, replicas=3)
 
 
-def snapshot(*breakers: BreakerReport, before: BreakerStatus | None = None, uptime: float = 500.0, told=None):
+SERVES, ANOTHER = hash_of(PROGRAM, "1"), hash_of(PROGRAM, "2")
+
+
+def snapshot(
+    *breakers: BreakerReport, before: BreakerStatus | None = None, uptime: float = 500.0, told=None, of: str = SERVES
+):
+    """Pods, each with what it says of the breaker of a revision."""
     fields = serving(PROGRAM, "1", len(breakers))
     views = pods(PROGRAM, "1", len(breakers), ready=True)
     fields["pods"] = tuple(
-        type(p)(**{**p.__dict__, "report": PodState(breakers=(b,), uptime_seconds=uptime), "told": told or {}})
+        type(p)(
+            **{**p.__dict__, "report": PodState(revision=of, breakers=(b,), uptime_seconds=uptime), "told": told or {}}
+        )
         for p, b in zip(views, breakers, strict=True)
     )
     return observed(PROGRAM, status=ProgramStatus(breaker=before), **fields)
@@ -34,8 +42,8 @@ def seen(state: str = "Closed", age: float | None = None, **window: int) -> Brea
     return BreakerReport(state=state, age_seconds=age, window=window)
 
 
-def status(state: str, ago: float) -> BreakerStatus:
-    return BreakerStatus(state=state, class_="Program", reason="why", since=timestamp(NOW - ago))
+def status(state: str, ago: float, of: str = SERVES) -> BreakerStatus:
+    return BreakerStatus(revision=of, state=state, class_="Program", reason="why", since=timestamp(NOW - ago))
 
 
 def told(o) -> list[tuple[str, str]]:
@@ -88,6 +96,28 @@ def test_an_order_on_its_way_is_not_given_again():
     before = status("Open", 1)
     sent = {"OpenBreaker": f"OpenBreaker {before.since}"}
     assert told(snapshot(seen(), seen(), before=before, told=sent)) == []
+
+
+WHOSE = {
+    # sentence: who serves where the breakers are, whose the state is; the state that comes of it, and what pods are told
+    "it opened for what serves": (SERVES, SERVES, "Open", ["OpenBreaker"] * 2),
+    "it opened for a version that was taken back": (SERVES, ANOTHER, "Closed", []),
+    "it opened for a version that pods have not left yet": (ANOTHER, ANOTHER, "Closed", []),
+    "pods have not come to what serves": (ANOTHER, SERVES, "Open", []),
+}
+
+
+@pytest.mark.parametrize("sentence", WHOSE)
+def test_a_breaker_is_that_of_one_revision(sentence):
+    of, opened_for, state, orders_given = WHOSE[sentence]
+    o = snapshot(seen(), seen(), before=status("Open", 2, opened_for), of=of)
+    found = merged(o, NOW)
+    assert (found.revision, found.state) == (SERVES, state)
+    assert [order for _, order in told(o)] == orders_given
+
+
+def test_what_another_revision_counted_opens_nothing():
+    assert merged(snapshot(seen("Open", 1, Program=50), of=ANOTHER), NOW) == BreakerStatus(revision=SERVES)
 
 
 def test_without_a_breaker_there_is_nothing():

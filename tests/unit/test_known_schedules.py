@@ -152,6 +152,9 @@ SCHEDULES = {
             ("key_replaced", ("key-1",)),
         ],
     ),
+    "a breaker that opened for a version that was taken back restarts nobody": (
+        (AUTO, {"2": ERRING}, [("alias", "2"), ("rounds", 12)])
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

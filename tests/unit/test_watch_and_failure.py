@@ -218,9 +218,6 @@ ALL_OUT = Counts(upstream=3, outage=2)
 TRIPS = {
     "it trips": (watched(noted(), counts=Counts(program=1), **BREAKING), OPEN, True),
     "it is probing": (watched(noted(), **BREAKING), OPEN.model_copy(update={"state": "HalfOpen"}), False),
-    "it had opened before": (watched(noted(), **BREAKING), OPEN.model_copy(update={"since": timestamp(NOW - 101)}), False),
-    "it opened within the second in which callers came": (watched(noted(ago=99.1), **BREAKING), OPEN, True),
-    "nobody knows when it opened": (watched(noted(), **BREAKING), OPEN.model_copy(update={"since": None}), False),
     "it is closed": (watched(noted(), **BREAKING), BreakerStatus(), False),
     "there is none": (watched(noted()), OPEN, False),
     "nobody knows": (watched(noted(), **BREAKING), None, False),

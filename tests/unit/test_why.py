@@ -139,8 +139,16 @@ def quarantined(revision: str | None = None, also: str | None = None, **fields: 
 
 def open_breaker() -> Observed:
     o = at_rest(a_program(replicas=2, breaker={"onOpen": ["Restart", "Shed"], "restart": {"maxPerHour": 3}}))
-    said = PodState(breakers=(BreakerReport(state="Open", age_seconds=60.0, window={"Program": 30}),))
-    breaker = {"state": "Open", "class": "Program", "reason": "30 of 30 requests failed", "since": timestamp(NOW - 60)}
+    said = PodState(
+        revision=o.serving, breakers=(BreakerReport(state="Open", age_seconds=60.0, window={"Program": 30}),)
+    )
+    breaker = {
+        "revision": o.serving,
+        "state": "Open",
+        "class": "Program",
+        "reason": "30 of 30 requests failed",
+        "since": timestamp(NOW - 60),
+    }
     return replace(o, pods=tuple(replace(p, report=said) for p in o.pods), status=status(breaker=breaker))
 
 

@@ -154,8 +154,10 @@ class RolloutStatus(ApiModel):
 
 
 class BreakerStatus(ApiModel):
-    """The program's breaker over all replicas."""
+    """The breaker of the version that serves, over all replicas."""
 
+    revision: Word | None = None
+    """Whose it is: one that opened for another version says nothing about this one."""
     state: Literal["Closed", "Open", "HalfOpen"] = "Closed"
     """Closed: executing. Open: not executing. HalfOpen: probing."""
     class_: Word | None = Field(default=None, alias="class")

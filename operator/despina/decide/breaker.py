@@ -2,6 +2,8 @@
 
 Each worker's own breaker acts at once. Here their windows are added up: when the sum is too bad all are opened, and
 what one worker's probes find out afterwards holds for all. A single worker that opens by itself is left to itself.
+
+In a pod each revision has a breaker of its own, and so it is here: what opened for one says nothing about the next.
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ def merged(o: Observed, now: float) -> BreakerStatus | None:
     spec = o.program.spec.breaker
     if spec is None:
         return None
-    before = o.status.breaker or BreakerStatus()
+    before = o.status.breaker
+    if before is None or before.revision != o.serving:
+        before = BreakerStatus(revision=o.serving)
     seen = _seen(o, now)
     if before.state == "Closed":
         # Just after it closed, some workers have not heard of it yet and still hold what had opened it.
         is_settled = before.since is None or now - parse_timestamp(before.since, 0.0) >= SETTLE_SECONDS
-        status = (_tripped(spec, seen, now) if is_settled else None) or before
+        status = (_tripped(before, spec, seen, now) if is_settled else None) or before
     else:
         status = _settled(before, seen, now)
     active = o.deployment(o.active)
@@ -54,12 +58,12 @@ def _seen(o: Observed, now: float) -> list[_Seen]:
     return [
         _Seen(pod, report, now - report.age_seconds if report.age_seconds is not None else 0.0)
         for pod in o.ready_pods(o.active)
-        if pod.report
+        if pod.report and pod.report.revision == o.serving
         for report in pod.report.breakers
     ]
 
 
-def _tripped(spec: ProgramBreaker, seen: list[_Seen], now: float) -> BreakerStatus | None:
+def _tripped(before: BreakerStatus, spec: ProgramBreaker, seen: list[_Seen], now: float) -> BreakerStatus | None:
     counts: Counter[str] = sum((Counter(s.report.window) for s in seen), Counter())
     all_open = bool(seen) and all(s.report.state == "Open" for s in seen)
     config = BreakerConfig(**{name: getattr(spec, name) for name in BreakerConfig.model_fields})
@@ -69,7 +73,7 @@ def _tripped(spec: ProgramBreaker, seen: list[_Seen], now: float) -> BreakerStat
     kind, number = failed.most_common(1)[0] if failed else ("Program", 0)
     total = sum(counts.values())
     reason = f"{failed.total()} of {total} requests within {spec.window_seconds} s failed, {number} of them: {kind}"
-    return BreakerStatus(state="Open", class_=kind, reason=reason, since=timestamp(now))
+    return _become(before.model_copy(update={"class_": kind, "reason": reason}), "Open", now)
 
 
 def _settled(before: BreakerStatus, seen: list[_Seen], now: float) -> BreakerStatus:

@@ -8,12 +8,12 @@ from despina.api.conditions import Reason
 from despina.api.revision import Revision
 from despina.api.status import BreakerStatus, Quarantined
 from despina.decide.gates import REASONS, Gates
-from despina.decide.quarantine import parse_timestamp, quarantine
+from despina.decide.quarantine import quarantine
 from despina.decide.readiness import has_come_up
 from despina.decide.situation import Situation, holds, revision_in
 from despina.decide.strategy import NOT_IN_THIS_PROCESS
 from despina.decide.versions import is_same
-from despina.decide.watch import breach_of, counts_of, promoted_at, watch_left
+from despina.decide.watch import breach_of, counts_of, watch_left
 from despina.wire import CERTAIN
 
 ENOUGH = 2
@@ -110,15 +110,9 @@ def remark(r: Situation) -> str:
     return (breach_of(r) or "") if r.policy.post_promotion.action == "None" else ""
 
 
-def _opened_since(r: Situation, breaker: BreakerStatus) -> bool:
-    """Whether it was the watched version that opened it, and not the one before."""
-    # A status has whole seconds.
-    return r.promotion is not None and parse_timestamp(breaker.since, 0.0) >= int(promoted_at(r.promotion))
-
-
 def _trips_while_watched(r: Situation, breaker: BreakerStatus) -> bool:
     spec = r.o.program.spec.breaker
-    if spec is None or breaker.state != "Open" or "Rollback" not in spec.on_open or not _opened_since(r, breaker):
+    if spec is None or breaker.state != "Open" or "Rollback" not in spec.on_open:
         return False
     counts = counts_of(r.o, r.o.serving or "")
     return 2 * counts.outage <= counts.failed

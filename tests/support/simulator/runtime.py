@@ -1,4 +1,4 @@
-"""What runs in a pod, as far as a rollout sees it: revisions that it holds, counts, trials, and a breaker.
+"""What runs in a pod, as far as a rollout sees it: revisions that it holds, counts, trials, and each one's breaker.
 
 A runtime obeys an order that is signed with one of its keys, unless orders are lost. It loads what it is told to prepare, if the code is
 what it runs already; what it counts of a revision begins when that is loaded and ends when it is released.
@@ -43,6 +43,33 @@ class Held:
 
 
 @dataclass
+class Breaker:
+    """One revision's."""
+
+    state: str = "Closed"
+    changed_at: float | None = None
+    window: dict[str, int] = field(default_factory=dict)
+
+    def set(self, state: str, now: float) -> None:
+        if self.state != state:
+            self.state, self.changed_at = state, now
+            self.window = {} if state == "Closed" else self.window
+
+    def trip(self, kind: str, now: float) -> None:
+        self.window = {kind: REQUESTS}
+        self.set("Open", now)
+
+    def is_open(self, now: float) -> bool:
+        if self.state != "Closed" and now - (self.changed_at or 0) >= OPEN_SECONDS:
+            self.set("Closed", now)
+        return self.state != "Closed"
+
+    def say(self, now: float) -> BreakerReport:
+        age = None if self.changed_at is None else now - self.changed_at
+        return BreakerReport(state=self.state, age_seconds=age, window=self.window)
+
+
+@dataclass
 class Runtime:
     """What really is the case in one pod."""
 
@@ -53,15 +80,19 @@ class Runtime:
     tries: dict[str, TryReport] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)
     is_retired: bool = False
-    breaker: str = "Closed"
-    breaker_at: float | None = None
-    window: dict[str, int] = field(default_factory=dict)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
     whole_at: float = 0.0
     """When the last of its workers is replaced that ended."""
 
     def __post_init__(self) -> None:
         self.keys = frozenset(self.config.order_keys)
         self.held[self.config.revision] = Held(self.config, self.nature_of(self.config.model))
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """That of the revision that serves, if it has one."""
+        revision = self.config.revision
+        return self.breakers.setdefault(revision, Breaker()) if self.config.breaker else None
 
     @property
     def nature(self) -> Nature:
@@ -83,35 +114,34 @@ class Runtime:
             case "Release" if tell.subject != self.config.revision:
                 self.held.pop(tell.subject, None)
                 self.counts.pop(tell.subject, None)
+                self.breakers.pop(tell.subject, None)
             case "Try":
                 held = self.held.get(tell.subject.partition(":")[0])
                 if held:
                     self.tries[tell.subject] = TryReport(ok="Smoke" not in held.nature.fails)
-            case "OpenBreaker" | "CloseBreaker":
-                self.set_breaker("Open" if tell.order == "OpenBreaker" else "Closed", now)
+            case "OpenBreaker" | "CloseBreaker" if self.breaker:
+                self.breaker.set("Open" if tell.order == "OpenBreaker" else "Closed", now)
 
     def _load(self, config: RuntimeConfig) -> Held:
         nature = self.nature_of(config.model)
         failure = BROKEN if nature.broken else OTHER_CODE if nature.code != self.nature.code else None
         return Held(config, nature, failure)
 
-    def set_breaker(self, state: str, now: float) -> None:
-        if self.breaker != state:
-            self.breaker, self.breaker_at = state, now
-            self.window = {} if state == "Closed" else self.window
-
-    def answer(self, failing: str | None, now: float) -> None:
-        """Thirty requests. `failing` is what all of them meet, whatever the version."""
-        if failing:
-            self.window = {failing: REQUESTS}
-            self.set_breaker("Open", now)
-            return
-        if self.breaker != "Closed" and now - (self.breaker_at or 0) >= OPEN_SECONDS:
-            self.set_breaker("Closed", now)
-        wrong, buckets = self.nature.errors, SLOW if self.nature.slow else FAST
+    def answer(self, failing: str | None, now: float) -> bool:
+        """Thirty requests. `failing` is what all of them meet, whatever the version; an open breaker lets none in.
+        Returns whether they opened it."""
+        breaker, wrong = self.breaker, self.nature.errors
+        if failing and breaker:
+            breaker.trip(failing, now)
+        if failing or (breaker and breaker.is_open(now)):
+            return bool(failing and breaker)
+        buckets = SLOW if self.nature.slow else FAST
         more = Counts(ok=REQUESTS - wrong, program=wrong, seconds=tuple(REQUESTS * n for n in buckets))
         before = self.counts.get(self.config.revision)
         self.counts[self.config.revision] = Counts.total([before, more]) if before else more
+        if breaker and wrong == REQUESTS:
+            breaker.trip("Program", now)
+        return bool(breaker and wrong == REQUESTS)
 
     def say(self, now: float) -> PodState:
         """The report that the operator gets when it listens."""
@@ -119,12 +149,11 @@ class Runtime:
             name: HeldRevision(phase="Failed" if h.failure else "Ready", failure=h.failure, digest=_digest(h))
             for name, h in self.held.items()
         }
-        age = None if self.breaker_at is None else now - self.breaker_at
         return PodState(
             revision=self.config.revision,
             held=held,
             counts=dict(self.counts),
-            breakers=(BreakerReport(state=self.breaker, age_seconds=age, window=self.window),),
+            breakers=(self.breaker.say(now),) if self.breaker else (),
             tries=dict(self.tries),
             uptime_seconds=now - self.started_at,
             workers=1 if now < self.whole_at else 2,

@@ -108,6 +108,8 @@ class Truth:
         self.bad_rounds = 0
         self.watched_until = 0.0
         self.marks: dict[str, tuple[str | None, str | None]] = {}
+        self.failed: set[str] = set()
+        """Revisions whose breaker opened in some pod by itself, and not because it was told to."""
         self.restarts: dict[str, list[float]] = {}
         """Of each Deployment: when within the last hour, because of the breaker."""
         self.seen: dict[int, Seen] = {}
@@ -320,6 +322,9 @@ class Truth:
             at = float(mark[0] or 0)
             recent = self.restarts[name] = [*(one for one in self.restarts.get(name, ()) if one > at - 3600), at]
             self.check(len(recent) <= MOST_RESTARTS, f"the breaker restarted {name} {len(recent)} times within an hour")
+            o = operator.observed
+            is_due = o is None or o.serving in self.failed or any(pod.refusal for pod in o.pods)
+            self.check(is_due, f"the breaker restarted {name}, which serves what never failed")
 
     def _moved(self, before: str | None, after: str | None, operator: Operator | None) -> None:
         if before == after:
