@@ -151,13 +151,14 @@ def counted_on(tab: Tab) -> dict[str, Any]:
     }
 
 
-def both_count_the_same(prometheus: Prometheus, tab: Tab) -> dict[str, Any]:
-    """What both say, soon after the last request."""
+def both_count_the_same(prometheus: Prometheus, tab: Tab, sent: int) -> dict[str, Any]:
+    """What both say once Prometheus has seen the last request: until then each may know another part of them."""
+    eventually("all seen", lambda: sum(prometheus.sums("despina_requests_total", "version").values()) >= sent, 30)
+    said = counted_by(prometheus, "1")
     with contextlib.suppress(AssertionError):
-        eventually("the same", lambda: counted_by(prometheus, "1") == counted_on(tab), 30)
-    found = counted_by(prometheus, "1")
-    assert found == counted_on(tab)
-    return found
+        eventually("the same", lambda: counted_on(tab) == said, 30)
+    assert counted_on(tab) == said
+    return said
 
 
 def gate(text: str) -> list[dict[str, Any]]:
@@ -238,7 +239,7 @@ def test_the_page_shows_what_happens_counts_what_prometheus_counts_and_its_butto
     failed = requests.report("gate, switch, rollback and optimisation, seen on the page", allowed={"1", "2"})
     failed += others.report("provider down, seen on the page", allowed={"1"})
     assert not failed, failed[:5]
-    same = both_count_the_same(prometheus, tab)
+    same = both_count_the_same(prometheus, tab, len(requests.records) + 1)
     assert int(same["requests"]) > 300
     assert same["modules"]
     assert same["feedback"] == {"v1 failure": "1"}
