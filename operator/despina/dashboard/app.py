@@ -202,8 +202,8 @@ class Site:
         known = await self._program(request)
         acts = await self.door.acts(viewer, known.facts.key[0])
         await self.world.past.first(known.facts.key, pages.span_of(request.query))
-        told = pages.told(self.world, viewer, known, acts, request.query)
         beside = await self.asking.beside(viewer, known) if self.asking else {}
+        told = pages.told(self.world, viewer, known, acts, request.query)  # last: what was waited for took its time
         return answer_of(rendered("program.html", **told, **beside))
 
     async def act(self, request: web.Request) -> web.Response:
