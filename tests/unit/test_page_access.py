@@ -365,6 +365,20 @@ async def test_nobody_unknown_gets_further_than_the_form(client, method, path):
     assert "qa" not in (await answer.text()).replace("/p/team-a/qa", "")
 
 
+@pytest.mark.parametrize("asked", ["person_of", "may"])
+async def test_an_api_server_that_hangs_lets_no_page_say_that_it_is_live(client, api, clock, monkeypatch, asked):
+    monkeypatch.setattr("despina.dashboard.access.REVIEW_SECONDS", 0.05)
+    stream = await client.get("/events?namespace=team-a&name=qa", headers=bearing(LOOKER))
+    assert stream.status == 200
+    monkeypatch.setattr(api, asked, lambda *_: asyncio.Event().wait())
+    clock.now += 31
+    async with asyncio.timeout(20):
+        await stream.read()
+        assert (await client.get("/p/team-a/qa", headers=bearing(LOOKER))).status == 503
+    monkeypatch.undo()
+    assert (await client.get("/p/team-a/qa", headers=bearing(LOOKER))).status == 200
+
+
 @pytest.mark.parametrize("path", ["/p/team-z/other", "/p/team-a/none", "/events?namespace=team-z&name=other"])
 async def test_what_they_may_not_see_is_not_there(client, path):
     answer = await client.get(path, headers=bearing(ADMIN))
