@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -266,3 +267,72 @@ async def test_only_what_is_on_the_screen_is_asked_for_every_second(open_tab):
         await tab.until_text('[data-key="team-a/a149"] [data-f=requests]', "[0-9]")
         assert ("team-a", "a149") in stage.site.streams.watched().rows
         assert ("team-a", "a000") not in stage.site.streams.watched().rows
+
+
+class Between:
+    """Stands between a page and the server; each time that its parts are asked for, a test says what becomes of it."""
+
+    def __init__(self) -> None:
+        self.asked: list = []
+        self.came = asyncio.Event()
+
+    async def __call__(self, route) -> None:
+        if route.request.resource_type == "document":
+            await route.continue_()
+            return
+        self.asked.append(route)
+        self.came.set()
+
+    async def until(self, count: int):
+        """The last of so many."""
+        async with asyncio.timeout(20):
+            while len(self.asked) < count:
+                self.came.clear()
+                await self.came.wait()
+        return self.asked[count - 1]
+
+
+async def test_an_answer_that_was_overtaken_is_not_shown(open_tab):
+    async with a_stage() as stage:
+        furnish(stage)
+        tab, between = await open_tab(), Between()
+        await sign_in(tab, stage)
+        await until_live(tab)
+        await tab.page.route(f"{stage.url}/", between)
+        stage.world.set_program(a_manifest("one"))
+        slow = await between.until(1)
+        old = await slow.fetch()
+        stage.world.set_program(a_manifest("two"))
+        await (await between.until(2)).continue_()
+        await tab.page.wait_for_selector('[data-key="team-a/two"]')
+        async with tab.page.expect_response(f"{stage.url}/"):
+            await slow.fulfill(response=old)
+        assert await tab.page.locator('[data-key="team-a/one"]').count() == 1
+        assert await tab.page.locator('[data-key="team-a/two"]').count() == 1
+
+
+@pytest.mark.parametrize("trouble", [{"status": 503}, {"status": 500}, None], ids=["busy", "broken", "cut off"])
+async def test_a_page_that_could_not_be_made_anew_is_made_anew_soon(open_tab, trouble):
+    async with a_stage() as stage:
+        furnish(stage)
+        tab, between = await open_tab(), Between()
+        await sign_in(tab, stage)
+        await until_live(tab)
+        await tab.page.route(f"{stage.url}/", between)
+        stage.world.set_program(a_manifest("one"))
+        first = await between.until(1)
+        await (first.fulfill(**trouble) if trouble else first.abort())
+        await (await between.until(2)).continue_()
+        await tab.page.wait_for_selector('[data-key="team-a/one"]')
+
+
+async def test_what_is_on_the_screen_is_told_again_if_that_was_refused(open_tab):
+    async with a_stage() as stage:
+        furnish(stage)
+        tab, between = await open_tab(), Between()
+        await tab.page.route("**/view", between)
+        await sign_in(tab, stage)
+        await (await between.until(1)).fulfill(status=503)
+        await (await between.until(2)).continue_()
+        await tab.until_text('[data-key="team-a/qa"] [data-f=requests]', "[0-9]")
+        assert ("team-a", "qa") in stage.site.streams.watched().rows

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import re
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from despina.cluster.errors import Unavailable
@@ -23,7 +27,7 @@ from despina.dashboard.access import (
     is_same_origin,
     is_token,
 )
-from despina.dashboard.app import POLICY, Site
+from despina.dashboard.app import FIRST_PIECES, PIECES, POLICY, Site, _in_pieces
 from despina.dashboard.pages import local
 from despina.dashboard.run import served
 from despina.dashboard.stream import Stream
@@ -290,6 +294,7 @@ async def client(api, clock):
         world.heard((namespace, name), f"uid-{name}", {"p": figures()})
     site = Site(world, Door(api, clock, "between us"), api, a_reader(api))
     async with TestClient(TestServer(site.app())) as made:
+        made.site = site
         yield made
 
 
@@ -303,6 +308,43 @@ async def test_every_answer_has_the_policy(client):
         assert answer.headers["Content-Security-Policy"] == POLICY
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_what_every_page_looks_like_stands_in_it_and_nothing_else_may(client):
+    """So that a browser draws at once, and whoever gets words of theirs into a page changes nothing of how it looks."""
+    for path in ("/", "/login", "/p/team-a/qa"):
+        page = await (await client.get(path, headers=bearing(ADMIN))).text()
+        (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+        found = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert f"style-src 'self' 'sha256-{found}';" in POLICY
+        assert path == "/p/team-a/qa" or 'rel="stylesheet"' not in page
+    assert "unsafe" not in POLICY
+
+
+async def test_the_head_of_the_list_is_sent_before_its_rows_are_made(client, monkeypatch):
+    world, written, before = client.site.world, [], []
+    write, rows = web.StreamResponse.write, world.rows
+
+    async def noted(response, data):
+        written.append(data)
+        await write(response, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", noted)
+    monkeypatch.setattr(world, "rows", lambda names: before.append(b"".join(written)) or rows(names))
+    answer = await client.get("/", headers=bearing(ADMIN, **{"Accept-Encoding": "identity"}))
+    assert await answer.read() == b"".join(written)
+    (sent,) = before
+    assert b"</style>" in sent
+    assert b">Despina</a>" in sent
+
+
+@pytest.mark.parametrize("parts", [0, 1, FIRST_PIECES, FIRST_PIECES + 1, 20 * PIECES])
+def test_a_page_is_sent_in_pieces_that_grow(parts):
+    said = [str(number) if number % 3 else "" for number in range(parts)]
+    pieces = list(_in_pieces(iter(said)))
+    assert "".join(pieces) == "".join(said)
+    assert len(pieces) <= parts / PIECES + 8
+    assert pieces[:1] == (["".join(said[:FIRST_PIECES])] if parts else [])
 
 
 GUARDED = [
@@ -321,6 +363,20 @@ async def test_nobody_unknown_gets_further_than_the_form(client, method, path):
     answer = await client.request(method, path, headers={"Accept": "text/html"})
     assert answer.status == 401
     assert "qa" not in (await answer.text()).replace("/p/team-a/qa", "")
+
+
+@pytest.mark.parametrize("asked", ["person_of", "may"])
+async def test_an_api_server_that_hangs_lets_no_page_say_that_it_is_live(client, api, clock, monkeypatch, asked):
+    monkeypatch.setattr("despina.dashboard.access.REVIEW_SECONDS", 0.05)
+    stream = await client.get("/events?namespace=team-a&name=qa", headers=bearing(LOOKER))
+    assert stream.status == 200
+    monkeypatch.setattr(api, asked, lambda *_: asyncio.Event().wait())
+    clock.now += 31
+    async with asyncio.timeout(20):
+        await stream.read()
+        assert (await client.get("/p/team-a/qa", headers=bearing(LOOKER))).status == 503
+    monkeypatch.undo()
+    assert (await client.get("/p/team-a/qa", headers=bearing(LOOKER))).status == 200
 
 
 @pytest.mark.parametrize("path", ["/p/team-z/other", "/p/team-a/none", "/events?namespace=team-z&name=other"])

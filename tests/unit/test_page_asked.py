@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 
@@ -19,7 +20,7 @@ from despina.dashboard.world import World
 from despina.sources.asking import NotAsked, Unanswered
 from despina.wire import Answered, PodState, Prompt, Prompts, Trace, TraceSpan
 from despina.wire.predictions import unsigned
-from tests.support.page import HOSTILE, NOW, a_candidate, a_manifest, a_pod
+from tests.support.page import HOSTILE, NOW, a_candidate, a_manifest, a_pod, figures
 from tests.support.page_site import ADMIN, LOOKER, FakeApi, FakeHand, a_reader
 from tests.support.page_traces import FakeHolders, a_name
 
@@ -92,6 +93,19 @@ async def test_any_version_that_pods_hold_is_there_to_be_asked(client, hand):
     assert "Active v7" not in alone
     hand.holds = None
     assert "No pod says that it holds a version ready" in await text(await client.get(ASK, headers=bearing()))
+
+
+async def test_a_programs_page_tells_what_is_counted_when_it_is_sent(client, api, monkeypatch):
+    """However long the API server takes to say who may ask."""
+    world, may, counted = client.site.world, api.may, itertools.count(700, 13)
+
+    async def slowly(person, verb, namespace):
+        world.heard(("team-a", "qa"), "uid-qa", {"qa-1": figures(next(counted), 0)})
+        return await may(person, verb, namespace)
+
+    monkeypatch.setattr(api, "may", slowly)
+    page = await text(await client.get("/p/team-a/qa", headers=bearing()))
+    assert f'<th scope="row">Requests</th><td>{next(counted) - 13}</td>' in page
 
 
 async def test_a_question_is_answered_with_its_trace(client, hand):

@@ -12,11 +12,11 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from despina.cluster.errors import ClusterError
+from despina.cluster.errors import ClusterError, Unavailable
 from despina.cluster.reviews import Person
 
 COOKIE = "__Host-despina"
@@ -28,6 +28,8 @@ IDLE_SECONDS, SESSION_SECONDS = 3600.0, 43200.0
 LONGEST_TOKEN = 16_384
 MOST_REVIEWS, MOST_WAITING = 8, 100
 """Asked about at the same time, of each kind; and tokens of strangers that wait for that."""
+REVIEW_SECONDS = 10.0
+"""For an answer about somebody. While it is waited for, an open page is told nothing and still says that it is live."""
 LOOK, CHANGE = "get", "patch"
 Found = TypeVar("Found")
 
@@ -131,7 +133,7 @@ class Door:
 
     async def _person(self, key: str, token: str) -> Person | None:
         async with self._for_known if key in self._persons else self._as_stranger():
-            person = await self._reviews.person_of(token)
+            person = await _soon(self._reviews.person_of(token))
         if person:
             self._persons.put(key, person)
         else:
@@ -166,7 +168,7 @@ class Door:
         if known is not None:
             return known
         async with self._for_rights:
-            answer = await self._reviews.may(*key)
+            answer = await _soon(self._reviews.may(*key))
         self._rights.put(key, answer)
         return answer
 
@@ -215,6 +217,15 @@ class Sessions:
     def end(self, word: str) -> None:
         """It stands for nothing any more."""
         self._open.pop(_digest(word), None)
+
+
+async def _soon(review: Awaitable[Found]) -> Found:
+    """What the API server says of somebody; raises ClusterError where that takes too long."""
+    try:
+        async with asyncio.timeout(REVIEW_SECONDS):
+            return await review
+    except TimeoutError:
+        raise Unavailable("the API server takes too long to say who somebody is and what they may") from None
 
 
 def is_token(text: str) -> bool:

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -22,7 +23,7 @@ from despina.dashboard.asked import MOST_SENT, VIEWER, answer_of, form_of
 from despina.dashboard.curves import RANGES
 from despina.dashboard.facts import Key, status_of
 from despina.dashboard.held import Pods
-from despina.dashboard.render import assets, rendered, template
+from despina.dashboard.render import assets, rendered, style_source, template
 from despina.dashboard.stream import (
     HEARTBEAT_SECONDS,
     TICK_SECONDS,
@@ -40,9 +41,9 @@ from despina.dashboard.world import Known, World
 
 log = logging.getLogger(__name__)
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
-    "trusted-types 'none'"
+    f"default-src 'none'; script-src 'self'; style-src 'self' {style_source()}; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -52,8 +53,9 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-PIECES = 1000
-"""Of a template, written at a time; others have their turn after each."""
+FIRST_PIECES, PIECES = 16, 1000
+"""Of a template, written at a time, twice as many each time: the head is drawn while the rows are made. Others have
+their turn after each."""
 AGAIN_SECONDS = 1.5
 """Until the operator has seen that an annotation was taken away, so that the same one asks anew."""
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -189,9 +191,7 @@ class Site:
         if packs:
             response.headers["Content-Encoding"] = "gzip"
         await response.prepare(request)
-        pieces = template("programs.html").stream(page)
-        pieces.enable_buffering(PIECES)
-        async for data in _packed(pieces, packs):
+        async for data in _packed(_in_pieces(template("programs.html").generate(page)), packs):
             await response.write(data)
         await response.write_eof()
         return response
@@ -202,8 +202,8 @@ class Site:
         known = await self._program(request)
         acts = await self.door.acts(viewer, known.facts.key[0])
         await self.world.past.first(known.facts.key, pages.span_of(request.query))
-        told = pages.told(self.world, viewer, known, acts, request.query)
         beside = await self.asking.beside(viewer, known) if self.asking else {}
+        told = pages.told(self.world, viewer, known, acts, request.query)  # last: what was waited for took its time
         return answer_of(rendered("program.html", **told, **beside))
 
     async def act(self, request: web.Request) -> web.Response:
@@ -298,6 +298,13 @@ class Site:
         if known is None or not await self.door.seen(viewer, [stream.page[0]]):
             return [event("bye", b"{}")]
         return list(page_events(self.world, stream, known))
+
+
+def _in_pieces(parts: Iterator[str]) -> Iterator[str]:
+    size = FIRST_PIECES
+    while piece := list(islice(parts, size)):
+        yield "".join(piece)
+        size = min(2 * size, PIECES)
 
 
 async def _packed(pieces: Iterable[str], packs: bool) -> AsyncIterator[bytes]:

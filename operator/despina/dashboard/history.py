@@ -16,6 +16,9 @@ COARSE_SECONDS, COARSE_SLOTS = 300, 288
 WINDOW_SECONDS = 10.0
 """Over which the present rates are counted."""
 MOST_LOOKS = 16
+LONGEST_BETWEEN = 45.0
+"""Seconds: slots between two looks that are no farther apart had what happened between these. While nobody has a page
+open one look follows another after 30; what pods that were silent for longer did in which slot, nobody knows."""
 
 
 class Ring:
@@ -28,14 +31,15 @@ class Ring:
         self._values = array("f", repeat(math.nan, slots * SERIES))
         self._latest = -1
 
-    def put(self, at: float, sample: Sequence[float]) -> None:
-        """The sample that ends now; a clock that goes back writes nothing."""
+    def put(self, at: float, sample: Sequence[float], skipped: Sequence[float] = Sample()) -> None:
+        """The sample that ends now, and what those slots had that nobody wrote since the latest; a clock that goes back
+        writes nothing."""
         slot = int(at // self.seconds)
         if slot < self._latest:
             return
         first = self._latest + 1 if self._latest >= 0 else slot
-        for skipped in range(max(first, slot - self.slots + 1), slot):
-            self._write(skipped, Sample())
+        for between_them in range(max(first, slot - self.slots + 1), slot):
+            self._write(between_them, skipped)
         self._write(slot, sample)
         self._latest = slot
 
@@ -67,16 +71,21 @@ class History:
         """Note one look, the latest of all."""
         while len(self._looks) > 1 and look.at - self._looks[1].at >= WINDOW_SECONDS:
             self._looks.popleft()
+        before = self._looks[-1] if self._looks else None
         self._looks.append(look)
-        self._fine_from = self._noted(self.fine, self._fine_from, look)
-        self._coarse_from = self._noted(self.coarse, self._coarse_from, look)
+        self._fine_from = self._noted(self.fine, self._fine_from, before, look)
+        self._coarse_from = self._noted(self.coarse, self._coarse_from, before, look)
 
-    def _noted(self, ring: Ring, since: Look | None, look: Look) -> Look:
-        """Where the slot that is being written began."""
+    def _noted(self, ring: Ring, since: Look | None, before: Look | None, look: Look) -> Look:
+        """Where the slot that is being written began; `before` is the look before this one."""
         if since is None:
             return look
-        ring.put(look.at, between(since, look))
-        return look if look.at // ring.seconds > since.at // ring.seconds else since
+        if before and look.at - before.at <= LONGEST_BETWEEN and _slots(ring, before, look) > 1:
+            grown = between(before, look)  # and not since the slot of `before` began, which has its own
+            ring.put(look.at, grown, grown)
+        else:
+            ring.put(look.at, between(since, look))
+        return look if _slots(ring, since, look) > 0 else since
 
     def forget_present(self) -> None:
         """Nobody says what happens at the moment; the curves stay."""
@@ -89,6 +98,10 @@ class History:
     def degraded(self) -> float:
         """Answers of a fallback within the window."""
         return max(0.0, self._looks[-1].degraded - self._looks[0].degraded) if self._looks else 0.0
+
+
+def _slots(ring: Ring, then: Look, now: Look) -> int:
+    return int(now.at // ring.seconds - then.at // ring.seconds)
 
 
 def finite(values: Sequence[float]) -> list[float]:

@@ -42,31 +42,45 @@ def logged(viewer: Viewer) -> str:
 
 
 def listed(world: World, viewer: Viewer, namespaces: Sequence[str], asked: Mapping[str, str]) -> dict[str, Any]:
-    """The list of programs. Searching and filtering leave rows out, and nothing else."""
-    everything = in_order(world.rows(namespaces))
+    """The list of programs. `find` makes its rows, which takes as long as there are many: what stands above them is
+    sent before."""
     chosen, search, only = asked.get("namespace", ""), words.shown(asked.get("q", ""), 100), "problems" in asked
-    rows = [
-        row
-        for row in everything
-        if (not chosen or row.key[0] == chosen)
-        and (not search or search.lower() in "/".join(row.key).lower())
-        and (not only or row.needs)
-    ]
     return common(world, viewer) | {
-        "groups": [rows[i : i + GROUP_ROWS] for i in range(0, len(rows), GROUP_ROWS)],
+        "find": partial(_found, world, namespaces, chosen, search.lower(), only),
         "sparks": partial(_sparks, world),
-        "needing": [row for row in everything if row.needs][:20],
-        "needing_count": sum(bool(row.needs) for row in everything),
-        "total": len(everything),
         "namespaces": namespaces,
         "chosen": chosen,
         "search": search,
         "only": only,
         "columns": COLUMNS,
         "sparked": SPARKED,
-        "shape": shape_of(everything),
         "queries": promql.of_list(chosen if chosen in namespaces else "", HEADS),
     }
+
+
+class Found(NamedTuple):
+    """The rows of a list."""
+
+    groups: list[list[Row]]
+    needing: list[Row]
+    needing_count: int
+    total: int
+    shape: str
+
+
+def _found(world: World, namespaces: Sequence[str], chosen: str, search: str, only: bool) -> Found:
+    """Searching and filtering leave rows out, and nothing else."""
+    everything = in_order(world.rows(namespaces))
+    rows = [
+        row
+        for row in everything
+        if (not chosen or row.key[0] == chosen)
+        and (not search or search in "/".join(row.key).lower())
+        and (not only or row.needs)
+    ]
+    groups = [rows[i : i + GROUP_ROWS] for i in range(0, len(rows), GROUP_ROWS)]
+    needing = [row for row in everything if row.needs]
+    return Found(groups, needing[:20], len(needing), len(everything), shape_of(everything))
 
 
 def _sparks(world: World, row: Row) -> Mapping[str, str]:

@@ -1,10 +1,12 @@
-"""Asking every program's pods: every ten seconds, and every second those of programs that somebody looks at."""
+"""Asking every program's pods: every ten seconds while anybody has a page open, every second those of what is on a
+screen, and every thirty seconds while nobody has any."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from despina.dashboard.world import Known, Pod, World
 from despina.sources.figures import Asker
 
 log = logging.getLogger(__name__)
-EVERY_SECONDS, WATCHED_SECONDS = 10.0, 1.0
+EVERY_SECONDS, WATCHED_SECONDS, RESTING_SECONDS = 10.0, 1.0, 30.0
 TICK_SECONDS = 0.25
 
 
@@ -24,6 +26,8 @@ class Watched:
     rows: Collection[Key] = ()
     pages: Collection[Key] = ()
     """Their pods are asked for their state, too."""
+    anybody: bool = False
+    """Whether any page is open; while none is, nobody misses figures that are ten seconds old."""
 
 
 class Poller:
@@ -33,6 +37,8 @@ class Poller:
         self._world = world
         self._asker = asker
         self._watched = watched
+        self._every = EVERY_SECONDS
+        self._asked: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
         self._queue: list[tuple[float, Key]] = []
         """A heap of the same: of thousands of programs only those are looked at that are due."""
@@ -46,28 +52,39 @@ class Poller:
 
     def _tick(self) -> None:
         now, watched, programs = self._world.clock(), self._watched(), self._world.programs
+        self._turn_to(EVERY_SECONDS if watched.anybody else RESTING_SECONDS, now)
         for key in programs.keys() - self._due.keys():
-            self._plan(key, now + hash(key) % EVERY_SECONDS)  # many in the same moment, which is less work
+            self._plan(key, due_after(now, EVERY_SECONDS, hash(key)))
         for key in self._due.keys() - programs.keys():
             del self._due[key]
+            self._asked.pop(key, None)
         while self._queue and self._queue[0][0] <= now:
             due, key = heapq.heappop(self._queue)
             if self._due.get(key) == due:
                 self._begin(key, now, key in watched.pages)
         for key in {*watched.rows, *watched.pages}:
-            if key in programs and self._due[key] - EVERY_SECONDS + WATCHED_SECONDS <= now:
+            if key in programs and self._asked.get(key, -math.inf) + WATCHED_SECONDS <= now:
                 self._begin(key, now, key in watched.pages)
 
+    def _turn_to(self, every: float, now: float) -> None:
+        """Whoever opens a page after nobody had one sees no figures that are older than for others."""
+        before, self._every = self._every, every
+        if every < before:
+            for key, due in self._due.items():
+                self._plan(key, min(due, max(now, self._asked.get(key, now) + every)))
+
     def _plan(self, key: Key, due: float) -> None:
-        self._due[key] = due
-        heapq.heappush(self._queue, (due, key))
+        if self._due.get(key) != due:
+            self._due[key] = due
+            heapq.heappush(self._queue, (due, key))
 
     def _begin(self, key: Key, now: float, with_state: bool) -> None:
         if key in self._asking:
             if self._due[key] <= now:
                 self._plan(key, now + WATCHED_SECONDS)
             return
-        self._plan(key, now + EVERY_SECONDS)
+        self._asked[key] = now
+        self._plan(key, due_after(now, self._every, hash(key)))
         task = asyncio.create_task(self._ask(key, self._world.programs[key], with_state), name=f"ask {key}")
         self._asking[key] = task
         task.add_done_callback(lambda _: self._asking.pop(key, None))
@@ -88,3 +105,9 @@ class Poller:
         """Ask nobody any more."""
         for task in list(self._asking.values()):
             task.cancel()
+
+
+def due_after(now: float, every: float, place: int) -> float:
+    """When a program is asked next: at its own second of every so many, so that after all were asked at once they are
+    spread again; many in the same second, which is less work."""
+    return now + every - (now - place % int(every)) % every

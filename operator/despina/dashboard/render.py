@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import mimetypes
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from despina.dashboard import words
 from despina.dashboard.rows import ICONS
@@ -41,6 +43,18 @@ def asset(name: str) -> str:
 
 
 @cache
+def style() -> Markup:
+    """What every page looks like. It stands in the page itself: a browser draws nothing before it has it, and would ask
+    for it over another connection, behind the rows of the page."""
+    return Markup(assets()["style.css"].body.decode())  # noqa: S704 - our own file
+
+
+def style_source() -> str:
+    """What a policy lets it stand there by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()}'"
+
+
+@cache
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("despina.dashboard"),
@@ -50,7 +64,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     used: dict[str, Callable[..., Any]] = {"asset": asset, "clock": words.clock}
-    made.globals.update(used, ICONS=ICONS)
+    made.globals.update(used, ICONS=ICONS, style=style())
     return made
 
 

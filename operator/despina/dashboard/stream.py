@@ -77,7 +77,7 @@ class Streams:
         """What anybody sees."""
         pages = {stream.page for stream in self._open.values() if stream.page}
         rows = frozenset().union(*(stream.visible for stream in self._open.values()))
-        return Watched(rows, pages)
+        return Watched(rows, pages, anybody=bool(self._open))
 
 
 def shape_of(rows: Sequence[Row]) -> str:

@@ -65,14 +65,23 @@ function putProgram(said) {
   if (word !== said.cells.word) say(`State: ${said.cells.word}`);
 }
 
-// Parts are made anew by the server and taken over whole, with what was open and where the keyboard was.
+// Parts are made anew by the server and taken over whole, with what was open and where the keyboard was. An answer that
+// a later one has overtaken tells of the past; what was not answered is asked again, for nothing else may change for long.
+let asked = 0, taken = 0, again = 0;
 function refresh() {
-  const ask = new XMLHttpRequest();
+  const ask = new XMLHttpRequest(), number = ++asked;
+  const fail = () => { if (number === asked) again = setTimeout(refresh, RETRY); };
+  clearTimeout(again);
   ask.open("GET", location.href);
   ask.setRequestHeader("Accept", "text/html");
   ask.responseType = "document";
+  ask.timeout = STALE_AFTER;
+  ask.onerror = ask.ontimeout = fail;
   ask.onload = () => {
-    if (ask.status !== 200 || !ask.response) return ask.status === 401 || ask.status === 404 ? location.reload() : undefined;
+    if (ask.status === 401 || ask.status === 404) return location.reload();
+    if (ask.status !== 200 || !ask.response) return fail();
+    if (number < taken) return;
+    taken = number;
     const at = document.activeElement?.id;
     for (const fresh of ask.response.querySelectorAll("[data-part]")) take(fresh);
     if (at && document.activeElement?.id !== at) $(at)?.focus({ preventScroll: true });
@@ -104,7 +113,11 @@ function connect() {
     live("ok", "✓", "live");
     act(JSON.parse(message.data));
   });
-  on("hello", (said) => { stream = said.stream; show(); });
+  on("hello", (said) => {
+    if (stream) refresh();  // the browser asks for the stream again with what the page was made from at first
+    stream = said.stream;
+    show();
+  });
   on("beat", () => {});
   on("row", putRow);
   on("page", putProgram);
@@ -139,7 +152,9 @@ function show() {
   const keys = [...seen].map((row) => row.dataset.key).slice(0, 250), said = JSON.stringify({ stream, keys });
   if (said === shown) return;
   shown = said;
-  fetch("/view", { method: "POST", headers: { "Content-Type": "application/json" }, body: said }).catch(() => { shown = ""; });
+  fetch("/view", { method: "POST", headers: { "Content-Type": "application/json" }, body: said })
+    .then((answer) => { if (!answer.ok) throw answer; })
+    .catch(() => { if (shown === said) setTimeout(() => { shown = ""; show(); }, RETRY); });
 }
 
 // Search while typing; without this script the form does the same.
