@@ -103,12 +103,17 @@ ODD = {
 }
 
 
+OPENED = web.AppKey("opened", list[str])
+"""Watches."""
+
+
 async def api_server(request: web.Request) -> web.StreamResponse:
     if "/odd/" in request.path:
         return web.Response(text=ODD[request.query["labelSelector"]], content_type="application/json")
     if "watch" in request.query:
         response = web.StreamResponse()
         await response.prepare(request)
+        request.app[OPENED].append(request.path)
         await asyncio.sleep(60)
         return response
     if "secrets" in request.path:
@@ -120,6 +125,7 @@ async def api_server(request: web.Request) -> web.StreamResponse:
 @pytest.fixture
 async def kubeconfig(tmp_path, monkeypatch):
     app = web.Application()
+    app[OPENED] = []
     app.router.add_get("/{path:.*}", api_server)
     server = TestServer(app)
     await server.start_server()
@@ -134,7 +140,7 @@ async def kubeconfig(tmp_path, monkeypatch):
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(document))
     monkeypatch.setenv("KUBECONFIG", str(path))
-    yield
+    yield app[OPENED]
     await server.close()
 
 
@@ -171,6 +177,20 @@ async def test_an_answer_that_is_no_list_is_told_and_asked_for_again(kubeconfig,
     cluster = await Cluster.connect()
     with pytest.raises(Unavailable, match=r"GET .*/odd/.*: the answer is no (list|JSON)"):
         await cluster.listed("Pod", "odd", label_selector=odd)
+    await cluster.close()
+
+
+async def test_however_many_watches_stay_open_others_are_answered(kubeconfig):
+    cluster = await Cluster.connect(watches=120)
+    watching = [asyncio.create_task(anext(cluster.watched("Pod", f"n{number}", "1"))) for number in range(120)]
+    async with asyncio.timeout(20):
+        while len(kubeconfig) < 100:  # as many as there are connections to begin with
+            await asyncio.sleep(0.01)
+        assert await cluster.listed("Pod", "default") == ([], "1")
+    assert not [task for task in watching if task.done()]
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
     await cluster.close()
 
 

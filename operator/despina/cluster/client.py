@@ -67,8 +67,9 @@ class Cluster:
         self._dynamic = DynamicClient(client)
 
     @classmethod
-    async def connect(cls) -> Self:
-        """As a pod with its service account, or from KUBECONFIG."""
+    async def connect(cls, watches: int = 0) -> Self:
+        """As a pod with its service account, or from KUBECONFIG. So many watches stay open, each on a connection that
+        nothing else gets."""
         configuration = Configuration()
         try:
             if _is_in_pod():
@@ -82,6 +83,7 @@ class Cluster:
         # By itself, the session would look for a proxy and for ~/.netrc in two threads at every request, and would not
         # send a token beside what that file holds.
         configuration.client_session_kwargs = {"trust_env": False}
+        configuration.connection_pool_maxsize += watches
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:

@@ -83,9 +83,10 @@ class ApiServer:
 
 async def run(settings: DashboardSettings, is_open: bool = False) -> None:
     """Run until SIGTERM or SIGINT. `is_open`: whoever reaches the page sees and does everything, on loopback alone."""
-    cluster = await Cluster.connect()
-    api = ApiServer(cluster, settings.namespaces)
     world = World(time.time)
+    watched = followed(world, settings.namespaces)
+    cluster = await Cluster.connect(watches=len(watched))
+    api = ApiServer(cluster, settings.namespaces)
     door = Door(api, time.monotonic, settings.proxy_secret, is_open)
     roots = await read_roots(settings, cluster)
     tls = None if is_open else context(settings.tls_certificate, settings.tls_key, settings.names)
@@ -100,7 +101,7 @@ async def run(settings: DashboardSettings, is_open: bool = False) -> None:
             site = Site(world, door, api, Traces(tracer, api), is_local=is_open, pods=by_hand)
             await stack.enter_async_context(served(site, settings, is_open, tls))
             poller = Poller(world, asker, site.streams.watched)
-            works = [poller.run(), *(follow(cluster, what) for what in followed(world, settings.namespaces))]
+            works = [poller.run(), *(follow(cluster, what) for what in watched)]
             await until_told(works)
             await poller.close()
     finally:
