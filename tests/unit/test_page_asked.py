@@ -193,13 +193,13 @@ def test_pods_of_one_namespace_that_let_people_wait_take_not_all_seats():
 
 
 async def test_however_many_pods_let_a_question_wait_it_is_one_time_in_all(client, hand, monkeypatch):
-    monkeypatch.setattr("despina.dashboard.ask._seconds", lambda _: 0.05)
+    monkeypatch.setattr("despina.dashboard.ask._seconds", lambda _: 1.0)
     for number in (2, 3):
         client.site.world.set_pod(a_pod(f"qa-{number}", ip=f"10.0.0.{number}"))
 
     async def ask(place, revision, inputs, seconds):
         hand.asked.append(place)
-        await asyncio.sleep(seconds * 0.9)
+        await asyncio.sleep(seconds * 0.6)
         raise NotAsked("busy")
 
     hand.ask = ask
