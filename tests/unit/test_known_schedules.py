@@ -8,7 +8,7 @@ from despina.wire import FailureReason
 from tests.support.simulator.registry import OTHER_SERVER, SERVER, Nature
 from tests.support.simulator.schedule import KINDS, run
 
-AUTO, SCALED, SWAP = KINDS["Auto with breaker"], KINDS["autoscaled"], KINDS["HotSwap"]
+AUTO, SCALED, SWAP, FIRST = (KINDS[name] for name in ("Auto with breaker", "autoscaled", "HotSwap", "first start"))
 BLUE_GREEN, RECREATE, BY_HAND, DAMAGED = (KINDS[name] for name in ("BlueGreen", "Recreate", "by hand", "damaged"))
 BROKEN, ERRING, SLOW, MILD = Nature(broken=True), Nature(errors=30), Nature(slow=True), Nature(errors=5)
 UNFIT = {gate: Nature(fails=frozenset([gate])) for gate in ("Smoke", "SchemaCompatibility", "Evaluate")}
@@ -154,6 +154,14 @@ SCHEDULES = {
     ),
     "a breaker that opened for a version that was taken back restarts nobody": (
         (AUTO, {"2": ERRING}, [("alias", "2"), ("rounds", 12)])
+    ),
+    "a clock that cannot be read has not run since the process began": (
+        (DAMAGED, {}, [("cpu", "1"), ("operate", None), ("status_damaged", (110, ""))])
+    ),
+    "callers leave nothing before it is on record that they were there": (
+        FIRST,
+        {"2": ERRING},
+        [("interrupted", 0), ("interrupted", 0), ("pin", 2), ("refused", ("Deployment", "patch", 403))],
     ),
     "a pause within a gate counts for nothing": (
         (

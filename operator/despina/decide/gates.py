@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -164,7 +165,8 @@ def watched_since(status: ProgramStatus, began: float) -> ProgramStatus:
 
 
 def _no_sooner(since: str | None, began: float) -> str | None:
-    return None if since is None else timestamp(max(parse_timestamp(since, began), began))
+    at = parse_timestamp(since, math.nan)  # of what cannot be read nobody knows how long it is ago: not at all, then
+    return None if math.isnan(at) else timestamp(max(at, began))
 
 
 def held_up(status: GateStatus, now: float) -> GateStatus:

@@ -23,12 +23,18 @@ def promote(r: Situation, candidate: Revision) -> Iterator[Action]:
         write = Apply(generation(r, r.active, config_of(r, candidate), before), r.memory)
         yield Chain((write, said, *committed(r.o.ready_pods(candidate.base), candidate.hash)))
     else:
-        yield _flipped(r, candidate, said)
+        yield Chain((*_left(r), *_flipped(r, candidate, said)))
 
 
-def _flipped(r: Situation, revision: Revision, said: Emit) -> Chain:
+def _left(r: Situation) -> Iterator[Action]:
+    """That callers were answered where they leave, if it is on no record yet: by that they find the way back."""
+    if r.active and r.active.activated_at is None and r.o.ready(r.active.revision):
+        yield Annotate(r.active.name, {ACTIVATED_AT: repr(r.started_at)})
+
+
+def _flipped(r: Situation, revision: Revision, said: Emit) -> tuple[Action, ...]:
     service = build_service(r.o.program, r.o.program.name, revision.base, r.memory)
-    return Chain((Apply(service, r.memory), said, Annotate(revision.deployment, {ACTIVATED_AT: repr(r.now)})))
+    return Apply(service, r.memory), said, Annotate(revision.deployment, {ACTIVATED_AT: repr(r.now)})
 
 
 def committed(pods: tuple[PodView, ...], revision: str) -> Iterator[Action]:
@@ -49,4 +55,4 @@ def go_back(r: Situation, before: Previous) -> Iterator[Action]:
         write = Apply(generation(r, r.active, before.config), r.memory)
         yield Chain((write, said, *committed(r.o.ready_pods(before.revision.base), before.revision.hash)))
     else:
-        yield _flipped(r, before.revision, said)
+        yield Chain(_flipped(r, before.revision, said))
