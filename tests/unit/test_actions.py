@@ -172,6 +172,15 @@ def test_callers_are_sent_to_new_pods_in_one_write_that_remembers_it():
     assert "Version 2 takes the requests then" in word(next(promote(replace(r, strategy=None), r.candidate)))
 
 
+def test_callers_leave_only_what_is_on_record_as_having_served_them():
+    o = with_two(serves_one(target="2"))
+    unnoted = replace(o, deployments=tuple(replace(d, activated_at=None) for d in o.deployments))
+    r = at(unnoted, strategy=BESIDE, started_at=NOW - 9)
+    assert word(next(promote(r, r.candidate))).startswith(f"note activated-at={NOW - 9!r} on qa-{B} then apply Service")
+    silent = at(replace(unnoted, pods=()), strategy=BESIDE)
+    assert word(next(promote(silent, silent.candidate))).startswith("apply Service")
+
+
 def test_callers_are_sent_to_what_running_pods_hold_in_one_write_that_remembers_it():
     o = saying(serves_one(target="2"), holding(B, G), holding(B, G))
     r = at(o, strategy=HOT, memory=MEMORY)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from despina.api.revision import digest, revision_of
-from despina.api.status import GateStatus, ProgramStatus, Score
+from despina.api.status import GateStatus, ProgramStatus, RolloutStatus, Score
 from despina.decide.gates import (
     Gates,
     abandoned,
@@ -20,6 +20,7 @@ from despina.decide.gates import (
     side_effects,
     standing,
     unmirrored,
+    watched_since,
 )
 from despina.decide.observed import JobView, Observed
 from despina.decide.plan import Clock, Create, Delete, Emit, Outcome, Scale, Strategy, Tell
@@ -670,3 +671,22 @@ def test_mirroring_that_no_gate_needs_is_ended():
     silent = replace(busy[2], report=None)
     found_ = list(unmirrored(replace(o, pods=(told, idle, silent, busy[3]))))
     assert found_ == [Tell(busy[3], "Shadow")]
+
+
+SINCE = {
+    "it ran before this process was there": ("1970-01-01T00:16:40Z", "1970-01-01T00:33:20Z"),
+    "it runs since then": ("1970-01-01T00:50:00Z", "1970-01-01T00:50:00Z"),
+    "it stands": (None, None),
+    "it cannot be read": ("yesterday", None),
+    "it is empty": ("", None),
+}
+
+
+@pytest.mark.parametrize("sentence", SINCE)
+def test_a_clock_has_not_run_before_this_process_was_there(sentence):
+    since, wanted = SINCE[sentence]
+    gate = {"name": "smoke", "type": "Smoke", "result": "Running", "startedAt": "t", "since": since}
+    told = {"id": "x", "strategy": "HotSwap", "step": "Gate", "startedAt": "t", "since": since, "gates": [gate]}
+    rollout = RolloutStatus.model_validate(told)
+    found = watched_since(ProgramStatus(rollout=rollout), 2000.0).rollout
+    assert (found.since, found.gates[0].since) == (wanted, wanted)
