@@ -40,7 +40,7 @@ STATE = OUT / "demo"
 PORT = int(os.environ.get("PORT", "8080"))
 PAGE_PORT = int(os.environ.get("PAGE_PORT", "8088"))
 NAMESPACE = "default"
-COMMANDS = ("kubectl", "despina", "release")
+COMMANDS = ("kubectl", "despina", "inside", "release")
 RATE = 50
 MAX_COSINE = 0.8
 
@@ -175,6 +175,8 @@ class Demo:
         say(f"  out/kubectl get dspy,dspyt\n  out/despina why {self.name}")
         if "release" in commands:
             say("  out/release compiled    (logs a version and moves the alias there)")
+            say("  out/release 1           (moves the alias to a version that there is)")
+        say(f"  out/inside curl -s {self.uri}/version    (MLflow; the cluster's addresses are reached from inside)")
         say(f"  http://localhost:{PORT}/docs")
         say(f"  http://localhost:{PAGE_PORT}/    (the page: what every program does, live)")
 
@@ -201,6 +203,7 @@ class Demo:
 
     def _commands(self) -> dict[str, list[str]]:
         found = {"kubectl": self.stage.wrapper(), "despina": self.stage.despina()}
+        found["inside"] = [*self.stage.prefix, "env"]
         if self.name == Demo.name:
             found["release"] = release_command(self.uri, self.lm, self.stage.prefix)
         return found
@@ -301,6 +304,7 @@ def down() -> None:
             if _is_ours(pid):
                 stop_group(pid)
     if cluster.exists():
+        say("Ending the demo's cluster …")
         choose("demo", cluster.read_text()).down()
     shutil.rmtree(STATE, ignore_errors=True)
     for name in COMMANDS:

@@ -1,7 +1,8 @@
-"""Logging versions of ticket-triage: `python release.py uncompiled` and `python release.py compiled`.
+"""Releases of ticket-triage: `python release.py uncompiled`, `python release.py compiled`, `python release.py 1`.
 
-Each logs a version and moves the alias `champion` to it. MLFLOW_TRACKING_URI names the server; the LM that
-the optimiser asks is LM (such as openai/gpt-4o-mini) with LM_BASE_URL and LM_API_KEY.
+The first two log a version and move the alias `champion` to it, the last moves it to a version that there is.
+MLFLOW_TRACKING_URI names the server; the LM that the optimiser asks is LM (such as openai/gpt-4o-mini) with
+LM_BASE_URL and LM_API_KEY.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import dspy
+from mlflow import MlflowClient
 from triage import TicketTriage
 
 from despina_runtime import log_program
@@ -48,7 +50,10 @@ def compiled() -> TicketTriage:
 
 
 def main(kind: str) -> int:
-    """Log one version and move the alias."""
+    """Log one version and move the alias, or only move it."""
+    if kind.isdecimal():
+        MlflowClient().set_registered_model_alias(NAME, ALIAS, kind)
+        return int(kind)
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     program = compiled() if kind == "compiled" else TicketTriage()
     example = {"ticket": "I was charged twice"}

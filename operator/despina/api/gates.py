@@ -177,12 +177,15 @@ class Gate(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("(self.type == 'Smoke') == has(self.smoke)", "gates[]: smoke belongs to type Smoke"),
+            rule("(self.type == 'Smoke') == has(self.smoke)", "gates[]: smoke belongs to type Smoke, which needs it"),
             rule(
                 "self.type == 'SchemaCompatibility' || !has(self.schemaCompatibility)",
                 "gates[]: schemaCompatibility belongs to type SchemaCompatibility",
             ),
-            rule("(self.type == 'Evaluate') == has(self.evaluate)", "gates[]: evaluate belongs to type Evaluate"),
+            rule(
+                "(self.type == 'Evaluate') == has(self.evaluate)",
+                "gates[]: evaluate belongs to type Evaluate, which needs it",
+            ),
             rule("self.type == 'Shadow' || !has(self.shadow)", "gates[]: shadow belongs to type Shadow"),
         )
     )
