@@ -163,6 +163,11 @@ SCHEDULES = {
         {"2": ERRING},
         [("interrupted", 0), ("interrupted", 0), ("pin", 2), ("refused", ("Deployment", "patch", 403))],
     ),
+    "what pods were changed to is found though its labels and the status are lost": (
+        DAMAGED,
+        {},
+        [("lm", "a"), *RELEASED, ("cpu", "1"), ("rounds", 1), ("unlabelled", ("ConfigMap", 5)), ("status_lost", None)],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from despina.api.status import ProgramStatus
+from despina.api.status import Memory, ProgramStatus, Promotion
 from despina.cluster.errors import Refused
 from despina.cluster.observe import observe
 from despina.cluster.unlisted import MOST_OTHERS, missing
 from despina.decide.observed import DeploymentView
 from despina.decide.plan import Apply, Create, each
 from despina.decide.rollout import decide
-from despina.desired.labels import PROGRAM, REVISION
+from despina.desired.labels import MEMORY, PROGRAM, REVISION
 from tests.support.gen import a_program, hash_of, observed
 from tests.support.simulator.api import Api, Client
 
@@ -45,6 +45,13 @@ def running(job: str, **fields: Any) -> ProgramStatus:
     return ProgramStatus.model_validate({"optimization": {"run": run | {"startedAt": "1970-01-01T00:00:00Z"} | fields}})
 
 
+def reaching(promoted: str) -> dict[str, Any]:
+    """A Service that leads to the first pods, and what it remembers of how callers came there."""
+    memory = Memory(serial=1, promotion=Promotion(revision=promoted, at="1.0"))
+    meta = {"name": "qa", "annotations": {MEMORY: memory.text()}}
+    return {"metadata": meta, "spec": {"selector": {REVISION: ONE}}}
+
+
 SWAPPED = status("22222222", f"qa-{ONE}")
 CASES = {
     "a first pass asks for nothing": (ProgramStatus(), lists(), []),
@@ -60,6 +67,16 @@ CASES = {
         ProgramStatus(),
         lists(Service=[{"metadata": {"name": "qa"}, "spec": {"selector": {REVISION: ONE}}}, *named("qa-preview")]),
         [FIRST],
+    ),
+    "what pods were changed to, as the Service remembers": (
+        ProgramStatus(),
+        lists(Service=[reaching("22222222")], Deployment=named(FIRST[1])),
+        [("ConfigMap", f"qa-{ONE}-generation")],
+    ),
+    "callers came there by new pods": (
+        ProgramStatus(),
+        lists(Service=[reaching(ONE)], Deployment=named(FIRST[1])),
+        [],
     ),
     "what pods were changed to": (
         SWAPPED,

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 
 from despina.api.base import is_object_name
 from despina.api.program import Program
-from despina.api.status import ProgramStatus
+from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import ClusterError
 from despina.cluster.reading import is_owned, labels_of, mapping, text
 from despina.decide.observed import ObjectKey
 from despina.desired.config import generation_name
-from despina.desired.labels import REVISION, program_labels
+from despina.desired.labels import MEMORY, REVISION, program_labels
 from despina.desired.optimization import optimization_prefix
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,11 @@ def missing(program: Program, status: ProgramStatus, found: Lists) -> list[Objec
     """What leads callers, what has pods, what those were changed to, and what spends money: where it is in no list."""
     listed = {kind: {item["metadata"]["name"] for item in items} for kind, items in found.items()}
     known = [entry for entry in (status.active, status.previous, status.candidate) if entry]
-    reached = {f"{program.name}-{revision}" for revision in _selected(program, found["Service"])}
+    reached = {f"{program.name}-{base}" for base in _selected(program, found["Service"])}
     reached |= {status.active.deployment} if status.active else set()
     others = {f"{program.name}-{labels_of(pod).get(REVISION, '')}" for pod in found["Pod"]} - reached
     changed = {entry.deployment for entry in known if entry.deployment != f"{program.name}-{entry.revision}"}
+    changed |= _swapped(program, found["Service"])
     changed &= reached | others | listed["Deployment"]
     wanted: list[ObjectKey] = [("Deployment", name) for name in (*_names(reached), *_names(others)[:MOST_OTHERS])]
     wanted += [("ConfigMap", generation_name(name)) for name in _names(changed)]
@@ -59,9 +60,19 @@ def _under_way(program: Program, status: ProgramStatus) -> list[ObjectKey]:
 
 
 def _selected(program: Program, services: Iterable[Document]) -> set[str]:
-    """The revision whose pods callers reach."""
+    """The label of the pods that callers reach."""
     own = (item for item in services if item["metadata"]["name"] == program.name)
     return {text(mapping(mapping(item.get("spec")).get("selector")).get(REVISION)) for item in own}
+
+
+def _swapped(program: Program, services: Iterable[Document]) -> set[str]:
+    """What callers reach, if the Service remembers that they came there by a swap: the status may be lost."""
+    for item in services:
+        memory = Memory.parse(mapping(item["metadata"].get("annotations")).get(MEMORY))
+        bases = _selected(program, [item])
+        if memory and memory.promotion and memory.promotion.revision not in bases:
+            return {f"{program.name}-{base}" for base in bases}
+    return set()
 
 
 def _names(found: Iterable[str]) -> list[str]:
