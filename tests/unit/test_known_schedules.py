@@ -168,6 +168,11 @@ SCHEDULES = {
         {},
         [("lm", "a"), *RELEASED, ("cpu", "1"), ("rounds", 1), ("unlabelled", ("ConfigMap", 5)), ("status_lost", None)],
     ),
+    "pods that callers are led back to are not let go in the same pass": (
+        DAMAGED,
+        {"2": ERRING},
+        [("alias", "2"), ("cpu", "1"), ("rounds", 2), ("rounds", 6), ("wait", 700.0), ("selector_edited", 0)],
+    ),
     "a pause within a gate counts for nothing": (
         (
             BLUE_GREEN,

@@ -15,7 +15,8 @@ from despina.desired.labels import (
 
 def others(r: Situation) -> list[DeploymentView]:
     """Deployments that callers shall not reach, the newest first."""
-    keep = {r.current.base if r.current else None, r.o.active, r.candidate.base if r.candidate else None}
+    back = r.retreat.revision.base if r.is_left and r.retreat else None  # where callers are sent in this very pass
+    keep = {r.current.base if r.current else None, r.o.active, r.candidate.base if r.candidate else None, back}
     rest = [d for d in r.o.deployments if d.revision not in keep]
     return sorted(rest, key=lambda d: d.retired_at or r.now, reverse=True)
 
