@@ -202,8 +202,8 @@ class Demo:
         listen.close()
 
     def _commands(self) -> dict[str, list[str]]:
-        found = {"kubectl": self.stage.wrapper(), "despina": self.stage.despina()}
-        found["inside"] = [*self.stage.prefix, "env"]
+        inside = [*self.stage.prefix, "env"]
+        found = {"kubectl": self.stage.wrapper(), "despina": self.stage.despina(), "inside": inside}
         if self.name == Demo.name:
             found["release"] = release_command(self.uri, self.lm, self.stage.prefix)
         return found

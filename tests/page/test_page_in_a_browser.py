@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -292,7 +293,9 @@ class Between:
         return self.asked[count - 1]
 
 
-async def test_an_answer_that_was_overtaken_is_not_shown(open_tab):
+@asynccontextmanager
+async def a_change_on_its_way(open_tab):
+    """A live list whose parts are made anew for a program that has come: the stage, the tab and what is between them."""
     async with a_stage() as stage:
         furnish(stage)
         tab, between = await open_tab(), Between()
@@ -300,6 +303,11 @@ async def test_an_answer_that_was_overtaken_is_not_shown(open_tab):
         await until_live(tab)
         await tab.page.route(f"{stage.url}/", between)
         stage.world.set_program(a_manifest("one"))
+        yield stage, tab, between
+
+
+async def test_an_answer_that_was_overtaken_is_not_shown(open_tab):
+    async with a_change_on_its_way(open_tab) as (stage, tab, between):
         slow = await between.until(1)
         old = await slow.fetch()
         stage.world.set_program(a_manifest("two"))
@@ -313,13 +321,7 @@ async def test_an_answer_that_was_overtaken_is_not_shown(open_tab):
 
 @pytest.mark.parametrize("trouble", [{"status": 503}, {"status": 500}, None], ids=["busy", "broken", "cut off"])
 async def test_a_page_that_could_not_be_made_anew_is_made_anew_soon(open_tab, trouble):
-    async with a_stage() as stage:
-        furnish(stage)
-        tab, between = await open_tab(), Between()
-        await sign_in(tab, stage)
-        await until_live(tab)
-        await tab.page.route(f"{stage.url}/", between)
-        stage.world.set_program(a_manifest("one"))
+    async with a_change_on_its_way(open_tab) as (_, tab, between):
         first = await between.until(1)
         await (first.fulfill(**trouble) if trouble else first.abort())
         await (await between.until(2)).continue_()

@@ -11,7 +11,7 @@ from despina.api.program import Program
 from despina.api.status import Memory, ProgramStatus
 from despina.cluster.client import Cluster, Document
 from despina.cluster.errors import ClusterError
-from despina.cluster.reading import is_owned, labels_of, mapping, text
+from despina.cluster.reading import is_owned, labels_of, mapping, notes_of, text
 from despina.decide.observed import ObjectKey
 from despina.desired.config import generation_name
 from despina.desired.labels import MEMORY, REVISION, program_labels
@@ -39,11 +39,11 @@ def missing(program: Program, status: ProgramStatus, found: Lists) -> list[Objec
     """What leads callers, what has pods, what those were changed to, and what spends money: where it is in no list."""
     listed = {kind: {item["metadata"]["name"] for item in items} for kind, items in found.items()}
     known = [entry for entry in (status.active, status.previous, status.candidate) if entry]
-    reached = {f"{program.name}-{base}" for base in _selected(program, found["Service"])}
-    reached |= {status.active.deployment} if status.active else set()
+    led = {f"{program.name}-{base}" for base in _selected(program, found["Service"])}
+    reached = led | ({status.active.deployment} if status.active else set())
     others = {f"{program.name}-{labels_of(pod).get(REVISION, '')}" for pod in found["Pod"]} - reached
     changed = {entry.deployment for entry in known if entry.deployment != f"{program.name}-{entry.revision}"}
-    changed |= _swapped(program, found["Service"])
+    changed |= led if _is_swapped(program, found["Service"]) else set()
     changed &= reached | others | listed["Deployment"]
     wanted: list[ObjectKey] = [("Deployment", name) for name in (*_names(reached), *_names(others)[:MOST_OTHERS])]
     wanted += [("ConfigMap", generation_name(name)) for name in _names(changed)]
@@ -59,20 +59,22 @@ def _under_way(program: Program, status: ProgramStatus) -> list[ObjectKey]:
     return [("Job", run.job)] if run and is_named and run.finished_at is None else []
 
 
+def _own(program: Program, services: Iterable[Document]) -> list[Document]:
+    """What leads callers to the program."""
+    return [item for item in services if item["metadata"]["name"] == program.name]
+
+
 def _selected(program: Program, services: Iterable[Document]) -> set[str]:
     """The label of the pods that callers reach."""
-    own = (item for item in services if item["metadata"]["name"] == program.name)
+    own = _own(program, services)
     return {text(mapping(mapping(item.get("spec")).get("selector")).get(REVISION)) for item in own}
 
 
-def _swapped(program: Program, services: Iterable[Document]) -> set[str]:
-    """What callers reach, if the Service remembers that they came there by a swap: the status may be lost."""
-    for item in services:
-        memory = Memory.parse(mapping(item["metadata"].get("annotations")).get(MEMORY))
-        bases = _selected(program, [item])
-        if memory and memory.promotion and memory.promotion.revision not in bases:
-            return {f"{program.name}-{base}" for base in bases}
-    return set()
+def _is_swapped(program: Program, services: Iterable[Document]) -> bool:
+    """Whether the Service remembers that callers came to what they reach by a swap: the status may be lost."""
+    memories = [Memory.parse(notes_of(item).get(MEMORY)) for item in _own(program, services)]
+    bases = _selected(program, services)
+    return any(m.promotion.revision not in bases for m in memories if m and m.promotion)
 
 
 def _names(found: Iterable[str]) -> list[str]:

@@ -263,9 +263,10 @@ def drain(world: World) -> None:
 def serve(world: World) -> None:
     """Callers ask the active pods: versions that err do so, the others answer."""
     for pod in world.pods_of(world.active):
-        runtime = world.runtimes.get(pod["metadata"]["name"])
-        if runtime and is_ready(pod) and runtime.answer(world.failing, world.now):
-            world.truth.failed.add(runtime.config.revision)
+        if is_ready(pod):
+            runtime = world.runtimes[pod["metadata"]["name"]]
+            if runtime.answer(world.failing, world.now):
+                world.truth.failed.add(runtime.config.revision)
 
 
 def autoscale(world: World, replicas: int) -> None:

@@ -130,18 +130,22 @@ class Runtime:
     def answer(self, failing: str | None, now: float) -> bool:
         """Thirty requests. `failing` is what all of them meet, whatever the version; an open breaker lets none in.
         Returns whether they opened it."""
-        breaker, wrong = self.breaker, self.nature.errors
-        if failing and breaker:
-            breaker.trip(failing, now)
-        if failing or (breaker and breaker.is_open(now)):
-            return bool(failing and breaker)
+        breaker = self.breaker
+        if not failing:
+            if breaker and breaker.is_open(now):
+                return False
+            self._count(self.nature.errors)
+        kind = failing or ("Program" if self.nature.errors == REQUESTS else None)
+        if breaker and kind:
+            breaker.trip(kind, now)
+            return True
+        return False
+
+    def _count(self, wrong: int) -> None:
         buckets = SLOW if self.nature.slow else FAST
         more = Counts(ok=REQUESTS - wrong, program=wrong, seconds=tuple(REQUESTS * n for n in buckets))
         before = self.counts.get(self.config.revision)
         self.counts[self.config.revision] = Counts.total([before, more]) if before else more
-        if breaker and wrong == REQUESTS:
-            breaker.trip("Program", now)
-        return bool(breaker and wrong == REQUESTS)
 
     def say(self, now: float) -> PodState:
         """The report that the operator gets when it listens."""
